@@ -1,0 +1,11 @@
+"""The one exception that means "the caller can mend this"."""
+
+from __future__ import annotations
+
+
+class InputError(ValueError):
+    """A caller's mistake: one line that says what is wrong, with which value, and how to mend it.
+
+    The command line prints the line and exits with code 2; every other exception is our own bug
+    (traceback, exit code 1).
+    """
