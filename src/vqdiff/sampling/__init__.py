@@ -1,0 +1,40 @@
+"""Sampling: plans, orders, steps, the loop and its trace. A network is only a callable here."""
+
+from vqdiff.sampling.loop import Denoise, Frame, advance, sample
+from vqdiff.sampling.plan import Plan, PlanStep, Task
+from vqdiff.sampling.random import uniforms
+from vqdiff.sampling.samplers import (
+    Controls,
+    ReferenceFast,
+    ReferenceReveal,
+    Reveal,
+    Sampler,
+    StepInput,
+    Strided,
+    get_sampler,
+    samplers,
+)
+from vqdiff.sampling.settings import SamplingSettings
+from vqdiff.sampling.trace import Trace
+
+__all__ = [
+    "Controls",
+    "Denoise",
+    "Frame",
+    "Plan",
+    "PlanStep",
+    "ReferenceFast",
+    "ReferenceReveal",
+    "Reveal",
+    "Sampler",
+    "SamplingSettings",
+    "StepInput",
+    "Strided",
+    "Task",
+    "Trace",
+    "advance",
+    "get_sampler",
+    "sample",
+    "samplers",
+    "uniforms",
+]

@@ -1,0 +1,168 @@
+"""Which step happens when: a plan has one row an image and one column a step.
+
+Images may differ in step count, start and number of masks; rows that finish early are padded with columns of t = 0,
+which do nothing. A plan is made once, on the CPU, before the loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+
+import torch
+from torch import Tensor
+
+from vqdiff.diffusion import Schedule
+from vqdiff.shapes import Float, Int
+
+__all__ = [
+    "Plan",
+    "PlanStep",
+    "Task",
+    "masked_step",
+    "reference_fast_plan",
+    "reference_reveal_plan",
+    "reference_reveals",
+    "reveal_plan",
+    "strided_plan",
+]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a batch has to do: tensors of shape (B,), int64, on the CPU.
+
+    steps: as asked for, >= 1; a plan has fewer where there is less to do. start: the time the tokens are at, 0..T.
+    masked: masked positions, 0..num_tokens.
+    """
+
+    schedule: Schedule
+    num_tokens: int
+    steps: Int[Tensor, "B"]
+    start: Int[Tensor, "B"]
+    masked: Int[Tensor, "B"]
+
+
+@dataclass(frozen=True)
+class PlanStep:
+    """One column of a plan: what every image of the batch does next.
+
+    t: the time told to the denoiser, 0 where the image is finished. s: the time reached. reveal: masked positions to
+    fill, 0 for samplers that leave the number to chance. most: the largest of `reveal`, known to the host.
+    """
+
+    t: Int[Tensor, "B"]
+    s: Int[Tensor, "B"]
+    reveal: Int[Tensor, "B"]
+    most: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The steps of every image of a batch: (B, S) tensors of what `PlanStep` has."""
+
+    t: Int[Tensor, "B S"]
+    s: Int[Tensor, "B S"]
+    reveal: Int[Tensor, "B S"]
+
+    def columns(self, device: torch.device | str = "cpu") -> list[PlanStep]:
+        """Return the steps in order, their tensors on `device`."""
+        most: list[int] = self.reveal.amax(0).tolist()
+        t, s, reveal = (rows.T.contiguous().to(device) for rows in (self.t, self.s, self.reveal))
+        return [PlanStep(*column) for column in zip(t, s, reveal, most, strict=True)]
+
+
+def masked_step(schedule: Schedule, share: Float[Tensor, "..."]) -> Int[Tensor, "..."]:
+    """Find the time whose `gamma_bar` is nearest a masked share in [0, 1] (last line of Algorithms 1 and 2).
+
+    Returns 1..T where anything is masked and 0 where nothing is; of two equally near times the later.
+    """
+    gamma_bar = schedule.gamma_bar.to(share)
+    upper = torch.searchsorted(gamma_bar, share).clamp(1, schedule.num_steps)
+    nearest = torch.where(share - gamma_bar[upper - 1] < gamma_bar[upper] - share, upper - 1, upper)
+    return nearest.clamp(min=1) * (share > 0)
+
+
+def _remaining(total: Int[Tensor, "B"], steps: Int[Tensor, "B"]) -> Int[Tensor, "B S"]:
+    """Spread `total` over `steps`, in parts that differ by at most one: what is left before each step and at the end.
+
+    No part is empty: where more than `total` steps are asked for there are `total`.
+    """
+    steps = torch.minimum(steps, total).clamp(min=1)[:, None]
+    done = torch.minimum(torch.arange(int(steps.max()) + 1), steps)
+    return total[:, None] - done * total[:, None] // steps
+
+
+def strided_plan(task: Task) -> Plan:
+    """Go from `start` to 0 in nearly equal strides."""
+    times = _remaining(task.start, task.steps)
+    return Plan(times[:, :-1], times[:, 1:], torch.zeros_like(times[:, 1:]))
+
+
+def reveal_plan(task: Task) -> Plan:
+    """Fill the masked positions in nearly equal parts, at the times told by what is left (Algorithms 1 and 2)."""
+    left = _remaining(task.masked, task.steps)
+    times = masked_step(task.schedule, left.double() / task.num_tokens)
+    return Plan(times[:, :-1], times[:, 1:], left[:, :-1] - left[:, 1:])
+
+
+def reference_fast_plan(task: Task, skip: int | None = None) -> Plan:
+    """Repeat the times of the published fast sampler: a call every `skip` + 1 times, and one at t = 1.
+
+    s is where its posterior arrives, by one *single* step from s + 1: t - skip - 1, or t - 1 near the end. So too
+    few positions leave MASK, and the rest is drawn at once in the last step.
+
+    skip: None for the smallest that needs no more calls than `steps` (two at least, unless start is 1).
+    """
+    start, steps = task.start[:, None], task.steps[:, None].clamp(min=2)
+    stride = _ceil_divide(start - 1, steps - 1).clamp(min=1) if skip is None else torch.full_like(start, skip + 1)
+    last = _ceil_divide(start - 1, stride)  # the column of the call at t = 1
+    columns = torch.arange(int(last.max()) + 1)
+    t = (start - columns * stride).clamp(min=1) * (columns <= last) * (start > 0)
+    s = torch.where(t > stride, t - stride, t - 1).clamp(min=0)
+    return Plan(t, s, torch.zeros_like(t))
+
+
+def _ceil_divide(a: Tensor, b: Tensor) -> Tensor:
+    return -(-a // b)
+
+
+_PUBLISHED_TOKENS = 1024
+_PUBLISHED_REVEALS: dict[int, tuple[int, ...]] = {
+    100: (1, 10, *(11, 10, 10) * 32, 11, 11),
+    50: (10, *(21, 20) * 24, 30),
+    25: (21, *(41,) * 23, 60),
+    10: (69, *(102,) * 8, 139),
+}
+_PUBLISHED_FEW = {100: (1, 6, *(11, 10, 10) * 32, 11, 15)}  # instead, when a call reveals at most ten tokens
+
+
+def reference_reveals(num_steps: int, num_tokens: int, most: int | None = None) -> tuple[int, ...]:
+    """Return the published number of tokens to reveal at each time 1..T, for calls that reveal at most `most`.
+
+    The tables exist for T in {100, 50, 25, 10} and 1,024 tokens. They are scaled to other grids; for another T the
+    tokens are spread evenly.
+    """
+    tables = _PUBLISHED_REVEALS | (_PUBLISHED_FEW if most is not None and most <= 10 else {})
+    table, total = tables.get(num_steps, (1,) * num_steps), _PUBLISHED_TOKENS if num_steps in tables else num_steps
+    done = (count * num_tokens // total for count in accumulate(reversed(table), initial=0))
+    return tuple(after - before for before, after in pairwise(done))[::-1]
+
+
+def reference_reveal_plan(task: Task, reveals: Sequence[int], most: int | None = None) -> Plan:
+    """Repeat the published reveal loop: from T down, `reveals[t - 1]` tokens at t, and at t = 1 all positions anew.
+
+    most: the largest number a call reveals; more calls are made at the same t, a single token left over excepted.
+    Times with nothing to reveal have no call. `task.steps` and `task.start` don't matter.
+    """
+    calls: list[tuple[int, int, int]] = []
+    for t in range(len(reveals), 1, -1):
+        left = reveals[t - 1]
+        while left > 0:
+            count = min(left, most or left)
+            count += left - count == 1
+            left -= count
+            calls.append((t, t if left else t - 1, count))
+    calls.append((1, 0, task.num_tokens))
+    return Plan(*torch.tensor(calls).T[:, None].expand(3, len(task.steps), -1))

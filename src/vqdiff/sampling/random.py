@@ -1,0 +1,54 @@
+"""Random numbers that belong to an image: Philox-4x32-10 in tensor arithmetic.
+
+Counter-based (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011): a number is a function of
+(seed, step, position, which draw) and of nothing else, so an image is the same alone, in any batch and on any device.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from vqdiff.shapes import Float, Int
+
+__all__ = ["philox", "uniforms"]
+
+_ROUNDS = 10
+_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
+_KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
+_LOW = 0xFFFFFFFF
+_HALF_ULP = 2.0**-53
+
+Words = tuple[Tensor, Tensor, Tensor, Tensor]
+
+
+def philox(counter: Words, key: tuple[Tensor, Tensor]) -> Words:
+    """Encrypt four 32-bit counter words with two 32-bit key words: Philox-4x32-10.
+
+    Words are int64 tensors with values in [0, 2^32) and shapes that broadcast together. A product of two words
+    needs 64 bits; int64 wraps, which leaves both halves right.
+    """
+    c0, c1, c2, c3 = counter
+    k0, k1 = key
+    for _ in range(_ROUNDS):
+        p0, p1 = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
+        c0, c1, c2, c3 = (p1 >> 32 & _LOW) ^ c1 ^ k0, p1 & _LOW, (p0 >> 32 & _LOW) ^ c3 ^ k1, p0 & _LOW
+        k0, k1 = k0 + _KEY_STEPS[0] & _LOW, k1 + _KEY_STEPS[1] & _LOW
+    return c0, c1, c2, c3
+
+
+def uniforms(seeds: Int[Tensor, "B"], step: Int[Tensor, "B"] | int, num_tokens: int, count: int) -> Float[Tensor, "N B L"]:
+    """Draw `count` independent uniforms per image and position, float64, strictly between 0 and 1.
+
+    seeds: int64, any value. step: which draw of the image's run this is (0 for the initial noise, 1.. for the
+    steps), one number or one a row. Uniform n of position l is the same whatever `num_tokens` and `count` are.
+    """
+    device = seeds.device
+    key = (seeds[:, None] & _LOW, seeds[:, None] >> 32 & _LOW)
+    steps = (torch.full_like(seeds, step) if isinstance(step, int) else step)[:, None]
+    positions = torch.arange(num_tokens, device=device)
+    blocks = torch.arange((count + 1) // 2, device=device)[:, None, None]
+    words = torch.broadcast_tensors(*philox((positions, steps, blocks, torch.zeros_like(blocks)), key))
+    high, low = torch.stack(words[0::2], 1), torch.stack(words[1::2], 1)  # each block holds two numbers of 52 bits
+    bits = (high << 20 | low >> 12).flatten(0, 1)[:count]
+    return (2 * bits + 1).double() * _HALF_ULP

@@ -1,0 +1,219 @@
+"""The samplers: each makes a plan for a number of steps and carries out one step of it for a whole batch."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from vqdiff.diffusion import Schedule, draw_categorical, draw_posterior, purity, sharpen, truncate
+from vqdiff.errors import InputError
+from vqdiff.sampling.orders import Order, by_confidence, by_halton, by_purity, by_random
+from vqdiff.sampling.plan import (
+    Plan,
+    PlanStep,
+    Task,
+    reference_fast_plan,
+    reference_reveal_plan,
+    reference_reveals,
+    reveal_plan,
+    strided_plan,
+)
+from vqdiff.shapes import Bool, Float, Int
+
+__all__ = [
+    "Controls",
+    "ReferenceFast",
+    "ReferenceReveal",
+    "Reveal",
+    "Sampler",
+    "StepInput",
+    "Strided",
+    "get_sampler",
+    "samplers",
+]
+
+
+class Controls(NamedTuple):
+    """The settings of every image of a batch, each (B,), on the tokens' device."""
+
+    guidance: Float[Tensor, "B"]
+    truncation: Float[Tensor, "B"]
+    prior_scale: Float[Tensor, "B"]
+
+
+class StepInput(NamedTuple):
+    """What a step works on.
+
+    log_p0: the guided, not yet truncated prediction of the clean tokens. u: uniforms in (0, 1), one for each of the
+    sampler's `num_uniforms`.
+    """
+
+    schedule: Schedule
+    tokens: Int[Tensor, "B L"]
+    log_p0: Float[Tensor, "B L K"]
+    now: PlanStep
+    controls: Controls
+    u: Float[Tensor, "N B L"]
+
+    @property
+    def masked(self) -> Bool[Tensor, "B L"]:
+        return self.tokens == self.schedule.num_codes
+
+
+class Sampler(ABC):
+    """A plan and a step. A sampler has no state: one object serves any number of runs at once."""
+
+    num_uniforms: ClassVar[int] = 2
+    """Random numbers that a position needs in one step."""
+
+    @abstractmethod
+    def plan(self, task: Task) -> Plan:
+        """Plan the steps of a batch."""
+
+    @abstractmethod
+    def step(self, x: StepInput) -> Int[Tensor, "B L"]:
+        """Carry out one step. Rows with t = 0 may come out as anything: the loop keeps what they had."""
+
+    def noise(self, schedule: Schedule, u: Float[Tensor, "B L"]) -> Int[Tensor, "B L"]:
+        """Return the tokens that a run from nothing begins with: all MASK, as Algorithms 1 and 2 do."""
+        return torch.full_like(u, schedule.num_codes, dtype=torch.int64)
+
+
+@dataclass(frozen=True)
+class Strided(Sampler):
+    """Draw x_s from Σ_x0 q(x_s | x_t, x0) p(x0 | x_t) for any s < t (arXiv 2111.14822, Eq. 13), exactly.
+
+    every: take all the steps from start to 0, whatever number is asked for.
+    """
+
+    every: bool = False
+
+    def plan(self, task: Task) -> Plan:
+        return strided_plan(replace(task, steps=task.start) if self.every else task)
+
+    def step(self, x: StepInput) -> Int[Tensor, "B L"]:
+        return _draw_posterior(x, x.now.t)
+
+    def noise(self, schedule: Schedule, u: Float[Tensor, "B L"]) -> Int[Tensor, "B L"]:
+        """Draw x_T: MASK with probability gamma_bar[T], else a code, each as likely as the other."""
+        gamma_bar = schedule.gamma_bar[-1]
+        code = (u - gamma_bar) / (1 - gamma_bar) * schedule.num_codes
+        return torch.where(u < gamma_bar, schedule.num_codes, code.long().clamp(0, schedule.num_codes - 1))
+
+
+@dataclass(frozen=True)
+class ReferenceFast(Sampler):
+    """The published fast sampler: single-step posteriors at shifted times (`reference_fast_plan`), from all MASK."""
+
+    skip: int | None = None
+
+    def plan(self, task: Task) -> Plan:
+        return reference_fast_plan(task, self.skip)
+
+    def step(self, x: StepInput) -> Int[Tensor, "B L"]:
+        return _draw_posterior(x, x.now.s + 1)
+
+
+def _draw_posterior(x: StepInput, t: Int[Tensor, "B"]) -> Int[Tensor, "B L"]:
+    log_p0 = truncate(x.log_p0, x.controls.truncation)
+    return draw_posterior(x.schedule, log_p0, x.tokens, t.clamp(min=1), x.now.s, x.u)
+
+
+@dataclass(frozen=True)
+class Reveal(Sampler):
+    """Fill a planned number of masked positions a step, and never change them again (Algorithms 1 and 2).
+
+    order: which positions go first. sharpened: draw from softmax((1 + prior_scale · purity) · log p0) (Eq. 11).
+    """
+
+    order: Order = by_random
+    sharpened: bool = False
+
+    def plan(self, task: Task) -> Plan:
+        if not task.schedule.gamma_bar[-1] > 0:
+            raise InputError("this schedule has no masks (gamma_bar is 0), so there is nothing to reveal: use strided")
+        return reveal_plan(task)
+
+    def step(self, x: StepInput) -> Int[Tensor, "B L"]:
+        return self._fill(x, x.masked, purity(x.log_p0), x.controls.prior_scale)
+
+    def _fill(
+        self, x: StepInput, open_: Bool[Tensor, "B L"], score: Float[Tensor, "B L"], prior_scale: Float[Tensor, "B"]
+    ) -> Int[Tensor, "B L"]:
+        """Draw new codes at the `now.reveal` open positions that come first; only these are truncated and drawn."""
+        keys = self.order(score, x.u[0]).masked_fill(~open_, -torch.inf)
+        chosen = keys.argsort(dim=1, descending=True, stable=True)[:, : x.now.most]
+        log_p0 = x.log_p0.gather(1, chosen[..., None].expand(-1, -1, x.log_p0.shape[2]))
+        log_p0 = truncate(log_p0, x.controls.truncation)
+        if self.sharpened:
+            log_p0 = sharpen(log_p0, score.gather(1, chosen), prior_scale)
+        codes = draw_categorical(log_p0, x.u[1].gather(1, chosen))
+        wanted = torch.arange(x.now.most, device=chosen.device) < x.now.reveal[:, None]
+        kept = x.tokens.gather(1, chosen)
+        return x.tokens.scatter(1, chosen, torch.where(wanted & open_.gather(1, chosen), codes, kept))
+
+
+@dataclass(frozen=True)
+class ReferenceReveal(Reveal):
+    """The published "high-quality inference": fixed counts, and a last call at t = 1 that draws every position anew.
+
+    Purity is divided by the image's largest, for the weights and for the exponent alike; Eq. 11 has the plain one.
+
+    reveals: tokens to reveal at each time 1..T; None for the published tables. most: the largest number a call may
+    reveal, None for no limit.
+    """
+
+    reveals: tuple[int, ...] | None = None
+    most: int | None = None
+
+    def plan(self, task: Task) -> Plan:
+        reveals = self.reveals or reference_reveals(task.schedule.num_steps, task.num_tokens, self.most)
+        return reference_reveal_plan(task, reveals, self.most)
+
+    def step(self, x: StepInput) -> Int[Tensor, "B L"]:
+        score = purity(x.log_p0)
+        last = x.now.t == 1
+        score = score / score.amax(1, keepdim=True)
+        return self._fill(x, x.masked | last[:, None], score, x.controls.prior_scale * ~last)
+
+
+_SAMPLERS: dict[str, tuple[Sampler, str]] = {
+    "purity": (
+        Reveal(by_purity, sharpened=True),
+        "fewer tokens a step, surest positions more likely first, sharper draws there (Algorithm 2)",
+    ),
+    "fewer-tokens": (Reveal(by_random), "fewer tokens a step, at random positions (Algorithm 1)"),
+    "confidence": (Reveal(by_confidence, sharpened=True), "as purity, but always the surest positions first"),
+    "halton": (Reveal(by_halton), "fewer tokens a step, positions far from each other (Halton sequence)"),
+    "strided": (Strided(), "the exact posterior over equal strides of time; as ancestral when steps = T"),
+    "ancestral": (Strided(every=True), "the exact posterior at every one of the T times, whatever `steps` says"),
+    "reference-fast": (ReferenceFast(), "the published code's fast sampler: one-step posteriors at shifted times"),
+    "reference-purity": (
+        ReferenceReveal(by_purity, sharpened=True),
+        "the published code's purity sampler: fixed counts at each of the T times, all redrawn in the last",
+    ),
+}
+
+
+def samplers() -> dict[str, str]:
+    """Return the names of the samplers, each with a line that describes it."""
+    return {name: description for name, (_, description) in _SAMPLERS.items()}
+
+
+def get_sampler(name: str | Sampler) -> Sampler:
+    """Return the sampler of that name, or the sampler itself.
+
+    Raises InputError for an unknown name, and suggests the nearest.
+    """
+    if isinstance(name, Sampler):
+        return name
+    if name not in _SAMPLERS:
+        near = get_close_matches(name, _SAMPLERS, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(_SAMPLERS)}"
+        raise InputError(f"unknown sampler {name!r}: {hint}")
+    return _SAMPLERS[name][0]

@@ -1,0 +1,46 @@
+"""What a caller chooses about sampling one image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import isfinite
+
+from vqdiff.errors import InputError
+from vqdiff.sampling.samplers import Sampler, get_sampler
+
+__all__ = ["SamplingSettings"]
+
+
+@dataclass(frozen=True)
+class SamplingSettings:
+    """How to sample an image; checked when made.
+
+    sampler: a name of `samplers()`, or a `Sampler` of one's own. steps: network calls, 1..number of tokens; samplers
+    which draw from the posterior take at most T. guidance: the scale g = s + 1 of the paper, 1 is off. truncation:
+    the mass kept of each prediction, in (0, 1], 1 is off. prior_scale: r of Eq. 11, >= 0, for the samplers that
+    sharpen by purity.
+
+    Raises InputError for a value outside these ranges.
+    """
+
+    sampler: str | Sampler = "purity"
+    steps: int = 25
+    guidance: float = 3.0
+    truncation: float = 1.0
+    prior_scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        get_sampler(self.sampler)
+        if self.steps < 1:
+            raise InputError(f"steps is {self.steps}: at least 1 is needed")
+        if not isfinite(self.guidance):
+            raise InputError(f"guidance is {self.guidance}: it must be a finite number, 1 for none")
+        if not 0 < self.truncation <= 1:
+            raise InputError(f"truncation is {self.truncation}: it must be above 0 and at most 1, 1 for none")
+        if not 0 <= self.prior_scale < float("inf"):
+            raise InputError(f"prior_scale is {self.prior_scale}: it must be a finite number from 0 up, 0 for none")
+
+    def check(self, num_tokens: int) -> None:
+        """Raise InputError if there are more steps than tokens, since no step would be left for some."""
+        if self.steps > num_tokens:
+            raise InputError(f"steps is {self.steps}, more than the {num_tokens} tokens of an image: ask for fewer")

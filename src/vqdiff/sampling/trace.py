@@ -1,0 +1,45 @@
+"""The record of a sampling run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from vqdiff.sampling.loop import Frame
+from vqdiff.shapes import Bool, Float, Int
+
+__all__ = ["Trace"]
+
+
+@dataclass(frozen=True)
+class Trace:
+    """All frames of a run, stacked; S steps. The fields are those of `Frame`."""
+
+    tokens: Int[Tensor, "S B L"]
+    revealed: Bool[Tensor, "S B L"]
+    confidence: Float[Tensor, "S B L"]
+
+    @classmethod
+    def collect(cls, frames: Iterable[Frame]) -> Trace:
+        """Run the sampling to its end and stack what it yields."""
+        kept = list(frames)
+        return cls(*(torch.stack([getattr(f, name) for f in kept]) for name in ("tokens", "revealed", "confidence")))
+
+    @property
+    def final(self) -> Int[Tensor, "B L"]:
+        """The finished tokens."""
+        return self.tokens[-1]
+
+    def reveal_step(self) -> Int[Tensor, "B L"]:
+        """Return in which step, 1..S, each position left MASK for good; 0 where it never was MASK."""
+        step = torch.arange(1, len(self.revealed) + 1, device=self.revealed.device)[:, None, None]
+        return (self.revealed * step).amax(0)
+
+    def reveal_confidence(self) -> Float[Tensor, "B L"]:
+        """Return how sure the network was of each position when it left MASK; 1 where it never was MASK."""
+        step = self.reveal_step()
+        at_reveal = self.confidence.gather(0, (step - 1).clamp(min=0)[None])[0]
+        return torch.where(step > 0, at_reveal, 1.0)
