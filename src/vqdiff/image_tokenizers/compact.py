@@ -1,0 +1,125 @@
+"""The small, fast image tokenizer of the bundled model: residual convolutions without normalisation.
+
+Norm-free on purpose: a code then depends on its patch and a few pixels around it, not on the statistics of the whole
+picture, so that one piece of background gets one code everywhere; and it is faster.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vqdiff.errors import InputError
+from vqdiff.image_tokenizers.quantizers import FiniteScalarQuantizer, VectorQuantizer
+from vqdiff.shapes import Bool, Float, Int
+
+
+@dataclass(frozen=True)
+class CompactConfig:
+    """Level i works at 1/2^(i+1) of the picture's size; the last level holds the tokens."""
+
+    image_size: int = 128
+    channels: tuple[int, ...] = (64, 128, 256)
+    encoder_blocks: tuple[int, ...] = (0, 1, 2)
+    decoder_blocks: tuple[int, ...] = (1, 2, 4)
+    num_codes: int = 1024
+    code_dim: int = 32
+    fsq_levels: tuple[int, ...] = ()
+    """Non-empty: FSQ with these levels in place of the learned codebook (``num_codes`` = their product)."""
+    blank_code: bool = True
+    """Reserve code 0 for patches that are plain white, the background of most drawings."""
+
+    def __post_init__(self) -> None:
+        if not len(self.channels) == len(self.encoder_blocks) == len(self.decoder_blocks):
+            raise InputError("channels, encoder_blocks and decoder_blocks must have one entry a level")
+        if self.image_size % self.patch_size:
+            raise InputError(f"image_size {self.image_size} is not a multiple of the patch size {self.patch_size}")
+
+    @property
+    def patch_size(self) -> int:
+        """Pixels per token side."""
+        return 2 ** len(self.channels)
+
+
+class ResidualBlock(nn.Module):
+    """x + conv(relu(conv(relu(x)))), the second convolution starting at zero."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+        nn.init.zeros_(self.conv2.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.conv2(F.relu(self.conv1(F.relu(x))))
+
+
+class Reconstruction(NamedTuple):
+    """A training pass: pixels as decoded, the tokens in between, and the quantizer's loss."""
+
+    pixels: Float[Tensor, "B 3 H W"]
+    tokens: Int[Tensor, "B L"]
+    loss: Float[Tensor, ""]
+
+
+class CompactTokenizer(nn.Module):
+    """Pixels ``(B, 3, H, W)`` in [0, 1] ↔ tokens ``(B, L)``, L = (image_size / patch_size)², row by row."""
+
+    def __init__(self, config: CompactConfig) -> None:
+        super().__init__()
+        self.config = config
+        if config.fsq_levels:
+            self.quantizer = FiniteScalarQuantizer(config.fsq_levels)
+        else:
+            self.quantizer = VectorQuantizer(config.num_codes, config.code_dim, reserve_blank=config.blank_code)
+        self.num_codes = self.quantizer.num_codes
+        self.grid_size = config.image_size // config.patch_size
+
+        encoder: list[nn.Module] = []
+        width = 3
+        for level, (channels, blocks) in enumerate(zip(config.channels, config.encoder_blocks, strict=True)):
+            kernel = 3 if level == 0 else 1
+            encoder += [nn.PixelUnshuffle(2), nn.Conv2d(4 * width, channels, kernel, padding=kernel // 2)]
+            encoder += [ResidualBlock(channels) for _ in range(blocks)]
+            width = channels
+        self.encoder = nn.Sequential(*encoder, nn.ReLU(), nn.Conv2d(width, self.quantizer.dim, 1))
+
+        decoder: list[nn.Module] = [nn.Conv2d(self.quantizer.dim, width, 3, padding=1)]
+        for channels, blocks in reversed(list(zip((3, *config.channels), config.decoder_blocks, strict=False))):
+            decoder += [ResidualBlock(width) for _ in range(blocks)]
+            decoder += [nn.ReLU(), nn.Conv2d(width, 4 * channels, 3 if channels == 3 else 1, padding=int(channels == 3))]
+            decoder += [nn.PixelShuffle(2)]
+            width = channels
+        self.decoder = nn.Sequential(*decoder)
+
+    def forward(self, pixels: Float[Tensor, "B 3 H W"]) -> Reconstruction:
+        """Encode, quantise with a straight-through gradient, decode (unclamped, for the loss)."""
+        latents, tokens, loss = self.quantizer(self._latents(pixels), self._blank(pixels))
+        return Reconstruction(self._pixels(latents), tokens.flatten(1), loss)
+
+    def encode(self, pixels: Float[Tensor, "B 3 H W"]) -> Int[Tensor, "B L"]:
+        """The tokens of pictures of the configured size."""
+        size = self.config.image_size
+        if pixels.shape[-2:] != (size, size):
+            raise InputError(f"the tokenizer takes {size} × {size} pictures, got {tuple(pixels.shape[-2:])}: resize them")
+        return self.quantizer.encode(self._latents(pixels), self._blank(pixels)).flatten(1)
+
+    def decode(self, tokens: Int[Tensor, "B L"]) -> Float[Tensor, "B 3 H W"]:
+        """The pictures of ``tokens``, values in [0, 1]."""
+        grid = tokens.unflatten(1, (self.grid_size, self.grid_size))
+        return self._pixels(self.quantizer.decode(grid)).clamp(0, 1)
+
+    def _latents(self, pixels: Tensor) -> Float[Tensor, "B h w C"]:
+        return self.encoder(pixels * 2 - 1).permute(0, 2, 3, 1).float()
+
+    def _pixels(self, latents: Float[Tensor, "B h w C"]) -> Tensor:
+        latents = latents.to(self.decoder[0].weight.dtype)
+        return (self.decoder(latents.permute(0, 3, 1, 2)).float() + 1) / 2
+
+    def _blank(self, pixels: Tensor) -> Bool[Tensor, "B h w"]:
+        """Patches whose every pixel rounds to pure white in 8 bits."""
+        return -F.max_pool2d((-pixels).amax(1, keepdim=True), self.config.patch_size).squeeze(1) >= 254.5 / 255

@@ -1,0 +1,167 @@
+"""From latent vectors to codes and back: vector quantisation with an EMA codebook, and FSQ, which has none to learn."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vqdiff.errors import InputError
+from vqdiff.shapes import Bool, Float, Int
+
+
+class Quantized(NamedTuple):
+    """What a quantizer returns: latents ready for the decoder, their codes, and the loss to add."""
+
+    latents: Float[Tensor, "*batch D"]
+    tokens: Int[Tensor, "*batch"]
+    loss: Float[Tensor, ""]
+
+
+class VectorQuantizer(nn.Module):
+    """Nearest-neighbour codebook learned by exponential moving averages (van den Oord et al. 2017, appendix A.1).
+
+    The first training batch places the codes (distinct latents drawn from it); a code whose average use falls below
+    ``dead_below`` is placed anew on a latent that is badly served, drawn with probability ∝ its squared error. With
+    ``reserve_blank``, code 0 belongs to the positions the caller calls blank and to no other.
+
+    Shapes: latents ``(*batch, D)``, tokens ``(*batch)`` with values 0..num_codes−1.
+    """
+
+    codebook: Tensor
+    usage: Tensor
+    sums: Tensor
+    placed: Tensor
+
+    def __init__(
+        self,
+        num_codes: int,
+        dim: int,
+        *,
+        decay: float = 0.99,
+        commitment: float = 0.25,
+        dead_below: float = 0.05,
+        reserve_blank: bool = False,
+    ) -> None:
+        super().__init__()
+        self.num_codes, self.dim = num_codes, dim
+        self.decay, self.commitment, self.dead_below = decay, commitment, dead_below
+        self.reserve_blank = reserve_blank
+        self.register_buffer("codebook", torch.randn(num_codes, dim) / dim**0.5)
+        # Saved too, so that training can go on from any saved model.
+        self.register_buffer("usage", torch.ones(num_codes))
+        self.register_buffer("sums", self.codebook.clone())
+        self.register_buffer("placed", torch.zeros((), dtype=torch.bool))
+
+    def encode(self, latents: Float[Tensor, "*batch D"], blank: Bool[Tensor, "*batch"] | None = None) -> Tensor:
+        """Nearest codes; code 0 exactly where ``blank`` if it is reserved."""
+        flat = latents.reshape(-1, self.dim).float()
+        first = int(self.reserve_blank)
+        codes = self.codebook[first:]
+        # argmin |z − e|² = argmax z·e − |e|²/2
+        tokens = torch.addmm(-0.5 * codes.square().sum(1), flat, codes.t()).argmax(1) + first
+        if self.reserve_blank and blank is not None:
+            tokens = tokens.masked_fill(blank.reshape(-1), 0)
+        return tokens.view(latents.shape[:-1])
+
+    def decode(self, tokens: Int[Tensor, "*batch"]) -> Float[Tensor, "*batch D"]:
+        """The codebook rows of ``tokens``."""
+        return F.embedding(tokens, self.codebook)
+
+    def forward(self, latents: Float[Tensor, "*batch D"], blank: Bool[Tensor, "*batch"] | None = None) -> Quantized:
+        """Quantise with a straight-through gradient; in training mode also move the codebook."""
+        if self.training and not self.placed:
+            self._place(latents.detach().reshape(-1, self.dim).float(), torch.arange(self.num_codes))
+            self.placed.fill_(True)
+        tokens = self.encode(latents.detach(), blank)
+        codes = self.decode(tokens)
+        if self.training:
+            self._follow(latents.detach().reshape(-1, self.dim).float(), tokens.reshape(-1), codes.reshape(-1, self.dim))
+        loss = self.commitment * F.mse_loss(latents.float(), codes)
+        return Quantized(latents + (codes - latents).detach(), tokens, loss)
+
+    @torch.no_grad()
+    def _follow(self, flat: Tensor, tokens: Tensor, codes: Tensor) -> None:
+        counts = torch.bincount(tokens, minlength=self.num_codes).float()
+        sums = torch.zeros_like(self.sums).index_add_(0, tokens, flat)
+        self.usage.lerp_(counts, 1 - self.decay)
+        self.sums.lerp_(sums, 1 - self.decay)
+        dead = (self.usage < self.dead_below).nonzero().squeeze(1)
+        if self.reserve_blank:
+            dead = dead[dead > 0]
+        if len(dead):
+            self._place(flat, dead, (flat - codes).square().sum(1))
+        self.codebook.copy_(self.sums / self.usage.clamp_min(1e-5)[:, None])
+
+    @torch.no_grad()
+    def _place(self, flat: Tensor, codes: Tensor, weights: Tensor | None = None) -> None:
+        """Put ``codes`` on latents drawn without replacement ∝ ``weights`` (default: each distinct latent alike)."""
+        if weights is None:
+            flat = flat.unique(dim=0)
+            weights = torch.ones(len(flat))
+        weights = weights + 1e-12
+        rows = torch.multinomial(weights, len(codes), replacement=len(flat) < len(codes))
+        # Twice the threshold: a newcomer has time to gather latents before it can be called dead.
+        usage = 2 * self.dead_below if bool(self.placed) else 1.0
+        self.usage[codes] = usage
+        self.sums[codes] = flat[rows] * usage
+        self.codebook[codes] = flat[rows]
+
+
+class FiniteScalarQuantizer(nn.Module):
+    """Round each latent dimension to a few levels (FSQ, Mentzer et al. 2023): no codebook, no collapse.
+
+    The code is the mixed-radix number of the rounded coordinates, so ``num_codes = prod(levels)``.
+    """
+
+    radix: Tensor
+    half: Tensor
+
+    def __init__(self, levels: Sequence[int]) -> None:
+        super().__init__()
+        if len(levels) == 0 or min(levels) < 2:
+            raise InputError(f"FSQ levels must be 2 or more each, got {list(levels)}")
+        self.levels = tuple(levels)
+        self.num_codes, self.dim = math.prod(levels), len(levels)
+        radix = torch.tensor([math.prod(levels[:i]) for i in range(len(levels))])
+        self.register_buffer("radix", radix, persistent=False)
+        self.register_buffer("half", (torch.tensor(levels) - 1) / 2, persistent=False)
+
+    def _round(self, latents: Tensor) -> Tensor:
+        """Level indices 0..levels−1, as floats: tanh keeps every latent within the grid."""
+        return ((latents.float().tanh() + 1) * self.half).round()
+
+    def encode(self, latents: Float[Tensor, "*batch D"], blank: Bool[Tensor, "*batch"] | None = None) -> Tensor:
+        """The code of each latent; ``blank`` is ignored, a blank patch finds its own code."""
+        return (self._round(latents).long() * self.radix).sum(-1)
+
+    def decode(self, tokens: Int[Tensor, "*batch"]) -> Float[Tensor, "*batch D"]:
+        """Grid points in [−1, 1] of ``tokens``."""
+        digits = tokens[..., None] // self.radix % (2 * self.half + 1).long()
+        return digits / self.half - 1
+
+    def forward(self, latents: Float[Tensor, "*batch D"], blank: Bool[Tensor, "*batch"] | None = None) -> Quantized:
+        """Quantise with a straight-through gradient through the rounding."""
+        tokens = self.encode(latents.detach())
+        bounded = latents.tanh()
+        rounded = bounded + (self.decode(tokens) - bounded).detach()
+        return Quantized(rounded, tokens, latents.new_zeros(()))
+
+
+class CodeUse(NamedTuple):
+    """How much of a codebook a set of tokens uses: share of codes seen, and exp(entropy) of their frequencies."""
+
+    used: float
+    perplexity: float
+
+
+def code_use(tokens: Int[Tensor, "*any"], num_codes: int) -> CodeUse:
+    """Codebook use of ``tokens``; ``perplexity`` runs from 1 (one code) to ``num_codes`` (all alike)."""
+    counts = torch.bincount(tokens.reshape(-1), minlength=num_codes).double()
+    frequencies = counts / counts.sum()
+    entropy = -torch.xlogy(frequencies, frequencies).sum()
+    return CodeUse(float((counts > 0).double().mean()), float(entropy.exp()))

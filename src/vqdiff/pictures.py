@@ -1,0 +1,39 @@
+"""Between tensors and pictures: 8-bit conversion and grids."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from vqdiff.shapes import Float
+
+
+def to_pixels(pictures: np.ndarray[Any, Any]) -> Float[Tensor, "B 3 H W"]:
+    """uint8 ``(B, H, W, 3)`` → floats in [0, 1], ``(B, 3, H, W)`` in channels-last memory."""
+    return torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2).float() / 255
+
+
+def to_images(pixels: Float[Tensor, "B 3 H W"]) -> list[Image.Image]:
+    """Pixels in [0, 1] → PIL images, rounded (not truncated) to 8 bits."""
+    array = (pixels.float().clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+    return [Image.fromarray(one) for one in array]
+
+
+def grid(pixels: Float[Tensor, "B 3 H W"], columns: int, gap: int = 4) -> Image.Image:
+    """Pictures row by row on a white sheet."""
+    return sheet(to_images(pixels), columns, gap)
+
+
+def sheet(images: list[Image.Image], columns: int, gap: int = 4) -> Image.Image:
+    """PIL images of one size row by row on a white sheet."""
+    width, height = images[0].size
+    columns = min(columns, len(images))
+    rows = -(-len(images) // columns)
+    out = Image.new("RGB", (columns * (width + gap) + gap, rows * (height + gap) + gap), "white")
+    for index, image in enumerate(images):
+        out.paste(image, (gap + index % columns * (width + gap), gap + index // columns * (height + gap)))
+    return out
