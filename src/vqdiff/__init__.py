@@ -1,0 +1,29 @@
+"""Discrete diffusion over image tokens: Improved VQ-Diffusion (arXiv 2205.16007), from text to pictures.
+
+``vqdiff.load("emoji")("a red apple", seed=0)`` draws a picture. The mathematics alone is :mod:`vqdiff.diffusion`.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vqdiff.pipeline import Pipeline, load
+    from vqdiff.sampling import samplers
+
+__version__ = "0.1.0"
+__all__ = ["Pipeline", "__version__", "load", "samplers"]
+
+_HOMES = {"Pipeline": "vqdiff.pipeline", "load": "vqdiff.pipeline", "samplers": "vqdiff.sampling"}
+
+
+def __getattr__(name: str) -> Any:
+    # Lazy (PEP 562), so that `import vqdiff.diffusion` and `vqdiff --help` load nothing they do not need.
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,5 @@
+"""``python -m vqdiff``."""
+
+from vqdiff.cli import main
+
+main()

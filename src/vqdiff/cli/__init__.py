@@ -1,0 +1,35 @@
+"""The command line: one module per command, imported only when that command is asked for."""
+
+from __future__ import annotations
+
+import sys
+
+from cyclopts import App, CycloptsError
+
+from vqdiff import __version__
+from vqdiff.errors import InputError
+
+app = App(
+    name="vqdiff",
+    help="Draw pictures from text with discrete diffusion over image tokens.",
+    version=__version__,
+    print_error=False,  # main() prints every mistake in the same way
+    exit_on_error=False,
+    suppress_keyboard_interrupt=False,
+    result_action="return_value",
+)
+app.command("vqdiff.cli.generate:generate", help="Draw pictures from prompts.")
+app.command("vqdiff.cli.info:info", help="Say what a model is: parts, sizes, licences, measured quality.")
+app.command("vqdiff.cli.data:app", name="data", help="Build and check sets of pictures with captions.")
+app.command("vqdiff.cli.train:app", name="train", help="Train an image tokenizer or a diffusion model.")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line; a caller's mistake is one line on stderr and exit code 2, Ctrl-C exit code 130."""
+    try:
+        app(arguments)
+    except (InputError, CycloptsError) as error:
+        print(f"vqdiff: error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)

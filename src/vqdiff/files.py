@@ -1,0 +1,48 @@
+"""Writing that either happens whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from vqdiff.errors import InputError
+
+
+@contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path on which to write; what was written there replaces ``path`` when the block ends well.
+
+    The temporary path has the same name and lies beside ``path``; a file or a folder may be made there. If the block
+    fails or is interrupted, it is removed and ``path`` is as it was. Keep the slow work outside the block.
+
+    Raises InputError where ``path`` cannot be written.
+    """
+    path = Path(path)
+    with _room_beside(path) as room:
+        temporary = room / path.name
+        yield temporary
+        if temporary.is_dir() and path.is_dir():
+            path.rename(room / f"{path.name}.old")  # a folder can only be moved onto an empty one
+        os.replace(temporary, path)
+
+
+def check_writable(path: str | Path) -> None:
+    """Raise InputError now, not after the work, if the file ``path`` could not be written."""
+    if Path(path).is_dir():
+        raise InputError(f"cannot write {path}: it is a folder; name a file")
+    with _room_beside(Path(path)):
+        pass
+
+
+@contextmanager
+def _room_beside(path: Path) -> Iterator[Path]:
+    try:
+        with tempfile.TemporaryDirectory(prefix=".vqdiff-", suffix=".tmp", dir=path.parent) as room:
+            yield Path(room)
+    except OSError as error:
+        raise InputError(
+            f"cannot write {path}: {error.strerror or error}; name a place in an existing, writable folder"
+        ) from error
