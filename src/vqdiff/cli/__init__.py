@@ -13,6 +13,7 @@ app = App(
     name="vqdiff",
     help="Draw pictures from text with discrete diffusion over image tokens.",
     version=__version__,
+    help_format="plaintext",  # Markdown would load its parser: a third of the time of --help
     print_error=False,  # main() prints every mistake in the same way
     exit_on_error=False,
     suppress_keyboard_interrupt=False,

@@ -1,0 +1,52 @@
+# Every target installs what it needs into .venv, with the pins of constraints.txt; a second call finds it there.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PROMPT ?= a red apple
+ARGS ?=
+
+export PROMPT
+export PIP_CONSTRAINT := constraints.txt
+export PIP_BUILD_CONSTRAINT := constraints.txt
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help generate test lint format docs bench
+
+help: ## say what there is
+	@sed -nE 's/^([a-z]+):.*## (.*)/make \1\t\2/p' Makefile | expand -t 16
+
+generate: $(VENV)/core ## draw a picture: make generate PROMPT="a red apple" [ARGS="--seed 3"]
+	@$(BIN)/vqdiff generate "$$PROMPT" $(ARGS)
+
+test: $(VENV)/dev ## run the tests (ARGS="-k schedule", ARGS=--slow)
+	@$(BIN)/pytest $(ARGS)
+
+lint: $(VENV)/dev ## style, types and the direction of imports
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/pyright --pythonpath $(BIN)/python
+	@$(BIN)/lint-imports
+
+format: $(VENV)/dev ## mend the style
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+docs: $(VENV)/docs ## build the pages into site/
+	@$(BIN)/mkdocs build --strict --quiet
+	@echo "site/index.html"
+
+bench: $(VENV)/core ## time one picture, cold and warm
+	@$(BIN)/python benchmarks/generate.py $(ARGS)
+
+$(VENV)/dev: extras := [train,dev]
+$(VENV)/docs: extras := [docs]
+$(VENV)/core $(VENV)/dev $(VENV)/docs: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "vqdiff needs Python 3.11 or later and found '$(PYTHON)' to be none: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
+	@echo "Setting up $(VENV) (a minute or two, only once) ..."
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --editable '.$(extras)'
+	@touch $@

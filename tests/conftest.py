@@ -1,0 +1,41 @@
+"""Shape checks on every annotated call, one seed per test, and which tests wait to be asked for."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import pytest
+from jaxtyping import install_import_hook
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a test that needs the network says so with its marker
+
+if already := [name for name in sys.modules if name.startswith("vqdiff.")]:
+    raise RuntimeError(f"imported before the shape checks were switched on: {already}")
+install_import_hook("vqdiff", "beartype.beartype")
+
+import torch  # noqa: E402
+
+torch.set_num_threads(1)  # the tensors are tiny, and the test processes share the cores
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--slow", action="store_true", help="also run the tests marked slow")
+    parser.addoption("--network", action="store_true", help="also run the tests marked network")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    skips = {
+        "slow": None if config.getoption("--slow") else "takes long: run with --slow",
+        "network": None if config.getoption("--network") else "needs the network: run with --network",
+        "gpu": None if torch.cuda.is_available() else "needs a CUDA device",
+    }
+    for item in items:
+        for name, reason in skips.items():
+            if reason and name in item.keywords:
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    torch.manual_seed(0)

@@ -1,0 +1,183 @@
+"""Promises of the package as a whole: what imports what, how the command line answers, how files are written."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import vqdiff
+from vqdiff import cli
+from vqdiff.errors import InputError
+from vqdiff.files import atomic_path, check_writable
+
+COMMANDS = ["generate", "info", "data", "data emoji", "data check", "train", "train tokenizer", "train diffusion"]
+HEAVY = ["torch", "transformers", "numpy", "PIL", "datasets", "pyarrow"]
+
+
+def python(code: str) -> list[str]:
+    """The lines that ``code`` prints in a fresh interpreter."""
+    return subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split("\n")
+
+
+def modules_after(code: str) -> set[str]:
+    """Top-level names of the modules that ``code`` leaves imported, the standard library's left out."""
+    names = python(f"import sys\n{code}\nprint(*sys.modules, sep='\\n')")
+    return {name.partition(".")[0] for name in names if name} - sys.stdlib_module_names
+
+
+# --- imports ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_mathematics_imports_torch_and_the_standard_library_only() -> None:
+    assert modules_after("from vqdiff.diffusion import Schedule") - modules_after("import torch") == {"vqdiff"}
+
+
+def test_importing_the_package_is_free() -> None:
+    assert modules_after("import vqdiff") - modules_after("pass") == {"vqdiff"}
+
+
+@pytest.mark.parametrize("name", vqdiff.__all__)
+def test_every_public_name_is_there(name: str) -> None:
+    assert name in dir(vqdiff)
+    assert getattr(vqdiff, name)
+
+
+def test_an_unknown_public_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'lode'"):
+        _ = vqdiff.lode  # type: ignore[attr-defined]
+
+
+# --- command line -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_help_imports_nothing_heavy(command: str) -> None:
+    loaded = modules_after(
+        f"sys.stdout = sys.stderr\nfrom vqdiff.cli import main\nmain({[*command.split(), '--help']})"
+        "\nsys.stdout = sys.__stdout__"
+    )
+    assert loaded.isdisjoint(HEAVY)
+
+
+def test_help_answers_quickly() -> None:
+    """0.3 s is the promise; processor time is what a busy test machine can be held to."""
+    code = "import resource; from vqdiff.cli import main; main(['--help']); u = resource.getrusage(0)"
+    assert float(python(f"{code}; print(u.ru_utime + u.ru_stime)")[-2]) < 0.3
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    cli.main(["--version"])
+    assert capsys.readouterr().out.strip() == vqdiff.__version__
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["genrate"], 'Did you mean "generate"?'),
+        (["generate", "a red apple", "--stpes", "5"], "--steps"),
+        (["generate", "a red apple", "--steps", "many"], '"many"'),
+        (["data", "chekc", "x"], 'Did you mean "check"?'),
+    ],
+)
+def test_a_callers_mistake_is_one_line_and_exit_code_2(
+    arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as exit:
+        cli.main(arguments)
+    out, err = capsys.readouterr()
+    assert exit.value.code == 2
+    assert not out
+    assert err.startswith("vqdiff: error: ")
+    assert err.count("\n") == 1
+    assert says in err
+
+
+def raising(error: BaseException) -> Callable[[list[str] | None], None]:
+    def app(arguments: list[str] | None) -> None:
+        raise error
+
+    return app
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [(InputError("no prompt; give one"), 2, "vqdiff: error: no prompt; give one\n"), (KeyboardInterrupt(), 130, "")],
+)
+def test_exit_codes(
+    error: BaseException, code: int, line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cli, "app", raising(error))
+    with pytest.raises(SystemExit) as exit:
+        cli.main([])
+    assert exit.value.code == code
+    assert capsys.readouterr().err == line
+
+
+def test_our_own_mistake_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli, "app", raising(RuntimeError("bug")))
+    with pytest.raises(RuntimeError, match="bug"):
+        cli.main([])
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+def write(path: Path, text: str) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_text(text)
+
+
+def test_atomic_path_writes_and_replaces_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "picture.png"
+    write(path, "one")
+    write(path, "two")
+    assert path.read_text() == "two"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_atomic_path_writes_and_replaces_a_folder(tmp_path: Path) -> None:
+    path = tmp_path / "model"
+    for name in ("old", "new"):
+        with atomic_path(path) as temporary:
+            temporary.mkdir()
+            (temporary / name).touch()
+    assert [file.name for file in path.iterdir()] == ["new"]
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_atomic_path_keeps_the_name_so_that_formats_are_recognised(tmp_path: Path) -> None:
+    with atomic_path(tmp_path / "picture.png") as temporary:
+        assert temporary.name == "picture.png"
+        temporary.touch()
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_atomic_path_leaves_all_as_it_was_on_failure(tmp_path: Path, error: type[BaseException]) -> None:
+    path = tmp_path / "picture.png"
+    path.write_text("before")
+    with pytest.raises(error), atomic_path(path) as temporary:  # noqa: PT012
+        temporary.write_text("half")
+        raise error
+    assert path.read_text() == "before"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("place", ["missing/picture.png", "file/picture.png", "folder"])
+def test_an_unwritable_place_is_the_callers_mistake(tmp_path: Path, place: str) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(InputError, match=f"cannot write .*{place}"):
+        write(tmp_path / place, "text")
+    with pytest.raises(InputError, match=f"cannot write .*{place}"):
+        check_writable(tmp_path / place)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_check_writable_leaves_nothing_behind(tmp_path: Path) -> None:
+    check_writable(tmp_path / "picture.png")
+    assert not list(tmp_path.iterdir())
