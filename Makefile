@@ -35,7 +35,7 @@ format: $(VENV)/dev ## mend the style
 	@$(BIN)/ruff format .
 
 docs: $(VENV)/docs ## build the pages into site/
-	@$(BIN)/mkdocs build --strict --quiet
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo "site/index.html"
 
 bench: $(VENV)/core ## time one picture, cold and warm
