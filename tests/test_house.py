@@ -139,13 +139,27 @@ def test_atomic_path_writes_and_replaces_a_file(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
+def write_folder(path: Path, **files: str) -> None:
+    with atomic_path(path) as temporary:
+        temporary.mkdir()
+        for name, text in files.items():
+            (temporary / name).write_text(text)
+
+
 def test_atomic_path_writes_and_replaces_a_folder(tmp_path: Path) -> None:
     path = tmp_path / "model"
-    for name in ("old", "new"):
-        with atomic_path(path) as temporary:
-            temporary.mkdir()
-            (temporary / name).touch()
-    assert [file.name for file in path.iterdir()] == ["new"]
+    write_folder(path, config="one")
+    write_folder(path, config="two", weights="three")
+    assert (path / "config").read_text() == "two"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_atomic_path_never_replaces_a_folder_that_holds_other_things(tmp_path: Path) -> None:
+    path = tmp_path / "model"
+    write_folder(path, config="one", diary="dear")
+    with pytest.raises(InputError, match="holds diary"):
+        write_folder(path, config="two")
+    assert (path / "config").read_text() == "one"
     assert list(tmp_path.iterdir()) == [path]
 
 

@@ -18,13 +18,15 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     The temporary path has the same name and lies beside ``path``; a file or a folder may be made there. If the block
     fails or is interrupted, it is removed and ``path`` is as it was. Keep the slow work outside the block.
 
-    Raises InputError where ``path`` cannot be written.
+    Raises InputError where ``path`` cannot be written, or is a folder with things in it that the new one does not have.
     """
     path = Path(path)
     with _room_beside(path) as room:
         temporary = room / path.name
         yield temporary
         if temporary.is_dir() and path.is_dir():
+            if strangers := {entry.name for entry in path.iterdir()} - {entry.name for entry in temporary.iterdir()}:
+                raise InputError(f"cannot replace the folder {path}: it also holds {min(strangers)}; name a new folder")
             path.rename(room / f"{path.name}.old")  # a folder can only be moved onto an empty one
         os.replace(temporary, path)
 
