@@ -1,27 +1,210 @@
-"""The assembled model and its folder."""
+"""The assembled model and its folder (``model_index.json`` and one sub-folder a component)."""
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
-from torch import nn
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
+from vqdiff.config import build
+from vqdiff.denoisers import ClassicConfig, ClassicDenoiser, ModernConfig, ModernDenoiser
+from vqdiff.diffusion import Schedule
+from vqdiff.errors import InputError
 from vqdiff.files import atomic_path
+from vqdiff.image_tokenizers import VQGAN, CompactConfig, CompactTokenizer, VQGANConfig
+from vqdiff.sampling import SamplingSettings
+from vqdiff.text import NullCondition, NullConfig, TextEncoder
+
+FORMAT_VERSION = 1
+NETWORKS: dict[str, tuple[type[nn.Module], type[Any]]] = {
+    "ClassicDenoiser": (ClassicDenoiser, ClassicConfig),
+    "ModernDenoiser": (ModernDenoiser, ModernConfig),
+    "CompactTokenizer": (CompactTokenizer, CompactConfig),
+    "VQGAN": (VQGAN, VQGANConfig),
+    "NullCondition": (NullCondition, NullConfig),
+}
+
+
+@dataclass
+class Card:
+    """What a model says of itself: licences, what it was trained on, what was measured."""
+
+    name: str = "unnamed"
+    licenses: dict[str, str] = field(default_factory=dict)
+    trained_on: str = ""
+    quality: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Model:
+    """The parts that make a picture from a condition; see :meth:`load` and :meth:`save`.
+
+    ``text_encoder`` and ``null_condition`` are None for class-conditional and unconditional models.
+    """
+
+    schedule: Schedule
+    denoiser: Any
+    image_tokenizer: Any
+    text_encoder: TextEncoder | None = None
+    null_condition: NullCondition | None = None
+    sampling: SamplingSettings = field(default_factory=SamplingSettings)
+    card: Card = field(default_factory=Card)
+
+    @property
+    def num_tokens(self) -> int:
+        """L, the tokens of a picture."""
+        return self.image_tokenizer.grid_size**2
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parts are."""
+        return next(self.denoiser.parameters()).device
+
+    @property
+    def num_classes(self) -> int | None:
+        """Number of labels of a class-conditional model, else None."""
+        return getattr(self.denoiser.config, "num_classes", None)
+
+    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Model:
+        """Move all parts to ``device``, and the denoiser and image tokenizer to ``dtype`` if given."""
+        self.denoiser.to(device, dtype)
+        self.image_tokenizer.to(device)
+        for part in (self.text_encoder, self.null_condition):
+            if part is not None:
+                part.to(device)
+        return self
+
+    def encode(self, conditions: Sequence[str] | Sequence[int] | None) -> Tensor | None:
+        """Prompts → text features ``(B, N, C)``; labels → ``(B,)``; None stays None (an unconditional model)."""
+        if self.text_encoder is not None:
+            return self.text_encoder.encode([str(one) for one in conditions or ()])
+        if conditions is None or self.num_classes is None:
+            return None
+        labels = torch.tensor([int(one) for one in conditions], device=self.device)
+        if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < self.num_classes:
+            raise InputError(f"labels run from 0 to {self.num_classes - 1}, got {labels.tolist()}")
+        return labels
+
+    def null(self, batch_size: int) -> Tensor | None:
+        """The null condition ∅ for ``batch_size`` pictures."""
+        if self.null_condition is not None:
+            return self.null_condition(batch_size)
+        if self.num_classes is not None:
+            return torch.full((batch_size,), self.num_classes, device=self.device)
+        return None
+
+    def bind(self, condition: Tensor | None, *, guided: bool) -> Callable[[Tensor, Tensor], Tensor]:
+        """The denoiser with its conditions (and as many null rows, if guided) prepared once for all steps."""
+        if guided and condition is not None:
+            null = self.null(len(condition))
+            if null is None:
+                raise InputError("this model has no null condition, so it cannot be guided: use guidance 1")
+            condition = torch.cat([condition, null.to(condition.dtype)])
+        context = self.denoiser.prepare(condition)
+        return lambda tokens, t: self.denoiser(tokens, t, context)
+
+    def save(self, folder: Path, dtype: torch.dtype | None = None) -> None:
+        """Write the model folder; floating-point weights as ``dtype`` if given."""
+        with atomic_path(folder) as path:
+            path.mkdir()
+            parts = {"denoiser": self.denoiser, "image_tokenizer": self.image_tokenizer}
+            if self.null_condition is not None:
+                parts["null_condition"] = self.null_condition
+            for name, part in parts.items():
+                save_component(part, path / name, dtype)
+            index: dict[str, Any] = {"format_version": FORMAT_VERSION}
+            index["components"] = {name: type(part).__name__ for name, part in parts.items()}
+            if self.text_encoder is not None:
+                self.text_encoder.save(path / "text_encoder")
+                index["components"]["text_encoder"] = "TextEncoder"
+                index["text_encoder"] = {"max_tokens": self.text_encoder.max_tokens}
+            index["schedule"] = self.schedule.to_config()
+            index["sampling"] = dataclasses.asdict(self.sampling)
+            index["card"] = dataclasses.asdict(self.card)
+            (path / "model_index.json").write_text(json.dumps(index, indent=2, ensure_ascii=False) + "\n")
+
+    @classmethod
+    def load(cls, folder: Path) -> Model:
+        """Read a model folder; InputError says what is missing, unknown or broken."""
+        index = _read_json(folder / "model_index.json")
+        if index.get("format_version") != FORMAT_VERSION:
+            raise InputError(
+                f"{folder} has format version {index.get('format_version')}, this vqdiff reads {FORMAT_VERSION}"
+            )
+        where = str(folder / "model_index.json")
+        try:
+            parts = {name: load_component(folder / name) for name in index["components"] if name != "text_encoder"}
+            text_encoder = None
+            if "text_encoder" in index["components"]:
+                text_encoder = TextEncoder(folder / "text_encoder", **index["text_encoder"])
+            return cls(
+                Schedule.from_config(index["schedule"]),
+                parts["denoiser"],
+                parts["image_tokenizer"],
+                text_encoder,
+                parts.get("null_condition"),
+                build(SamplingSettings, index["sampling"], where),
+                build(Card, index["card"], where),
+            )
+        except KeyError as error:
+            raise InputError(f"{where}: {error} is missing") from error
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Twelve hex digits that change with any weight of the denoiser, tokenizer or null condition."""
+        digest = hashlib.sha256()
+        for part in (self.denoiser, self.image_tokenizer, self.null_condition):
+            for value in () if part is None else part.state_dict().values():
+                digest.update(value.float().cpu().numpy().tobytes())
+        return digest.hexdigest()[:12]
 
 
 def save_component(module: Any, folder: Path, dtype: torch.dtype | None = None) -> None:
-    """Write ``config.json`` and ``model.safetensors`` of a network with a ``config`` dataclass."""
+    """Write ``config.json`` and ``model.safetensors`` of a network that has a ``config`` dataclass."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {
         name: value.to(dtype if dtype and value.is_floating_point() else value.dtype).contiguous()
         for name, value in module.state_dict().items()
     }
+    config = {"class": type(module).__name__, **dataclasses.asdict(module.config)}
     with atomic_path(folder / "config.json") as path:
-        path.write_text(json.dumps({"class": type(module).__name__, **dataclasses.asdict(module.config)}, indent=2) + "\n")
+        path.write_text(json.dumps(config, indent=2) + "\n")
     with atomic_path(folder / "model.safetensors") as path:
         save_file(tensors, path)
+
+
+def load_component(folder: Path) -> Any:
+    """Read what :func:`save_component` wrote, in float32 and evaluation mode."""
+    values = _read_json(folder / "config.json")
+    name = values.pop("class", None)
+    if name not in NETWORKS:
+        raise InputError(f"{folder / 'config.json'}: unknown class {name!r}; known: {', '.join(NETWORKS)}")
+    network, config = NETWORKS[name]
+    module = network(build(config, values, str(folder / "config.json")))
+    weights = folder / "model.safetensors"
+    try:
+        module.load_state_dict(load_file(weights))
+    except FileNotFoundError as error:
+        raise InputError(f"{weights} is missing: the model folder is incomplete") from error
+    except (SafetensorError, RuntimeError) as error:
+        raise InputError(f"{weights} is broken or of another network: {str(error).splitlines()[0]}") from error
+    return module.eval().requires_grad_(False)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise InputError(f"{path} is missing: not a model folder, or an incomplete one") from error
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read: {error}") from error

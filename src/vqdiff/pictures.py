@@ -37,3 +37,12 @@ def sheet(images: list[Image.Image], columns: int, gap: int = 4) -> Image.Image:
     for index, image in enumerate(images):
         out.paste(image, (gap + index % columns * (width + gap), gap + index // columns * (height + gap)))
     return out
+
+
+def heat_map(values: Float[Tensor, "h w"], size: tuple[int, int]) -> Image.Image:
+    """Values in [0, 1] from dark blue over red to pale yellow, one square each."""
+    stops = torch.tensor([[13, 8, 60], [120, 28, 109], [237, 105, 37], [252, 255, 190]], dtype=torch.float32)
+    place = values.float().cpu().clamp(0, 1) * (len(stops) - 1)
+    low = place.floor().long().clamp_max(len(stops) - 2)
+    colours = torch.lerp(stops[low], stops[low + 1], (place - low)[..., None])
+    return Image.fromarray(colours.round().to(torch.uint8).numpy()).resize(size, Image.Resampling.NEAREST)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vqdiff.errors import InputError
-from vqdiff.shapes import Bool, Float, Int
+from vqdiff.shapes import Float, Int
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class ModernConfig:
     depth: int = 8
     heads: int = 5
     patch_size: int = 2
-    """Tokens per side that share one transformer position (as DiT's patches): 2 makes every layer four times cheaper."""
+    """Tokens per side that share one transformer position, as DiT's patches: 2 makes every layer four times cheaper."""
     token_width: int = 256
     """Width of the embedding and of the features before the head, per token."""
     text_width: int | None = None
@@ -197,7 +197,7 @@ def frequencies(t: Float[Tensor, "B"], width: int) -> Float[Tensor, "B F"]:
 
 
 def rotations(side: int, width: int) -> Float[Tensor, "2 P C"]:
-    """Cosines and sines of 2-D rotary embeddings: the first half of the channels turns with rows, the rest with columns."""
+    """Cosines and sines of 2-D rotary embeddings: half of the channel pairs turn with rows, half with columns."""
     rates = 100.0 ** -torch.linspace(0, 1, width // 4)
     steps = torch.arange(side)[:, None] * rates
     rows = steps[:, None].expand(side, side, -1)

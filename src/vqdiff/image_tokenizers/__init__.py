@@ -2,5 +2,14 @@
 
 from vqdiff.image_tokenizers.compact import CompactConfig, CompactTokenizer
 from vqdiff.image_tokenizers.quantizers import FiniteScalarQuantizer, VectorQuantizer, code_use
+from vqdiff.image_tokenizers.vqgan import VQGAN, VQGANConfig
 
-__all__ = ["CompactConfig", "CompactTokenizer", "FiniteScalarQuantizer", "VectorQuantizer", "code_use"]
+__all__ = [
+    "VQGAN",
+    "CompactConfig",
+    "CompactTokenizer",
+    "FiniteScalarQuantizer",
+    "VQGANConfig",
+    "VectorQuantizer",
+    "code_use",
+]

@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -91,8 +90,9 @@ class CompactTokenizer(nn.Module):
         decoder: list[nn.Module] = [nn.Conv2d(self.quantizer.dim, width, 3, padding=1)]
         for channels, blocks in reversed(list(zip((3, *config.channels), config.decoder_blocks, strict=False))):
             decoder += [ResidualBlock(width) for _ in range(blocks)]
-            decoder += [nn.ReLU(), nn.Conv2d(width, 4 * channels, 3 if channels == 3 else 1, padding=int(channels == 3))]
-            decoder += [nn.PixelShuffle(2)]
+            kernel = 3 if channels == 3 else 1
+            up = nn.Conv2d(width, 4 * channels, kernel, padding=kernel // 2)
+            decoder += [nn.ReLU(), up, nn.PixelShuffle(2)]
             width = channels
         self.decoder = nn.Sequential(*decoder)
 
@@ -105,7 +105,8 @@ class CompactTokenizer(nn.Module):
         """The tokens of pictures of the configured size."""
         size = self.config.image_size
         if pixels.shape[-2:] != (size, size):
-            raise InputError(f"the tokenizer takes {size} × {size} pictures, got {tuple(pixels.shape[-2:])}: resize them")
+            raise InputError(f"pictures must be {size} × {size} for this tokenizer, not {tuple(pixels.shape[-2:])}")
+
         return self.quantizer.encode(self._latents(pixels), self._blank(pixels)).flatten(1)
 
     def decode(self, tokens: Int[Tensor, "B L"]) -> Float[Tensor, "B 3 H W"]:

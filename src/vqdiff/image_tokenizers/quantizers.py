@@ -25,9 +25,10 @@ class Quantized(NamedTuple):
 class VectorQuantizer(nn.Module):
     """Nearest-neighbour codebook learned by exponential moving averages (van den Oord et al. 2017, appendix A.1).
 
-    The first training batch places the codes (distinct latents drawn from it); a code whose average use falls below
-    ``dead_below`` is placed anew on a latent that is badly served, drawn with probability ∝ its squared error. With
-    ``reserve_blank``, code 0 belongs to the positions the caller calls blank and to no other.
+    For its first ``free_steps`` training passes latents go through unquantised; then the codes are placed on latents
+    of the batch. A code whose average use falls below ``dead_below`` a batch is placed anew on a latent that is badly
+    served, drawn with probability ∝ its squared error. With ``reserve_blank``, code 0 belongs to the positions the
+    caller calls blank, and to no other.
 
     Shapes: latents ``(*batch, D)``, tokens ``(*batch)`` with values 0..num_codes−1.
     """
@@ -35,29 +36,32 @@ class VectorQuantizer(nn.Module):
     codebook: Tensor
     usage: Tensor
     sums: Tensor
-    placed: Tensor
+    passes: Tensor
 
     def __init__(
         self,
         num_codes: int,
         dim: int,
         *,
-        decay: float = 0.99,
+        decay: float = 0.98,
         commitment: float = 0.25,
-        dead_below: float = 0.05,
+        dead_below: float = 0.2,
+        free_steps: int = 100,
         reserve_blank: bool = False,
     ) -> None:
         super().__init__()
         self.num_codes, self.dim = num_codes, dim
-        self.decay, self.commitment, self.dead_below = decay, commitment, dead_below
+        self.decay, self.commitment, self.dead_below, self.free_steps = decay, commitment, dead_below, free_steps
         self.reserve_blank = reserve_blank
         self.register_buffer("codebook", torch.randn(num_codes, dim) / dim**0.5)
-        # Saved too, so that training can go on from any saved model.
-        self.register_buffer("usage", torch.ones(num_codes))
-        self.register_buffer("sums", self.codebook.clone())
-        self.register_buffer("placed", torch.zeros((), dtype=torch.bool))
+        # Training state, saved too, so that training can go on from any saved model.
+        self.register_buffer("usage", torch.zeros(num_codes))
+        self.register_buffer("sums", torch.zeros(num_codes, dim))
+        self.register_buffer("passes", torch.zeros((), dtype=torch.int64))
 
-    def encode(self, latents: Float[Tensor, "*batch D"], blank: Bool[Tensor, "*batch"] | None = None) -> Tensor:
+    def encode(
+        self, latents: Float[Tensor, "*batch D"], blank: Bool[Tensor, "*batch"] | None = None
+    ) -> Int[Tensor, "*batch"]:
         """Nearest codes; code 0 exactly where ``blank`` if it is reserved."""
         flat = latents.reshape(-1, self.dim).float()
         first = int(self.reserve_blank)
@@ -74,42 +78,43 @@ class VectorQuantizer(nn.Module):
 
     def forward(self, latents: Float[Tensor, "*batch D"], blank: Bool[Tensor, "*batch"] | None = None) -> Quantized:
         """Quantise with a straight-through gradient; in training mode also move the codebook."""
-        if self.training and not self.placed:
-            self._place(latents.detach().reshape(-1, self.dim).float(), torch.arange(self.num_codes))
-            self.placed.fill_(True)
+        flat = latents.detach().reshape(-1, self.dim).float()
+        if self.training:
+            self.passes += 1
+            if self.passes <= self.free_steps:
+                return Quantized(latents, self.encode(latents.detach(), blank), latents.new_zeros(()))
+            if self.passes == self.free_steps + 1:
+                self._place(flat, torch.arange(self.num_codes, device=flat.device), torch.ones_like(flat[:, 0]))
         tokens = self.encode(latents.detach(), blank)
         codes = self.decode(tokens)
         if self.training:
-            self._follow(latents.detach().reshape(-1, self.dim).float(), tokens.reshape(-1), codes.reshape(-1, self.dim))
+            self._follow(flat, tokens.reshape(-1), codes.reshape(-1, self.dim))
         loss = self.commitment * F.mse_loss(latents.float(), codes)
         return Quantized(latents + (codes - latents).detach(), tokens, loss)
 
     @torch.no_grad()
     def _follow(self, flat: Tensor, tokens: Tensor, codes: Tensor) -> None:
+        """Move each code to the running mean of its latents; place dead codes anew."""
         counts = torch.bincount(tokens, minlength=self.num_codes).float()
-        sums = torch.zeros_like(self.sums).index_add_(0, tokens, flat)
         self.usage.lerp_(counts, 1 - self.decay)
-        self.sums.lerp_(sums, 1 - self.decay)
-        dead = (self.usage < self.dead_below).nonzero().squeeze(1)
-        if self.reserve_blank:
-            dead = dead[dead > 0]
-        if len(dead):
-            self._place(flat, dead, (flat - codes).square().sum(1))
+        self.sums.lerp_(torch.zeros_like(self.sums).index_add_(0, tokens, flat), 1 - self.decay)
         self.codebook.copy_(self.sums / self.usage.clamp_min(1e-5)[:, None])
+        dead = self.usage < self.dead_below
+        errors = (flat - codes).square().sum(1)
+        if self.reserve_blank:
+            dead[0] = False
+            errors = errors.masked_fill(tokens == 0, 0)
+        if dead.any():
+            self._place(flat, dead.nonzero().squeeze(1), errors)
 
     @torch.no_grad()
-    def _place(self, flat: Tensor, codes: Tensor, weights: Tensor | None = None) -> None:
-        """Put ``codes`` on latents drawn without replacement ∝ ``weights`` (default: each distinct latent alike)."""
-        if weights is None:
-            flat = flat.unique(dim=0)
-            weights = torch.ones(len(flat))
-        weights = weights + 1e-12
-        rows = torch.multinomial(weights, len(codes), replacement=len(flat) < len(codes))
-        # Twice the threshold: a newcomer has time to gather latents before it can be called dead.
-        usage = 2 * self.dead_below if bool(self.placed) else 1.0
-        self.usage[codes] = usage
-        self.sums[codes] = flat[rows] * usage
+    def _place(self, flat: Tensor, codes: Tensor, weights: Tensor) -> None:
+        """Put ``codes`` on latents drawn ∝ ``weights``, with enough credit to gather latents before they die."""
+        enough = int((weights > 0).sum()) >= len(codes)
+        rows = torch.multinomial(weights + 1e-12, len(codes), replacement=not enough)
         self.codebook[codes] = flat[rows]
+        self.usage[codes] = 5 * self.dead_below
+        self.sums[codes] = flat[rows] * 5 * self.dead_below
 
 
 class FiniteScalarQuantizer(nn.Module):
@@ -119,7 +124,7 @@ class FiniteScalarQuantizer(nn.Module):
     """
 
     radix: Tensor
-    half: Tensor
+    reach: Tensor
 
     def __init__(self, levels: Sequence[int]) -> None:
         super().__init__()
@@ -129,11 +134,11 @@ class FiniteScalarQuantizer(nn.Module):
         self.num_codes, self.dim = math.prod(levels), len(levels)
         radix = torch.tensor([math.prod(levels[:i]) for i in range(len(levels))])
         self.register_buffer("radix", radix, persistent=False)
-        self.register_buffer("half", (torch.tensor(levels) - 1) / 2, persistent=False)
+        self.register_buffer("reach", (torch.tensor(levels) - 1) / 2, persistent=False)
 
     def _round(self, latents: Tensor) -> Tensor:
         """Level indices 0..levels−1, as floats: tanh keeps every latent within the grid."""
-        return ((latents.float().tanh() + 1) * self.half).round()
+        return ((latents.float().tanh() + 1) * self.reach).round()
 
     def encode(self, latents: Float[Tensor, "*batch D"], blank: Bool[Tensor, "*batch"] | None = None) -> Tensor:
         """The code of each latent; ``blank`` is ignored, a blank patch finds its own code."""
@@ -141,8 +146,8 @@ class FiniteScalarQuantizer(nn.Module):
 
     def decode(self, tokens: Int[Tensor, "*batch"]) -> Float[Tensor, "*batch D"]:
         """Grid points in [−1, 1] of ``tokens``."""
-        digits = tokens[..., None] // self.radix % (2 * self.half + 1).long()
-        return digits / self.half - 1
+        digits = tokens[..., None] // self.radix % (2 * self.reach + 1).long()
+        return digits / self.reach - 1
 
     def forward(self, latents: Float[Tensor, "*batch D"], blank: Bool[Tensor, "*batch"] | None = None) -> Quantized:
         """Quantise with a straight-through gradient through the rounding."""

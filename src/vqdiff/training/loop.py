@@ -152,7 +152,8 @@ def train(task: Task, run: RunConfig, output: Path, *, resume: bool) -> None:
                     values = {name: float(total) / count for name, total in meters.items()}
                     meters.clear()
                     rate = (step - first) / (time.monotonic() - start)
-                    record({**values, "learning_rate": run.learning_rate_at(step - 1), "pictures_per_s": rate * run.batch_size})
+                    speed = {"learning_rate": run.learning_rate_at(step - 1), "pictures_per_s": rate * run.batch_size}
+                    record(values | speed)
                     print(_line(step, run.steps, values, rate, run.batch_size), flush=True)
                 if step % run.preview_every == 0 or step == run.steps:
                     average.eval()

@@ -10,7 +10,6 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from vqdiff.image_tokenizers import CompactConfig, CompactTokenizer, code_use
 from vqdiff.model import save_component

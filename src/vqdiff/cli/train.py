@@ -1,0 +1,50 @@
+"""``vqdiff train``: the two stages."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import App, Parameter
+
+app = App(name="train", help="Train an image tokenizer or a diffusion model.")
+
+Changes = Annotated[tuple[str, ...], Parameter(name="--set", negative="")]
+
+
+@app.command
+def tokenizer(config: Path, *, set: Changes = (), resume: bool = False) -> None:
+    """Train an image tokenizer.
+
+    Parameters
+    ----------
+    config
+        A TOML file, see configs/.
+    set
+        Change a value of it, e.g. --set run.steps=100. May be repeated.
+    resume
+        Go on from the last checkpoint.
+    """
+    from vqdiff.config import read_config
+    from vqdiff.training.tokenizer import TokenizerTraining, train_tokenizer
+
+    train_tokenizer(read_config(TokenizerTraining, config, set), resume=resume)
+
+
+@app.command
+def diffusion(config: Path, *, set: Changes = (), resume: bool = False) -> None:
+    """Train a denoiser and its null condition on a trained image tokenizer.
+
+    Parameters
+    ----------
+    config
+        A TOML file, see configs/.
+    set
+        Change a value of it, e.g. --set run.steps=100. May be repeated.
+    resume
+        Go on from the last checkpoint.
+    """
+    from vqdiff.config import read_config
+    from vqdiff.training.diffusion import DiffusionTraining, train_diffusion
+
+    train_diffusion(read_config(DiffusionTraining, config, set), resume=resume)

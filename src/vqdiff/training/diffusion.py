@@ -1,0 +1,230 @@
+"""Stage two: train the denoiser and its null condition on tokens and captions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from vqdiff.data import load
+from vqdiff.denoisers import ModernConfig, ModernDenoiser
+from vqdiff.diffusion import Schedule, diffusion_loss, q_sample
+from vqdiff.files import atomic_path
+from vqdiff.model import Card, Model, load_component
+from vqdiff.pictures import sheet, to_pixels
+from vqdiff.pipeline import Pipeline
+from vqdiff.sampling import SamplingSettings
+from vqdiff.shapes import Float
+from vqdiff.text import NullCondition, NullConfig, NullKind, TextEncoder
+from vqdiff.training.loop import RunConfig, train
+
+
+@dataclass(frozen=True)
+class DenoiserSizes:
+    """The sizes of a modern denoiser that are free; the others follow from the image tokenizer and the text encoder."""
+
+    width: int = 320
+    depth: int = 8
+    heads: int = 5
+    patch_size: int = 2
+    token_width: int = 256
+
+
+@dataclass(frozen=True)
+class Noise:
+    """The schedule: number of steps and the end points of its cumulative keep and mask probabilities."""
+
+    num_steps: int = 100
+    alpha_bar: tuple[float, float] = (0.99999, 9e-6)
+    gamma_bar: tuple[float, float] = (9e-6, 0.99999)
+
+
+@dataclass(frozen=True)
+class DiffusionTraining:
+    """Everything ``vqdiff train diffusion`` needs."""
+
+    data: Path
+    output: Path
+    image_tokenizer: Path
+    """Folder of a trained tokenizer."""
+    text_encoder: Path
+    """Folder of a transformers text encoder."""
+    run: RunConfig
+    model: DenoiserSizes = field(default_factory=DenoiserSizes)
+    noise: Noise = field(default_factory=Noise)
+    aux_weight: float = 0.1
+    """λ of the auxiliary cross-entropy on x0."""
+    adaptive: bool = True
+    null: NullKind = "learnable"
+    drop: float = 0.1
+    """Share of captions replaced by the null condition."""
+    max_tokens: int = 32
+    held_out: str = "test"
+    evaluate: int = 256
+    """Held-out pictures whose loss is measured at every preview."""
+    prompts: tuple[str, ...] = ("a red apple",)
+    """What the sample grid shows, one column a prompt."""
+    sampling: SamplingSettings = field(default_factory=SamplingSettings)
+    compile: bool = True
+
+
+class Conditional(nn.Module):
+    """A denoiser and the null condition trained with it."""
+
+    def __init__(self, denoiser: nn.Module, null: NullCondition) -> None:
+        super().__init__()
+        self.denoiser, self.null = denoiser, null
+
+
+class Captions:
+    """The captions of every row and their text features, kept without padding and in half precision."""
+
+    def __init__(
+        self, captions: Sequence[Sequence[str]], encoder: TextEncoder, features: Mapping[str, Tensor] | None = None
+    ) -> None:
+        texts = sorted({text for row in captions for text in row}, key=lambda text: (len(text), text))
+        number = {text: index for index, text in enumerate(texts)}
+        self.rows = [[number[text] for text in row] for row in captions]
+        self.max_tokens = encoder.max_tokens
+        self.features = features or self._encode(texts, encoder)
+        """``values`` (all tokens of all texts, C) and ``starts`` (number of texts + 1)."""
+
+    @staticmethod
+    def _encode(texts: Sequence[str], encoder: TextEncoder, batch_size: int = 256) -> dict[str, Tensor]:
+        values, lengths = list[Tensor](), [torch.zeros(1, dtype=torch.int64)]
+        for start in range(0, len(texts), batch_size):
+            features = encoder.encode(texts[start : start + batch_size])
+            present = features.ne(0).any(-1)
+            values.append(features[present].half())
+            lengths.append(present.sum(1))
+        return {"values": torch.cat(values), "starts": torch.cat(lengths).cumsum(0)}
+
+    def draw(self, rows: np.ndarray[Any, Any], random: np.random.Generator) -> Float[Tensor, "B N C"]:
+        """Features of one caption, drawn uniformly, of each of ``rows``."""
+        chosen = torch.tensor([self.rows[row][random.integers(len(self.rows[row]))] for row in rows])
+        values, starts = self.features["values"], self.features["starts"]
+        index = starts[chosen, None] + torch.arange(self.max_tokens)
+        present = index < starts[chosen + 1, None]
+        return values[index.clamp_max(len(values) - 1)].float() * present[..., None]
+
+
+class DiffusionTask:
+    """Predict x0 from x_t under a caption, sometimes under the null condition."""
+
+    def __init__(self, config: DiffusionTraining) -> None:
+        self.config = config
+        self.image_tokenizer = load_component(config.image_tokenizer)
+        self.encoder = TextEncoder(config.text_encoder, config.max_tokens)
+        size = self.image_tokenizer.config.image_size
+        train_set, test_set = load(config.data, "train", size), load(config.data, config.held_out, size)
+        self.weights = train_set.weights
+        self.tokens, self.captions = self._prepare("train", train_set)
+        test_tokens, test_captions = self._prepare("held-out", test_set)
+        rows = np.linspace(0, len(test_tokens) - 1, min(config.evaluate, len(test_tokens))).astype(int)
+        self.test_tokens = test_tokens[rows]
+        self.test_features = test_captions.draw(rows, np.random.default_rng(0))
+
+        torch.manual_seed(config.run.seed)
+        self.schedule = Schedule.linear(
+            config.noise.num_steps, self.image_tokenizer.num_codes, config.noise.alpha_bar, config.noise.gamma_bar
+        )
+        denoiser = ModernDenoiser(
+            ModernConfig(
+                num_codes=self.image_tokenizer.num_codes,
+                num_steps=config.noise.num_steps,
+                grid_size=self.image_tokenizer.grid_size,
+                text_width=self.encoder.width,
+                **vars(config.model),
+            )
+        )
+        null = NullCondition(NullConfig(config.null, config.max_tokens, self.encoder.width))
+        if config.null == "empty":
+            null.set_empty(self.encoder)
+        self.model = Conditional(denoiser, null)
+        self.denoise = torch.compile(denoiser) if config.compile else denoiser
+
+    def _prepare(self, name: str, pictures: Any) -> tuple[Tensor, Captions]:
+        """Tokens and text features of a split, computed once and kept beside the run."""
+        file = self.config.output / f"{name}.safetensors"
+        if file.exists():
+            stored = load_file(file)
+            return stored.pop("tokens"), Captions(pictures.captions, self.encoder, stored)
+        print(f"preparing tokens and text features: {name}", flush=True)
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=self.config.run.bf16):
+            batches = (pictures.pixels[start : start + 64] for start in range(0, len(pictures.pixels), 64))
+            tokens = torch.cat([self.image_tokenizer.encode(to_pixels(batch)) for batch in batches])
+            captions = Captions(pictures.captions, self.encoder)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_path(file) as path:
+            save_file({"tokens": tokens, **captions.features}, path)
+        return tokens, captions
+
+    def loss(self, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        random = np.random.default_rng((self.config.run.seed, step))
+        noise = torch.Generator().manual_seed(int(random.integers(2**63)))
+        size = self.config.run.batch_size
+        rows = random.choice(len(self.tokens), size, p=self.weights)
+        drop = torch.from_numpy(random.random(size) < self.config.drop)
+        # One t in each of ``size`` equal slices of 1..T: the same mean with less variance.
+        slices = (torch.arange(size) + torch.rand(size, generator=noise)) / size
+        t = (slices * self.schedule.num_steps).long() + 1
+        features = self.captions.draw(rows, random)
+        condition = torch.where(drop[:, None, None], self.model.null(size), features)
+        losses, metrics = self._losses(self.denoise, self.tokens[rows], t, condition, noise)
+        return losses.total.mean() / self.tokens.shape[1], metrics
+
+    def _losses(
+        self, denoise: Any, x0: Tensor, t: Tensor, condition: Tensor, noise: torch.Generator
+    ) -> tuple[Any, dict[str, Tensor]]:
+        xt = q_sample(self.schedule, x0, t, generator=noise)
+        logits = denoise(xt, t, condition).float()
+        losses = diffusion_loss(
+            self.schedule, logits, x0, xt, t, aux_weight=self.config.aux_weight, adaptive=self.config.adaptive
+        )
+        with torch.no_grad():
+            masked = xt == self.schedule.num_codes
+            entropy = nn.functional.cross_entropy(logits[masked], x0[masked])
+        return losses, {"masked_nll": entropy}
+
+    @torch.no_grad()
+    def evaluate(self, model: Any) -> dict[str, float]:
+        size = len(self.test_tokens)
+        t = (torch.arange(size) * self.schedule.num_steps // size + 1)[torch.randperm(size, generator=_noise(0))]
+        values = dict[str, float]()
+        for name, condition in ("", self.test_features), ("_null", model.null(size)):
+            _, metrics = self._losses(model.denoiser, self.test_tokens, t, condition, _noise(1))
+            values |= {f"held_out_{key}{name}": float(value) for key, value in metrics.items()}
+        return values
+
+    def preview(self, model: Any, path: Path) -> None:
+        prompts = self.config.prompts
+        sheet(Pipeline(self._assemble(model))(prompts, num_images=2), columns=2 * len(prompts[::4])).save(path)
+
+    def save(self, model: Any, folder: Path) -> None:
+        self._assemble(model).save(folder / "model", torch.float16)
+
+    def _assemble(self, model: Any) -> Model:
+        return Model(
+            self.schedule, model.denoiser, self.image_tokenizer, self.encoder, model.null, self.config.sampling, Card()
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        del state
+
+
+def _noise(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def train_diffusion(config: DiffusionTraining, *, resume: bool = False) -> None:
+    """Train and write the model folder ``output/model``; see :func:`vqdiff.training.loop.train`."""
+    train(DiffusionTask(config), config.run, config.output, resume=resume)
