@@ -1,0 +1,35 @@
+"""The mathematics of discrete diffusion with mask-and-replace noise; needs torch alone.
+
+Notation: tokens are int64 of shape (B, L) with values 0..K-1, and K is MASK; t = 0 is clean, t = T all noise, s < t.
+Predictions have shape (B, L, K), codes last. Papers: VQ-Diffusion, arXiv 2111.14822, and Improved VQ-Diffusion,
+arXiv 2205.16007. What is drawn at random has two forms: with a `generator`, and as a pure function of uniforms.
+"""
+
+from vqdiff.diffusion.guidance import guide, guide_posterior, purity, sharpen, truncate
+from vqdiff.diffusion.posterior import (
+    Bridge,
+    bridge,
+    draw_categorical,
+    draw_posterior,
+    posterior_log_probs,
+    sample_posterior,
+)
+from vqdiff.diffusion.schedule import Coefficients, Schedule, draw_forward, q_sample
+
+__all__ = [
+    "Bridge",
+    "Coefficients",
+    "Schedule",
+    "bridge",
+    "draw_categorical",
+    "draw_forward",
+    "draw_posterior",
+    "guide",
+    "guide_posterior",
+    "posterior_log_probs",
+    "purity",
+    "q_sample",
+    "sample_posterior",
+    "sharpen",
+    "truncate",
+]
