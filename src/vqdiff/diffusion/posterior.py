@@ -45,21 +45,21 @@ def bridge(schedule: Schedule, t: Int[Tensor, "B"], s: Int[Tensor, "B"]) -> Brid
     alpha_t, beta_t, gamma_t = schedule.marginal(t)
     alpha, beta, _ = schedule.kernel(s, t)
     visible_s = alpha_s + schedule.num_codes * beta_s
-    stay = _ratio(gamma_s, gamma_t, 0)
+    stay = _ratio(gamma_s, gamma_t, 0.0)
     same_t = alpha_t + beta_t  # q(x_t | x0) where they agree; beta_t where they differ
 
     def columns(masked: Tensor, differs: Tensor, agrees: Tensor) -> Tensor:
         return torch.stack([masked, differs, agrees], dim=1)
 
     return Bridge(
-        take=columns((1 - stay) * alpha_s / visible_s, _ratio(beta * alpha_s, beta_t, 0), torch.zeros_like(stay)),
+        take=columns((1 - stay) * alpha_s / visible_s, _ratio(beta * alpha_s, beta_t, 0.0), torch.zeros_like(stay)),
         hold=columns(
             stay,
-            _ratio(alpha * beta_s, beta_t, 1),
-            _ratio(alpha * (alpha_s + beta_s) + beta * alpha_s, same_t, 1),
+            _ratio(alpha * beta_s, beta_t, 1.0),
+            _ratio(alpha * (alpha_s + beta_s) + beta * alpha_s, same_t, 1.0),
         ),
         spread=columns(
-            (1 - stay) * beta_s / visible_s, _ratio(beta * beta_s, beta_t, 0), _ratio(beta * beta_s, same_t, 0)
+            (1 - stay) * beta_s / visible_s, _ratio(beta * beta_s, beta_t, 0.0), _ratio(beta * beta_s, same_t, 0.0)
         ),
     )
 

@@ -51,8 +51,8 @@ class Schedule:
             raise InputError(f"a schedule needs at least 1 step and 1 code, not {self.num_steps} and {self.num_codes}")
         if not (0 <= aT <= a1 and 0 <= c1 <= cT and min(self.replaced_ends) >= 0):
             raise InputError(
-                f"alpha_bar {self.alpha_bar_ends} must not rise, gamma_bar {self.gamma_bar_ends} must not fall, neither "
-                "may be negative, and their sum must not exceed 1"
+                f"alpha_bar {self.alpha_bar_ends} must not rise, gamma_bar {self.gamma_bar_ends} must not fall, "
+                "neither may be negative, and their sum must not exceed 1"
             )
         # The kept share of the visible tokens, a / (1 - c), is monotonic between the ends of two lines.
         if a1 * (1 - cT) < aT * (1 - c1) or (self.num_steps > 1 and (a1 == 0 or c1 == 1)):
@@ -106,7 +106,7 @@ class Schedule:
     def from_config(cls, config: Mapping[str, Any]) -> Schedule:
         """Make the schedule that `to_config` described. Raises InputError for anything else."""
         try:
-            return cls.linear(**config)
+            return cls.linear(**{key: tuple(v) if isinstance(v, list) else v for key, v in config.items()})
         except (TypeError, ValueError) as error:
             raise InputError(f"{dict(config)} describes no schedule: {error}") from None
 
