@@ -80,6 +80,10 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
         inner = arguments[:1] * len(value) if arguments[-1] is Ellipsis else arguments
         if len(inner) == len(value):
             return tuple(_convert(one, item, where) for one, item in zip(inner, value, strict=True))
+    elif origin is dict and isinstance(value, Mapping):
+        return {key: _convert(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
+    elif kind is Any:
+        return value
     elif kind is float and isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)
     elif kind is int and isinstance(value, int) and not isinstance(value, bool):

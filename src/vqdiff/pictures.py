@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
 from vqdiff.shapes import Float
 
 
-def to_pixels(pictures: np.ndarray[Any, Any]) -> Float[Tensor, "B 3 H W"]:
+def to_pixels(pictures: NDArray[np.uint8]) -> Float[Tensor, "B 3 H W"]:
     """uint8 ``(B, H, W, 3)`` → floats in [0, 1], ``(B, 3, H, W)`` in channels-last memory."""
     return torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2).float() / 255
 

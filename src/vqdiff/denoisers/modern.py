@@ -79,10 +79,10 @@ class ModernDenoiser(nn.Module):
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         self.final_modulation = nn.Linear(width, 2 * width)
         self.split = nn.Linear(width, patch * config.token_width)
-        self.head_norm = nn.RMSNorm(config.token_width)
+        self.head_norm = RMSNorm(config.token_width)
         self.head = nn.Linear(config.token_width, config.num_codes)
         if config.text_width is not None:
-            self.text_norm = nn.RMSNorm(config.text_width)
+            self.text_norm = RMSNorm(config.text_width)
             self.text_keys_values = nn.Linear(config.text_width, config.depth * 2 * width, bias=False)
             self.text_vector = nn.Linear(config.text_width, width)
         if config.num_classes is not None:
@@ -153,8 +153,8 @@ class Block(nn.Module):
         self.offsets = nn.Parameter(torch.zeros(6, width))
         """This layer's own addition to the modulation all layers share."""
         self.qkv = nn.Linear(width, 3 * width, bias=False)
-        self.query_norm = nn.RMSNorm(width // config.heads)
-        self.key_norm = nn.RMSNorm(width // config.heads)
+        self.query_norm = RMSNorm(width // config.heads)
+        self.key_norm = RMSNorm(width // config.heads)
         self.out = nn.Linear(width, width)
         self.up = nn.Linear(width, 2 * hidden)
         self.down = nn.Linear(hidden, width)
@@ -174,6 +174,17 @@ class Block(nn.Module):
         x = x + gate1 * self.out(attention(q, k, v, bias).transpose(1, 2).flatten(2))
         gate, up = self.up(modulate(x, scale2, shift2)).chunk(2, -1)
         return x + gate2 * self.down(F.silu(gate) * up)
+
+
+class RMSNorm(nn.Module):
+    """nn.RMSNorm whose weight follows the dtype of its input, as autocast wants it for speed."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, x.shape[-1:]) * self.weight.to(x.dtype)
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:

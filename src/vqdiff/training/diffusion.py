@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -105,7 +106,7 @@ class Captions:
             lengths.append(present.sum(1))
         return {"values": torch.cat(values), "starts": torch.cat(lengths).cumsum(0)}
 
-    def draw(self, rows: np.ndarray[Any, Any], random: np.random.Generator) -> Float[Tensor, "B N C"]:
+    def draw(self, rows: NDArray[np.int64], random: np.random.Generator) -> Float[Tensor, "B N C"]:
         """Features of one caption, drawn uniformly, of each of ``rows``."""
         chosen = torch.tensor([self.rows[row][random.integers(len(self.rows[row]))] for row in rows])
         values, starts = self.features["values"], self.features["starts"]

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from vqdiff.image_tokenizers import CompactConfig, CompactTokenizer, code_use
@@ -52,8 +53,8 @@ class TokenizerTraining:
 class Pictures(Protocol):
     """What training needs of a data set: pixels ``(N, H, W, 3)`` uint8 and a sampling weight a row."""
 
-    pixels: np.ndarray[Any, np.dtype[np.uint8]]
-    weights: np.ndarray[Any, np.dtype[np.float64]]
+    pixels: NDArray[np.uint8]
+    weights: NDArray[np.float64]
 
 
 class TokenizerTask:
@@ -109,7 +110,7 @@ def psnr(decoded: Tensor, pixels: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def reconstruction_quality(model: Any, pictures: np.ndarray[Any, Any], batch_size: int = 64) -> dict[str, float]:
+def reconstruction_quality(model: Any, pictures: NDArray[np.uint8], batch_size: int = 64) -> dict[str, float]:
     """Mean PSNR (dB, after rounding to 8 bits) over ``pictures`` and the codebook's use on them."""
     scores, tokens = list[Tensor](), list[Tensor]()
     for start in range(0, len(pictures), batch_size):

@@ -1,0 +1,115 @@
+"""The model folder: what is saved is loaded, and what is wrong with it is said."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from vqdiff.denoisers import ClassicConfig, ClassicDenoiser, ModernConfig, ModernDenoiser
+from vqdiff.diffusion import Schedule
+from vqdiff.errors import InputError
+from vqdiff.image_tokenizers import CompactConfig, CompactTokenizer
+from vqdiff.model import Card, Model
+from vqdiff.pipeline import Pipeline
+from vqdiff.sampling import SamplingSettings
+
+CODES, STEPS = 12, 8
+
+
+def tokenizer() -> CompactTokenizer:
+    return CompactTokenizer(CompactConfig(16, (4, 8), (0, 0), (0, 0), num_codes=CODES, code_dim=4)).eval()
+
+
+def class_model(classic: bool = False) -> Model:
+    """A class-conditional model of 16 tokens with random weights."""
+    torch.manual_seed(0)
+    if classic:
+        denoiser = ClassicDenoiser(ClassicConfig(CODES, STEPS, 4, 16, 1, 2, num_classes=3, null_class=True))
+    else:
+        denoiser = ModernDenoiser(ModernConfig(CODES, STEPS, 4, 16, 1, 2, token_width=8, num_classes=3))
+    card = Card("toy", {"weights": "MIT"}, "nothing", {"psnr": 1.5})
+    return Model(
+        Schedule.paper(STEPS, CODES),
+        denoiser.eval(),
+        tokenizer(),
+        sampling=SamplingSettings(steps=4),
+        card=card,
+    )
+
+
+@pytest.mark.parametrize("classic", [False, True])
+def test_saved_and_loaded_models_draw_the_same(tmp_path: Path, classic: bool) -> None:
+    model = class_model(classic)
+    model.save(tmp_path / "toy")
+    again = Model.load(tmp_path / "toy")
+    assert (again.schedule, again.sampling, again.card) == (model.schedule, model.sampling, model.card)
+    assert again.fingerprint == model.fingerprint
+    before, after = (Pipeline(m)([0, 2], num_images=2, seed=5) for m in (model, again))
+    assert [one.tobytes() for one in before] == [one.tobytes() for one in after]
+
+
+def test_half_precision_on_disk(tmp_path: Path) -> None:
+    model = class_model()
+    model.save(tmp_path / "half", torch.float16)
+    model.save(tmp_path / "full")
+    sizes = [(tmp_path / name / "denoiser/model.safetensors").stat().st_size for name in ("half", "full")]
+    assert sizes[0] < 0.6 * sizes[1]
+    assert Model.load(tmp_path / "half").denoiser.head.weight.dtype == torch.float32
+
+
+def test_saving_replaces_a_model_and_spares_other_folders(tmp_path: Path) -> None:
+    class_model().save(tmp_path / "toy")
+    class_model(classic=True).save(tmp_path / "toy")
+    assert type(Model.load(tmp_path / "toy").denoiser) is ClassicDenoiser
+
+
+def test_fingerprint_changes_with_a_weight() -> None:
+    model, other = class_model(), class_model()
+    other.denoiser.head.bias.data[0] += 1
+    assert model.fingerprint != other.fingerprint
+
+
+def test_labels_are_checked() -> None:
+    with pytest.raises(InputError, match="0 to 2"):
+        class_model().encode([3])
+
+
+def test_unconditional_models_have_no_guidance() -> None:
+    model = class_model()
+    model.denoiser = ModernDenoiser(ModernConfig(CODES, STEPS, 4, 16, 1, 2, token_width=8)).eval()
+    assert model.encode(None) is None
+    assert model.bind(None, guided=False)(torch.zeros(2, 16).long(), torch.tensor([1, 2])).shape == (2, 16, CODES)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda folder: (folder / "model_index.json").unlink(), "model_index.json is missing"),
+        (lambda folder: (folder / "model_index.json").write_text("{"), "cannot be read"),
+        (lambda folder: (folder / "denoiser/model.safetensors").unlink(), "incomplete"),
+        (lambda folder: (folder / "denoiser/config.json").unlink(), "config.json is missing"),
+        (lambda folder: truncate(folder / "denoiser/model.safetensors"), "broken"),
+        (lambda folder: change(folder / "denoiser/config.json", depth=3), "of another network"),
+        (lambda folder: change(folder / "denoiser/config.json", colour=3), "unknown key 'colour'"),
+        (lambda folder: change(folder / "denoiser/config.json", **{"class": "Nothing"}), "unknown class"),
+        (lambda folder: change(folder / "model_index.json", format_version=99), "format version 99"),
+        (lambda folder: change(folder / "model_index.json", schedule={}), "schedule"),
+        (lambda folder: change(folder / "model_index.json", components={}), "missing"),
+    ],
+)
+def test_damaged_folders_are_refused(tmp_path: Path, damage: object, message: str) -> None:
+    class_model().save(tmp_path / "toy")
+    damage(tmp_path / "toy")  # type: ignore[operator]
+    with pytest.raises(InputError, match=message):
+        Model.load(tmp_path / "toy")
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def change(path: Path, **values: object) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
