@@ -6,6 +6,7 @@ arXiv 2205.16007. What is drawn at random has two forms: with a `generator`, and
 """
 
 from vqdiff.diffusion.guidance import guide, guide_posterior, purity, sharpen, truncate
+from vqdiff.diffusion.loss import DiffusionLoss, LossHistory, diffusion_loss
 from vqdiff.diffusion.posterior import (
     Bridge,
     bridge,
@@ -19,8 +20,11 @@ from vqdiff.diffusion.schedule import Coefficients, Schedule, draw_forward, q_sa
 __all__ = [
     "Bridge",
     "Coefficients",
+    "DiffusionLoss",
+    "LossHistory",
     "Schedule",
     "bridge",
+    "diffusion_loss",
     "draw_categorical",
     "draw_forward",
     "draw_posterior",

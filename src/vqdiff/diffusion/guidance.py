@@ -15,6 +15,7 @@ from vqdiff.shapes import Float, Int
 __all__ = ["guide", "guide_posterior", "purity", "sharpen", "truncate"]
 
 _PREFIX = 64
+"""Codes that `truncate` looks at before it sorts them all."""
 
 
 def guide(
@@ -64,26 +65,36 @@ def truncate(log_p0: Float[Tensor, "B L K"], rate: float | Float[Tensor, "B"]) -
     log_p0 = _promoted(log_p0)
     r = _per_image(rate, log_p0)
     off = r >= 1
+    # Sorting all codes is slow on a CPU, and mostly a few hold the mass: look at these first. Other devices sort fast,
+    # and asking them whether that was enough would make the host wait.
+    ask = log_p0.device.type == "cpu"
+    if ask and bool(off.all()):
+        return log_p0
     num_codes = log_p0.shape[-1]
-    # Sorting all K codes is slow on a CPU, and mostly a few hold the mass. On other devices it is fast, and asking
-    # whether a few suffice would make the host wait.
-    size = min(_PREFIX, num_codes) if log_p0.device.type == "cpu" else num_codes
-    top, mass = _head(log_p0, size)
-    if size < num_codes and not bool(((mass[..., -1:] >= r) | off).all()):
-        top, mass = _head(log_p0, num_codes)
-    kept = (mass < r).sum(-1, keepdim=True).clamp(max=top.shape[-1] - 1)  # index of the last one kept
-    last = top.gather(-1, kept)
-    tied = log_p0 == last
-    room = kept + 1 - (top > last).sum(-1, keepdim=True)
-    keep = (log_p0 > last) | (tied & (tied.cumsum(-1) <= room))
-    truncated = torch.where(keep, log_p0 - mass.gather(-1, kept).log().to(log_p0.dtype), -torch.inf)
+    floor, room, mass, found = _nucleus(log_p0, r, min(_PREFIX, num_codes) if ask else num_codes)
+    if ask and bool((short := ~(found | off)[..., 0]).any()):
+        rates = r.expand(*log_p0.shape[:-1], 1)[short]
+        floor[short], room[short], mass[short], _ = _nucleus(log_p0[short], rates, num_codes)
+    tied = log_p0 == floor
+    keep = (log_p0 > floor) | (tied & (tied.cumsum(-1) <= room))
+    truncated = torch.where(keep, log_p0 - mass.log().to(log_p0.dtype), -torch.inf)
     return torch.where(off, log_p0, truncated)
 
 
-def _head(log_p0: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """Return the `size` largest entries in order, and their cumulative mass."""
-    top = log_p0.topk(size).values
-    return top, top.exp().cumsum(-1, dtype=torch.float64)
+def _nucleus(log_p: Tensor, r: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Look for the nucleus among the `size` most likely codes of each row.
+
+    Returns, with a last dimension of 1: its smallest log-probability, how many codes of just that value belong to it,
+    its mass, and whether the mass is large enough.
+    """
+    top = log_p.topk(size).values
+    mass = top.exp().double().cumsum(-1)
+    last = (mass < r).sum(-1, keepdim=True)
+    found = last < size
+    last = last.clamp(max=size - 1)
+    floor = top.gather(-1, last)
+    room = last + 1 - (top > floor).sum(-1, keepdim=True)
+    return floor, room, mass.gather(-1, last), found
 
 
 def purity(log_p0: Float[Tensor, "B L K"]) -> Float[Tensor, "B L"]:

@@ -82,7 +82,7 @@ def posterior_log_probs(
 
     Raises InputError if `log_p0` has another number of codes than the schedule.
     """
-    _check(schedule, log_p0, xt)
+    check_prediction(schedule, log_p0, xt)
     take, hold, spread = bridge(schedule, t, t - 1 if s is None else s)
     at_xt = xt[..., None]
     p = F.pad(log_p0.double().exp(), (0, 1))
@@ -128,7 +128,7 @@ def draw_posterior(
     First x0 is drawn from p(x0 | x_t), then x_s from q(x_s | x_t, x0), which takes nothing but a choice between x_t,
     any code, and x0. Every position depends on its own inputs only, and the device is never waited for.
     """
-    _check(schedule, log_p0, xt)
+    check_prediction(schedule, log_p0, xt)
     choice, u = uniforms
     x0 = draw_categorical(log_p0, u)
     case = torch.where(xt == schedule.num_codes, MASKED, torch.where(x0 == xt, AGREES, DIFFERS))
@@ -144,12 +144,12 @@ def draw_categorical(log_p: Float[Tensor, "*rows K"], u: Float[Tensor, "*rows"])
     log_p: log-probabilities up to a constant. A class of probability 0 is never drawn. The sums are in float64, so
     that the chances are right for any number of classes.
     """
-    cumulative = log_p.exp().cumsum(-1, dtype=torch.float64)
+    cumulative = log_p.exp().double().cumsum(-1)
     level = u[..., None] * cumulative[..., -1:]
     return torch.searchsorted(cumulative, level, right=True)[..., 0].clamp(max=log_p.shape[-1] - 1)
 
 
-def _check(schedule: Schedule, log_p0: Tensor, xt: Tensor) -> None:
+def check_prediction(schedule: Schedule, log_p0: Tensor, xt: Tensor) -> None:
     if log_p0.shape != (*xt.shape, schedule.num_codes):
         raise InputError(
             f"log_p0 of shape {tuple(log_p0.shape)} does not fit tokens of shape {tuple(xt.shape)} and a schedule of "

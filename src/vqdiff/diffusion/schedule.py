@@ -5,7 +5,7 @@ A token is kept, replaced by a code drawn uniformly from all K, or masked for go
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -46,19 +46,20 @@ class Schedule:
     gamma_bar_ends: tuple[float, float]
 
     def __post_init__(self) -> None:
-        (a1, aT), (c1, cT) = self.alpha_bar_ends, self.gamma_bar_ends
+        (a1, aT), (c1, cT), (r1, rT) = self.alpha_bar_ends, self.gamma_bar_ends, self.replaced_ends
         if self.num_steps < 1 or self.num_codes < 1:
             raise InputError(f"a schedule needs at least 1 step and 1 code, not {self.num_steps} and {self.num_codes}")
-        if not (0 <= aT <= a1 and 0 <= c1 <= cT and min(self.replaced_ends) >= 0):
+        if not (0 <= aT <= a1 and 0 <= c1 <= cT and min(r1, rT) >= 0):
             raise InputError(
                 f"alpha_bar {self.alpha_bar_ends} must not rise, gamma_bar {self.gamma_bar_ends} must not fall, "
                 "neither may be negative, and their sum must not exceed 1"
             )
-        # The kept share of the visible tokens, a / (1 - c), is monotonic between the ends of two lines.
-        if a1 * (1 - cT) < aT * (1 - c1) or (self.num_steps > 1 and (a1 == 0 or c1 == 1)):
+        if self.num_steps > 1 and a1 == 0:
+            raise InputError(f"alpha_bar {self.alpha_bar_ends} must be above 0 at t = 1, or nothing is left to noise")
+        if r1 * aT > rT * a1 + 1e-15:  # of the visible tokens, the share r / (a + r) is replaced; it must not fall
             raise InputError(
-                f"between alpha_bar {self.alpha_bar_ends} and gamma_bar {self.gamma_bar_ends} replaced tokens would "
-                "return: alpha_bar / (1 - gamma_bar) must not rise, and be above 0 at first"
+                f"with alpha_bar {self.alpha_bar_ends} and gamma_bar {self.gamma_bar_ends} replaced tokens would turn "
+                "back into what they were: let alpha_bar fall faster, or gamma_bar rise less"
             )
 
     @classmethod
@@ -66,8 +67,8 @@ class Schedule:
         cls,
         num_steps: int,
         num_codes: int,
-        alpha_bar: tuple[float, float] = (0.99999, 9e-6),
-        gamma_bar: tuple[float, float] = (9e-6, 0.99999),
+        alpha_bar: Sequence[float] = (0.99999, 9e-6),
+        gamma_bar: Sequence[float] = (9e-6, 0.99999),
     ) -> Schedule:
         """Make the schedule with these values at t = 1 and t = T (at t = T only, if T = 1)."""
         (a1, aT), (c1, cT) = alpha_bar, gamma_bar
@@ -106,7 +107,7 @@ class Schedule:
     def from_config(cls, config: Mapping[str, Any]) -> Schedule:
         """Make the schedule that `to_config` described. Raises InputError for anything else."""
         try:
-            return cls.linear(**{key: tuple(v) if isinstance(v, list) else v for key, v in config.items()})
+            return cls.linear(**config)
         except (TypeError, ValueError) as error:
             raise InputError(f"{dict(config)} describes no schedule: {error}") from None
 

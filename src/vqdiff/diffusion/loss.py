@@ -1,0 +1,173 @@
+"""The training objective: the variational bound at one time, an auxiliary cross-entropy, and which times to train."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from vqdiff.diffusion.posterior import AGREES, DIFFERS, MASKED, bridge, check_prediction
+from vqdiff.diffusion.schedule import Schedule
+from vqdiff.shapes import Float, Int
+
+__all__ = ["DiffusionLoss", "LossHistory", "diffusion_loss"]
+
+_TINY = 1e-300
+
+
+@dataclass(frozen=True)
+class DiffusionLoss:
+    """What an image costs, in nats summed over its tokens, before the weight 1 / p(t).
+
+    kl: KL(q(x_{t-1} | x_t, x0) ‖ p(x_{t-1} | x_t)), 0 where t = 1. nll: -log p(x0 | x_1), 0 where t > 1.
+    aux: cross-entropy of the prediction of x0. total: kl + nll + the weighted aux.
+    """
+
+    kl: Float[Tensor, "B"]
+    nll: Float[Tensor, "B"]
+    aux: Float[Tensor, "B"]
+    total: Float[Tensor, "B"]
+
+    @property
+    def bound(self) -> Float[Tensor, "B"]:
+        """The term of the variational bound, kl + nll: what `LossHistory` watches."""
+        return self.kl + self.nll
+
+
+def diffusion_loss(
+    schedule: Schedule,
+    logits: Float[Tensor, "B L K"],
+    x0: Int[Tensor, "B L"],
+    xt: Int[Tensor, "B L"],
+    t: Int[Tensor, "B"],
+    *,
+    aux_weight: float,
+    adaptive: bool,
+    mask_weight: tuple[float, float] = (1.0, 1.0),
+) -> DiffusionLoss:
+    """Compute the loss of arXiv 2111.14822 (its Eq. 10 and 12) from raw logits, in float32 or better.
+
+    x0: codes. xt: a draw of `q_sample(schedule, x0, t)`. t: 1..T. aux_weight: λ. adaptive: whether λ is multiplied by
+    2 - (t - 1) / T, that is by 2 at t = 1 and by almost 1 at t = T. mask_weight: factors for the KL and the
+    cross-entropy of masked and of visible positions; the likelihood at t = 1 has none.
+
+    Raises InputError if the shapes do not fit.
+    """
+    check_prediction(schedule, logits, xt)
+    log_p = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
+    bound, cross_entropy = _per_token(schedule, log_p, x0, xt, t)
+    first = t == 1
+    weight = torch.where(xt == schedule.num_codes, *mask_weight).masked_fill(first[:, None], 1.0)
+    terms, aux = (bound * weight).sum(1), (cross_entropy * weight).sum(1)
+    factor = aux_weight * (2 - (t - 1) / schedule.num_steps if adaptive else 1)
+    return DiffusionLoss(
+        kl=terms.masked_fill(first, 0.0), nll=terms.masked_fill(~first, 0.0), aux=aux, total=terms + factor * aux
+    )
+
+
+def _per_token(
+    schedule: Schedule, log_p: Float[Tensor, "B L K"], x0: Tensor, xt: Tensor, t: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return KL(q(x_s | x_t, x0) ‖ p(x_s | x_t)) with s = t - 1, and -log p(x0 | x_t), both (B, L).
+
+    Over the codes, q is constant but for x0 and x_t, and p is affine in p0 but for x_t: two terms are worked out, and
+    the rest needs one sum of log(1 + c·p0). At s = 0 the former is the likelihood -log p(x_0 | x_1).
+
+    Float64 but for that sum: the weights range over a dozen orders of magnitude.
+    """
+    K = schedule.num_codes
+    masked, agrees = xt == K, xt == x0
+    other = torch.where(masked, MASKED, DIFFERS)
+    take, hold, spread = bridge(schedule, t, t - 1)
+    log_x0, log_xt = log_p.gather(-1, torch.stack([x0, xt.clamp(max=K - 1)], -1)).double().unbind(-1)
+    at_xt = log_xt.exp()
+    rest = (-torch.expm1(log_xt)).clamp(min=_TINY)
+    take_other, spread_other = take.gather(1, other), spread.gather(1, other)
+
+    # The spread of p is spread_other·v: where x_t is visible and p0 agrees with it, its spread is smaller by `ratio`.
+    ratio = _divide(spread[:, AGREES], spread[:, DIFFERS])[:, None]
+    v = torch.where(masked, 1.0, (1 - (1 - ratio) * at_xt).clamp(min=_TINY))
+
+    # x0, where it is not also x_t: log of q / p = (take + spread) / (take·p0 + spread·v).
+    at_x0 = take_other + spread_other
+    share = _divide(take_other, at_x0)
+    log_ratio_x0 = -torch.logaddexp(share.log() + log_x0, (1 - share).log() + v.log())
+    kl = torch.where(agrees, 0.0, at_x0) * log_ratio_x0
+
+    # x_t, where it is visible: q is one of two values, and p their mean, weighted by whether p0 agrees with x_t.
+    stays = (hold + spread)[:, :, None]
+    log_p_xt = torch.logaddexp(stays[:, AGREES].log() + log_xt, stays[:, DIFFERS].log() + rest.log())
+    q_xt = torch.where(masked, 0.0, torch.where(agrees, stays[:, AGREES], stays[:, DIFFERS]))
+    kl = kl + torch.xlogy(q_xt, q_xt) - q_xt * log_p_xt
+
+    # All other codes: q is the spread, p the affine function.
+    if schedule.replaced_ends[1] > 0:
+        differs = ~(masked | agrees)
+        log_slope = _log(take_other) - _log(spread_other) - v.log()
+        slopes = log_p + log_slope.to(log_p.dtype)[..., None]
+        total = F.softplus(slopes).sum(-1).double()
+        total = total - F.softplus(log_slope + log_x0) - torch.where(differs, F.softplus(log_slope + log_xt), 0.0)
+        q = spread_other * torch.where(agrees, ratio, 1.0)
+        kl = kl + q * ((K - 1 - differs.long()) * (torch.where(agrees, _log(ratio), 0.0) - v.log()) - total)
+    return kl, -log_x0
+
+
+def _divide(x: Tensor, y: Tensor) -> Tensor:
+    return torch.where(y > 0, x / y, 0.0)
+
+
+def _log(x: Tensor) -> Tensor:
+    """Return log x, and 0 where x is 0 and its factor will be 0 too."""
+    return torch.where(x > 0, x, 1.0).log()
+
+
+class LossHistory:
+    """Importance sampling of t: times are drawn in proportion to the root mean square of their recent loss.
+
+    Until every time has been seen `warmup` times, all are equally likely. Moments and counts are float64, on `device`,
+    for t = 1..T in this order; nothing waits for the device.
+    """
+
+    def __init__(self, num_steps: int, *, decay: float = 0.9, warmup: int = 10, device: torch.device | str = "cpu"):
+        self.decay = decay
+        self.warmup = warmup
+        self.second_moment = torch.zeros(num_steps, dtype=torch.float64, device=device)
+        self.count = torch.zeros_like(self.second_moment)
+
+    def probabilities(self) -> Float[Tensor, "T"]:
+        """Return p(t) for t = 1..T. The likelihood at t = 1 is of another size, so t = 1 counts as t = 2 does."""
+        weight = (self.second_moment + 1e-10).sqrt() + 1e-4
+        weight = torch.cat([weight[1:2], weight[1:]]) if len(weight) > 1 else weight
+        weight = torch.where((self.count > self.warmup).all(), weight, 1.0)
+        return weight / weight.sum()
+
+    def sample(
+        self, batch_size: int, generator: torch.Generator | None = None
+    ) -> tuple[Int[Tensor, "B"], Float[Tensor, "B"]]:
+        """Draw a time for every image of a batch; returns t in 1..T, and p(t), by which to divide its loss."""
+        p = self.probabilities()
+        index = torch.multinomial(p, batch_size, replacement=True, generator=generator)
+        return index + 1, p[index]
+
+    def update(self, t: Int[Tensor, "B"], loss: Float[Tensor, "B"]) -> None:
+        """Learn from the bound of a batch (`DiffusionLoss.bound`).
+
+        The order of the batch does not matter: n images at one t move its moment by 1 - decay^n towards their mean.
+        """
+        steps = torch.arange(1, len(self.count) + 1, device=t.device)
+        hits = (t == steps[:, None]).double()  # a matrix product sums in a fixed order, scatter_add on a GPU does not
+        n = hits.sum(1)
+        mean = hits @ loss.detach().double().square() / n.clamp(min=1)
+        self.second_moment = torch.lerp(mean, self.second_moment, self.decay**n)
+        self.count = self.count + n
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return what `load_state_dict` takes to go on from here."""
+        return {"second_moment": self.second_moment, "count": self.count}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Go on from where `state_dict` was called."""
+        self.second_moment = state["second_moment"].to(self.second_moment)
+        self.count = state["count"].to(self.count)
