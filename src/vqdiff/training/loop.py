@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -47,6 +47,7 @@ class RunConfig:
         return self.learning_rate * min(1.0, (step + 1) / self.warmup, to_end)
 
 
+@runtime_checkable
 class Task(Protocol):
     """What is trained: a model, its loss on the batch of a step, pictures to look at, and numbers on held-out data."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -50,6 +50,7 @@ class TokenizerTraining:
     """Held-out pictures scored at every preview."""
 
 
+@runtime_checkable
 class Pictures(Protocol):
     """What training needs of a data set: pixels ``(N, H, W, 3)`` uint8 and a sampling weight a row."""
 

@@ -1,0 +1,105 @@
+"""``vqdiff generate`` as a user meets it: files, metadata, one-line errors, nothing half-written."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from vqdiff.cli import main
+from vqdiff.pipeline import bundled
+
+
+def run(*arguments: str) -> int:
+    try:
+        main(["generate", *arguments, "--device", "cpu"])
+    except SystemExit as end:
+        return int(end.code or 0)
+    return 0
+
+
+def test_a_picture_with_its_origin(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "apple.png"
+    assert run("a red apple", "-o", str(out), "--steps", "2", "--seed", "5", "--json") == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record["output"] == str(out)
+    with Image.open(out) as image:
+        assert image.size == (128, 128)
+        stored = json.loads(image.text["vqdiff"])  # type: ignore[attr-defined]
+    assert stored == {key: value for key, value in record.items() if key != "output"}
+    assert {"prompts": ["a red apple"], "seed": 5, "steps": 2, "model": "emoji"}.items() <= stored.items()
+    assert len(stored["model_hash"]) == 12
+
+
+def test_grids_animation_and_heat_maps(tmp_path: Path) -> None:
+    (tmp_path / "prompts.txt").write_text("a cat\n\na dog\n")
+    options = ["-f", str(tmp_path / "prompts.txt"), "-n", "2", "--steps", "2", "-o", str(tmp_path / "grid.png")]
+    assert run(*options, "--gif", str(tmp_path / "a.gif"), "--confidence", str(tmp_path / "heat.png")) == 0
+    sizes = {path.name: Image.open(path).size for path in tmp_path.glob("*.[pg][ni]*")}
+    assert sizes == {"grid.png": (268, 268), "a.gif": (128, 128), "heat.png": (268, 136)}
+    assert Image.open(tmp_path / "a.gif").n_frames == 2  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "no prompt"),
+        ([""], "empty"),
+        (["word " * 40], "limit is 30"),
+        (["cat", "--steps", "0"], "steps is 0"),
+        (["cat", "--steps", "257"], "256 tokens"),
+        (["cat", "--steps", "many"], "many"),
+        (["cat", "--guidance", "inf"], "guidance is inf"),
+        (["cat", "--sampler", "purty"], "purity"),
+        (["cat", "--model", "emojy"], "did you mean 'emoji'"),
+        (["cat", "-n", "0"], "num-images"),
+        (["cat", "-o", "/nowhere/at/all.png"], "/nowhere/at"),
+        (["-f", "/nowhere.txt"], "/nowhere.txt"),
+    ],
+)
+def test_mistakes_are_one_line_and_exit_2(
+    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(*arguments) == 2
+    error = capsys.readouterr().err.strip()
+    assert message in error
+    assert len(error.splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_missing_device_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["generate", "cat", "--device", "cuda:99", "-o", str(tmp_path / "x.png")])
+    assert "cuda:99" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("part", ["denoiser/model.safetensors", "text_encoder/model.safetensors", "model_index.json"])
+def test_broken_model_folders_are_named(part: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "broken"
+    shutil.copytree(bundled()["emoji"], folder)
+    for damage in (lambda path: path.write_bytes(path.read_bytes()[:100]), lambda path: path.unlink()):
+        damage(folder / part)
+        assert run("cat", "--model", str(folder), "-o", str(tmp_path / "x.png")) == 2
+        error = capsys.readouterr().err.strip()
+        assert part.split("/")[0] in error
+        assert len(error.splitlines()) == 1
+
+
+def test_ctrl_c_leaves_nothing_behind(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "vqdiff", "generate", "a cat", "-n", "500", "-o", str(tmp_path / "x.png")]
+    process = subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE, text=True)
+    time.sleep(12)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in error
+    assert not list(tmp_path.iterdir())

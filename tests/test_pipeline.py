@@ -1,0 +1,104 @@
+"""Prompts to pictures with the bundled model; few steps, since how good they are is not at stake here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import vqdiff
+from vqdiff.errors import InputError
+from vqdiff.pipeline import Pipeline, pick_device
+
+
+@pytest.fixture(scope="module")
+def pipe() -> Pipeline:
+    return vqdiff.load("emoji", device="cpu")
+
+
+def test_the_contract(pipe: Pipeline, tmp_path: Path) -> None:
+    images = pipe("a red apple", num_images=2, steps=3, guidance=3.0, sampler="purity", seed=0)
+    assert [image.size for image in images] == [(128, 128)] * 2
+    assert images[0].tobytes() != images[1].tobytes()
+    pipe.save(tmp_path / "copy")
+    again = vqdiff.load(tmp_path / "copy", device="cpu")("a red apple", steps=3, seed=1)
+    assert again[0].tobytes() == images[1].tobytes()
+    assert all(isinstance(line, str) for line in vqdiff.samplers().values())
+
+
+def test_a_seed_belongs_to_a_picture(pipe: Pipeline) -> None:
+    prompts = ["a red apple", "a cat", "a house"]
+    together = pipe(prompts, steps=4, seed=7)
+    by_two = pipe(prompts, steps=4, seed=7, batch_size=2)
+    alone = [pipe(prompt, steps=4, seed=7 + i)[0] for i, prompt in enumerate(prompts)]
+    for images in (by_two, alone):
+        assert [a.tobytes() for a in images] == [b.tobytes() for b in together]
+
+
+@pytest.mark.parametrize("sampler", sorted(vqdiff.samplers()))
+def test_every_sampler_finishes_the_picture(pipe: Pipeline, sampler: str) -> None:
+    settings = pipe.settings(sampler=sampler, steps=5)
+    frames = list(pipe.frames(["a cat"], [0], settings))
+    assert frames[-1].step == frames[-1].steps
+    assert int(frames[-1].tokens.max()) < pipe.model.schedule.num_codes
+
+
+def test_stream_ends_with_the_picture(pipe: Pipeline) -> None:
+    settings = pipe.settings(steps=4)
+    previews = list(pipe.stream("a cat", seed=3, settings=settings))
+    assert [(one.step, one.steps) for one in previews] == [(i, 4) for i in range(1, 5)]
+    assert previews[-1].image.tobytes() == pipe("a cat", seed=3, steps=4)[0].tobytes()
+    assert previews[0].confidence.shape == (16, 16)
+    hidden = (np.asarray(previews[0].image) == 230).all(-1).mean()
+    assert hidden == pytest.approx(0.75, abs=0.03)  # three quarters of the patches are still to come
+
+
+def test_progress_is_told(pipe: Pipeline) -> None:
+    told = list[tuple[int, int]]()
+    pipe("a cat", num_images=3, steps=2, batch_size=2, on_step=lambda done, total: told.append((done, total)))
+    assert told == [(2, 6), (4, 6), (5, 6), (6, 6)]
+
+
+def test_guidance_and_text_have_a_say(pipe: Pipeline) -> None:
+    apple, unguided = pipe("a red apple", steps=4)[0], pipe("a red apple", steps=4, guidance=1.0)[0]
+    tree = pipe("a green tree", steps=4)[0]
+    assert len({image.tobytes() for image in (apple, unguided, tree)}) == 3
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda pipe: pipe(""), "empty"),
+        (lambda pipe: pipe("  "), "empty"),
+        (lambda pipe: pipe([]), "no prompt"),
+        (lambda pipe: pipe("word " * 40), "limit is 30"),
+        (lambda pipe: pipe("cat", steps=0), "steps"),
+        (lambda pipe: pipe("cat", steps=257), "256"),
+        (lambda pipe: pipe("cat", guidance=float("nan")), "guidance"),
+        (lambda pipe: pipe("cat", sampler="purify"), "purity"),
+        (lambda pipe: pipe("cat", truncation=0.0), "truncation"),
+    ],
+)
+def test_mistakes_are_named(pipe: Pipeline, call: object, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        call(pipe)  # type: ignore[operator]
+
+
+def test_unknown_models_and_devices() -> None:
+    with pytest.raises(InputError, match="did you mean 'emoji'"):
+        vqdiff.load("emoij")
+    for device in ("cuda:99", "toaster"):
+        with pytest.raises(InputError, match="not there"):
+            pick_device(device)
+
+
+@pytest.mark.gpu
+def test_cuda_draws_the_same_tokens_in_float32() -> None:
+    tokens = list[torch.Tensor]()
+    for device in ("cpu", "cuda"):
+        pipe = vqdiff.load("emoji", device=device, bf16=False)
+        *_, last = pipe.frames(["a red apple"], [0], pipe.settings(steps=8))
+        tokens.append(last.tokens.cpu())
+    assert (tokens[0] == tokens[1]).float().mean() > 0.9

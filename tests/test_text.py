@@ -1,0 +1,57 @@
+"""Text features and the null condition, with the bundled encoder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import vqdiff
+from vqdiff.errors import InputError
+from vqdiff.text import NullCondition, NullConfig, TextEncoder
+
+FOLDER = Path(vqdiff.__file__).parent / "models" / "emoji" / "text_encoder"
+
+
+@pytest.fixture(scope="module")
+def encoder() -> TextEncoder:
+    return TextEncoder(FOLDER, max_tokens=12)
+
+
+def test_features_are_padded_with_zeros(encoder: TextEncoder) -> None:
+    features = encoder.encode(["a red apple", "a cat"])
+    assert features.shape == (2, 12, 384)
+    assert features.ne(0).any(-1).sum(1).tolist() == [5, 4]  # the words, and a special token at each end
+
+
+def test_features_do_not_depend_on_the_batch(encoder: TextEncoder) -> None:
+    alone = encoder.encode(["a cat"])
+    together = encoder.encode(["a much longer prompt about a dog", "a cat"])[1:]
+    torch.testing.assert_close(alone, together, atol=1e-5, rtol=0)
+
+
+def test_synonyms_are_near(encoder: TextEncoder) -> None:
+    puppy, dog, tax = encoder.encode(["puppy", "dog", "tax"]).sum(1)
+    similarity = torch.nn.functional.cosine_similarity
+    assert similarity(puppy, dog, 0) > similarity(puppy, tax, 0) + 0.1
+
+
+def test_dropped_words_are_spelt_out(encoder: TextEncoder) -> None:
+    pieces = encoder.tokenizer.tokenize("xylograph")
+    assert len(pieces) > 1
+    assert "".join(pieces).replace("##", "") == "xylograph"
+
+
+def test_over_long_prompts_are_named_with_the_limit(encoder: TextEncoder) -> None:
+    with pytest.raises(InputError, match="11 word pieces, the limit is 10"):
+        encoder.encode(["a cat", "one two three four five six seven eight nine ten eleven"])
+
+
+def test_null_kinds(encoder: TextEncoder) -> None:
+    learnable, empty, zero = (NullCondition(NullConfig(kind, 12)) for kind in ("learnable", "empty", "zero"))
+    empty.set_empty(encoder)
+    assert [len(list(null.parameters())) for null in (learnable, empty, zero)] == [1, 0, 0]
+    assert learnable(3).shape == (3, 12, 384)
+    torch.testing.assert_close(empty(1), encoder.encode([""]))
+    assert not zero(2).any()

@@ -1,0 +1,123 @@
+"""Both stages on a few committed drawings: they run, learn, and leave a model that draws."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import vqdiff
+from vqdiff.config import read_config
+from vqdiff.image_tokenizers import CompactTokenizer
+from vqdiff.model import load_component
+from vqdiff.training import diffusion, tokenizer
+
+SAMPLE = Path(__file__).parents[1] / "fixtures" / "emoji-sample"
+TEXT_ENCODER = Path(vqdiff.__file__).parent / "models" / "emoji" / "text_encoder"
+
+TOKENIZER = f"""
+data = "{SAMPLE}"
+held_out = "test"
+output = "OUT/tokenizer"
+evaluate = 4
+[model]
+channels = [8, 16, 16]
+encoder_blocks = [0, 0, 0]
+decoder_blocks = [0, 0, 0]
+num_codes = 16
+code_dim = 4
+[run]
+steps = 30
+batch_size = 4
+learning_rate = 3e-3
+warmup = 5
+log_every = 10
+preview_every = 30
+"""
+
+DIFFUSION = f"""
+data = "{SAMPLE}"
+output = "OUT/diffusion"
+image_tokenizer = "OUT/tokenizer/image_tokenizer"
+text_encoder = "{TEXT_ENCODER}"
+prompts = ["a red apple"]
+evaluate = 4
+compile = false
+[model]
+width = 32
+depth = 1
+heads = 2
+token_width = 16
+[sampling]
+steps = 2
+[run]
+steps = 30
+batch_size = 4
+learning_rate = 3e-3
+warmup = 5
+ema = 0.9
+log_every = 10
+preview_every = 30
+"""
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "config.toml"
+    path.write_text(text.replace("OUT", str(folder)))
+    return path
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("stages")
+    tokenizer.train_tokenizer(read_config(tokenizer.TokenizerTraining, write(folder, TOKENIZER)))
+    diffusion.train_diffusion(read_config(diffusion.DiffusionTraining, write(folder, DIFFUSION)))
+    return folder
+
+
+def losses(folder: Path) -> list[float]:
+    import json
+
+    return [r["loss"] for r in map(json.loads, (folder / "log.jsonl").read_text().splitlines()) if "loss" in r]
+
+
+def test_both_stages_learn_and_leave_pictures(trained: Path) -> None:
+    for stage in ("tokenizer", "diffusion"):
+        first, *_, last = losses(trained / stage)
+        assert last < first
+        assert (trained / stage / "preview-0000030.png").stat().st_size > 1000
+
+
+def test_the_trained_model_draws(trained: Path) -> None:
+    (image,) = vqdiff.load(trained / "diffusion" / "model")("cat", steps=3)
+    assert image.size == (128, 128)
+
+
+def test_the_null_condition_is_trained(trained: Path) -> None:
+    model = vqdiff.load(trained / "diffusion" / "model").model
+    assert model.null_condition is not None
+    torch.manual_seed(0)
+    untrained = type(model.null_condition)(model.null_condition.config)
+    assert not torch.allclose(model.null(1), untrained(1), atol=1e-3)
+
+
+def test_reconstruction_quality_knows_perfect_and_poor() -> None:
+    class Perfect:
+        num_codes = 4
+        encode = staticmethod(lambda pixels: pixels.flatten(1))
+        decode = staticmethod(lambda tokens: tokens.view(-1, 3, 4, 4))
+
+    pictures = np.random.default_rng(0).integers(0, 2, (6, 4, 4, 3), dtype=np.uint8) * 255
+    perfect = Perfect()
+    perfect.encode = lambda pixels: pixels.flatten(1).long()  # type: ignore[method-assign]
+    quality = tokenizer.reconstruction_quality(perfect, pictures)
+    assert quality["psnr"] == pytest.approx(100)
+    assert quality["codes_used"] == 0.5
+    perfect.decode = lambda tokens: 1 - tokens.view(-1, 3, 4, 4).float()  # type: ignore[method-assign]
+    assert tokenizer.reconstruction_quality(perfect, pictures)["psnr"] == pytest.approx(0)
+
+
+def test_components_round_trip(trained: Path) -> None:
+    assert isinstance(load_component(trained / "tokenizer" / "image_tokenizer"), CompactTokenizer)
