@@ -1,6 +1,6 @@
 """Sampling: plans, orders, steps, the loop and its trace. A network is only a callable here."""
 
-from vqdiff.sampling.loop import Denoise, Frame, advance, sample
+from vqdiff.sampling.loop import Batch, Canvas, Denoise, Frame, sample
 from vqdiff.sampling.plan import Plan, PlanStep, Task
 from vqdiff.sampling.random import uniforms
 from vqdiff.sampling.samplers import (
@@ -18,6 +18,8 @@ from vqdiff.sampling.settings import SamplingSettings
 from vqdiff.sampling.trace import Trace
 
 __all__ = [
+    "Batch",
+    "Canvas",
     "Controls",
     "Denoise",
     "Frame",
@@ -32,7 +34,6 @@ __all__ = [
     "Strided",
     "Task",
     "Trace",
-    "advance",
     "get_sampler",
     "sample",
     "samplers",

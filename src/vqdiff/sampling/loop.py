@@ -16,7 +16,7 @@ from vqdiff.sampling.samplers import Controls, Sampler, StepInput, get_sampler
 from vqdiff.sampling.settings import SamplingSettings
 from vqdiff.shapes import Bool, Float, Int
 
-__all__ = ["Denoise", "Frame", "advance", "sample"]
+__all__ = ["Batch", "Canvas", "Denoise", "Frame", "sample"]
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
 """(tokens (N, L), t (N,)) -> logits (N, L, K), with the conditions bound by the caller.
@@ -40,6 +40,62 @@ class Frame:
     confidence: Float[Tensor, "B L"]
 
 
+@dataclass(frozen=True)
+class Canvas:
+    """Tokens to begin with instead of noise, in order to edit or vary an image.
+
+    tokens: int64, MASK = K at the holes. known: positions that must stay as they are. start: the time, 0..T, that
+    each image's tokens are at; by default the one that fits its masked share.
+    """
+
+    tokens: Int[Tensor, "B L"]
+    known: Bool[Tensor, "B L"] | None = None
+    start: Sequence[int] | None = None
+
+    def check(self, schedule: Schedule, num_images: int, num_tokens: int) -> None:
+        """Raise InputError unless this is a canvas for so many images of so many tokens."""
+        if self.tokens.shape != (num_images, num_tokens):
+            shape = tuple(self.tokens.shape)
+            raise InputError(f"the canvas has tokens of shape {shape}: {(num_images, num_tokens)} is needed")
+        times = [0] * num_images if self.start is None else list(self.start)
+        if len(times) != num_images or not all(0 <= t <= schedule.num_steps for t in times):
+            raise InputError(f"start is {times}: give a time from 0 to {schedule.num_steps} for each image")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What stays the same for the images of a batch from step to step; one row an image.
+
+    seeds: int64. guided: whether any image is, which doubles the rows for the denoiser. known: positions to keep.
+    """
+
+    schedule: Schedule
+    sampler: Sampler
+    seeds: Int[Tensor, "B"]
+    controls: Controls
+    guided: bool
+    known: Bool[Tensor, "B L"] | None = None
+
+    def advance(
+        self, denoise: Denoise, tokens: Int[Tensor, "B L"], now: PlanStep, step: Int[Tensor, "B"] | int
+    ) -> tuple[Int[Tensor, "B L"], Float[Tensor, "B L"]]:
+        """Take one step: predict, guide, and let the sampler truncate, sharpen and draw.
+
+        step: 1 for the first of an image's run, 2 for the next …, one number or one an image. Returns the new tokens
+        and the confidence.
+        """
+        t = now.t.clamp(min=1)
+        if self.guided:
+            cond, null = denoise(tokens.repeat(2, 1), t.repeat(2)).chunk(2)
+            log_p0 = guide(cond, null, self.controls.guidance)
+        else:
+            log_p0 = denoise(tokens, t).float().log_softmax(-1)
+        u = uniforms(self.seeds, step, tokens.shape[1], self.sampler.num_uniforms)
+        new = self.sampler.step(StepInput(self.schedule, tokens, log_p0, now, self.controls, u))
+        keep = (now.t == 0)[:, None]
+        return torch.where(keep if self.known is None else keep | self.known, tokens, new), purity(log_p0)
+
+
 def sample(
     denoise: Denoise,
     schedule: Schedule,
@@ -47,9 +103,8 @@ def sample(
     num_tokens: int,
     seeds: Sequence[int],
     settings: SamplingSettings | Sequence[SamplingSettings] | None = None,
-    tokens: Int[Tensor, "B L"] | None = None,
-    known: Bool[Tensor, "B L"] | None = None,
-    start: Sequence[int] | None = None,
+    sampler: Sampler | None = None,
+    canvas: Canvas | None = None,
     device: torch.device | str = "cpu",
 ) -> Iterator[Frame]:
     """Sample one image a seed; yield a `Frame` after every step, the last with the finished tokens.
@@ -57,71 +112,47 @@ def sample(
     An image depends on its own seed, settings and condition only, not on the batch it is in. Nothing in the loop
     waits for the device.
 
-    settings: for all images or one each, with a sampler common to all. tokens: where to begin instead of at noise,
-    MASK = K at the holes. known: positions to leave as they are in `tokens`. start: the time, 0..T, that each row of
-    `tokens` is at; by default the one that fits its masked share.
+    seeds: any integers, taken modulo 2^64. settings: for all images or one each, naming one sampler for all. sampler:
+    one of your own in its place. canvas: what to begin with instead of noise.
 
-    Raises InputError for settings that don't fit each other, the number of tokens or the schedule.
+    Raises InputError, before the first step, for settings or a canvas that don't fit each other, the number of tokens
+    or the schedule.
     """
-    rows = [settings or SamplingSettings()] * len(seeds) if not isinstance(settings, Sequence) else list(settings)
+    rows = list(settings) if isinstance(settings, Sequence) else [settings or SamplingSettings()] * len(seeds)
     if not seeds or len(rows) != len(seeds):
         raise InputError(f"{len(seeds)} seeds and {len(rows)} settings: give at least one seed, and settings for each")
     if len({row.sampler for row in rows}) > 1:
         raise InputError("the images of a batch must share one sampler: sample them in separate batches")
     for row in rows:
         row.check(num_tokens)
-    sampler = get_sampler(rows[0].sampler)
 
-    seed = torch.tensor(seeds, device=device)
-    masked = torch.full((len(rows),), num_tokens)
-    time = torch.full((len(rows),), schedule.num_steps)
-    if tokens is None:
-        tokens = sampler.noise(schedule, uniforms(seed, 0, num_tokens, 1)[0])
-    else:
-        tokens = tokens.to(device)
-        masked = (tokens == schedule.num_codes).sum(1).cpu()
-        time = masked_step(schedule, masked.double() / num_tokens) if start is None else torch.tensor(start)
-    steps = torch.tensor([row.steps for row in rows])
-    columns = sampler.plan(Task(schedule, num_tokens, steps, time, masked)).columns(device)
-    controls = Controls(
-        *torch.tensor([(row.guidance, row.truncation, row.prior_scale) for row in rows], device=device).T
+    values = torch.tensor([(row.guidance, row.truncation, row.prior_scale) for row in rows], device=device)
+    guidance, truncation, prior_scale = values.T
+    batch = Batch(
+        schedule,
+        sampler or get_sampler(rows[0].sampler),
+        torch.tensor([(seed + 2**63) % 2**64 - 2**63 for seed in seeds], device=device),
+        Controls(guidance, truncation if any(row.truncation < 1 for row in rows) else None, prior_scale),
+        guided=any(row.guidance != 1 for row in rows),
+        known=canvas.known.to(device) if canvas and canvas.known is not None else None,
     )
-    guided = any(row.guidance != 1 for row in rows)
-
-    @torch.no_grad()
-    def frames(tokens: Tensor) -> Iterator[Frame]:
-        for index, now in enumerate(columns, start=1):
-            u = uniforms(seed, index, num_tokens, sampler.num_uniforms)
-            new, confidence = advance(denoise, schedule, sampler, tokens, now, controls, u, guided=guided, known=known)
-            revealed = (tokens == schedule.num_codes) & (new != schedule.num_codes)
-            tokens = new
-            yield Frame(index, len(columns), tokens, revealed, confidence)
-
-    return frames(tokens)
-
-
-def advance(
-    denoise: Denoise,
-    schedule: Schedule,
-    sampler: Sampler,
-    tokens: Int[Tensor, "B L"],
-    now: PlanStep,
-    controls: Controls,
-    u: Float[Tensor, "N B L"],
-    *,
-    guided: bool,
-    known: Bool[Tensor, "B L"] | None = None,
-) -> tuple[Int[Tensor, "B L"], Float[Tensor, "B L"]]:
-    """Take one step of every image: predict, guide, and let the sampler truncate, sharpen and draw.
-
-    guided: whether any image is, which doubles the rows for `denoise`. Returns the new tokens and the confidence.
-    """
-    t = now.t.clamp(min=1)
-    if guided:
-        cond, null = denoise(tokens.repeat(2, 1), t.repeat(2)).chunk(2)
-        log_p0 = guide(cond, null, controls.guidance)
+    if canvas is None:
+        tokens = batch.sampler.noise(schedule, uniforms(batch.seeds, 0, num_tokens, 1)[0])
+        masked = torch.full((len(rows),), num_tokens)
+        start = torch.full((len(rows),), schedule.num_steps)
     else:
-        log_p0 = denoise(tokens, t).log_softmax(-1)
-    new = sampler.step(StepInput(schedule, tokens, log_p0, now, controls, u))
-    keep = (now.t == 0)[:, None]
-    return torch.where(keep if known is None else keep | known, tokens, new), purity(log_p0)
+        canvas.check(schedule, len(rows), num_tokens)
+        tokens = canvas.tokens.to(device)
+        masked = (canvas.tokens == schedule.num_codes).sum(1).cpu()
+        start = masked_step(schedule, masked / num_tokens) if canvas.start is None else torch.tensor(canvas.start)
+    task = Task(schedule, num_tokens, torch.tensor([row.steps for row in rows]), start, masked)
+    return _run(batch, denoise, tokens, batch.sampler.plan(task).columns(device))
+
+
+@torch.no_grad()
+def _run(batch: Batch, denoise: Denoise, tokens: Int[Tensor, "B L"], columns: Sequence[PlanStep]) -> Iterator[Frame]:
+    for step, now in enumerate(columns, start=1):
+        before = tokens
+        tokens, confidence = batch.advance(denoise, before, now, step)
+        mask = batch.schedule.num_codes
+        yield Frame(step, len(columns), tokens, (before == mask) & (tokens != mask), confidence)

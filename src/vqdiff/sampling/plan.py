@@ -68,7 +68,7 @@ class Plan:
 
     def columns(self, device: torch.device | str = "cpu") -> list[PlanStep]:
         """Return the steps in order, their tensors on `device`."""
-        most: list[int] = self.reveal.amax(0).tolist()
+        most = [int(number) for number in self.reveal.amax(0)]
         t, s, reveal = (rows.T.contiguous().to(device) for rows in (self.t, self.s, self.reveal))
         return [PlanStep(*column) for column in zip(t, s, reveal, most, strict=True)]
 

@@ -37,7 +37,9 @@ def philox(counter: Words, key: tuple[Tensor, Tensor]) -> Words:
     return c0, c1, c2, c3
 
 
-def uniforms(seeds: Int[Tensor, "B"], step: Int[Tensor, "B"] | int, num_tokens: int, count: int) -> Float[Tensor, "N B L"]:
+def uniforms(
+    seeds: Int[Tensor, "B"], step: Int[Tensor, "B"] | int, num_tokens: int, count: int
+) -> Float[Tensor, "N B L"]:
     """Draw `count` independent uniforms per image and position, float64, strictly between 0 and 1.
 
     seeds: int64, any value. step: which draw of the image's run this is (0 for the initial noise, 1.. for the
@@ -48,7 +50,7 @@ def uniforms(seeds: Int[Tensor, "B"], step: Int[Tensor, "B"] | int, num_tokens: 
     steps = (torch.full_like(seeds, step) if isinstance(step, int) else step)[:, None]
     positions = torch.arange(num_tokens, device=device)
     blocks = torch.arange((count + 1) // 2, device=device)[:, None, None]
-    words = torch.broadcast_tensors(*philox((positions, steps, blocks, torch.zeros_like(blocks)), key))
+    words = philox((positions, steps, blocks, torch.zeros_like(blocks)), key)
     high, low = torch.stack(words[0::2], 1), torch.stack(words[1::2], 1)  # each block holds two numbers of 52 bits
     bits = (high << 20 | low >> 12).flatten(0, 1)[:count]
     return (2 * bits + 1).double() * _HALF_ULP

@@ -39,11 +39,17 @@ __all__ = [
 
 
 class Controls(NamedTuple):
-    """The settings of every image of a batch, each (B,), on the tokens' device."""
+    """The settings of every image of a batch, each (B,), on the tokens' device; truncation None if it is off for all.
+
+    What the host knows not to be needed is not done: on a GPU, `truncate` sorts all codes even where the rate is 1.
+    """
 
     guidance: Float[Tensor, "B"]
-    truncation: Float[Tensor, "B"]
+    truncation: Float[Tensor, "B"] | None
     prior_scale: Float[Tensor, "B"]
+
+    def truncate(self, log_p0: Float[Tensor, "B N K"]) -> Float[Tensor, "B N K"]:
+        return log_p0 if self.truncation is None else truncate(log_p0, self.truncation)
 
 
 class StepInput(NamedTuple):
@@ -80,7 +86,12 @@ class Sampler(ABC):
         """Carry out one step. Rows with t = 0 may come out as anything: the loop keeps what they had."""
 
     def noise(self, schedule: Schedule, u: Float[Tensor, "B L"]) -> Int[Tensor, "B L"]:
-        """Return the tokens that a run from nothing begins with: all MASK, as Algorithms 1 and 2 do."""
+        """Return the tokens that a run from nothing begins with: all MASK, as Algorithms 1 and 2 do.
+
+        Raises InputError for a schedule without masks.
+        """
+        if schedule.gamma_bar_ends[1] == 0:
+            raise InputError("this schedule has no masks (gamma_bar is 0) to begin with: use strided or ancestral")
         return torch.full_like(u, schedule.num_codes, dtype=torch.int64)
 
 
@@ -101,7 +112,7 @@ class Strided(Sampler):
 
     def noise(self, schedule: Schedule, u: Float[Tensor, "B L"]) -> Int[Tensor, "B L"]:
         """Draw x_T: MASK with probability gamma_bar[T], else a code, each as likely as the other."""
-        gamma_bar = schedule.gamma_bar[-1]
+        gamma_bar = schedule.gamma_bar_ends[1]
         code = (u - gamma_bar) / (1 - gamma_bar) * schedule.num_codes
         return torch.where(u < gamma_bar, schedule.num_codes, code.long().clamp(0, schedule.num_codes - 1))
 
@@ -120,8 +131,7 @@ class ReferenceFast(Sampler):
 
 
 def _draw_posterior(x: StepInput, t: Int[Tensor, "B"]) -> Int[Tensor, "B L"]:
-    log_p0 = truncate(x.log_p0, x.controls.truncation)
-    return draw_posterior(x.schedule, log_p0, x.tokens, t.clamp(min=1), x.now.s, x.u)
+    return draw_posterior(x.schedule, x.controls.truncate(x.log_p0), x.tokens, t.clamp(min=1), x.now.s, x.u)
 
 
 @dataclass(frozen=True)
@@ -135,8 +145,6 @@ class Reveal(Sampler):
     sharpened: bool = False
 
     def plan(self, task: Task) -> Plan:
-        if not task.schedule.gamma_bar[-1] > 0:
-            raise InputError("this schedule has no masks (gamma_bar is 0), so there is nothing to reveal: use strided")
         return reveal_plan(task)
 
     def step(self, x: StepInput) -> Int[Tensor, "B L"]:
@@ -149,7 +157,7 @@ class Reveal(Sampler):
         keys = self.order(score, x.u[0]).masked_fill(~open_, -torch.inf)
         chosen = keys.argsort(dim=1, descending=True, stable=True)[:, : x.now.most]
         log_p0 = x.log_p0.gather(1, chosen[..., None].expand(-1, -1, x.log_p0.shape[2]))
-        log_p0 = truncate(log_p0, x.controls.truncation)
+        log_p0 = x.controls.truncate(log_p0)
         if self.sharpened:
             log_p0 = sharpen(log_p0, score.gather(1, chosen), prior_scale)
         codes = draw_categorical(log_p0, x.u[1].gather(1, chosen))
@@ -205,13 +213,11 @@ def samplers() -> dict[str, str]:
     return {name: description for name, (_, description) in _SAMPLERS.items()}
 
 
-def get_sampler(name: str | Sampler) -> Sampler:
-    """Return the sampler of that name, or the sampler itself.
+def get_sampler(name: str) -> Sampler:
+    """Return the sampler of that name.
 
     Raises InputError for an unknown name, and suggests the nearest.
     """
-    if isinstance(name, Sampler):
-        return name
     if name not in _SAMPLERS:
         near = get_close_matches(name, _SAMPLERS, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(_SAMPLERS)}"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from math import isfinite
 
 from vqdiff.errors import InputError
-from vqdiff.sampling.samplers import Sampler, get_sampler
+from vqdiff.sampling.samplers import get_sampler
 
 __all__ = ["SamplingSettings"]
 
@@ -15,7 +15,7 @@ __all__ = ["SamplingSettings"]
 class SamplingSettings:
     """How to sample an image; checked when made.
 
-    sampler: a name of `samplers()`, or a `Sampler` of one's own. steps: network calls, 1..number of tokens; samplers
+    sampler: a name of `samplers()`. steps: network calls, 1..number of tokens; samplers
     which draw from the posterior take at most T. guidance: the scale g = s + 1 of the paper, 1 is off. truncation:
     the mass kept of each prediction, in (0, 1], 1 is off. prior_scale: r of Eq. 11, >= 0, for the samplers that
     sharpen by purity.
@@ -23,7 +23,7 @@ class SamplingSettings:
     Raises InputError for a value outside these ranges.
     """
 
-    sampler: str | Sampler = "purity"
+    sampler: str = "purity"
     steps: int = 25
     guidance: float = 3.0
     truncation: float = 1.0

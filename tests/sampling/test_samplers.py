@@ -1,0 +1,199 @@
+from __future__ import annotations
+
+import runpy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from scipy.stats import chisquare
+from torch import Tensor
+
+from golden_cases import cases, load
+from vqdiff.diffusion import Schedule
+from vqdiff.errors import InputError
+from vqdiff.sampling import (
+    Canvas,
+    Denoise,
+    ReferenceFast,
+    ReferenceReveal,
+    Sampler,
+    SamplingSettings,
+    Strided,
+    get_sampler,
+    sample,
+    samplers,
+)
+from vqdiff.sampling.orders import by_purity, by_random
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "joint_distribution.py"
+DRAWS = 20_000
+
+
+@pytest.fixture(scope="module")
+def oracle() -> Callable[[Schedule, Tensor, Tensor], Denoise]:
+    return runpy.run_path(str(EXAMPLE))["oracle"]
+
+
+def draw(denoise: Denoise, schedule: Schedule, sampler: Sampler | str, num_tokens: int, **settings: Any) -> Tensor:
+    """Draw DRAWS samples from all MASK, in one step unless told otherwise."""
+    settings.setdefault("steps", 1)
+    frames = sample(
+        denoise,
+        schedule,
+        num_tokens=num_tokens,
+        seeds=range(DRAWS),
+        settings=SamplingSettings(guidance=1.0, **settings),
+        sampler=get_sampler(sampler) if isinstance(sampler, str) else sampler,
+        canvas=Canvas(torch.full((DRAWS, num_tokens), schedule.num_codes)),
+    )
+    *_, last = frames
+    return last.tokens
+
+
+def assert_distributed(tokens: Tensor, joint: Tensor) -> None:
+    """Chi-square of the tokens' joint frequencies; cells too rare to test are put together."""
+    weights = torch.tensor([joint.shape[0] ** power for power in reversed(range(joint.ndim))])
+    observed = (tokens @ weights).bincount(minlength=joint.numel()).double()
+    expected = joint.flatten().double() / joint.sum() * len(tokens)
+    common = expected > 5
+    assert observed[expected < 1e-6].sum() == 0
+    observed = torch.cat([observed[common], observed[~common].sum()[None]])
+    expected = torch.cat([expected[common], expected[~common].sum()[None]])
+    if expected[-1] < 5:
+        observed[0], expected[0] = observed[0] + observed[-1], expected[0] + expected[-1]
+        observed, expected = observed[:-1], expected[:-1]
+    assert chisquare(observed.numpy(), expected.numpy()).pvalue > 1e-4
+
+
+def golden_schedule(config: dict[str, Any]) -> Schedule:
+    return Schedule.linear(
+        config["num_steps"],
+        config["num_codes"],
+        alpha_bar=(config["alpha_bar_first"], config["alpha_bar_last"]),
+        gamma_bar=(config["gamma_bar_first"], config["gamma_bar_last"]),
+    )
+
+
+def published(config: dict[str, Any]) -> Sampler:
+    """Return our counterpart of the sampler of a golden case."""
+    if config["sampler"] == "plain":
+        return Strided(every=True)
+    if config["sampler"] == "fast":
+        return ReferenceFast(skip=config["skip"])
+    reveals = tuple(config["reveal_counts"].get(str(t), 0) for t in range(config["num_steps"]))
+    by = by_random if config["rule"] == 1 else by_purity
+    return ReferenceReveal(by, sharpened=config["rule"] == 2, reveals=reveals)
+
+
+def table_denoiser(base: Tensor, w: Tensor, scale: Tensor) -> Denoise:
+    """logits[b, l, k] = scale[t] · (base[l, k] + Σ_m W[l, m, x[b, m], k])"""
+
+    def denoise(tokens: Tensor, t: Tensor) -> Tensor:
+        terms = (w[:, m, column].transpose(0, 1) for m, column in enumerate(tokens.T))
+        return scale[t - 1, None, None] * sum(terms, base)
+
+    return denoise
+
+
+TABLES = [case for case in cases("sampler") if "denoiser" in case["config"]]
+
+
+@pytest.mark.parametrize("case", TABLES, ids=lambda case: case["case"])
+def test_golden_distribution(case: dict[str, Any]) -> None:
+    config, golden = case["config"], load(case["case"])
+    denoise = table_denoiser(golden["in/base"], golden["in/W"], golden["in/scale"])
+    tokens = draw(
+        denoise,
+        golden_schedule(config),
+        published(config),
+        config["tokens"],
+        truncation=config["truncation_rate"] or 1.0,
+        prior_scale=config.get("purity_r", 0.0),
+    )
+    assert_distributed(tokens, golden["exp/exact_joint"])
+
+
+TOY = next(case for case in cases("sampler") if case["case"] == "toy_AA_BB")
+
+
+@pytest.mark.parametrize("run", TOY["config"]["runs"])
+def test_golden_toy(run: str) -> None:
+    """Two tokens, AA or BB: the published samplers leave as many AB and BA as was found by enumeration."""
+    config = TOY["config"]["runs"][run]
+    table = load("toy_AA_BB")[f"in/log_p_table.T{config['num_steps']}"]  # (T, 9, K, L)
+    tokens = draw(
+        lambda tokens, t: table[t - 1, tokens[:, 0] * 3 + tokens[:, 1]].transpose(1, 2),
+        Schedule.published(config["num_steps"], 2),
+        published(config),
+        2,
+        prior_scale=config["purity_r"] or 0.0,
+    )
+    expected = config["invalid_exact"]
+    invalid = (tokens[:, 0] != tokens[:, 1]).double().mean().item()
+    assert abs(invalid - expected) < 4.5 * (expected * (1 - expected) / DRAWS) ** 0.5 + 2 / DRAWS
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 7, 10])
+@pytest.mark.parametrize("make", [Schedule.published, Schedule.paper, Schedule.mask_only, Schedule.uniform_only])
+def test_strided_is_exact_for_independent_tokens(make: Callable[[int, int], Schedule], steps: int, oracle: Any) -> None:
+    """With the exact denoiser every position has the data's distribution after any strides, from drawn noise."""
+    schedule, num_tokens = make(10, 3), 10
+    prior = torch.tensor([0.6, 0.3, 0.1]).double()
+    one = oracle(schedule, torch.arange(3)[:, None], prior)
+    frames = sample(
+        lambda tokens, t: one(tokens.view(-1, 1), t.repeat_interleave(num_tokens)).view(*tokens.shape, 3),
+        schedule,
+        num_tokens=num_tokens,
+        seeds=range(DRAWS // num_tokens),
+        settings=SamplingSettings("strided", steps=steps, guidance=1.0),
+    )
+    *_, last = frames
+    assert last.steps == steps
+    assert_distributed(last.tokens.view(-1, 1), prior)
+
+
+@pytest.mark.parametrize("sampler", ["fewer-tokens", "purity", "confidence", "halton"])
+def test_joint_distribution_problem(sampler: str, oracle: Any) -> None:
+    """Data AA and BB, perfect denoiser: half of the pairs drawn at once are AB or BA, and none drawn one by one."""
+    schedule = Schedule.published(100, 2)
+    denoise = oracle(schedule, torch.tensor([[0, 0], [1, 1]]), torch.tensor([0.5, 0.5]).double())
+    at_once = draw(denoise, schedule, sampler, 2, steps=1)
+    assert_distributed(at_once, torch.full((2, 2), 0.25))
+    one_by_one = draw(denoise, schedule, sampler, 2, steps=2)
+    assert_distributed(one_by_one, torch.tensor([[0.5, 0], [0, 0.5]]))
+
+
+def test_the_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    plot = tmp_path / "plot.png"
+    monkeypatch.setattr("sys.argv", [str(EXAMPLE), "--images", "200", "--output", str(plot)])
+    runpy.run_path(str(EXAMPLE), run_name="__main__")
+    assert plot.stat().st_size > 0
+    assert "tokens a step" in capsys.readouterr().out
+
+
+def test_prior_scale_sharpens() -> None:
+    """Eq. 11 with p = (0.8, 0.2), purity 0.8 and r = 2.5 draws from p³ / Σ p³."""
+    schedule = Schedule.published(10, 2)
+    logits = torch.tensor([0.8, 0.2]).log()
+    tokens = draw(lambda tokens, t: logits.expand(len(tokens), 1, 2), schedule, "purity", 1, prior_scale=2.5)
+    assert_distributed(tokens, torch.tensor([0.8, 0.2]).double() ** 3)
+
+
+def test_the_registry_describes_and_suggests() -> None:
+    for name, description in samplers().items():
+        assert isinstance(get_sampler(name), Sampler)
+        assert description
+        assert "\n" not in description
+    with pytest.raises(InputError, match="did you mean 'purity'"):
+        get_sampler("purty")
+    with pytest.raises(InputError, match="choose one of purity"):
+        get_sampler("???")
+
+
+@pytest.mark.parametrize("sampler", [name for name in samplers() if name not in ("strided", "ancestral")])
+def test_beginning_with_masks_needs_a_schedule_with_masks(sampler: str) -> None:
+    schedule, asked = Schedule.uniform_only(10, 3), SamplingSettings(sampler, steps=1)
+    with pytest.raises(InputError, match="no masks"):
+        sample(lambda tokens, t: torch.zeros(len(tokens), 4, 3), schedule, num_tokens=4, seeds=[0], settings=asked)
