@@ -3,7 +3,8 @@
 The data are two pictures of twelve tokens, all A and all B. The denoiser is perfect: it knows exactly how likely A and
 B are at every position. Yet a picture drawn in few steps mixes A and B, because the positions of one step are drawn
 independently. If n positions are drawn in each step, the first n agree with probability 2^(1 - n), and the others
-follow XX
+follow them; only one position a step is always right. The strided sampler leaves the number to chance, n on average,
+so that even at n = 1 some positions are drawn together.
 
     python examples/joint_distribution.py --output joint_distribution.png
 """
