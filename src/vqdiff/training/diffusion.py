@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from vqdiff.sampling import SamplingSettings
 from vqdiff.shapes import Float
 from vqdiff.text import NullCondition, NullConfig, NullKind, TextEncoder
 from vqdiff.training.loop import RunConfig, train
+from vqdiff.training.tokenizer import reconstruction_quality
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,9 @@ class DiffusionTraining:
     prompts: tuple[str, ...] = ("a red apple",)
     """What the sample grid shows, one column a prompt."""
     sampling: SamplingSettings = field(default_factory=SamplingSettings)
+    """The finished model's default settings, used for the sample grid too."""
+    card: Card = field(default_factory=Card)
+    """What the finished model says of itself; its measured quality is added."""
     compile: bool = True
 
 
@@ -100,7 +104,8 @@ class Captions:
     def _encode(texts: Sequence[str], encoder: TextEncoder, batch_size: int = 256) -> dict[str, Tensor]:
         values, lengths = list[Tensor](), [torch.zeros(1, dtype=torch.int64)]
         for start in range(0, len(texts), batch_size):
-            features = encoder.encode(texts[start : start + batch_size])
+            with torch.autocast(encoder.model.device.type, torch.bfloat16):
+                features = encoder.encode(texts[start : start + batch_size])
             present = features.ne(0).any(-1)
             values.append(features[present].half())
             lengths.append(present.sum(1))
@@ -124,7 +129,7 @@ class DiffusionTask:
         self.encoder = TextEncoder(config.text_encoder, config.max_tokens)
         size = self.image_tokenizer.config.image_size
         train_set, test_set = load(config.data, "train", size), load(config.data, config.held_out, size)
-        self.weights = train_set.weights
+        self.weights, self.test_pixels = train_set.weights, test_set.pixels
         self.tokens, self.captions = self._prepare("train", train_set)
         test_tokens, test_captions = self._prepare("held-out", test_set)
         rows = np.linspace(0, len(test_tokens) - 1, min(config.evaluate, len(test_tokens))).astype(int)
@@ -157,10 +162,10 @@ class DiffusionTask:
             stored = load_file(file)
             return stored.pop("tokens"), Captions(pictures.captions, self.encoder, stored)
         print(f"preparing tokens and text features: {name}", flush=True)
+        batches = (pictures.pixels[start : start + 64] for start in range(0, len(pictures.pixels), 64))
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=self.config.run.bf16):
-            batches = (pictures.pixels[start : start + 64] for start in range(0, len(pictures.pixels), 64))
             tokens = torch.cat([self.image_tokenizer.encode(to_pixels(batch)) for batch in batches])
-            captions = Captions(pictures.captions, self.encoder)
+        captions = Captions(pictures.captions, self.encoder)
         file.parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(file) as path:
             save_file({"tokens": tokens, **captions.features}, path)
@@ -208,11 +213,14 @@ class DiffusionTask:
         sheet(Pipeline(self._assemble(model))(prompts, num_images=2), columns=2 * len(prompts[::4])).save(path)
 
     def save(self, model: Any, folder: Path) -> None:
-        self._assemble(model).save(folder / "model", torch.float16)
+        quality = reconstruction_quality(self.image_tokenizer, self.test_pixels) | self.evaluate(model)
+        finished = self._assemble(model)
+        finished.card = replace(self.config.card, quality=quality)
+        finished.save(folder / "model", torch.float16)
 
     def _assemble(self, model: Any) -> Model:
         return Model(
-            self.schedule, model.denoiser, self.image_tokenizer, self.encoder, model.null, self.config.sampling, Card()
+            self.schedule, model.denoiser, self.image_tokenizer, self.encoder, model.null, self.config.sampling
         )
 
     def state_dict(self) -> dict[str, Any]:
