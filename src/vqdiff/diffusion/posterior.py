@@ -141,10 +141,10 @@ def draw_posterior(
 def draw_categorical(log_p: Float[Tensor, "*rows K"], u: Float[Tensor, "*rows"]) -> Int[Tensor, "*rows"]:
     """Draw one class a row by inverting the cumulative distribution at u in [0, 1).
 
-    log_p: log-probabilities up to a constant. A class of probability 0 is never drawn. The sums are in float64, so
-    that the chances are right for any number of classes.
+    log_p: log-probabilities, not too far from normalised. A class of probability 0 is never drawn. The sums are in
+    float64, so that the chances are right for any number of classes.
     """
-    cumulative = log_p.exp().double().cumsum(-1)
+    cumulative = log_p.double().exp().cumsum(-1)
     level = u[..., None] * cumulative[..., -1:]
     return torch.searchsorted(cumulative, level, right=True)[..., 0].clamp(max=log_p.shape[-1] - 1)
 

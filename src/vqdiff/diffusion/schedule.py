@@ -5,7 +5,7 @@ A token is kept, replaced by a code drawn uniformly from all K, or masked for go
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -56,7 +56,7 @@ class Schedule:
             )
         if self.num_steps > 1 and a1 == 0:
             raise InputError(f"alpha_bar {self.alpha_bar_ends} must be above 0 at t = 1, or nothing is left to noise")
-        if r1 * aT > rT * a1 + 1e-15:  # of the visible tokens, the share r / (a + r) is replaced; it must not fall
+        if r1 * aT > rT * a1 * (1 + 1e-9):  # of the visible tokens, the share r / (a + r) is replaced; it must not fall
             raise InputError(
                 f"with alpha_bar {self.alpha_bar_ends} and gamma_bar {self.gamma_bar_ends} replaced tokens would turn "
                 "back into what they were: let alpha_bar fall faster, or gamma_bar rise less"
@@ -67,8 +67,8 @@ class Schedule:
         cls,
         num_steps: int,
         num_codes: int,
-        alpha_bar: Sequence[float] = (0.99999, 9e-6),
-        gamma_bar: Sequence[float] = (9e-6, 0.99999),
+        alpha_bar: tuple[float, float] = (0.99999, 9e-6),
+        gamma_bar: tuple[float, float] = (9e-6, 0.99999),
     ) -> Schedule:
         """Make the schedule with these values at t = 1 and t = T (at t = T only, if T = 1)."""
         (a1, aT), (c1, cT) = alpha_bar, gamma_bar
@@ -107,8 +107,9 @@ class Schedule:
     def from_config(cls, config: Mapping[str, Any]) -> Schedule:
         """Make the schedule that `to_config` described. Raises InputError for anything else."""
         try:
-            return cls.linear(**config)
-        except (TypeError, ValueError) as error:
+            ends: dict[str, Any] = {name: tuple(config[name]) for name in ("alpha_bar", "gamma_bar")}
+            return cls.linear(**{**config, **ends})
+        except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"{dict(config)} describes no schedule: {error}") from None
 
     @property
@@ -155,7 +156,7 @@ def _table(schedule: Schedule, device: torch.device) -> Float[Tensor, "3 times"]
     first, last = torch.tensor(ends, dtype=torch.float64, device="cpu").T[..., None]
     noised = torch.linspace(1, 0, schedule.num_steps, dtype=torch.float64, device="cpu").flip(0)  # [1] if T = 1
     clean = torch.tensor([[1.0], [0.0], [0.0]], dtype=torch.float64, device="cpu")
-    table = torch.cat([clean, first + (last - first) * noised], dim=1)
+    table = torch.cat([clean, torch.lerp(first, last, noised)], dim=1)
     table[1] /= schedule.num_codes
     return table.to(device)
 
