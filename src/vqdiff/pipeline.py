@@ -66,7 +66,7 @@ class Pipeline:
             batch = jobs[start : start + batch_size]
             for frame in self.frames(batch, [seed + start + i for i in range(len(batch))], settings):
                 if on_step is not None:
-                    on_step(start * settings.steps + frame.step * len(batch), len(jobs) * settings.steps)
+                    on_step(start * frame.steps + frame.step * len(batch), len(jobs) * frame.steps)
             images += to_images(self.model.image_tokenizer.decode(frame.tokens))
         return images
 
@@ -142,7 +142,7 @@ def bundled() -> dict[str, Path]:
 def load(source: str | Path = "emoji", *, device: str = "auto", bf16: bool | None = None) -> Pipeline:
     """A pipeline from a bundled name or a model folder.
 
-    ``device`` is "auto" (CUDA or Apple's GPU if there, else the CPU) or a torch device; ``bf16`` runs the denoiser in
+    ``device`` is "auto" (CUDA if there, else the CPU) or a torch device; ``bf16`` runs the denoiser in
     bfloat16, by default where the machine has units for it.
 
     Raises InputError for an unknown name, a broken folder or a device that is not there.
@@ -160,11 +160,14 @@ def load(source: str | Path = "emoji", *, device: str = "auto", bf16: bool | Non
 
 
 def pick_device(name: str) -> torch.device:
-    """The torch device called ``name``; "auto" is the best there is. InputError if it is not there."""
+    """The torch device called ``name``; "auto" is CUDA if there, else the CPU. InputError if it is not there.
+
+    Sampling draws in float64, which Apple's GPUs lack: "mps" is refused.
+    """
     if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name.startswith("mps"):
+        raise InputError("the device 'mps' has no float64, which sampling needs: use cpu")
     try:
         device = torch.device(name)
         torch.empty(0, device=device)

@@ -68,7 +68,7 @@ def generate(
     columns
         Columns of the grid (default: the pictures of a prompt, or all if there is one each).
     device
-        auto, cpu, cuda or mps.
+        auto, cpu or cuda.
     gif
         Also write the denoising of the first picture as an animation.
     confidence
