@@ -60,7 +60,7 @@ def diffusion_loss(
     bound, cross_entropy = _per_token(schedule, log_p, x0, xt, t)
     first = t == 1
     weight = torch.where(xt == schedule.num_codes, *mask_weight).masked_fill(first[:, None], 1.0)
-    terms, aux = (bound * weight).sum(1), (cross_entropy * weight).sum(1)
+    terms, aux = ((x * weight).sum(1).to(log_p.dtype) for x in (bound, cross_entropy))
     factor = aux_weight * (2 - (t - 1) / schedule.num_steps if adaptive else 1)
     return DiffusionLoss(
         kl=terms.masked_fill(first, 0.0), nll=terms.masked_fill(~first, 0.0), aux=aux, total=terms + factor * aux
@@ -103,7 +103,7 @@ def _per_token(
     kl = kl + torch.xlogy(q_xt, q_xt) - q_xt * log_p_xt
 
     # All other codes: q is the spread, p the affine function.
-    if schedule.replaced_ends[1] > 0:
+    if any(schedule.replaced_ends):
         differs = ~(masked | agrees)
         log_slope = _log(take_other) - _log(spread_other) - v.log()
         slopes = log_p + log_slope.to(log_p.dtype)[..., None]
