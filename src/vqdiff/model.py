@@ -87,7 +87,10 @@ class Model:
     def encode(self, conditions: Sequence[str] | Sequence[int] | None) -> Tensor | None:
         """Prompts → text features ``(B, N, C)``; labels → ``(B,)``; None stays None (an unconditional model)."""
         if self.text_encoder is not None:
-            return self.text_encoder.encode([str(one) for one in conditions or ()])
+            # One by one: in a batch, rounding would depend on the other prompts, and so would the picture.
+            texts = [str(one) for one in conditions or ()]
+            features = {text: self.text_encoder.encode([text]) for text in texts}
+            return torch.cat([features[text] for text in texts])
         if conditions is None or self.num_classes is None:
             return None
         labels = torch.tensor([int(one) for one in conditions], device=self.device)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from vqdiff.errors import InputError
@@ -27,8 +28,11 @@ class TextEncoder:
 
         logging.disable_progress_bar()
         self.folder, self.max_tokens = folder, max_tokens
-        self.tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        self.model: Any = AutoModel.from_pretrained(folder, local_files_only=True, dtype=torch.float32).eval()
+        try:
+            self.tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            self.model: Any = AutoModel.from_pretrained(folder, local_files_only=True, dtype=torch.float32).eval()
+        except (OSError, ValueError, SafetensorError) as error:
+            raise InputError(f"{folder} is no complete text encoder: {str(error).splitlines()[0]}") from error
         self.width: int = self.model.config.hidden_size
 
     def to(self, device: torch.device | str) -> TextEncoder:

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from vqdiff.data import load
+from vqdiff.data import PictureSet, load
 from vqdiff.denoisers import ModernConfig, ModernDenoiser
 from vqdiff.diffusion import Schedule, diffusion_loss, q_sample
+from vqdiff.errors import InputError
 from vqdiff.files import atomic_path
 from vqdiff.model import Card, Model, load_component
 from vqdiff.pictures import sheet, to_pixels
@@ -67,6 +68,8 @@ class DiffusionTraining:
     drop: float = 0.1
     """Share of captions replaced by the null condition."""
     max_tokens: int = 32
+    emphasis: dict[str, dict[str, float]] = field(default_factory=dict)
+    """Column → value → factor: how much more or less often than by the set's own weights its rows are drawn."""
     held_out: str = "test"
     evaluate: int = 256
     """Held-out pictures whose loss is measured at every preview."""
@@ -129,7 +132,7 @@ class DiffusionTask:
         self.encoder = TextEncoder(config.text_encoder, config.max_tokens)
         size = self.image_tokenizer.config.image_size
         train_set, test_set = load(config.data, "train", size), load(config.data, config.held_out, size)
-        self.weights, self.test_pixels = train_set.weights, test_set.pixels
+        self.weights, self.test_pixels = emphasised(train_set, config.emphasis), test_set.pixels
         self.tokens, self.captions = self._prepare("train", train_set)
         test_tokens, test_captions = self._prepare("held-out", test_set)
         rows = np.linspace(0, len(test_tokens) - 1, min(config.evaluate, len(test_tokens))).astype(int)
@@ -155,7 +158,7 @@ class DiffusionTask:
         self.model = Conditional(denoiser, null)
         self.denoise = torch.compile(denoiser) if config.compile else denoiser
 
-    def _prepare(self, name: str, pictures: Any) -> tuple[Tensor, Captions]:
+    def _prepare(self, name: str, pictures: PictureSet) -> tuple[Tensor, Captions]:
         """Tokens and text features of a split, computed once and kept beside the run."""
         file = self.config.output / f"{name}.safetensors"
         if file.exists():
@@ -228,6 +231,16 @@ class DiffusionTask:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         del state
+
+
+def emphasised(pictures: PictureSet, emphasis: Mapping[str, Mapping[str, float]]) -> NDArray[np.float64]:
+    """The sampling weights of ``pictures`` with the factors of ``emphasis`` applied, summing to 1."""
+    weights = pictures.weights.copy()
+    for column, factors in emphasis.items():
+        if column not in pictures.columns:
+            raise InputError(f"emphasis: no column {column!r} in the data; there are {', '.join(pictures.columns)}")
+        weights *= [factors.get(str(value), 1.0) for value in pictures.columns[column]]
+    return weights / weights.sum()
 
 
 def _noise(seed: int) -> torch.Generator:
