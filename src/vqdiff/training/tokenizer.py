@@ -86,7 +86,12 @@ class TokenizerTask:
 
     @torch.no_grad()
     def evaluate(self, model: nn.Module) -> dict[str, float]:
-        return reconstruction_quality(model, self.test_pixels)
+        quality = reconstruction_quality(model, self.test_pixels)
+        if quality["codes_used"] < 0.9:
+            print(
+                f"warning: held-out pictures use only {quality['codes_used']:.0%} of the codes; fewer would do as well"
+            )
+        return quality
 
     @torch.no_grad()
     def preview(self, model: nn.Module, path: Path) -> None:
