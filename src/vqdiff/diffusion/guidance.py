@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from vqdiff.diffusion.numerics import promoted
 from vqdiff.diffusion.posterior import posterior_log_probs
 from vqdiff.diffusion.schedule import Schedule
 from vqdiff.shapes import Float, Int
@@ -29,7 +30,7 @@ def guide(
 
     Returns log-probabilities in float32, or in float64 if the input is.
     """
-    cond, null = _promoted(cond), _promoted(null)
+    cond, null = promoted(cond), promoted(null)
     g = _per_image(scale, cond)
     by_cond, by_null = _times(g, cond), _times(1 - g, null)
     mixed = (by_cond + by_null).nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
@@ -52,7 +53,7 @@ def guide_posterior(
     cond, null: logits or log-probabilities of x0. Returns log p(x_s | x_t), MASK last, to be drawn from with
     `draw_categorical`. The other arguments are those of `posterior_log_probs`.
     """
-    by_cond, by_null = (posterior_log_probs(schedule, _promoted(x).log_softmax(-1), xt, t, s) for x in (cond, null))
+    by_cond, by_null = (posterior_log_probs(schedule, promoted(x).log_softmax(-1), xt, t, s) for x in (cond, null))
     return guide(by_cond, by_null, scale)
 
 
@@ -62,7 +63,7 @@ def truncate(log_p0: Float[Tensor, "B L K"], rate: float | Float[Tensor, "B"]) -
     rate: in (0, 1], one for all or one an image; 1 is off and changes nothing. At least one code is kept; of equally
     likely codes those with the lower number.
     """
-    log_p0 = _promoted(log_p0)
+    log_p0 = promoted(log_p0)
     r = _per_image(rate, log_p0)
     off = r >= 1
     # Sorting all codes is slow on a CPU, and mostly a few hold the mass: look at these first. Other devices sort fast,
@@ -99,7 +100,7 @@ def _nucleus(log_p: Tensor, r: Tensor, size: int) -> tuple[Tensor, Tensor, Tenso
 
 def purity(log_p0: Float[Tensor, "B L K"]) -> Float[Tensor, "B L"]:
     """Return the largest probability at each position (Eq. 8): how sure the network is of its best code."""
-    return _promoted(log_p0).amax(-1).exp()
+    return promoted(log_p0).amax(-1).exp()
 
 
 def sharpen(
@@ -109,12 +110,8 @@ def sharpen(
 
     r: the prior scale, >= 0, one for all or one an image; 0 is off.
     """
-    log_p0 = _promoted(log_p0)
+    log_p0 = promoted(log_p0)
     return ((1 + _per_image(r, log_p0) * purity[..., None]) * log_p0).log_softmax(-1)
-
-
-def _promoted(x: Tensor) -> Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _per_image(value: float | Tensor, like: Tensor) -> Tensor:

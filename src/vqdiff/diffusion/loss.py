@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from vqdiff.diffusion.numerics import divide, promoted
 from vqdiff.diffusion.posterior import AGREES, DIFFERS, MASKED, bridge, check_prediction
 from vqdiff.diffusion.schedule import Schedule
 from vqdiff.shapes import Float, Int
@@ -47,7 +48,7 @@ def diffusion_loss(
     adaptive: bool,
     mask_weight: tuple[float, float] = (1.0, 1.0),
 ) -> DiffusionLoss:
-    """Compute the loss of arXiv 2111.14822 (its Eq. 10 and 12) from raw logits, in float32 or better.
+    """Compute the variational bound at time t with the auxiliary loss of arXiv 2111.14822 from raw logits.
 
     x0: codes. xt: a draw of `q_sample(schedule, x0, t)`. t: 1..T. aux_weight: λ. adaptive: whether λ is multiplied by
     2 - (t - 1) / T, that is by 2 at t = 1 and by almost 1 at t = T. mask_weight: factors for the KL and the
@@ -56,7 +57,7 @@ def diffusion_loss(
     Raises InputError if the shapes do not fit.
     """
     check_prediction(schedule, logits, xt)
-    log_p = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
+    log_p = promoted(logits).log_softmax(-1)
     bound, cross_entropy = _per_token(schedule, log_p, x0, xt, t)
     first = t == 1
     weight = torch.where(xt == schedule.num_codes, *mask_weight).masked_fill(first[:, None], 1.0)
@@ -70,56 +71,50 @@ def diffusion_loss(
 def _per_token(
     schedule: Schedule, log_p: Float[Tensor, "B L K"], x0: Tensor, xt: Tensor, t: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Return KL(q(x_s | x_t, x0) ‖ p(x_s | x_t)) with s = t - 1, and -log p(x0 | x_t), both (B, L).
+    """Return KL(q(x_s | x_t, x0) ‖ p(x_s | x_t)) for s = t - 1, which at s = 0 is -log p(x0 | x_1), and -log p0 at x0.
 
-    Over the codes, q is constant but for x0 and x_t, and p is affine in p0 but for x_t: two terms are worked out, and
-    the rest needs one sum of log(1 + c·p0). At s = 0 the former is the likelihood -log p(x_0 | x_1).
+    With (take, hold, spread) of the `bridge`, q is spread at every code but x0 and x_t, and p is take·p0 + spread·v at
+    every code but x_t. So two codes are worked out, and the others need one sum of log(1 + c·p0) over all K.
 
-    Float64 but for that sum: the weights range over a dozen orders of magnitude.
+    All but that sum is in float64: the weights span a dozen orders of magnitude.
     """
     K = schedule.num_codes
     masked, agrees = xt == K, xt == x0
+    differs = ~(masked | agrees)
     other = torch.where(masked, MASKED, DIFFERS)
     take, hold, spread = bridge(schedule, t, t - 1)
-    log_x0, log_xt = log_p.gather(-1, torch.stack([x0, xt.clamp(max=K - 1)], -1)).double().unbind(-1)
-    at_xt = log_xt.exp()
-    rest = (-torch.expm1(log_xt)).clamp(min=_TINY)
     take_other, spread_other = take.gather(1, other), spread.gather(1, other)
+    log_x0, log_xt = log_p.gather(-1, torch.stack([x0, xt.clamp(max=K - 1)], -1)).double().unbind(-1)
 
-    # The spread of p is spread_other·v: where x_t is visible and p0 agrees with it, its spread is smaller by `ratio`.
-    ratio = _divide(spread[:, AGREES], spread[:, DIFFERS])[:, None]
-    v = torch.where(masked, 1.0, (1 - (1 - ratio) * at_xt).clamp(min=_TINY))
+    # Where x_t is visible, `ratio` times less is spread if x0 agrees with it, and p averages: spread·v.
+    ratio = divide(spread[:, AGREES], spread[:, DIFFERS])[:, None]
+    v = torch.where(masked, 1.0, (1 - (1 - ratio) * log_xt.exp()).clamp(min=_TINY))
 
-    # x0, where it is not also x_t: log of q / p = (take + spread) / (take·p0 + spread·v).
-    at_x0 = take_other + spread_other
-    share = _divide(take_other, at_x0)
-    log_ratio_x0 = -torch.logaddexp(share.log() + log_x0, (1 - share).log() + v.log())
-    kl = torch.where(agrees, 0.0, at_x0) * log_ratio_x0
+    # At x0, unless it is x_t: q = take + spread. The quotient p / q, in logarithms, lest a tiny p0 vanish.
+    q_x0 = take_other + spread_other
+    share = divide(take_other, q_x0)
+    kl = -torch.where(agrees, 0.0, q_x0) * torch.logaddexp(share.log() + log_x0, (1 - share).log() + v.log())
 
-    # x_t, where it is visible: q is one of two values, and p their mean, weighted by whether p0 agrees with x_t.
-    stays = (hold + spread)[:, :, None]
-    log_p_xt = torch.logaddexp(stays[:, AGREES].log() + log_xt, stays[:, DIFFERS].log() + rest.log())
-    q_xt = torch.where(masked, 0.0, torch.where(agrees, stays[:, AGREES], stays[:, DIFFERS]))
+    # At x_t, if visible: q is one value where x0 agrees and another where it differs, and p is their mean.
+    at_xt = (hold + spread)[..., None]
+    log_rest = (-torch.expm1(log_xt)).clamp(min=_TINY).log()
+    log_p_xt = torch.logaddexp(at_xt[:, AGREES].log() + log_xt, at_xt[:, DIFFERS].log() + log_rest)
+    q_xt = torch.where(masked, 0.0, torch.where(agrees, at_xt[:, AGREES], at_xt[:, DIFFERS]))
     kl = kl + torch.xlogy(q_xt, q_xt) - q_xt * log_p_xt
 
-    # All other codes: q is the spread, p the affine function.
+    # At the others: the sum over all codes, less the one or two above.
     if any(schedule.replaced_ends):
-        differs = ~(masked | agrees)
         log_slope = _log(take_other) - _log(spread_other) - v.log()
-        slopes = log_p + log_slope.to(log_p.dtype)[..., None]
-        total = F.softplus(slopes).sum(-1).double()
-        total = total - F.softplus(log_slope + log_x0) - torch.where(differs, F.softplus(log_slope + log_xt), 0.0)
+        total = F.softplus(log_p + log_slope.to(log_p.dtype)[..., None]).sum(-1).double()
+        total = total - F.softplus(log_x0 + log_slope) - torch.where(differs, F.softplus(log_xt + log_slope), 0.0)
+        count = torch.where(differs, K - 2, K - 1)
         q = spread_other * torch.where(agrees, ratio, 1.0)
-        kl = kl + q * ((K - 1 - differs.long()) * (torch.where(agrees, _log(ratio), 0.0) - v.log()) - total)
+        kl = kl + q * (count * (torch.where(agrees, _log(ratio), 0.0) - v.log()) - total)
     return kl, -log_x0
 
 
-def _divide(x: Tensor, y: Tensor) -> Tensor:
-    return torch.where(y > 0, x / y, 0.0)
-
-
 def _log(x: Tensor) -> Tensor:
-    """Return log x, and 0 where x is 0 and its factor will be 0 too."""
+    """Return log x, and 0 where x is 0; the term it is for has the factor 0 then."""
     return torch.where(x > 0, x, 1.0).log()
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from vqdiff.diffusion.numerics import divide
 from vqdiff.diffusion.schedule import Schedule
 from vqdiff.errors import InputError
 from vqdiff.shapes import Float, Int
@@ -44,28 +45,22 @@ def bridge(schedule: Schedule, t: Int[Tensor, "B"], s: Int[Tensor, "B"]) -> Brid
     alpha_s, beta_s, gamma_s = schedule.marginal(s)
     alpha_t, beta_t, gamma_t = schedule.marginal(t)
     alpha, beta, _ = schedule.kernel(s, t)
-    visible_s = alpha_s + schedule.num_codes * beta_s
-    stay = _ratio(gamma_s, gamma_t, 0.0)
-    same_t = alpha_t + beta_t  # q(x_t | x0) where they agree; beta_t where they differ
+    stay = divide(gamma_s, gamma_t)
+    leave = (1 - stay) / (alpha_s + schedule.num_codes * beta_s)  # divided by the probability to be visible at s
+    same_t = alpha_t + beta_t  # q(x_t | x0) where the two agree; beta_t where they differ
 
     def columns(masked: Tensor, differs: Tensor, agrees: Tensor) -> Tensor:
         return torch.stack([masked, differs, agrees], dim=1)
 
     return Bridge(
-        take=columns((1 - stay) * alpha_s / visible_s, _ratio(beta * alpha_s, beta_t, 0.0), torch.zeros_like(stay)),
+        take=columns(leave * alpha_s, divide(beta * alpha_s, beta_t), torch.zeros_like(stay)),
         hold=columns(
             stay,
-            _ratio(alpha * beta_s, beta_t, 1.0),
-            _ratio(alpha * (alpha_s + beta_s) + beta * alpha_s, same_t, 1.0),
+            divide(alpha * beta_s, beta_t, otherwise=1.0),
+            divide(alpha * (alpha_s + beta_s) + beta * alpha_s, same_t, otherwise=1.0),
         ),
-        spread=columns(
-            (1 - stay) * beta_s / visible_s, _ratio(beta * beta_s, beta_t, 0.0), _ratio(beta * beta_s, same_t, 0.0)
-        ),
+        spread=columns(leave * beta_s, divide(beta * beta_s, beta_t), divide(beta * beta_s, same_t)),
     )
-
-
-def _ratio(x: Tensor, y: Tensor, otherwise: float) -> Tensor:
-    return torch.where(y > 0, x / y, otherwise)
 
 
 def posterior_log_probs(
@@ -84,21 +79,16 @@ def posterior_log_probs(
     """
     check_prediction(schedule, log_p0, xt)
     take, hold, spread = bridge(schedule, t, t - 1 if s is None else s)
-    at_xt = xt[..., None]
+    other, at_xt = torch.where(xt == schedule.num_codes, MASKED, DIFFERS), xt[..., None]
     p = F.pad(log_p0.double().exp(), (0, 1))
     agreeing = p.gather(-1, at_xt)  # 0 where masked
     differing = p.scatter(-1, at_xt, 0.0)
     rest = differing.sum(-1, keepdim=True)
 
-    def split(weight: Tensor) -> tuple[Tensor, Tensor]:
-        other = torch.where(xt == schedule.num_codes, MASKED, DIFFERS)
-        return weight.gather(1, other)[..., None], weight[:, AGREES, None, None]
-
     def expected(weight: Tensor) -> Tensor:
-        other, agrees = split(weight)
-        return other * rest + agrees * agreeing
+        return weight.gather(1, other)[..., None] * rest + weight[:, AGREES, None, None] * agreeing
 
-    codes = split(take)[0] * differing[..., :-1] + expected(spread)
+    codes = take.gather(1, other)[..., None] * differing[..., :-1] + expected(spread)
     return F.pad(codes, (0, 1)).scatter_add(-1, at_xt, expected(hold)).log().to(log_p0.dtype)
 
 
@@ -150,8 +140,9 @@ def draw_categorical(log_p: Float[Tensor, "*rows K"], u: Float[Tensor, "*rows"])
 
 
 def check_prediction(schedule: Schedule, log_p0: Tensor, xt: Tensor) -> None:
+    """Raise InputError unless there is one entry for each of the schedule's codes at every position."""
     if log_p0.shape != (*xt.shape, schedule.num_codes):
         raise InputError(
-            f"log_p0 of shape {tuple(log_p0.shape)} does not fit tokens of shape {tuple(xt.shape)} and a schedule of "
-            f"{schedule.num_codes} codes: it needs one entry a code, codes last, and none for MASK"
+            f"a prediction of shape {tuple(log_p0.shape)} does not fit tokens of shape {tuple(xt.shape)} and a "
+            f"schedule of {schedule.num_codes} codes: it needs one entry a code, codes last, and none for MASK"
         )

@@ -1,6 +1,6 @@
 """The noise schedule and the forward process: q(x_t | x_0) and q(x_t | x_s) of mask-and-replace diffusion.
 
-A token is kept, replaced by a code drawn uniformly from all K, or masked for good (arXiv 2111.14822, Eq. 7 and 8).
+A token is kept, replaced by a code drawn uniformly from all K, or masked for good (arXiv 2111.14822, Eq. 7).
 """
 
 from __future__ import annotations
