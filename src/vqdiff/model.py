@@ -84,7 +84,7 @@ class Model:
                 part.to(device)
         return self
 
-    def encode(self, conditions: Sequence[str] | Sequence[int] | None) -> Tensor | None:
+    def encode(self, conditions: Sequence[str | int] | None) -> Tensor | None:
         """Prompts → text features ``(B, N, C)``; labels → ``(B,)``; None stays None (an unconditional model)."""
         if self.text_encoder is not None:
             # One by one: in a batch, rounding would depend on the other prompts, and so would the picture.

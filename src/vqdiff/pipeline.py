@@ -38,7 +38,7 @@ class Pipeline:
 
     def __call__(
         self,
-        prompts: str | int | Sequence[str] | Sequence[int] | None = None,
+        prompts: str | int | Sequence[str | int] | None = None,
         *,
         num_images: int = 1,
         seed: int = 0,
@@ -64,9 +64,11 @@ class Pipeline:
         images = list[Image.Image]()
         for start in range(0, len(jobs), batch_size):
             batch = jobs[start : start + batch_size]
+            frame = None
             for frame in self.frames(batch, [seed + start + i for i in range(len(batch))], settings):
                 if on_step is not None:
                     on_step(start * frame.steps + frame.step * len(batch), len(jobs) * frame.steps)
+            assert frame is not None  # every sampler takes a step
             images += self.decode(frame.tokens)
         return images
 
@@ -92,7 +94,7 @@ class Pipeline:
 
     @torch.inference_mode()
     def frames(
-        self, conditions: Sequence[str] | Sequence[int] | None, seeds: Sequence[int], settings: SamplingSettings
+        self, conditions: Sequence[str | int] | None, seeds: Sequence[int], settings: SamplingSettings
     ) -> Iterator[Frame]:
         """The sampling loop for one batch of conditions, one seed each, as tensors."""
         model = self.model
@@ -122,11 +124,11 @@ class Pipeline:
         settings.check(self.model.num_tokens)
         return settings
 
-    def conditions(self, prompts: str | int | Sequence[str] | Sequence[int] | None) -> list[str] | list[int]:
-        """Prompts or labels as a checked list."""
-        if isinstance(prompts, str | int):
-            prompts = [prompts]  # type: ignore[assignment]
-        conditions = list(prompts or ())
+    def conditions(self, prompts: str | int | Sequence[str | int] | None) -> list[str | int]:
+        """Prompts or labels as a checked list; for an unconditional model a list of one blank."""
+        if self.model.text_encoder is None and self.model.num_classes is None:
+            return [""]
+        conditions = [prompts] if isinstance(prompts, str | int) else list(prompts or ())
         if not conditions:
             raise InputError("no prompt: say what to draw")
         for prompt in conditions:

@@ -66,7 +66,11 @@ def test_grids_animation_and_heat_maps(tmp_path: Path) -> None:
     ],
 )
 def test_mistakes_are_one_line_and_exit_2(
-    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert run(*arguments) == 2

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -108,7 +108,7 @@ class ModernDenoiser(nn.Module):
         vector = self.text_vector((features * share[..., None]).sum(1).to(features.dtype))
         both = self.text_keys_values(features).unflatten(-1, (2 * config.depth, config.heads, -1))
         keys, values = both.permute(2, 0, 3, 1, 4).chunk(2)
-        keys = torch.stack([block.key_norm(k) for block, k in zip(self.blocks, keys, strict=True)])
+        keys = torch.stack([cast("Block", block).key_norm(k) for block, k in zip(self.blocks, keys, strict=True)])
         bias = torch.zeros(present.shape, device=present.device).masked_fill(~present, -math.inf)
         return Prepared(tuple(keys.to(values.dtype)), tuple(values), bias[:, None, None], vector)
 

@@ -118,7 +118,7 @@ class CompactTokenizer(nn.Module):
         return self.encoder(pixels * 2 - 1).permute(0, 2, 3, 1).float()
 
     def _pixels(self, latents: Float[Tensor, "B h w C"]) -> Tensor:
-        latents = latents.to(self.decoder[0].weight.dtype)
+        latents = latents.to(next(self.decoder.parameters()).dtype)
         return (self.decoder(latents.permute(0, 3, 1, 2)).float() + 1) / 2
 
     def _blank(self, pixels: Tensor) -> Bool[Tensor, "B h w"]:

@@ -51,21 +51,24 @@ class RunConfig:
 class Task(Protocol):
     """What is trained: a model, its loss on the batch of a step, pictures to look at, and numbers on held-out data."""
 
-    model: nn.Module
+    @property
+    def model(self) -> nn.Module:
+        """What is trained."""
+        ...
 
     def loss(self, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """The scalar loss of the batch that belongs to ``step``, and metrics worth logging."""
         ...
 
-    def evaluate(self, model: nn.Module) -> dict[str, float]:
+    def evaluate(self, model: Any) -> dict[str, float]:
         """Held-out metrics of ``model`` (the average, if there is one)."""
         ...
 
-    def preview(self, model: nn.Module, path: Path) -> None:
+    def preview(self, model: Any, path: Path) -> None:
         """Draw a sample grid into ``path``."""
         ...
 
-    def save(self, model: nn.Module, folder: Path) -> None:
+    def save(self, model: Any, folder: Path) -> None:
         """Write the finished component."""
         ...
 
@@ -175,7 +178,8 @@ def train(task: Task, run: RunConfig, output: Path, *, resume: bool) -> None:
 
 @torch.no_grad()
 def _follow(average: nn.Module, model: nn.Module, decay: float) -> None:
-    torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
+    for ours, theirs in zip(average.parameters(), model.parameters(), strict=True):
+        ours.lerp_(theirs, 1 - decay)
     for ours, theirs in zip(average.buffers(), model.buffers(), strict=True):
         ours.copy_(theirs)
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
+from vqdiff.data import PictureSet, load
 from vqdiff.image_tokenizers import CompactConfig, CompactTokenizer, code_use
 from vqdiff.model import save_component
 from vqdiff.pictures import grid, to_pixels
@@ -50,23 +51,16 @@ class TokenizerTraining:
     """Held-out pictures scored at every preview."""
 
 
-@runtime_checkable
-class Pictures(Protocol):
-    """What training needs of a data set: pixels ``(N, H, W, 3)`` uint8 and a sampling weight a row."""
-
-    pixels: NDArray[np.uint8]
-    weights: NDArray[np.float64]
-
-
 class TokenizerTask:
     """Reconstruct pictures through the quantizer."""
 
-    def __init__(self, config: TokenizerTraining, train_set: Pictures, test_set: Pictures) -> None:
+    def __init__(self, config: TokenizerTraining, train_set: PictureSet, test_set: PictureSet) -> None:
         self.config, self.train_set = config, train_set
         rows = np.linspace(0, len(test_set.pixels) - 1, min(config.evaluate, len(test_set.pixels))).astype(int)
         self.test_pixels = test_set.pixels[rows]
         torch.manual_seed(config.run.seed)
-        self.model = CompactTokenizer(config.model).to(memory_format=torch.channels_last)
+        self.model = CompactTokenizer(config.model)
+        self.model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
     def loss(self, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         random = np.random.default_rng((self.config.run.seed, step))
@@ -85,7 +79,7 @@ class TokenizerTask:
         return loss, metrics
 
     @torch.no_grad()
-    def evaluate(self, model: nn.Module) -> dict[str, float]:
+    def evaluate(self, model: Any) -> dict[str, float]:
         quality = reconstruction_quality(model, self.test_pixels)
         if quality["codes_used"] < 0.9:
             print(
@@ -94,13 +88,13 @@ class TokenizerTask:
         return quality
 
     @torch.no_grad()
-    def preview(self, model: nn.Module, path: Path) -> None:
+    def preview(self, model: Any, path: Path) -> None:
         pixels = to_pixels(self.test_pixels[:: max(1, len(self.test_pixels) // 24)][:24])
         decoded = model.decode(model.encode(pixels))
         pairs = torch.stack([pixels.view(3, 8, *pixels.shape[1:]), decoded.view(3, 8, *pixels.shape[1:])], 1)
         grid(pairs.flatten(0, 2), columns=8).save(path)
 
-    def save(self, model: nn.Module, folder: Path) -> None:
+    def save(self, model: Any, folder: Path) -> None:
         save_component(model, folder / "image_tokenizer")
 
     def state_dict(self) -> dict[str, Any]:
@@ -130,8 +124,6 @@ def reconstruction_quality(model: Any, pictures: NDArray[np.uint8], batch_size: 
 
 def train_tokenizer(config: TokenizerTraining, *, resume: bool = False) -> None:
     """Train and write ``output/image_tokenizer``; see :func:`vqdiff.training.loop.train`."""
-    from vqdiff.data import load
-
     size = config.model.image_size
     train_set = load(config.data, "train", size)
     test_set = load(config.data, config.held_out, size)
