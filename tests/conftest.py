@@ -14,8 +14,11 @@ if already := [name for name in sys.modules if name.startswith("vqdiff.")]:
     raise RuntimeError(f"imported before the shape checks were switched on: {already}")
 install_import_hook("vqdiff", "beartype.beartype")
 
+import hypothesis  # noqa: E402
 import torch  # noqa: E402
 
+hypothesis.settings.register_profile("patient", deadline=None)  # machines differ, and pause
+hypothesis.settings.load_profile("patient")
 torch.set_num_threads(1)  # the tensors are tiny, and the test processes share the cores
 
 
