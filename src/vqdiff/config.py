@@ -22,10 +22,10 @@ def read_config(cls: type[T], path: Path, changes: Iterable[str] = ()) -> T:
     Raises InputError for a missing or malformed file, an unknown or missing key, or a value of the wrong type.
     """
     try:
-        values = tomllib.loads(path.read_text())
+        values = tomllib.loads(path.read_text("utf-8"))
     except OSError as error:
         raise InputError(f"cannot read the configuration {path}: {error.strerror}") from error
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not valid TOML: {error}") from error
     for change in changes:
         key, equals, text = change.partition("=")

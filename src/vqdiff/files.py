@@ -27,14 +27,20 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         if temporary.is_dir() and path.is_dir():
             if strangers := {entry.name for entry in path.iterdir()} - {entry.name for entry in temporary.iterdir()}:
                 raise InputError(f"cannot replace the folder {path}: it also holds {min(strangers)}; name a new folder")
-            path.rename(room / f"{path.name}.old")  # a folder can only be moved onto an empty one
-        os.replace(temporary, path)
+            old = path.rename(room / f"{path.name}.old")  # a folder can only be moved onto an empty one
+            try:
+                os.replace(temporary, path)
+            except BaseException:
+                old.rename(path)
+                raise
+        else:
+            os.replace(temporary, path)
 
 
 def check_writable(path: str | Path) -> None:
     """Raise InputError now, not after the work, if the file ``path`` could not be written."""
-    if Path(path).is_dir():
-        raise InputError(f"cannot write {path}: it is a folder; name a file")
+    if Path(path).exists() and not Path(path).is_file():
+        raise InputError(f"cannot write {path}: it is no ordinary file; name another")
     with _room_beside(Path(path)):
         pass
 

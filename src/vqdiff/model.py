@@ -7,7 +7,6 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +58,8 @@ class Model:
     null_condition: NullCondition | None = None
     sampling: SamplingSettings = field(default_factory=SamplingSettings)
     card: Card = field(default_factory=Card)
+    fingerprint: str = "unsaved"
+    """Twelve hex digits that change with any byte of the folder that was loaded."""
 
     @property
     def num_tokens(self) -> int:
@@ -93,6 +94,8 @@ class Model:
             return torch.cat([features[text] for text in texts])
         if conditions is None or self.num_classes is None:
             return None
+        if wrong := [one for one in conditions if not str(one).isdecimal()]:
+            raise InputError(f"this model draws labels 0 to {self.num_classes - 1}, not {wrong[0]!r}")
         labels = torch.tensor([int(one) for one in conditions], device=self.device)
         if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < self.num_classes:
             raise InputError(f"labels run from 0 to {self.num_classes - 1}, got {labels.tolist()}")
@@ -134,7 +137,7 @@ class Model:
             index["schedule"] = self.schedule.to_config()
             index["sampling"] = dataclasses.asdict(self.sampling)
             index["card"] = dataclasses.asdict(self.card)
-            (path / "model_index.json").write_text(json.dumps(index, indent=2, ensure_ascii=False) + "\n")
+            (path / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
 
     @classmethod
     def load(cls, folder: Path) -> Model:
@@ -158,18 +161,12 @@ class Model:
                 parts.get("null_condition"),
                 build(SamplingSettings, index["sampling"], where),
                 build(Card, index["card"], where),
+                _hash(folder),
             )
         except KeyError as error:
             raise InputError(f"{where}: {error} is missing") from error
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """Twelve hex digits that change with any weight of the denoiser, tokenizer or null condition."""
-        digest = hashlib.sha256()
-        for part in (self.denoiser, self.image_tokenizer, self.null_condition):
-            for value in () if part is None else part.state_dict().values():
-                digest.update(value.float().cpu().numpy().tobytes())
-        return digest.hexdigest()[:12]
+        except (TypeError, AttributeError) as error:
+            raise InputError(f"{where} is not what a model folder says of itself: {error}") from error
 
 
 def save_component(module: Any, folder: Path, dtype: torch.dtype | None = None) -> None:
@@ -184,6 +181,7 @@ def save_component(module: Any, folder: Path, dtype: torch.dtype | None = None) 
         path.write_text(json.dumps(config, indent=2) + "\n")
     with atomic_path(folder / "model.safetensors") as path:
         save_file(tensors, path)
+        path.chmod(0o644)  # safetensors makes files for their owner alone
 
 
 def load_component(folder: Path) -> Any:
@@ -199,15 +197,25 @@ def load_component(folder: Path) -> Any:
         module.load_state_dict(load_file(weights))
     except FileNotFoundError as error:
         raise InputError(f"{weights} is missing: the model folder is incomplete") from error
-    except (SafetensorError, RuntimeError) as error:
+    except (SafetensorError, RuntimeError, OSError) as error:
         raise InputError(f"{weights} is broken or of another network: {str(error).splitlines()[0]}") from error
     return module.eval().requires_grad_(False)
 
 
+def _hash(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        digest.update(path.relative_to(folder).as_posix().encode() + hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()[:12]
+
+
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text())
+        values = json.loads(path.read_text())
     except FileNotFoundError as error:
         raise InputError(f"{path} is missing: not a model folder, or an incomplete one") from error
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read: {error}") from error
+    if not isinstance(values, dict):
+        raise InputError(f"{path} cannot be read: it holds a {type(values).__name__}, not an object")
+    return values

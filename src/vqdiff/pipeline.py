@@ -134,6 +134,8 @@ class Pipeline:
         for prompt in conditions:
             if isinstance(prompt, str) and not prompt.strip():
                 raise InputError("the prompt is empty: say what to draw")
+        if self.model.text_encoder is not None:
+            self.model.text_encoder.check([str(one) for one in conditions])
         return conditions
 
     def save(self, folder: str | Path) -> None:

@@ -28,10 +28,12 @@ class TextEncoder:
 
         logging.disable_progress_bar()
         self.folder, self.max_tokens = folder, max_tokens
+        if not (folder / "tokenizer.json").is_file():
+            raise InputError(f"{folder} is no complete text encoder: tokenizer.json is missing")
         try:
             self.tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
             self.model: Any = AutoModel.from_pretrained(folder, local_files_only=True, dtype=torch.float32).eval()
-        except (OSError, ValueError, SafetensorError) as error:
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             raise InputError(f"{folder} is no complete text encoder: {str(error).splitlines()[0]}") from error
         self.width: int = self.model.config.hidden_size
 
@@ -40,21 +42,22 @@ class TextEncoder:
         self.model.to(device)
         return self
 
+    def check(self, texts: Sequence[str]) -> None:
+        """Raise InputError for the first text that does not fit."""
+        for text, pieces in zip(texts, self.tokenizer(list(texts))["input_ids"], strict=True):
+            if len(pieces) > self.max_tokens:
+                raise InputError(
+                    f"the prompt {text[:40] + '…'!r} has {len(pieces) - 2} word pieces, "
+                    f"the limit is {self.max_tokens - 2}: shorten it"
+                )
+
     @torch.no_grad()
     def encode(self, texts: Sequence[str]) -> Float[Tensor, "B N C"]:
         """Features of ``texts``, N = max_tokens; InputError for a text that does not fit."""
-        batch = self.tokenizer(list(texts), padding=True, return_tensors="pt")
-        longest = batch["input_ids"].shape[1]
-        if longest > self.max_tokens:
-            lengths = batch["attention_mask"].sum(1)
-            worst = texts[int(lengths.argmax())]
-            raise InputError(
-                f"the prompt {worst[:40] + '…'!r} has {int(lengths.max()) - 2} word pieces, "
-                f"the limit is {self.max_tokens - 2}: shorten it"
-            )
-        batch = batch.to(self.model.device)
+        self.check(texts)
+        batch = self.tokenizer(list(texts), padding=True, return_tensors="pt").to(self.model.device)
         states = self.model(**batch).last_hidden_state * batch["attention_mask"][..., None]
-        return nn.functional.pad(states, (0, 0, 0, self.max_tokens - longest))
+        return nn.functional.pad(states, (0, 0, 0, self.max_tokens - states.shape[1]))
 
     def save(self, folder: Path) -> None:
         """Copy the transformers folder."""

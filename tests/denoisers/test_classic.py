@@ -151,3 +151,11 @@ def test_impossible_config(change: dict[str, int], message: str) -> None:
 @pytest.mark.parametrize("config", [TEXT, CLASS, SMALL])
 def test_config_survives_json(config: ClassicConfig) -> None:
     assert build(ClassicConfig, json.loads(json.dumps(asdict(config))), "config.json") == config
+
+
+def test_bfloat16_takes_features_of_any_precision() -> None:
+    model = ClassicDenoiser(ClassicConfig(7, 5, 2, 16, 1, 2, text_width=8)).eval()
+    tokens, t, text = torch.randint(0, 8, (3, 4)), torch.tensor([1, 3, 5]), torch.randn(3, 6, 8)
+    exact = model(tokens, t, text)
+    rough = model.bfloat16()(tokens, t, text)
+    assert (rough.float() - exact).abs().max() < 0.1 * exact.abs().max()

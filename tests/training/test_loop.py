@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -30,7 +32,7 @@ class Line:
 
     def loss(self, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         if step == self.stop_at:
-            raise KeyboardInterrupt
+            os.kill(os.getpid(), signal.SIGINT)  # the step is finished before the run stops
         x = torch.randn(4, 1, generator=torch.Generator().manual_seed(step))
         return (self.model(x) - 2 * x).square().mean(), {"weight": self.model.weight.detach()[0, 0]}
 
@@ -55,7 +57,7 @@ def finished(folder: Path) -> dict[str, Tensor]:
 
 
 def test_a_run_leaves_what_it_promises(tmp_path: Path) -> None:
-    train(Line(), RUN, tmp_path, resume=False)
+    train(Line, RUN, tmp_path, resume=False)
     records = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert [r["step"] for r in records if "loss" in r] == [3, 6, 9, 12]
     assert [r["step"] for r in records if "held_out" in r] == [6, 12]
@@ -66,20 +68,25 @@ def test_a_run_leaves_what_it_promises(tmp_path: Path) -> None:
 
 
 def test_interrupted_and_resumed_equals_uninterrupted(tmp_path: Path) -> None:
-    train(Line(), RUN, tmp_path / "whole", resume=False)
+    train(Line, RUN, tmp_path / "whole", resume=False)
     with pytest.raises(KeyboardInterrupt):
-        train(Line(stop_at=7), RUN, tmp_path / "broken", resume=False)
-    train(Line(), RUN, tmp_path / "broken", resume=True)
+        train(lambda: Line(stop_at=7), RUN, tmp_path / "broken", resume=False)
+    train(Line, RUN, tmp_path / "broken", resume=True)
     for name, value in finished(tmp_path / "whole").items():
         assert torch.equal(value, finished(tmp_path / "broken")[name])
 
 
 def test_runs_are_not_overwritten_and_not_invented(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="nothing to resume"):
-        train(Line(), RUN, tmp_path / "none", resume=True)
-    train(Line(), RUN, tmp_path / "run", resume=False)
+        train(Line, RUN, tmp_path / "none", resume=True)
+    train(Line, RUN, tmp_path / "run", resume=False)
     with pytest.raises(InputError, match="--resume"):
-        train(Line(), RUN, tmp_path / "run", resume=False)
+        train(Line, RUN, tmp_path / "run", resume=False)
+
+
+def test_useless_runs_are_refused() -> None:
+    with pytest.raises(InputError, match="log_every is 0"):
+        replace(RUN, log_every=0)
 
 
 def test_learning_rate_rises_stays_and_falls_to_zero() -> None:

@@ -102,20 +102,22 @@ def generate(
     record: dict[str, Any] = {"prompts": pipe.conditions(asked), "num_images": num_images, "seed": seed}
     record |= vars(pipe.settings(**chosen))
     record |= {"model": pipe.model.card.name, "model_hash": pipe.model.fingerprint}
-    _draw(pipe, record, chosen, output, batch_size, columns or (num_images if num_images > 1 else len(asked)))
+    columns = columns or (num_images if num_images > 1 else len(record["prompts"]))
+    _draw(pipe, record, chosen, output, batch_size, columns)
     if gif is not None or confidence is not None:
         _trace(pipe, record, chosen, gif, confidence)
     if json_output:
-        print(json.dumps(record | {"output": str(output)}, ensure_ascii=False))
+        print(json.dumps(record | {"output": str(output)}))
     else:
-        print(f"{output}: {len(asked) * num_images} × {', '.join(asked)[:60]}, seed {seed}")
+        drawn = record["prompts"]
+        print(f"{output}: {len(drawn) * num_images} × {', '.join(map(str, drawn))[:60]}, seed {seed}")
 
 
 def _read_prompts(path: Path | None) -> list[str]:
     if path is None:
         return []
     try:
-        lines = path.read_text().splitlines()
+        lines = path.read_text("utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read the prompts in {path}: {error}") from error
     return [line.strip() for line in lines if line.strip()]
@@ -146,7 +148,7 @@ def _draw(
         )
     picture = images[0] if len(images) == 1 else sheet(images, columns)
     info = PngInfo()
-    info.add_itxt("vqdiff", json.dumps(record, ensure_ascii=False))
+    info.add_itxt("vqdiff", json.dumps(record))
     with atomic_path(output) as path:
         picture.save(path, format="PNG", pnginfo=info)
 

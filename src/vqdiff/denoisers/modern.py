@@ -50,8 +50,10 @@ class ModernConfig:
 
 
 class Prepared(NamedTuple):
-    """What a condition contributes to every step: keys and values per layer, their mask, and a vector."""
+    """What does not change between steps: the condition's keys and values per layer, their mask, and vectors."""
 
+    times: Float[Tensor, "T+1 D"]
+    """The embedding of every t."""
     keys: tuple[Float[Tensor, "B H N C"], ...]
     values: tuple[Float[Tensor, "B H N C"], ...]
     bias: Float[Tensor, "B 1 1 N"] | None
@@ -98,10 +100,12 @@ class ModernDenoiser(nn.Module):
         config = self.config
         if (condition is None) != (config.text_width is None and config.num_classes is None):
             raise InputError("this denoiser takes " + ("a" if condition is None else "no") + " condition")
+        t = torch.arange(config.num_steps + 1, device=self.head.weight.device)
+        times = self.time(frequencies(t / config.num_steps, 256).to(self.head.weight.dtype))
         if condition is None:
-            return Prepared((), (), None, None)
+            return Prepared(times, (), (), None, None)
         if config.num_classes is not None:
-            return Prepared((), (), None, self.class_embedding(condition))
+            return Prepared(times, (), (), None, self.class_embedding(condition))
         present = condition.ne(0).any(-1)
         features = self.text_norm(condition.to(self.head.weight.dtype))
         share = present / present.sum(1, keepdim=True).clamp_min(1)
@@ -110,14 +114,14 @@ class ModernDenoiser(nn.Module):
         keys, values = both.permute(2, 0, 3, 1, 4).chunk(2)
         keys = torch.stack([cast("Block", block).key_norm(k) for block, k in zip(self.blocks, keys, strict=True)])
         bias = torch.zeros(present.shape, device=present.device).masked_fill(~present, -math.inf)
-        return Prepared(tuple(keys.to(values.dtype)), tuple(values), bias[:, None, None], vector)
+        return Prepared(times, tuple(keys.to(values.dtype)), tuple(values), bias[:, None, None], vector)
 
     def forward(
         self, tokens: Int[Tensor, "B L"], t: Int[Tensor, "B"], condition: Tensor | Prepared | None = None
     ) -> Float[Tensor, "B L K"]:
         """Logits of x0 given x_t; see the class."""
         context = condition if isinstance(condition, Prepared) else self.prepare(condition)
-        vector = self.time(frequencies(t / self.config.num_steps, 256).to(self.head.weight.dtype))
+        vector = context.times[t]
         if context.vector is not None:
             vector = vector + context.vector
         vector = F.silu(vector)[:, None]

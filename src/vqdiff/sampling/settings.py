@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import isfinite
 
 from vqdiff.errors import InputError
 from vqdiff.sampling.samplers import get_sampler
 
 __all__ = ["SamplingSettings"]
+
+_LARGEST = 1e6  # beyond, products with log-probabilities leave float32
 
 
 @dataclass(frozen=True)
@@ -33,11 +34,11 @@ class SamplingSettings:
         get_sampler(self.sampler)
         if self.steps < 1:
             raise InputError(f"steps is {self.steps}: at least 1 is needed")
-        if not isfinite(self.guidance):
+        if not abs(self.guidance) <= _LARGEST:
             raise InputError(f"guidance is {self.guidance}: it must be a finite number, 1 for none")
         if not 0 < self.truncation <= 1:
             raise InputError(f"truncation is {self.truncation}: it must be above 0 and at most 1, 1 for none")
-        if not 0 <= self.prior_scale < float("inf"):
+        if not 0 <= self.prior_scale <= _LARGEST:
             raise InputError(f"prior_scale is {self.prior_scale}: it must be a finite number from 0 up, 0 for none")
 
     def check(self, num_tokens: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,7 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from vqdiff.data import PictureSet, load
@@ -161,9 +163,12 @@ class DiffusionTask:
     def _prepare(self, name: str, pictures: PictureSet) -> tuple[Tensor, Captions]:
         """Tokens and text features of a split, computed once and kept beside the run."""
         file = self.config.output / f"{name}.safetensors"
+        origin = self._origin(pictures)
         if file.exists():
-            stored = load_file(file)
-            return stored.pop("tokens"), Captions(pictures.captions, self.encoder, stored)
+            with safe_open(file, "pt") as stored:
+                if (stored.metadata() or {}).get("origin") == origin:
+                    tensors = {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118
+                    return tensors.pop("tokens"), Captions(pictures.captions, self.encoder, tensors)
         print(f"preparing tokens and text features: {name}", flush=True)
         batches = (pictures.pixels[start : start + 64] for start in range(0, len(pictures.pixels), 64))
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=self.config.run.bf16):
@@ -171,8 +176,16 @@ class DiffusionTask:
         captions = Captions(pictures.captions, self.encoder)
         file.parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(file) as path:
-            save_file({"tokens": tokens, **captions.features}, path)
+            save_file({"tokens": tokens, **captions.features}, path, {"origin": origin})
         return tokens, captions
+
+    def _origin(self, pictures: PictureSet) -> str:
+        """A digest of all that tokens and text features are made from."""
+        digest = hashlib.sha256(repr((pictures.captions, self.config.max_tokens)).encode())
+        digest.update(np.ascontiguousarray(pictures.pixels))
+        for folder in (self.config.image_tokenizer, self.config.text_encoder):
+            digest.update((folder / "model.safetensors").read_bytes())
+        return digest.hexdigest()
 
     def loss(self, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         random = np.random.default_rng((self.config.run.seed, step))
@@ -213,7 +226,9 @@ class DiffusionTask:
 
     def preview(self, model: Any, path: Path) -> None:
         prompts = self.config.prompts
-        sheet(Pipeline(self._assemble(model))(prompts, num_images=2), columns=2 * len(prompts[::4])).save(path)
+        images = Pipeline(self._assemble(model))(prompts, num_images=2)
+        with atomic_path(path) as temporary:
+            sheet(images, columns=6).save(temporary)
 
     def save(self, model: Any, folder: Path) -> None:
         quality = reconstruction_quality(self.image_tokenizer, self.test_pixels) | self.evaluate(model)
@@ -249,4 +264,4 @@ def _noise(seed: int) -> torch.Generator:
 
 def train_diffusion(config: DiffusionTraining, *, resume: bool = False) -> None:
     """Train and write the model folder ``output/model``; see :func:`vqdiff.training.loop.train`."""
-    train(DiffusionTask(config), config.run, config.output, resume=resume)
+    train(lambda: DiffusionTask(config), config.run, config.output, resume=resume)

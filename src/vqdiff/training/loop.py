@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import copy
 import json
+import signal
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -40,6 +43,11 @@ class RunConfig:
     log_every: int = 50
     preview_every: int = 1000
     checkpoint_every: int = 500
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "warmup", "log_every", "preview_every", "checkpoint_every"):
+            if getattr(self, name) < 1:
+                raise InputError(f"run.{name} is {getattr(self, name)}: at least 1 is needed")
 
     def learning_rate_at(self, step: int) -> float:
         """Linear warm-up, constant, linear decay to zero."""
@@ -81,11 +89,11 @@ class Task(Protocol):
         ...
 
 
-def train(task: Task, run: RunConfig, output: Path, *, resume: bool) -> None:
-    """Train ``task`` and write ``log.jsonl``, TensorBoard events, ``preview-*.png``, ``last.pt`` and the component.
+def train(make_task: Callable[[], Task], run: RunConfig, output: Path, *, resume: bool) -> None:
+    """Train a task and write ``log.jsonl``, TensorBoard events, ``preview-*.png``, ``last.pt`` and the component.
 
-    ``resume`` goes on from ``last.pt``; without it an ``output`` that already holds one is an InputError.
-    An interruption (Ctrl-C) leaves a checkpoint behind.
+    ``resume`` goes on from ``last.pt``; without it an ``output`` that already holds one is an InputError, and the task
+    is not even made. Ctrl-C ends the step at hand, leaves a checkpoint and raises KeyboardInterrupt.
     """
     from torch.utils.tensorboard import SummaryWriter
 
@@ -94,6 +102,7 @@ def train(task: Task, run: RunConfig, output: Path, *, resume: bool) -> None:
         raise InputError(f"{output} already holds a run: pass --resume to go on with it, or choose another output")
     if resume and not checkpoint.exists():
         raise InputError(f"nothing to resume in {output}: there is no last.pt")
+    task = make_task()
     output.mkdir(parents=True, exist_ok=True)
 
     model = task.model.train()
@@ -127,8 +136,8 @@ def train(task: Task, run: RunConfig, output: Path, *, resume: bool) -> None:
             torch.save(state, path)
 
     device = next(model.parameters()).device.type
-    start, first, meters = time.monotonic(), step, dict[str, Tensor]()
-    with SummaryWriter(str(output)) as board, (output / "log.jsonl").open("a") as log:
+    start, first, meters, counted = time.monotonic(), step, dict[str, Tensor](), 0
+    with SummaryWriter(str(output)) as board, (output / "log.jsonl").open("a") as log, _ctrl_c() as stopped:
 
         def record(values: dict[str, float]) -> None:
             log.write(json.dumps({"step": step, **values}) + "\n")
@@ -136,44 +145,64 @@ def train(task: Task, run: RunConfig, output: Path, *, resume: bool) -> None:
             for name, value in values.items():
                 board.add_scalar(name, value, step)
 
-        try:
-            while step < run.steps:
-                for group in optimizer.param_groups:
-                    group["lr"] = run.learning_rate_at(step)
+        while step < run.steps and not stopped:
+            for group in optimizer.param_groups:
+                group["lr"] = run.learning_rate_at(step)
+            with torch.autocast(device, torch.bfloat16, enabled=run.bf16):
+                loss, metrics = task.loss(step)
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), run.clip)
+            optimizer.step()
+            step += 1
+            if run.ema:
+                _follow(average, model, min(run.ema, step / (step + 10)))
+            counted += 1
+            for name, value in {"loss": loss.detach(), **metrics}.items():
+                meters[name] = meters[name] + value if name in meters else value
+            if step % run.log_every == 0 or step == run.steps:
+                values = {name: float(total) / counted for name, total in meters.items()}
+                meters.clear()
+                counted = 0
+                rate = (step - first) / (time.monotonic() - start)
+                speed = {"learning_rate": run.learning_rate_at(step - 1), "pictures_per_s": rate * run.batch_size}
+                record(values | speed)
+                print(_line(step, run.steps, values, rate, run.batch_size), flush=True)
+            if step % run.preview_every == 0 or step == run.steps:
+                average.eval()
                 with torch.autocast(device, torch.bfloat16, enabled=run.bf16):
-                    loss, metrics = task.loss(step)
-                optimizer.zero_grad()
-                loss.backward()
-                nn.utils.clip_grad_norm_(model.parameters(), run.clip)
-                optimizer.step()
-                step += 1
-                if run.ema:
-                    _follow(average, model, min(run.ema, step / (step + 10)))
-                for name, value in {"loss": loss.detach(), **metrics}.items():
-                    meters[name] = meters[name] + value if name in meters else value
-                if step % run.log_every == 0 or step == run.steps:
-                    count = (step - 1) % run.log_every + 1
-                    values = {name: float(total) / count for name, total in meters.items()}
-                    meters.clear()
-                    rate = (step - first) / (time.monotonic() - start)
-                    speed = {"learning_rate": run.learning_rate_at(step - 1), "pictures_per_s": rate * run.batch_size}
-                    record(values | speed)
-                    print(_line(step, run.steps, values, rate, run.batch_size), flush=True)
-                if step % run.preview_every == 0 or step == run.steps:
-                    average.eval()
-                    with torch.autocast(device, torch.bfloat16, enabled=run.bf16):
-                        values = task.evaluate(average)
-                        task.preview(average, output / f"preview-{step:07d}.png")
-                    model.train()
-                    record(values)
-                    print(f"step {step}  held out: {_numbers(values)}", flush=True)
-                if step % run.checkpoint_every == 0 or step == run.steps:
-                    save_checkpoint()
-        except KeyboardInterrupt:
-            save_checkpoint()
-            print(f"stopped at step {step}; go on with --resume", flush=True)
-            raise
+                    values = task.evaluate(average)
+                    task.preview(average, output / f"preview-{step:07d}.png")
+                model.train()
+                record(values)
+                print(f"step {step}  held out: {_numbers(values)}", flush=True)
+            if step % run.checkpoint_every == 0 or step == run.steps or stopped:
+                save_checkpoint()
+    if stopped and step < run.steps:
+        print(f"stopped at step {step}; go on with --resume", flush=True)
+        raise KeyboardInterrupt
     task.save(average.eval(), output)
+
+
+@contextmanager
+def _ctrl_c() -> Iterator[list[int]]:
+    """A list that Ctrl-C makes non-empty; a second Ctrl-C interrupts at once."""
+    pressed = list[int]()
+
+    def note(number: int, frame: object) -> None:
+        del frame
+        if pressed:
+            raise KeyboardInterrupt
+        pressed.append(number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield pressed  # signals belong to the main thread
+        return
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield pressed
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @torch.no_grad()

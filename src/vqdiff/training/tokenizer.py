@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vqdiff.data import PictureSet, load
+from vqdiff.files import atomic_path
 from vqdiff.image_tokenizers import CompactConfig, CompactTokenizer, code_use
 from vqdiff.model import save_component
 from vqdiff.pictures import grid, to_pixels
@@ -91,8 +92,9 @@ class TokenizerTask:
     def preview(self, model: Any, path: Path) -> None:
         pixels = to_pixels(self.test_pixels[:: max(1, len(self.test_pixels) // 24)][:24])
         decoded = model.decode(model.encode(pixels))
-        pairs = torch.stack([pixels.view(3, 8, *pixels.shape[1:]), decoded.view(3, 8, *pixels.shape[1:])], 1)
-        grid(pairs.flatten(0, 2), columns=8).save(path)
+        rows = [row for pair in zip(pixels.split(8), decoded.split(8), strict=True) for row in pair]
+        with atomic_path(path) as temporary:
+            grid(torch.cat(rows), columns=8).save(temporary)
 
     def save(self, model: Any, folder: Path) -> None:
         save_component(model, folder / "image_tokenizer")
@@ -124,7 +126,9 @@ def reconstruction_quality(model: Any, pictures: NDArray[np.uint8], batch_size: 
 
 def train_tokenizer(config: TokenizerTraining, *, resume: bool = False) -> None:
     """Train and write ``output/image_tokenizer``; see :func:`vqdiff.training.loop.train`."""
-    size = config.model.image_size
-    train_set = load(config.data, "train", size)
-    test_set = load(config.data, config.held_out, size)
-    train(TokenizerTask(config, train_set, test_set), config.run, config.output, resume=resume)
+
+    def task() -> TokenizerTask:
+        sets = (load(config.data, split, config.model.image_size) for split in ("train", config.held_out))
+        return TokenizerTask(config, *sets)
+
+    train(task, config.run, config.output, resume=resume)

@@ -185,7 +185,7 @@ def fetch(package: Package, cache: Path) -> Path:
         raise InputError("npm is needed to fetch the emoji packages but is not on the PATH; install Node.js with npm")
     cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cache) as room:
-        command = [npm, "pack", "--silent", "--pack-destination", room, f"{package.name}@{package.version}"]
+        command = [npm, "pack", "--loglevel=error", "--pack-destination", room, f"{package.name}@{package.version}"]
         result = subprocess.run(command, capture_output=True, text=True, check=False)
         if result.returncode:
             reason = (result.stderr.strip().splitlines() or ["no reason given"])[-1]
