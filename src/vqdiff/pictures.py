@@ -13,7 +13,7 @@ from vqdiff.shapes import Float
 
 def to_pixels(pictures: NDArray[np.uint8]) -> Float[Tensor, "B 3 H W"]:
     """uint8 ``(B, H, W, 3)`` → floats in [0, 1], ``(B, 3, H, W)`` in channels-last memory."""
-    return torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2).float() / 255
+    return torch.from_numpy(np.array(pictures)).permute(0, 3, 1, 2).float() / 255
 
 
 def to_images(pixels: Float[Tensor, "B 3 H W"]) -> list[Image.Image]:

@@ -37,7 +37,7 @@ class Line:
         return (self.model(x) - 2 * x).square().mean(), {"weight": self.model.weight.detach()[0, 0]}
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
-        return {"held_out": float((model(torch.ones(1)) - 2).abs())}
+        return {"held_out": float((model(torch.ones(1)).detach() - 2).abs())}
 
     def preview(self, model: nn.Module, path: Path) -> None:
         path.write_text("a picture")
