@@ -197,7 +197,10 @@ _SAMPLERS: dict[str, tuple[Sampler, str]] = {
     ),
     "fewer-tokens": (Reveal(by_random), "fewer tokens a step, at random positions (Algorithm 1)"),
     "confidence": (Reveal(by_confidence, sharpened=True), "as purity, but always the surest positions first"),
-    "halton": (Reveal(by_halton), "fewer tokens a step, positions far from each other (Halton sequence)"),
+    "halton": (
+        Reveal(by_halton, sharpened=True),
+        "as purity, but positions far from each other first (Halton sequence)",
+    ),
     "strided": (Strided(), "the exact posterior over equal strides of time; as ancestral when steps = T"),
     "ancestral": (Strided(every=True), "the exact posterior at every one of the T times, whatever `steps` says"),
     "reference-fast": (ReferenceFast(), "the published code's fast sampler: one-step posteriors at shifted times"),
