@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +19,8 @@ from vqdiff.training import diffusion, tokenizer
 SAMPLE = Path(__file__).parents[1] / "fixtures" / "emoji-sample"
 TEXT_ENCODER = Path(vqdiff.__file__).parent / "models" / "emoji" / "text_encoder"
 
-TOKENIZER = f"""
-data = "{SAMPLE}"
+TOKENIZER = """
+data = "OUT/data"
 held_out = "test"
 output = "OUT/tokenizer"
 evaluate = 4
@@ -38,7 +40,7 @@ preview_every = 30
 """
 
 DIFFUSION = f"""
-data = "{SAMPLE}"
+data = "OUT/data"
 output = "OUT/diffusion"
 image_tokenizer = "OUT/tokenizer/image_tokenizer"
 text_encoder = "{TEXT_ENCODER}"
@@ -72,14 +74,13 @@ def write(folder: Path, text: str) -> Path:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("stages")
+    shutil.copytree(SAMPLE, folder / "data")
     tokenizer.train_tokenizer(read_config(tokenizer.TokenizerTraining, write(folder, TOKENIZER)))
     diffusion.train_diffusion(read_config(diffusion.DiffusionTraining, write(folder, DIFFUSION)))
     return folder
 
 
 def losses(folder: Path) -> list[float]:
-    import json
-
     return [r["loss"] for r in map(json.loads, (folder / "log.jsonl").read_text().splitlines()) if "loss" in r]
 
 
