@@ -59,7 +59,7 @@ class Model:
     sampling: SamplingSettings = field(default_factory=SamplingSettings)
     card: Card = field(default_factory=Card)
     fingerprint: str = "unsaved"
-    """Twelve hex digits that change with any byte of the folder that was loaded."""
+    """Twelve hex digits that change with any weight or setting in the folder that was loaded."""
 
     @property
     def num_tokens(self) -> int:
@@ -204,7 +204,7 @@ def load_component(folder: Path) -> Any:
 
 def _hash(folder: Path) -> str:
     digest = hashlib.sha256()
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+    for path in sorted(path for path in folder.rglob("*") if path.suffix in (".json", ".safetensors")):
         digest.update(path.relative_to(folder).as_posix().encode() + hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()[:12]
 
