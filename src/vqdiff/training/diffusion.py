@@ -182,7 +182,8 @@ class DiffusionTask:
     def _origin(self, pictures: PictureSet) -> str:
         """A digest of all that tokens and text features are made from."""
         digest = hashlib.sha256(repr((pictures.captions, self.config.max_tokens)).encode())
-        digest.update(np.ascontiguousarray(pictures.pixels))
+        for picture in pictures.pixels:
+            digest.update(picture.tobytes())
         for folder in (self.config.image_tokenizer, self.config.text_encoder):
             digest.update((folder / "model.safetensors").read_bytes())
         return digest.hexdigest()
