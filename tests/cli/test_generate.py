@@ -37,6 +37,14 @@ def test_a_picture_with_its_origin(tmp_path: Path, capsys: pytest.CaptureFixture
     assert stored == {key: value for key, value in record.items() if key != "output"}
     assert {"prompts": ["a red apple"], "seed": 5, "steps": 2, "model": "emoji"}.items() <= stored.items()
     assert len(stored["model_hash"]) == 12
+    assert stored["network_calls"] == 2
+
+
+def test_the_record_tells_the_calls_that_were_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "cat.png"
+    assert run("cat", "-o", str(out), "--sampler", "strided", "--steps", "120", "--guidance", "1", "--json") == 0
+    record = json.loads(capsys.readouterr().out)
+    assert (record["steps"], record["network_calls"]) == (120, 100)  # the schedule has 100 times
 
 
 def test_grids_animation_and_heat_maps(tmp_path: Path) -> None:

@@ -31,7 +31,10 @@ def emoji(
         workers: Processes that draw; 0 takes one per CPU.
     """
     from vqdiff.data.emoji.build import build
+    from vqdiff.errors import InputError
 
+    if workers < 0:
+        raise InputError(f"--workers is {workers}: name a number of processes, or 0 for one per CPU")
     cache = cache or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vqdiff"
     build(output, cache, workers=workers, track=_track)
     print(f"Wrote {output}; LICENSES.json and README.md in it say whose drawings these are.")

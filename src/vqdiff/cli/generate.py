@@ -138,12 +138,17 @@ def _draw(
         console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty(),
     ) as progress:  # fmt: skip
         bar = progress.add_task("drawing", total=None)
+
+        def on_step(done: int, total: int) -> None:
+            record["network_calls"] = total // (len(record["prompts"]) * record["num_images"])
+            progress.update(bar, completed=done, total=total)
+
         images = pipe(
             record["prompts"],
             num_images=record["num_images"],
             seed=record["seed"],
             batch_size=batch_size,
-            on_step=lambda done, total: progress.update(bar, completed=done, total=total),
+            on_step=on_step,
             **chosen,
         )
     picture = images[0] if len(images) == 1 else sheet(images, columns)
