@@ -21,9 +21,12 @@ def emoji(
 ) -> None:
     """Build the emoji set: 22,343 pictures in nine drawing styles with captions, about 140 MB.
 
-    The drawings are fetched from the npm registry (60 MB) and drawn at 128 pixels, which takes a few minutes. An
-    interrupted build goes on where it stopped. The result is a Hugging Face datasets folder. Any other folder can take
-    its place: pictures with a metadata.jsonl of {"file_name": ..., "caption": ...} lines, or with a .txt beside each.
+    The drawings are fetched from the npm registry (45 MB) and drawn at 128
+    pixels, in a few minutes. An interrupted build goes on where it stopped.
+
+    The result is a Hugging Face datasets folder. Any other folder can take
+    its place: pictures and a metadata.jsonl with lines of
+    {"file_name": ..., "caption": ...}, or pictures with a .txt beside each.
 
     Args:
         output: The new folder.

@@ -7,11 +7,12 @@ import json
 import os
 import shutil
 import signal
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from importlib.metadata import version
 from importlib.util import find_spec
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -97,6 +98,14 @@ def _draw(rows: Sequence[Row], paths: Sequence[Path], workers: int, track: Track
 def _start_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # resvg prints a trace of each panic, which `draw_png` deals with
+    threading.Thread(target=_follow_parent, daemon=True).start()
+
+
+def _follow_parent() -> None:
+    """Don't outlive a parent that was killed."""
+    if parent := parent_process():
+        parent.join()
+        os._exit(1)
 
 
 def _draw_batch(jobs: Sequence[tuple[str, bytes, Path]]) -> list[str]:

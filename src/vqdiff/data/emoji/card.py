@@ -101,7 +101,7 @@ def readme(table: Sequence[Mapping[str, Any]], splits: Sequence[str]) -> str:
         "```python",
         "import datasets, vqdiff.data",
         "",
-        'datasets.load_dataset("FOLDER", split="train")      # as a Hugging Face data set',
+        'datasets.load_dataset("FOLDER", split="train")  # as a Hugging Face data set',
         'vqdiff.data.load("FOLDER", "train", image_size=64)  # as arrays, for training',
         "```",
         "",
