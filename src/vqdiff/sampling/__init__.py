@@ -5,6 +5,7 @@ from vqdiff.sampling.plan import Plan, PlanStep, Task
 from vqdiff.sampling.random import uniforms
 from vqdiff.sampling.samplers import (
     Controls,
+    PosteriorGuided,
     ReferenceFast,
     ReferenceReveal,
     Reveal,
@@ -25,6 +26,7 @@ __all__ = [
     "Frame",
     "Plan",
     "PlanStep",
+    "PosteriorGuided",
     "ReferenceFast",
     "ReferenceReveal",
     "Reveal",

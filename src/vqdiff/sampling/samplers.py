@@ -10,7 +10,7 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from vqdiff.diffusion import Schedule, draw_categorical, draw_posterior, purity, sharpen, truncate
+from vqdiff.diffusion import Schedule, draw_categorical, draw_posterior, guide_posterior, purity, sharpen, truncate
 from vqdiff.errors import InputError
 from vqdiff.sampling.orders import Order, by_confidence, by_halton, by_purity, by_random
 from vqdiff.sampling.plan import (
@@ -27,6 +27,7 @@ from vqdiff.shapes import Bool, Float, Int
 
 __all__ = [
     "Controls",
+    "PosteriorGuided",
     "ReferenceFast",
     "ReferenceReveal",
     "Reveal",
@@ -56,7 +57,8 @@ class StepInput(NamedTuple):
     """What a step works on.
 
     log_p0: the guided, not yet truncated prediction of the clean tokens. u: uniforms in (0, 1), one for each of the
-    sampler's `num_uniforms`.
+    sampler's `num_uniforms`. pair: what it was guided from, the logits given the condition and the null condition, or
+    twice the former if no image is guided.
     """
 
     schedule: Schedule
@@ -65,6 +67,7 @@ class StepInput(NamedTuple):
     now: PlanStep
     controls: Controls
     u: Float[Tensor, "N B L"]
+    pair: tuple[Tensor, Tensor]
 
     @property
     def masked(self) -> Bool[Tensor, "B L"]:
@@ -115,6 +118,18 @@ class Strided(Sampler):
         gamma_bar = schedule.gamma_bar_ends[1]
         code = (u - gamma_bar) / (1 - gamma_bar) * schedule.num_codes
         return torch.where(u < gamma_bar, schedule.num_codes, code.long().clamp(0, schedule.num_codes - 1))
+
+
+@dataclass(frozen=True)
+class PosteriorGuided(Strided):
+    """As `Strided`, but guides p(x_s | x_t), as Eq. 7 is printed, where the others guide p(x0 | x_t).
+
+    Builds the posterior, so it is slow. Truncation, which acts on a prediction of x0, is not applied.
+    """
+
+    def step(self, x: StepInput) -> Int[Tensor, "B L"]:
+        guided = guide_posterior(x.schedule, *x.pair, x.controls.guidance, x.tokens, x.now.t.clamp(min=1), x.now.s)
+        return draw_categorical(guided, x.u[1])
 
 
 @dataclass(frozen=True)
@@ -202,6 +217,10 @@ _SAMPLERS: dict[str, tuple[Sampler, str]] = {
         "as purity, but positions far from each other first (Halton sequence)",
     ),
     "strided": (Strided(), "the exact posterior over equal strides of time; as ancestral when steps = T"),
+    "posterior-guided": (
+        PosteriorGuided(),
+        "as strided, but guiding the posterior instead of p(x0) (Eq. 7 as printed)",
+    ),
     "ancestral": (Strided(every=True), "the exact posterior at every one of the T times, whatever `steps` says"),
     "reference-fast": (ReferenceFast(), "the published code's fast sampler: one-step posteriors at shifted times"),
     "reference-purity": (
