@@ -1,0 +1,1 @@
+"""Measuring: features, a scorer for drawings, metrics, protocol, studies."""

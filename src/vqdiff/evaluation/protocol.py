@@ -1,0 +1,199 @@
+"""What was measured, how, and what came out: numbers that were measured differently are never compared."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from vqdiff.config import build
+from vqdiff.errors import InputError
+from vqdiff.evaluation.metrics import Estimate
+from vqdiff.files import atomic_path
+
+__all__ = ["Measurement", "Result", "Subject", "compare", "table"]
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """How scores were taken; two results may be compared if all of this is the same.
+
+    prompts: the split or file the captions come from. reference: the split of the real pictures. resize: the kernel
+    that brought pictures to the features' size. features, scorer: names of the networks. The hashes are of contents.
+    """
+
+    task: Literal["text to picture", "reconstruction"]
+    num_pictures: int
+    prompts: str
+    prompts_hash: str
+    reference: str
+    num_reference: int
+    reference_hash: str
+    image_size: int
+    resize: str
+    seeds: tuple[int, ...]
+    features: str
+    features_hash: str
+    scorer: str
+    scorer_hash: str
+
+    @property
+    def hash(self) -> str:
+        """Twelve hex digits that differ where anything differs."""
+        return _digest(asdict(self))
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What was measured: a model as it was run.
+
+    settings: sampler, guidance, steps and so on, in values that JSON knows. null: the kind of null condition.
+    """
+
+    model: str
+    model_hash: str
+    dtype: str
+    device: str
+    settings: dict[str, Any]
+    null: str
+
+
+@dataclass(frozen=True)
+class Result:
+    """Scores with all it takes to repeat them; the versions are for the record and hinder no comparison."""
+
+    subject: Subject
+    measurement: Measurement
+    versions: dict[str, str]
+    scores: dict[str, Estimate]
+    command: str
+
+    @property
+    def id(self) -> str:
+        """Twelve hex digits of what was measured and how."""
+        return _marks(asdict(self))["id"]
+
+    def save(self, path_stem: Path) -> None:
+        """Write ``path_stem.json`` and ``path_stem.md``, both or neither.
+
+        Raises InputError where that place cannot be written, ValueError for a score that is not finite.
+        """
+        content = asdict(self)
+        text = json.dumps(_marks(content) | content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        json_path, markdown_path = (path_stem.with_name(path_stem.name + suffix) for suffix in (".json", ".md"))
+        with atomic_path(json_path) as json_file, atomic_path(markdown_path) as markdown_file:
+            json_file.write_text(text, "utf-8")
+            markdown_file.write_text(self.markdown(), "utf-8")
+
+    @classmethod
+    def load(cls, json_path: Path) -> Result:
+        """The result in a file that `save` wrote.
+
+        Raises InputError where the file is missing, is no result, or was changed since.
+        """
+        try:
+            content = json.loads(json_path.read_text("utf-8"))
+        except OSError as error:
+            raise InputError(f"cannot read the result {json_path}: {error.strerror}; name an existing file") from error
+        except ValueError as error:
+            raise InputError(f"{json_path} is not valid JSON ({error}): restore it or evaluate again") from error
+        if not isinstance(content, dict) or not {*_MARKS, "subject", "measurement"} <= content.keys():
+            raise InputError(f"{json_path} is no result of an evaluation: name a .json file written by one")
+        marks = {name: content.pop(name) for name in _MARKS}
+        if marks != _marks(content):
+            raise InputError(f"{json_path} was changed after it was written: restore it or evaluate again")
+        return build(cls, content, str(json_path))
+
+    def markdown(self) -> str:
+        """The scores as a table, then the protocol as a table, then the command."""
+        scores = [(name, str(score), score.n) for name, score in self.scores.items()]
+        protocol = {
+            **_flat(asdict(self.subject)),
+            **_flat(asdict(self.measurement)),
+            **{f"{name} version": version for name, version in self.versions.items()},
+            "measurement hash": self.measurement.hash,
+            "result id": self.id,
+        }
+        parts = [
+            f"# {self.subject.model}: {self.measurement.task}",
+            table(("score", "mean ± std", "n"), scores),
+            "## Protocol",
+            table(("what", "value"), protocol.items()),
+            f"```sh\n{self.command}\n```",
+        ]
+        return "\n\n".join(parts) + "\n"
+
+
+def compare(a: Result, b: Result) -> str:
+    """Markdown tables of where the subjects differ and of both scores.
+
+    A difference exceeds the error where |Δ| > 2·√(std_a² + std_b²); with a single run the error is not known.
+
+    Raises InputError, naming the fields and both values, where the two were measured differently.
+    """
+    if a.measurement.hash != b.measurement.hash:
+        unlike = _differences(asdict(a.measurement), asdict(b.measurement))
+        fields = "; ".join(f"{name} is {one} and {other}" for name, one, other in unlike)
+        raise InputError(f"these results were measured differently ({fields}): evaluate both in the same way")
+    names = list(dict.fromkeys([*a.scores, *b.scores]))
+    rows = [(name, *_contrast(a.scores.get(name), b.scores.get(name))) for name in names]
+    scores = table(("score", "first", "second", "difference", "exceeds the error"), rows)
+    unlike = _differences(asdict(a.subject), asdict(b.subject))
+    subjects = [table(("subject", "first", "second"), unlike)] if unlike else []
+    return "\n\n".join([*subjects, scores]) + "\n"
+
+
+def table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A Markdown table, without a newline at its end."""
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join(f"| {' | '.join(map(_cell, line))} |" for line in lines)
+
+
+def _cell(value: object) -> str:
+    text = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    return " ".join(text.replace("|", "\\|").split())
+
+
+_MARKS = ("hash", "id", "checksum")
+
+
+def _marks(content: Mapping[str, Any]) -> dict[str, str]:
+    """Hashes of how was measured, of what was measured how, and of the whole."""
+    parts = content["measurement"], {key: content[key] for key in ("subject", "measurement")}, content
+    return dict(zip(_MARKS, map(_digest, parts), strict=True))
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+
+def _flat(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields with nested ones beside the others, under dotted names."""
+    flat = dict[str, Any]()
+    for name, value in content.items():
+        if isinstance(value, dict):
+            flat |= {f"{name}.{key}": one for key, one in _flat(value).items()}
+        else:
+            flat[name] = value
+    return flat
+
+
+def _differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    a, b = _flat(a), _flat(b)
+    pairs = [(name, a.get(name, "—"), b.get(name, "—")) for name in dict.fromkeys([*a, *b])]
+    return [(name, one, other) for name, one, other in pairs if one != other]
+
+
+def _contrast(a: Estimate | None, b: Estimate | None) -> tuple[str, str, str, str]:
+    """First, second, difference, and whether that exceeds the error."""
+    if a is None or b is None:
+        return str(a or "—"), str(b or "—"), "—", "—"
+    difference, known = b.mean - a.mean, a.std is not None and b.std is not None
+    error = 2 * math.hypot(a.std or 0, b.std or 0)
+    exceeds = ("yes" if abs(difference) > error else "no") if known else "unknown"
+    return str(a), str(b), f"{difference:+.3g}", exceeds
