@@ -30,8 +30,22 @@ def guide(
 
     Returns log-probabilities in float32, or in float64 if the input is.
     """
+    if cond.device.type != "cpu":  # there, to ask whether the short way did would make the host wait
+        return _guide_to_the_limit(promoted(cond), promoted(null), _per_image(scale, cond))
+    scales = scale if isinstance(scale, Tensor) else torch.full((len(cond),), scale)
+    guided = [_guide(*each) for each in zip(cond, null, scales, strict=True)]  # one by one: an image fits the cache
+    return torch.stack(guided) if guided else promoted(cond)
+
+
+def _guide(cond: Tensor, null: Tensor, scale: Tensor) -> Tensor:
+    """Guide one image (L, K) the short way, and the long way if an infinity has left its mark."""
     cond, null = promoted(cond), promoted(null)
-    g = _per_image(scale, cond)
+    scale = scale.to(cond)
+    guided = torch.lerp(null, cond, scale).log_softmax(-1)
+    return _guide_to_the_limit(cond, null, scale) if bool(guided.amax(-1).isnan().any()) else guided
+
+
+def _guide_to_the_limit(cond: Tensor, null: Tensor, g: Tensor) -> Tensor:
     by_cond, by_null = _times(g, cond), _times(1 - g, null)
     mixed = (by_cond + by_null).nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
     diverges = mixed == torch.inf
