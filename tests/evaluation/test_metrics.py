@@ -211,6 +211,13 @@ def test_a_set_covers_itself(copies: int) -> None:
     assert (found.precision, found.recall, found.coverage) == (1, 1, 1)
 
 
+def test_a_picture_on_the_border_is_inside() -> None:
+    """The only neighbour of a real picture is generated again, so it lies exactly on the ball around that picture."""
+    places = 100 * torch.randn(60, 64)
+    generated = places + torch.randn(60, 64)
+    assert manifold(torch.cat([places, generated]), generated, neighbours=1).coverage == 1
+
+
 def test_sets_far_apart_do_not_meet() -> None:
     assert manifold(torch.randn(30, 4), torch.randn(20, 4) + 1e3) == Manifold(0.0, 0.0, 0.0, 0.0)
 
