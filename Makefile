@@ -13,7 +13,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help generate test lint format docs bench
+.PHONY: help generate test lint format docs bench study
 
 help: ## say what there is
 	@sed -nE 's/^([a-z]+):.*## (.*)/make \1\t\2/p' Makefile | expand -t 16
@@ -41,9 +41,17 @@ docs: $(VENV)/docs ## build the pages into site/
 bench: $(VENV)/core ## time one picture, cold and warm
 	@$(BIN)/python benchmarks/generate.py $(ARGS)
 
-$(VENV)/dev: extras := [train,dev]
+study: $(VENV)/study data/emoji ## repeat a small study of guidance and of purity
+	@$(BIN)/vqdiff study configs/studies/quick.toml $(ARGS)
+
+data/emoji: | $(VENV)/study
+	@mkdir -p data
+	@$(BIN)/vqdiff data emoji -o data/emoji
+
+$(VENV)/dev: extras := [train,eval,dev]
+$(VENV)/study: extras := [train,eval]
 $(VENV)/docs: extras := [docs]
-$(VENV)/core $(VENV)/dev $(VENV)/docs: pyproject.toml constraints.txt
+$(VENV)/core $(VENV)/dev $(VENV)/docs $(VENV)/study: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "vqdiff needs Python 3.11 or later and found '$(PYTHON)' to be none: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
 	@echo "Setting up $(VENV) (a minute or two, only once) ..."

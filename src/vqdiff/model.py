@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -161,7 +161,7 @@ class Model:
                 parts.get("null_condition"),
                 build(SamplingSettings, index["sampling"], where),
                 build(Card, index["card"], where),
-                _hash(folder),
+                fingerprint(folder),
             )
         except KeyError as error:
             raise InputError(f"{where}: {error} is missing") from error
@@ -184,13 +184,13 @@ def save_component(module: Any, folder: Path, dtype: torch.dtype | None = None) 
         path.chmod(0o644)  # safetensors makes files for their owner alone
 
 
-def load_component(folder: Path) -> Any:
-    """Read what :func:`save_component` wrote, in float32 and evaluation mode."""
+def load_component(folder: Path, networks: Mapping[str, tuple[type[nn.Module], type[Any]]] = NETWORKS) -> Any:
+    """Read what :func:`save_component` wrote, in float32 and evaluation mode; its class is one of ``networks``."""
     values = _read_json(folder / "config.json")
     name = values.pop("class", None)
-    if name not in NETWORKS:
-        raise InputError(f"{folder / 'config.json'}: unknown class {name!r}; known: {', '.join(NETWORKS)}")
-    network, config = NETWORKS[name]
+    if name not in networks:
+        raise InputError(f"{folder / 'config.json'}: unknown class {name!r}; known: {', '.join(networks)}")
+    network, config = networks[name]
     module = network(build(config, values, str(folder / "config.json")))
     weights = folder / "model.safetensors"
     try:
@@ -202,7 +202,8 @@ def load_component(folder: Path) -> Any:
     return module.eval().requires_grad_(False)
 
 
-def _hash(folder: Path) -> str:
+def fingerprint(folder: Path) -> str:
+    """Twelve hex digits of all settings and weights in a folder."""
     digest = hashlib.sha256()
     for path in sorted(path for path in folder.rglob("*") if path.suffix in (".json", ".safetensors")):
         digest.update(path.relative_to(folder).as_posix().encode() + hashlib.sha256(path.read_bytes()).digest())

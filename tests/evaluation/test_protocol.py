@@ -30,6 +30,7 @@ MEASUREMENT = Measurement(
     features_hash="cc",
     scorer="emoji scorer",
     scorer_hash="dd",
+    choices=100,
 )
 SUBJECT = Subject("emoji", "ee", "float32", "cpu", {"sampler": "purity", "guidance": 3.0, "steps": 25}, "learned")
 RESULT = Result(

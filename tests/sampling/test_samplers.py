@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import runpy
+import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +13,14 @@ from scipy.stats import chisquare
 from torch import Tensor
 
 from golden_cases import cases, load
-from vqdiff.diffusion import Schedule, posterior_log_probs
+from vqdiff.diffusion import Schedule, draw_posterior, posterior_log_probs, purity, sharpen
 from vqdiff.errors import InputError
 from vqdiff.sampling import (
     Canvas,
     Denoise,
     ReferenceFast,
     ReferenceReveal,
+    Reveal,
     Sampler,
     SamplingSettings,
     Strided,
@@ -224,3 +227,77 @@ def test_beginning_with_masks_needs_a_schedule_with_masks(sampler: str) -> None:
     schedule, asked = Schedule.uniform_only(10, 3), SamplingSettings(sampler, steps=1)
     with pytest.raises(InputError, match="no masks"):
         sample(lambda tokens, t: torch.zeros(len(tokens), 4, 3), schedule, num_tokens=4, seeds=[0], settings=asked)
+
+
+def _swapped_purity(purity: Tensor, u: Tensor) -> Tensor:
+    return u.log() * purity
+
+
+MODULE = sys.modules[Reveal.__module__]  # the name of the module is also that of a function
+MUTATIONS: list[tuple[str, tuple[Any, str], Any, Callable[[Any], None]]] = [
+    (
+        "the posterior of one step instead of a stride",
+        (MODULE, "_draw_posterior"),
+        lambda x, t: draw_posterior(x.schedule, x.log_p0, x.tokens, x.now.s + 1, x.now.s, x.u),
+        lambda oracle: test_strided_leaves_the_right_share_masked(),
+    ),
+    (
+        "a stride that stops a step early",
+        (MODULE, "_draw_posterior"),
+        lambda x, t: draw_posterior(x.schedule, x.log_p0, x.tokens, t, (x.now.s + 1).clamp(max=t - 1), x.u),
+        lambda oracle: test_strided_is_exact_for_independent_tokens(Schedule.uniform_only, 7, oracle),
+    ),
+    (
+        "an exponent of r·purity instead of 1 + r·purity",
+        (MODULE, "sharpen"),
+        lambda log_p0, purity, r: sharpen(log_p0, purity, r - 1 / 0.8),
+        lambda oracle: test_prior_scale_sharpens(),
+    ),
+    (
+        "a race that the least sure positions win",
+        (Reveal, "step"),
+        lambda self, x: replace(self, order=_swapped_purity)._fill(
+            x, x.masked, purity(x.log_p0), x.controls.prior_scale
+        ),
+        lambda oracle: test_purity_goes_first_in_proportion(),
+    ),
+]
+
+
+def test_strided_leaves_the_right_share_masked() -> None:
+    """After a stride from T to s every position is MASK with gamma_bar[s], whatever the network says (Lemma 1)."""
+    schedule, tokens = Schedule.mask_only(10, 3), 10
+    frames = sample(
+        lambda tokens, t: torch.randn(*tokens.shape, 3),
+        schedule,
+        num_tokens=tokens,
+        seeds=range(DRAWS // tokens),
+        settings=SamplingSettings("strided", steps=2, guidance=1.0),
+    )
+    share = (next(iter(frames)).tokens == schedule.num_codes).double().mean().item()
+    expected = float(schedule.gamma_bar[5])
+    assert abs(share - expected) < 4.5 * (expected * (1 - expected) / DRAWS) ** 0.5
+
+
+def test_purity_goes_first_in_proportion() -> None:
+    """Of two positions with purities 0.9 and 0.3 the first is filled first in 3 of 4 runs (Algorithm 2)."""
+    probabilities = torch.tensor([[0.9, 0.05, 0.03, 0.02], [0.3, 0.25, 0.25, 0.2]])
+    frames = sample(
+        lambda tokens, t: probabilities.log().expand(len(tokens), 2, 4),
+        Schedule.published(10, 4),
+        num_tokens=2,
+        seeds=range(DRAWS),
+        settings=SamplingSettings("purity", steps=2, guidance=1.0),
+    )
+    first = next(iter(frames)).revealed[:, 0].double().mean().item()
+    assert abs(first - 0.75) < 4.5 * (0.75 * 0.25 / DRAWS) ** 0.5
+
+
+@pytest.mark.parametrize(("place", "mutation", "check"), [m[1:] for m in MUTATIONS], ids=[m[0] for m in MUTATIONS])
+def test_a_subtly_wrong_sampler_is_noticed(
+    place: tuple[Any, str], mutation: Any, check: Callable[[Any], None], oracle: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check(oracle)
+    monkeypatch.setattr(*place, mutation)
+    with pytest.raises(AssertionError):
+        check(oracle)

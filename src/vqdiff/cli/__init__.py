@@ -22,7 +22,9 @@ app = App(
 app.command("vqdiff.cli.generate:generate", help="Draw pictures from prompts.")
 app.command("vqdiff.cli.info:info", help="Say what a model is: parts, sizes, licences, measured quality.")
 app.command("vqdiff.cli.data:app", name="data", help="Build and check sets of pictures with captions.")
-app.command("vqdiff.cli.train:app", name="train", help="Train an image tokenizer or a diffusion model.")
+app.command("vqdiff.cli.train:app", name="train", help="Train an image tokenizer, a diffusion model or a scorer.")
+app.command("vqdiff.cli.evaluate:evaluate", help="Measure a model by a protocol.")
+app.command("vqdiff.cli.study:study", help="Measure a grid of settings: a table, a plot and pictures.")
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -1,4 +1,4 @@
-"""``vqdiff train``: the two stages."""
+"""``vqdiff train``: the two stages, and the scorer of drawings."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-app = App(name="train", help="Train an image tokenizer or a diffusion model.")
+app = App(name="train", help="Train an image tokenizer, a diffusion model, or a scorer of drawings.")
 
 Changes = Annotated[tuple[str, ...], Parameter(name="--set", negative="")]
 
@@ -48,3 +48,20 @@ def diffusion(config: Path, *, set: Changes = (), resume: bool = False) -> None:
     from vqdiff.training.diffusion import DiffusionTraining, train_diffusion
 
     train_diffusion(read_config(DiffusionTraining, config, set), resume=resume)
+
+
+@app.command
+def scorer(config: Path, *, set: Changes = ()) -> None:
+    """Train the scorers by which drawings are measured; needs the extra ``eval``.
+
+    Parameters
+    ----------
+    config
+        A TOML file, see configs/.
+    set
+        Change a value of it, e.g. --set epochs=10. May be repeated.
+    """
+    from vqdiff.config import read_config
+    from vqdiff.evaluation.scorer_training import ScorerTraining, train_scorers
+
+    train_scorers(read_config(ScorerTraining, config, set))

@@ -40,11 +40,20 @@ class Measurement:
     features_hash: str
     scorer: str
     scorer_hash: str
+    choices: int
+    """Captions that R-precision chooses among."""
 
     @property
     def hash(self) -> str:
         """Twelve hex digits that differ where anything differs."""
         return _digest(asdict(self))
+
+    def check_like(self, other: Measurement) -> None:
+        """Raise InputError, naming the fields and both values, unless ``other`` is the same."""
+        if self.hash != other.hash:
+            unlike = _differences(asdict(self), asdict(other))
+            fields = "; ".join(f"{name} is {one} and {another}" for name, one, another in unlike)
+            raise InputError(f"these results were measured differently ({fields}): evaluate both in the same way")
 
 
 @dataclass(frozen=True)
@@ -135,10 +144,7 @@ def compare(a: Result, b: Result) -> str:
 
     Raises InputError, naming the fields and both values, where the two were measured differently.
     """
-    if a.measurement.hash != b.measurement.hash:
-        unlike = _differences(asdict(a.measurement), asdict(b.measurement))
-        fields = "; ".join(f"{name} is {one} and {other}" for name, one, other in unlike)
-        raise InputError(f"these results were measured differently ({fields}): evaluate both in the same way")
+    a.measurement.check_like(b.measurement)
     names = list(dict.fromkeys([*a.scores, *b.scores]))
     rows = [(name, *_contrast(a.scores.get(name), b.scores.get(name))) for name in names]
     scores = table(("score", "first", "second", "difference", "exceeds the error"), rows)

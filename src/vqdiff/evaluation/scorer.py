@@ -1,0 +1,158 @@
+"""A scorer for drawings: do a picture and a caption belong together, and which style, gender and skin tone is drawn.
+
+Small heads on frozen EfficientNet-Lite0 and text-encoder features, trained on the emoji set's train split alone. Its
+numbers are no CLIP score and no Inception FID, and are named accordingly; they compare models on this set only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from vqdiff.errors import InputError
+from vqdiff.evaluation.features import Views, file_hash
+from vqdiff.model import load_component
+from vqdiff.pipeline import bundled
+from vqdiff.shapes import Float, Int
+from vqdiff.text import TextEncoder
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A factor to tell from a picture: a column, its classes as text, and a column that says where it applies."""
+
+    column: str
+    classes: tuple[str, ...]
+    only: str | None = None
+
+    def labels(self, columns: Mapping[str, NDArray[Any]]) -> Int[Tensor, "N"]:
+        """The class of every row, -1 where the factor does not apply."""
+        number = {name: index for index, name in enumerate(self.classes)}
+        labels = torch.tensor([number.get(str(value), -1) for value in columns[self.column]])
+        if self.only is not None:
+            labels[~torch.tensor(columns[self.only].astype(bool))] = -1
+        return labels
+
+
+@dataclass(frozen=True)
+class ScorerConfig:
+    """Sizes of a scorer, and the factors, such as ``"style"``, that it tells."""
+
+    view: Literal["final", "middle"]
+    picture_width: int
+    text_width: int
+    probes: dict[str, Probe]
+    text_encoder: str
+    """Hash of the text encoder's weights, whose features the scorer knows."""
+    hidden: int = 512
+    width: int = 256
+    components: int = 64
+    """Principal directions of the features, in which the Fréchet distance is taken: far fewer than pictures, since its
+    bias grows with their ratio."""
+
+
+class Scorer(nn.Module):
+    """Two heads into one space of unit vectors, a probe for every factor, and the principal directions."""
+
+    centre: Tensor
+    scale: Tensor
+    directions: Tensor
+
+    def __init__(self, config: ScorerConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.picture_head = _head(config.picture_width, config.hidden, config.width)
+        self.text_head = _head(config.text_width, config.hidden, config.width)
+        self.temperature = nn.Parameter(torch.tensor(2.5))  # its logarithm
+        self.bias = nn.Parameter(torch.tensor(-8.0))
+        self.probes = nn.ModuleDict(
+            {name: _head(config.picture_width, 128, len(probe.classes)) for name, probe in config.probes.items()}
+        )
+        for name, shape in {
+            "centre": (config.picture_width,),
+            "scale": (config.picture_width,),
+            "directions": (config.components, config.picture_width),
+        }.items():
+            self.register_buffer(name, torch.zeros(shape))
+
+    def measure(self, features: Float[Tensor, "N D"]) -> None:
+        """Take centre, scale and principal directions from the features of the training pictures."""
+        self.centre.copy_(features.mean(0))
+        self.scale.copy_(features.std(0) + 1e-3)
+        covariance = torch.cov(features.double().T)
+        self.directions.copy_(torch.linalg.eigh(covariance).eigenvectors.T.flip(0)[: len(self.directions)])
+
+    def view(self, views: Views) -> Float[Tensor, "B D"]:
+        """Those of a picture's features that this scorer looks at."""
+        return views.final if self.config.view == "final" else views.middle
+
+    def pictures(self, features: Float[Tensor, "B D"]) -> Float[Tensor, "B E"]:
+        """Unit vectors of pictures."""
+        return nn.functional.normalize(self.picture_head((features - self.centre) / self.scale), dim=-1)
+
+    def texts(self, means: Float[Tensor, "B C"]) -> Float[Tensor, "B E"]:
+        """Unit vectors of captions, from `mean_states`."""
+        return nn.functional.normalize(self.text_head(means), dim=-1)
+
+    def probe(self, factor: str, features: Float[Tensor, "B D"]) -> Float[Tensor, "B classes"]:
+        """Class scores of one factor."""
+        return self.probes[factor]((features - self.centre) / self.scale)
+
+    def accuracy(self, features: Float[Tensor, "N D"], columns: Mapping[str, NDArray[Any]]) -> dict[str, float]:
+        """The share of pictures whose class is told right, for every factor that applies to any of them."""
+        shares = dict[str, float]()
+        for factor, probe in self.config.probes.items():
+            labels = probe.labels(columns)
+            known = labels >= 0
+            if known.any():
+                shares[factor] = float((self.probe(factor, features[known]).argmax(1) == labels[known]).double().mean())
+        return shares
+
+    def project(self, features: Float[Tensor, "B D"]) -> Float[Tensor, "B components"]:
+        """Features along their principal directions."""
+        return (features - self.centre) @ self.directions.T
+
+
+def _head(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(inputs, hidden), nn.GELU(), nn.Dropout(0.3), nn.Linear(hidden, outputs))
+
+
+@torch.no_grad()
+def mean_states(encoder: TextEncoder, texts: Sequence[str], batch_size: int = 256) -> Float[Tensor, "B C"]:
+    """The mean of each text's token features."""
+    order = sorted(range(len(texts)), key=lambda row: len(texts[row]))
+    means = torch.empty(len(texts), encoder.width)
+    for start in range(0, len(order), batch_size):
+        rows = order[start : start + batch_size]
+        with torch.autocast(encoder.model.device.type, torch.bfloat16):
+            states = encoder.encode([texts[row] for row in rows]).float()
+        means[rows] = (states.sum(1) / states.ne(0).any(-1).sum(1, keepdim=True)).cpu()
+    return means
+
+
+def scorers_folder() -> Path:
+    """The folder of the scorers that come with the package."""
+    return Path(str(resources.files("vqdiff") / "evaluation" / "scorers"))
+
+
+def load_scorer(folder: Path) -> Scorer:
+    """Read a scorer that ``vqdiff train scorer`` wrote."""
+    return load_component(folder, {"Scorer": (Scorer, ScorerConfig)})
+
+
+def scorer_text_encoder(scorer: Scorer) -> TextEncoder:
+    """The bundled model's text encoder, which a scorer's text head was trained on.
+
+    Raises InputError if it is another one.
+    """
+    folder = bundled()["emoji"] / "text_encoder"
+    if file_hash(folder / "model.safetensors") != scorer.config.text_encoder:
+        raise InputError(f"the scorer was trained with another text encoder than {folder}: train it anew")
+    return TextEncoder(folder)

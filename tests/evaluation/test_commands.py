@@ -1,0 +1,210 @@
+"""evaluate, study and train scorer, as a user runs them, on the bundled model and a few committed drawings."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from vqdiff.cli import main
+from vqdiff.config import read_config
+from vqdiff.errors import InputError
+from vqdiff.evaluation import drawing
+from vqdiff.evaluation.protocol import Result
+from vqdiff.evaluation.study import Study
+from vqdiff.pipeline import bundled
+
+ROOT = Path(__file__).parents[2]
+SAMPLE = ROOT / "tests" / "fixtures" / "emoji-sample"
+
+TRIAL = """
+[trial]
+data = "OUT/data"
+drawn = "OUT/drawn"
+prompts = "train"
+reference = "train"
+num_pictures = 12
+choices = 10
+seeds = [0, 100]
+batch_size = 5
+"""
+EVALUATION = 'output = "OUT/result"\n[sampling]\nsteps = 2\nguidance = 1\n' + TRIAL
+STUDY = """
+title = "A title"
+output = "OUT/study"
+x = "steps"
+scores = ["fd_effnet", "text_score_emoji"]
+pictures = 2
+[[grid]]
+sampler = ["purity", "halton"]
+steps = [1, 2]
+guidance = [1.0]
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    shutil.copytree(SAMPLE, tmp_path / "data")
+    return tmp_path
+
+
+def config(folder: Path, text: str) -> str:
+    path = folder / "config.toml"
+    path.write_text(text.replace("OUT", str(folder)))
+    return str(path)
+
+
+def test_evaluate_writes_a_result_and_draws_nothing_twice(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = config(folder, EVALUATION)
+    main(["evaluate", path])
+    assert "| r_precision_emoji_check |" in capsys.readouterr().out
+    first = Result.load(folder / "result.json")
+    assert first.measurement.num_pictures == 12
+    assert first.measurement.seeds == (0, 100)
+    assert first.subject.settings["steps"] == 2
+    assert first.scores["fd_effnet"].n == 2
+    assert first.scores["fd_effnet"].mean > 0
+    assert {"style_accuracy_emoji", "coverage", "kd_effnet"} <= first.scores.keys()
+
+    # Interrupted: one batch of tokens and all results are gone. Only that batch is drawn again, to the same tokens.
+    lost = sorted((folder / "drawn").glob("*/0/*.safetensors"))[1]
+    before = lost.read_bytes()
+    lost.unlink()
+    shutil.rmtree(folder / "drawn" / "results")
+    drawn = list[Any]()
+    frames = drawing.Pipeline.frames
+    monkeypatch.setattr(drawing.Pipeline, "frames", lambda *given: drawn.append(given[2]) or frames(*given))
+    main(["evaluate", path])
+    assert [list(seeds) for seeds in drawn] == [[5, 6, 7, 8, 9]]
+    assert lost.read_bytes() == before
+    assert Result.load(folder / "result.json").scores == first.scores
+
+
+def test_two_processes_share_the_drawing(folder: Path) -> None:
+    path = config(folder, EVALUATION)
+    main(["evaluate", path])
+    alone = Result.load(folder / "result.json")
+    tokens = {file: file.read_bytes() for file in (folder / "drawn").rglob("*.safetensors")}
+    shutil.rmtree(folder / "drawn")
+    launch = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--main_process_port", "0"]
+    run = subprocess.run(
+        [sys.executable, *launch, "-m", "vqdiff", "evaluate", path],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    assert run.returncode == 0, run.stderr
+    assert {file: file.read_bytes() for file in (folder / "drawn").rglob("*.safetensors")} == tokens
+    assert Result.load(folder / "result.json").scores == alone.scores
+
+
+def test_evaluate_compares_only_what_was_measured_alike(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = config(folder, EVALUATION)
+    main(["evaluate", path, "--set", "trial.seeds=[0]"])
+    earlier = shutil.copy(folder / "result.json", folder / "earlier.json")
+    one_seed = ["--set", "trial.seeds=[0]", "--against", str(earlier)]
+    main(["evaluate", path, "--set", "sampling.steps=1", *one_seed])
+    assert "| settings.steps | 2 | 1 |" in capsys.readouterr().out
+    drawn = set((folder / "drawn").iterdir())
+    with pytest.raises(SystemExit) as stopped:
+        main(["evaluate", path, "--set", "trial.num_pictures=11", "--set", "sampling.steps=3", *one_seed])
+    assert stopped.value.code == 2
+    assert "num_pictures is 12 and 11" in capsys.readouterr().err
+    assert set((folder / "drawn").iterdir()) == drawn  # refused before anything was drawn
+
+
+def test_evaluate_the_image_tokenizer(folder: Path) -> None:
+    main(["evaluate", config(folder, "reconstruct = true\n" + EVALUATION)])
+    scores = Result.load(folder / "result.json").scores
+    assert scores["psnr"].mean > 24
+    assert 0.8 < scores["ssim"].mean < 1
+    assert scores["r_precision_emoji"].mean > 0.5  # among 10 captions; by chance 0.1
+
+
+def test_study_draws_a_table_a_plot_and_pictures(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = config(folder, STUDY + TRIAL)
+    main(["study", path])
+    out = capsys.readouterr().out
+    assert "4/4  halton, 2 steps:" in out
+    table = (folder / "study" / "table.md").read_text()
+    assert table.count("\n| halton |") == 2
+    results = json.loads((folder / "study" / "results.json").read_text())
+    assert len({result["id"] for result in results}) == 4
+    for name in ("plot.png", "pictures.png"):
+        with Image.open(folder / "study" / name) as image:
+            assert len(image.convert("RGB").getcolors(1 << 24)) > 20
+    main(["study", path, "--set", "output=" + str(folder / "again")])  # from what was kept
+    assert (folder / "again" / "table.md").read_text() == table
+
+
+def test_study_of_token_accuracy(folder: Path) -> None:
+    main(["study", config(folder, 'title = "A"\noutput = "OUT/study"\n[accuracy]\ntimes = [50]\nbins = 2\n' + TRIAL)])
+    low, high = json.loads((folder / "study" / "results.json").read_text())
+    assert low["purity"] < 0.5 < high["purity"]
+    assert low["accuracy"] + 2 * low["error"] < high["accuracy"] - 2 * high["error"]
+    assert (folder / "study" / "plot.png").stat().st_size > 0
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("trial.num_pictures=1000", "num_pictures is 1000"),
+        ("trial.seeds=[]", "seeds is empty"),
+        ("x=colour", "x is 'colour'"),
+        ('scores=["fid"]', "unknown score 'fid'"),
+        ("trial.data=nowhere", "vqdiff data emoji"),
+        ("trial.scorers=[nobody]", "scorers must be"),
+        ('trial.scorers=["nobody"]', "nobody/config.json is missing"),
+        ("grid=[]", r"either [[grid]] tables or"),
+    ],
+)
+def test_mistakes_are_one_line(folder: Path, change: str, words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    text = STUDY.replace('["purity", "halton"]', '["halton"]').replace("[1, 2]", "[1]") + TRIAL
+    with pytest.raises(SystemExit) as stopped:
+        main(["study", config(folder, text), "--set", change])
+    assert stopped.value.code == 2
+    assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs" / "studies").glob("*.toml")), ids=lambda path: path.stem)
+def test_bundled_studies_are_well_formed(path: Path) -> None:
+    study = read_config(Study, path)
+    assert bool(study.grid) != (study.accuracy is not None)
+
+
+def test_train_scorer_and_use_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (ROOT / "configs" / "emoji-scorer.toml").read_text() + 'held_out = ["test_style"]\n'
+    lines = [line for line in text.splitlines() if not line.startswith(("data", "output", "text_encoder", "held_out"))]
+    head = f'data = "OUT/data"\noutput = "OUT/scorers"\ntext_encoder = "{bundled()["emoji"] / "text_encoder"}"\n'
+    small = 'held_out = ["train"]\nepochs = 60\nbatch_size = 64\n'
+    main(["train", "scorer", config(folder, head + small + "\n".join(lines))])
+    for name in ("emoji", "emoji_check"):
+        card = json.loads((folder / "scorers" / name / "card.json").read_text())
+        assert card["quality"]["train"]["r_precision"] > 0.8  # by chance 0.01
+        assert card["quality"]["train"]["style_accuracy"] > 0.8
+    torch.manual_seed(0)
+    monkeypatch.setattr("vqdiff.evaluation.judge.scorers_folder", lambda: folder / "scorers")
+    main(["evaluate", config(folder, EVALUATION)])
+    assert Result.load(folder / "result.json").measurement.scorer == "emoji, emoji_check"
+    with pytest.raises(SystemExit):
+        main(["train", "scorer", config(folder, head + small + "\n".join(lines))])  # an output that exists
+
+
+def test_a_scorer_refuses_another_text_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
+    from vqdiff.evaluation.scorer import load_scorer, scorer_text_encoder, scorers_folder
+
+    scorer = load_scorer(scorers_folder() / "emoji")
+    monkeypatch.setattr("vqdiff.evaluation.scorer.file_hash", lambda path: "another")
+    with pytest.raises(InputError, match="another text encoder"):
+        scorer_text_encoder(scorer)
