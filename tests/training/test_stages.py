@@ -12,6 +12,7 @@ import torch
 
 import vqdiff
 from vqdiff.config import read_config
+from vqdiff.errors import InputError
 from vqdiff.image_tokenizers import CompactTokenizer
 from vqdiff.model import load_component
 from vqdiff.training import diffusion, tokenizer
@@ -94,6 +95,21 @@ def test_both_stages_learn_and_leave_pictures(trained: Path) -> None:
 def test_the_trained_model_draws(trained: Path) -> None:
     (image,) = vqdiff.load(trained / "diffusion" / "model")("cat", steps=3)
     assert image.size == (128, 128)
+
+
+def test_fine_tuning_begins_with_a_trained_denoiser_and_a_new_null(trained: Path) -> None:
+    first = trained / "diffusion" / "model"
+    changes = [f"start={first}", f"output={trained / 'tuned'}", "null=empty", "run.steps=1", "run.learning_rate=1e-9"]
+    path = write(trained, DIFFUSION)
+    diffusion.train_diffusion(read_config(diffusion.DiffusionTraining, path, changes))
+    before, after = (vqdiff.load(folder).model for folder in (first, trained / "tuned" / "model"))
+    for name, value in before.denoiser.state_dict().items():
+        torch.testing.assert_close(after.denoiser.state_dict()[name], value, msg=name)
+    assert after.text_encoder is not None
+    torch.testing.assert_close(after.null(1), after.text_encoder.encode([""]), atol=2e-3, rtol=1e-2)
+    config = read_config(diffusion.DiffusionTraining, path, [*changes, "model.width=16"])
+    with pytest.raises(InputError, match="has other sizes"):
+        diffusion.DiffusionTask(config)
 
 
 def test_the_null_condition_is_trained(trained: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 from PIL import Image
@@ -41,7 +42,7 @@ class Line:
     points: list[Point] = field(default_factory=list)
 
 
-def plot_lines(title: str, x: str, scores: Sequence[str], lines: Mapping[str, Line], file: Path) -> None:
+def plot_lines(title: str, x: str | None, scores: Sequence[str], lines: Mapping[str, Line], file: Path) -> None:
     """One panel a score, one line each, with bars of one standard deviation; a line of one point is a level."""
     figure, axes = _figure(len(scores), 1, (5.6 * len(scores), 4.2))
     words = any(isinstance(point.x, str) for line in lines.values() for point in line.points)
@@ -53,10 +54,10 @@ def plot_lines(title: str, x: str, scores: Sequence[str], lines: Mapping[str, Li
                 axis.axhline(means[0], linestyle="--", color=f"C{index}", label=label)
                 continue
             errors = [point.scores[score].std or 0.0 for point in points]
-            axis.errorbar(
-                [point.x for point in points], means, errors, marker="o", capsize=3, color=f"C{index}", label=label
-            )
-        axis.set_xlabel(_TITLES.get(x, x))
+            places = ["\n".join(wrap(point.x, 14)) if words else point.x for point in points]
+            style = {"marker": "o", "capsize": 3, "color": f"C{index}", "linestyle": "" if words else "-"}
+            axis.errorbar(places, means, errors, label=label, **style)
+        axis.set_xlabel(_TITLES.get(x, x) if x else "")
         axis.set_title(_TITLES.get(score, score), fontsize=10)
         axis.grid(alpha=0.3)
         if x == "steps":
@@ -82,16 +83,10 @@ def plot_pictures(
         for side in axis.spines.values():
             side.set_visible(False)
         if row == 0:
-            axis.set_title("\n".join(_wrap(captions[column], 20)), fontsize=6)
+            axis.set_title("\n".join(wrap(captions[column], 20)), fontsize=6)
         if column == 0:
-            axis.set_ylabel("\n".join(_wrap(labels[row], 18)), fontsize=7, rotation=0, ha="right", va="center")
+            axis.set_ylabel("\n".join(wrap(labels[row], 18)), fontsize=7, rotation=0, ha="right", va="center")
     save_figure(figure, file)
-
-
-def _wrap(text: str, width: int) -> list[str]:
-    from textwrap import wrap
-
-    return wrap(text, width) or [""]
 
 
 def _figure(columns: int, rows: int, size: tuple[float, float]) -> tuple[Any, list[Any]]:

@@ -52,8 +52,8 @@ class Study:
     """Folder for ``table.md``, ``results.json``, ``plot.png`` and ``pictures.png``."""
     trial: Trial
     grid: tuple[Grid, ...] = ()
-    x: str = "guidance"
-    """The field along the plot's axis; cells that differ in others are other lines."""
+    x: str | None = None
+    """The field along the plot's axis; cells that differ in others are other lines. None: every cell by itself."""
     scores: tuple[str, ...] = ("fd_effnet", "r_precision_emoji_check")
     """One panel each."""
     pictures: int = 8
@@ -80,7 +80,7 @@ def run_study(study: Study, device: str = "auto", report: Callable[[str], None] 
         return
     cells = list(dict.fromkeys(cell for grid in study.grid for cell in grid.cells()))
     facts = [_facts(cell, judge) for cell in cells]
-    if study.x not in facts[0]:
+    if study.x is not None and study.x not in facts[0]:
         raise InputError(f"x is {study.x!r}: it must be one of {', '.join(facts[0])}")
     varying = [name for name in facts[0] if len({fact[name] for fact in facts}) > 1]
     results = list[Result]()
@@ -140,8 +140,9 @@ def _write(study: Study, results: list[Result], facts: list[dict[str, Any]], var
     with atomic_path(study.output / "results.json") as path:
         path.write_text(json.dumps([asdict(result) | {"id": result.id} for result in results], indent=1) + "\n")
     lines = dict[str, Line]()
-    others = [name for name in varying if name != study.x]
+    others = [name for name in varying if study.x not in (None, name)]
     for fact, result in zip(facts, results, strict=True):
         line = lines.setdefault(_label(fact, others, study.names), Line())
-        line.points.append(Point(fact[study.x], result.scores))
+        where = _label(fact, varying, study.names) if study.x is None else fact[study.x]
+        line.points.append(Point(where, result.scores))
     plot_lines(study.title, study.x, study.scores, lines, study.output / "plot.png")

@@ -61,6 +61,8 @@ class DiffusionTraining:
     text_encoder: Path
     """Folder of a transformers text encoder."""
     run: RunConfig
+    start: Path | None = None
+    """A trained model's folder, whose denoiser to go on from; the null condition begins anew (paper, section 3.1)."""
     model: DenoiserSizes = field(default_factory=DenoiserSizes)
     noise: Noise = field(default_factory=Noise)
     aux_weight: float = 0.1
@@ -154,6 +156,11 @@ class DiffusionTask:
                 **vars(config.model),
             )
         )
+        if config.start is not None:
+            trained = Model.load(config.start).denoiser
+            if trained.config != denoiser.config:
+                raise InputError(f"start: the denoiser in {config.start} has other sizes than [model] and [noise] say")
+            denoiser.load_state_dict(trained.state_dict())
         null = NullCondition(NullConfig(config.null, config.max_tokens, self.encoder.width))
         if config.null == "empty":
             null.set_empty(self.encoder)
