@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -25,15 +27,20 @@ RUN = RunConfig(
 class Line:
     """Fit y = 2x, with noise that belongs to the step."""
 
-    def __init__(self, stop_at: int | None = None) -> None:
+    def __init__(
+        self, stop_at: int | None = None, number: int = signal.SIGINT, nan_at: int | None = None, pause: float = 0
+    ) -> None:
         torch.manual_seed(0)
         self.model = nn.Linear(1, 1)
-        self.stop_at = stop_at
+        self.stop_at, self.number, self.nan_at, self.pause = stop_at, number, nan_at, pause
 
     def loss(self, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         if step == self.stop_at:
-            os.kill(os.getpid(), signal.SIGINT)  # the step is finished before the run stops
+            os.kill(os.getpid(), self.number)  # the step is finished before the run stops
+        time.sleep(self.pause)
         x = torch.randn(4, 1, generator=torch.Generator().manual_seed(step))
+        if step == self.nan_at:
+            x = x * torch.nan
         return (self.model(x) - 2 * x).square().mean(), {"weight": self.model.weight.detach()[0, 0]}
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
@@ -67,13 +74,61 @@ def test_a_run_leaves_what_it_promises(tmp_path: Path) -> None:
     assert records[-1]["held_out"] < records[2]["held_out"]
 
 
-def test_interrupted_and_resumed_equals_uninterrupted(tmp_path: Path) -> None:
+def losses(folder: Path) -> list[dict[str, float]]:
+    """What the log says of every step, but for the speed."""
+    records = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in record.items() if name != "pictures_per_s"} for record in records]
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    assert losses(one) == losses(other)
+    for name, value in finished(one).items():
+        assert torch.equal(value, finished(other)[name])
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_and_resumed_equals_uninterrupted(tmp_path: Path, number: int) -> None:
     train(Line, RUN, tmp_path / "whole", resume=False)
     with pytest.raises(KeyboardInterrupt):
-        train(lambda: Line(stop_at=7), RUN, tmp_path / "broken", resume=False)
+        train(lambda: Line(stop_at=7, number=number), RUN, tmp_path / "broken", resume=False)
     train(Line, RUN, tmp_path / "broken", resume=True)
-    for name, value in finished(tmp_path / "whole").items():
-        assert torch.equal(value, finished(tmp_path / "broken")[name])
+    assert_same_run(tmp_path / "whole", tmp_path / "broken")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="kills a forked process")
+def test_killed_twenty_times_equals_uninterrupted(tmp_path: Path) -> None:
+    """SIGKILL at random moments: never a broken checkpoint, never more lost than the interval."""
+    run, folder = replace(RUN, steps=400, checkpoint_every=4), tmp_path / "killed"
+    train(Line, run, tmp_path / "whole", resume=False)
+    moments, reached = random.Random(0), 0
+    for _ in range(20):
+        child = os.fork()
+        if not child:
+            try:
+                train(lambda: Line(pause=0.002), run, folder, resume=(folder / "last.pt").exists())
+            finally:
+                os._exit(0)
+        time.sleep(moments.uniform(0.02, 0.4))
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        if (folder / "last.pt").exists():
+            step = torch.load(folder / "last.pt", weights_only=True)["step"]
+            assert step >= reached
+            reached = step
+            logged = [record["step"] for record in losses(folder)]
+            assert max(logged, default=0) <= reached + run.checkpoint_every + run.log_every
+    assert reached > 0
+    train(Line, run, folder, resume=True)
+    assert_same_run(tmp_path / "whole", folder)
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_spoils_nothing(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"the loss is nan at step 9: lower run\.learning_rate"):
+        train(lambda: Line(nan_at=9), RUN, tmp_path / "broken", resume=False)
+    assert torch.load(tmp_path / "broken" / "broken.pt", weights_only=True)["step"] == 9
+    train(Line, RUN, tmp_path / "whole", resume=False)
+    train(Line, RUN, tmp_path / "broken", resume=True)
+    assert_same_run(tmp_path / "whole", tmp_path / "broken")
 
 
 def test_runs_are_not_overwritten_and_not_invented(tmp_path: Path) -> None:

@@ -93,7 +93,8 @@ def train(make_task: Callable[[], Task], run: RunConfig, output: Path, *, resume
     """Train a task and write ``log.jsonl``, TensorBoard events, ``preview-*.png``, ``last.pt`` and the component.
 
     ``resume`` goes on from ``last.pt``; without it an ``output`` that already holds one is an InputError, and the task
-    is not even made. Ctrl-C ends the step at hand, leaves a checkpoint and raises KeyboardInterrupt.
+    is not even made. Ctrl-C and SIGTERM end the step at hand, leave a checkpoint and raise KeyboardInterrupt. A loss
+    that is not finite is an InputError that names the step; ``broken.pt`` holds the state before it.
     """
     from torch.utils.tensorboard import SummaryWriter
 
@@ -115,7 +116,7 @@ def train(make_task: Callable[[], Task], run: RunConfig, output: Path, *, resume
         betas=run.betas,
         fused=True,
     )
-    step = 0
+    step, meters, counted = 0, dict[str, Tensor](), 0
     if resume:
         state = torch.load(checkpoint, weights_only=True)
         step = state["step"]
@@ -123,21 +124,25 @@ def train(make_task: Callable[[], Task], run: RunConfig, output: Path, *, resume
         average.load_state_dict(state["average"])
         optimizer.load_state_dict(state["optimizer"])
         task.load_state_dict(state["task"])
+        meters, counted = state["meters"], state["counted"]
+        _forget_after(output / "log.jsonl", step)
 
-    def save_checkpoint() -> None:
+    def save_checkpoint(file: Path) -> None:
         state = {
             "step": step,
+            "meters": meters,
+            "counted": counted,
             "model": model.state_dict(),
             "average": average.state_dict(),
             "optimizer": optimizer.state_dict(),
             "task": task.state_dict(),
         }
-        with atomic_path(checkpoint) as path:
+        with atomic_path(file) as path:
             torch.save(state, path)
 
     device = next(model.parameters()).device.type
-    start, first, meters, counted = time.monotonic(), step, dict[str, Tensor](), 0
-    with SummaryWriter(str(output)) as board, (output / "log.jsonl").open("a") as log, _ctrl_c() as stopped:
+    start, first = time.monotonic(), step
+    with SummaryWriter(str(output)) as board, (output / "log.jsonl").open("a") as log, _asked_to_stop() as stopped:
 
         def record(values: dict[str, float]) -> None:
             log.write(json.dumps({"step": step, **values}) + "\n")
@@ -150,6 +155,12 @@ def train(make_task: Callable[[], Task], run: RunConfig, output: Path, *, resume
                 group["lr"] = run.learning_rate_at(step)
             with torch.autocast(device, torch.bfloat16, enabled=run.bf16):
                 loss, metrics = task.loss(step)
+            if not bool(loss.isfinite()):
+                save_checkpoint(output / "broken.pt")
+                raise InputError(
+                    f"the loss is {float(loss.detach())} at step {step}: lower run.learning_rate and go on from "
+                    f"{checkpoint} with --resume; the state before that step is in {output / 'broken.pt'}"
+                )
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), run.clip)
@@ -159,7 +170,7 @@ def train(make_task: Callable[[], Task], run: RunConfig, output: Path, *, resume
                 _follow(average, model, min(run.ema, step / (step + 10)))
             counted += 1
             for name, value in {"loss": loss.detach(), **metrics}.items():
-                meters[name] = meters[name] + value if name in meters else value
+                meters[name] = meters.get(name, 0) + value
             if step % run.log_every == 0 or step == run.steps:
                 values = {name: float(total) / counted for name, total in meters.items()}
                 meters.clear()
@@ -177,7 +188,7 @@ def train(make_task: Callable[[], Task], run: RunConfig, output: Path, *, resume
                 record(values)
                 print(f"step {step}  held out: {_numbers(values)}", flush=True)
             if step % run.checkpoint_every == 0 or step == run.steps or stopped:
-                save_checkpoint()
+                save_checkpoint(checkpoint)
     if stopped and step < run.steps:
         print(f"stopped at step {step}; go on with --resume", flush=True)
         raise KeyboardInterrupt
@@ -185,24 +196,32 @@ def train(make_task: Callable[[], Task], run: RunConfig, output: Path, *, resume
 
 
 @contextmanager
-def _ctrl_c() -> Iterator[list[int]]:
-    """A list that Ctrl-C makes non-empty; a second Ctrl-C interrupts at once."""
-    pressed = list[int]()
+def _asked_to_stop() -> Iterator[list[int]]:
+    """A list that Ctrl-C or SIGTERM makes non-empty; a second one interrupts at once."""
+    asked = list[int]()
 
     def note(number: int, frame: object) -> None:
         del frame
-        if pressed:
+        if asked:
             raise KeyboardInterrupt
-        pressed.append(number)
+        asked.append(number)
 
     if threading.current_thread() is not threading.main_thread():
-        yield pressed  # signals belong to the main thread
+        yield asked  # signals belong to the main thread
         return
-    before = signal.signal(signal.SIGINT, note)
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield pressed
+        yield asked
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _forget_after(log: Path, step: int) -> None:
+    """Drop the records of steps that will be taken again."""
+    kept = [line for line in log.read_text().splitlines(keepends=True) if json.loads(line)["step"] <= step]
+    with atomic_path(log) as path:
+        path.write_text("".join(kept))
 
 
 @torch.no_grad()
