@@ -71,8 +71,11 @@ def test_fingerprint_is_of_the_folder(tmp_path: Path) -> None:
     model.save(tmp_path / "same")
     model.denoiser.head.bias.data[0] += 1
     model.save(tmp_path / "other")
-    one, same, other = (Model.load(tmp_path / name).fingerprint for name in ("one", "same", "other"))
-    assert one == same != other
+    model.sampling = SamplingSettings(steps=3)  # the settings of a picture are told beside the model
+    model.save(tmp_path / "defaults")
+    names = ("one", "same", "other", "defaults")
+    one, same, other, defaults = (Model.load(tmp_path / name).fingerprint for name in names)
+    assert one == same != other == defaults
 
 
 def test_labels_are_checked() -> None:

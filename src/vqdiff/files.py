@@ -45,6 +45,14 @@ def check_writable(path: str | Path) -> None:
         pass
 
 
+def make_folder(path: Path) -> None:
+    """Make the folder ``path`` and those above it; InputError if something is in the way."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot make the folder {path}: {error.strerror or error}; name another") from error
+
+
 @contextmanager
 def _room_beside(path: Path) -> Iterator[Path]:
     try:

@@ -59,7 +59,7 @@ class Model:
     sampling: SamplingSettings = field(default_factory=SamplingSettings)
     card: Card = field(default_factory=Card)
     fingerprint: str = "unsaved"
-    """Twelve hex digits that change with any weight or setting in the folder that was loaded."""
+    """Twelve hex digits that change with all that decides a picture, once its prompt, seed and settings are given."""
 
     @property
     def num_tokens(self) -> int:
@@ -203,10 +203,16 @@ def load_component(folder: Path, networks: Mapping[str, tuple[type[nn.Module], t
 
 
 def fingerprint(folder: Path) -> str:
-    """Twelve hex digits of all settings and weights in a folder."""
+    """Twelve hex digits of the weights and configurations in a folder; default settings and the card don't count."""
     digest = hashlib.sha256()
     for path in sorted(path for path in folder.rglob("*") if path.suffix in (".json", ".safetensors")):
-        digest.update(path.relative_to(folder).as_posix().encode() + hashlib.sha256(path.read_bytes()).digest())
+        content = path.read_bytes()
+        if path == folder / "model_index.json":
+            index = _read_json(path)
+            content = json.dumps(
+                {key: index[key] for key in index.keys() - {"sampling", "card"}}, sort_keys=True
+            ).encode()
+        digest.update(path.relative_to(folder).as_posix().encode() + hashlib.sha256(content).digest())
     return digest.hexdigest()[:12]
 
 

@@ -237,3 +237,12 @@ def test_golden_purity(case: Case) -> None:
         expected, ours = expected[:, :-1].mT, sharpen(log_p0, score, r)
         assert (ours.exp() - expected.exp()).abs().max() <= tolerance["prob_atol"]
         assert (ours - expected)[expected > -46].abs().max() <= tolerance["log_atol"]
+
+
+def test_guidance_keeps_double_precision() -> None:
+    cond, null = random_logits(3, 5, 9).double(), random_logits(3, 5, 9).double()
+    expected = (1.1 * cond - 0.1 * null).log_softmax(-1)
+    torch.testing.assert_close(guide(cond, null, 1.1), expected, atol=1e-14, rtol=0)
+    mixed = guide(cond, null.float(), 1.1)
+    assert mixed.dtype == torch.float64
+    torch.testing.assert_close(mixed, expected, atol=1e-6, rtol=0)

@@ -11,16 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from PIL import Image
 
 from vqdiff.cli import main
 from vqdiff.config import read_config
 from vqdiff.errors import InputError
-from vqdiff.evaluation import drawing
+from vqdiff.evaluation import drawing, judge
 from vqdiff.evaluation.protocol import Result
 from vqdiff.evaluation.study import Study
 from vqdiff.pipeline import bundled
+from vqdiff.sampling import Reveal
 
 ROOT = Path(__file__).parents[2]
 SAMPLE = ROOT / "tests" / "fixtures" / "emoji-sample"
@@ -148,9 +148,23 @@ def test_study_draws_a_table_a_plot_and_pictures(folder: Path, capsys: pytest.Ca
     assert (folder / "again" / "table.md").read_text() == table
 
 
+def test_a_broken_sampler_is_seen_by_a_study(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another sampler of the same name draws anew, since its code is part of what is kept, and scores worse."""
+    path = config(folder, STUDY.replace('["purity", "halton"]', '["purity"]').replace("[1, 2]", "[8]") + TRIAL)
+    scores = list[float]()
+    for code, codes in ("right", {}), ("wrong", {"draw_categorical": lambda log_p, u: log_p.argmin(-1)}):
+        monkeypatch.setattr(judge, "_code", lambda *packages, code=code: code)
+        for name, mutation in codes.items():
+            monkeypatch.setattr(sys.modules[Reveal.__module__], name, mutation)
+        main(["study", path])
+        (result,) = json.loads((folder / "study" / "results.json").read_text())
+        scores.append(result["scores"]["kd_effnet"]["mean"])
+    assert scores[1] > 2 * scores[0]
+
+
 def test_study_of_token_accuracy(folder: Path) -> None:
     main(["study", config(folder, 'title = "A"\noutput = "OUT/study"\n[accuracy]\ntimes = [50]\nbins = 2\n' + TRIAL)])
-    low, high = json.loads((folder / "study" / "results.json").read_text())
+    low, high = json.loads((folder / "study" / "results.json").read_text())["bins"]
     assert low["purity"] < 0.5 < high["purity"]
     assert low["accuracy"] + 2 * low["error"] < high["accuracy"] - 2 * high["error"]
     assert (folder / "study" / "plot.png").stat().st_size > 0
@@ -163,27 +177,35 @@ def test_study_of_token_accuracy(folder: Path) -> None:
         ("trial.seeds=[]", "seeds is empty"),
         ("x=colour", "x is 'colour'"),
         ('scores=["fid"]', "unknown score 'fid'"),
+        ("scores=[]", "at least one name"),
+        ("pictures=0", "pictures must be at least 1"),
+        ("output=pyproject.toml/study", "cannot make the folder"),
+        ("trial.choices=13", "12 pictures have 12 different captions, fewer than choices = 13"),
+        ("trial.num_pictures=9", "10 pictures are needed"),
+        ("trial.seeds=[0, 11]", "the seeds 0 and 11 overlap"),
         ("trial.data=nowhere", "vqdiff data emoji"),
-        ("trial.scorers=[nobody]", "scorers must be"),
+        ("trial.scorers=[]", "scorers is empty"),
         ('trial.scorers=["nobody"]', "nobody/config.json is missing"),
         ("grid=[]", r"either [[grid]] tables or"),
     ],
 )
 def test_mistakes_are_one_line(folder: Path, change: str, words: str, capsys: pytest.CaptureFixture[str]) -> None:
     text = STUDY.replace('["purity", "halton"]', '["halton"]').replace("[1, 2]", "[1]") + TRIAL
+    changes = [change] if change != "trial.num_pictures=9" else [change, "trial.choices=9"]
     with pytest.raises(SystemExit) as stopped:
-        main(["study", config(folder, text), "--set", change])
+        main(["study", config(folder, text), *(word for one in changes for word in ("--set", one))])
     assert stopped.value.code == 2
     assert words in capsys.readouterr().err
+    assert not (folder / "drawn").exists()
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs" / "studies").glob("*.toml")), ids=lambda path: path.stem)
 def test_bundled_studies_are_well_formed(path: Path) -> None:
-    study = read_config(Study, path)
+    study = read_config(Study, path, [f"trial.data={SAMPLE}"])
     assert bool(study.grid) != (study.accuracy is not None)
 
 
-def test_train_scorer_and_use_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_train_scorer_and_use_it(folder: Path) -> None:
     text = (ROOT / "configs" / "emoji-scorer.toml").read_text() + 'held_out = ["test_style"]\n'
     lines = [line for line in text.splitlines() if not line.startswith(("data", "output", "text_encoder", "held_out"))]
     head = f'data = "OUT/data"\noutput = "OUT/scorers"\ntext_encoder = "{bundled()["emoji"] / "text_encoder"}"\n'
@@ -193,12 +215,11 @@ def test_train_scorer_and_use_it(folder: Path, monkeypatch: pytest.MonkeyPatch) 
         card = json.loads((folder / "scorers" / name / "card.json").read_text())
         assert card["quality"]["train"]["r_precision"] > 0.8  # by chance 0.01
         assert card["quality"]["train"]["style_accuracy"] > 0.8
-    torch.manual_seed(0)
-    monkeypatch.setattr("vqdiff.evaluation.judge.scorers_folder", lambda: folder / "scorers")
-    main(["evaluate", config(folder, EVALUATION)])
-    assert Result.load(folder / "result.json").measurement.scorer == "emoji, emoji_check"
+    main(["evaluate", config(folder, EVALUATION), "--set", f'trial.scorers=["{folder / "scorers" / "emoji"}"]'])
+    assert Result.load(folder / "result.json").measurement.scorer == "emoji"
+    text = head + small + "\n".join(lines)
     with pytest.raises(SystemExit):
-        main(["train", "scorer", config(folder, head + small + "\n".join(lines))])  # an output that exists
+        main(["train", "scorer", config(folder, text)])  # an output that exists
 
 
 def test_a_scorer_refuses_another_text_encoder(monkeypatch: pytest.MonkeyPatch) -> None:

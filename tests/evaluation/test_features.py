@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from vqdiff.errors import InputError
 from vqdiff.evaluation.features import CLIP, EfficientNetLite0, Inception, standardise
-from vqdiff.evaluation.judge import Cell, Choices, Judge, Trial
+from vqdiff.evaluation.judge import Judge
+from vqdiff.evaluation.trial import Cell, Choices, Trial
 
 SAMPLE = Path(__file__).parents[1] / "fixtures" / "emoji-sample"
 
@@ -95,10 +96,12 @@ def test_a_file_that_is_none_is_refused(network: Any, tmp_path: Path) -> None:
 
 
 def test_networks_of_ones_own_add_their_scores(inception: Path, clip: Path, tmp_path: Path) -> None:
-    trial = Trial(
-        SAMPLE, "train", "train", 12, (0,), 10, inception=inception, clip=clip, drawn=tmp_path / "drawn", batch_size=12
-    )
-    result = Judge(trial).measure(Cell(sampling=Choices(steps=1, guidance=1.0)))
+    trial = Trial(SAMPLE, "train", "train", 12, (0,), 10, inception=inception, clip=clip, drawn=tmp_path / "drawn")
+    cell = Cell(sampling=Choices(steps=1, guidance=1.0))
+    judge = Judge(trial, [cell])
+    result = judge.measure(cell)
+    assert list(result.scores) == [name for name in judge.scoring.names() if name in result.scores]
+    assert set(result.scores) == set(judge.scoring.names())
     assert {"fid", "kid", "inception_score", "clip_score", "r_precision_clip"} <= result.scores.keys()
     assert "fd_effnet" in result.scores  # and never under the name of FID
     assert result.measurement.features == "efficientnet-lite0, inception, clip"

@@ -97,19 +97,50 @@ def test_the_trained_model_draws(trained: Path) -> None:
     assert image.size == (128, 128)
 
 
-def test_fine_tuning_begins_with_a_trained_denoiser_and_a_new_null(trained: Path) -> None:
-    first = trained / "diffusion" / "model"
-    changes = [f"start={first}", f"output={trained / 'tuned'}", "null=empty", "run.steps=1", "run.learning_rate=1e-9"]
-    path = write(trained, DIFFUSION)
-    diffusion.train_diffusion(read_config(diffusion.DiffusionTraining, path, changes))
-    before, after = (vqdiff.load(folder).model for folder in (first, trained / "tuned" / "model"))
-    for name, value in before.denoiser.state_dict().items():
-        torch.testing.assert_close(after.denoiser.state_dict()[name], value, msg=name)
-    assert after.text_encoder is not None
-    torch.testing.assert_close(after.null(1), after.text_encoder.encode([""]), atol=2e-3, rtol=1e-2)
-    config = read_config(diffusion.DiffusionTraining, path, [*changes, "model.width=16"])
-    with pytest.raises(InputError, match="has other sizes"):
-        diffusion.DiffusionTask(config)
+GUIDANCE = """
+start = "OUT/diffusion/model"
+data = "OUT/data"
+output = "OUT/guidance"
+evaluate = 4
+compile = false
+[run]
+steps = 3
+batch_size = 4
+learning_rate = 1e-3
+"""
+
+
+def guidance(folder: Path, *changes: str) -> diffusion.GuidanceTraining:
+    return read_config(diffusion.GuidanceTraining, write(folder, GUIDANCE), changes)
+
+
+def denoisers(*folders: Path) -> list[dict[str, torch.Tensor]]:
+    return [vqdiff.load(folder).model.denoiser.state_dict() for folder in folders]
+
+
+def test_a_trained_model_gains_a_null_condition(trained: Path) -> None:
+    diffusion.train_diffusion(guidance(trained, "freeze=true"))
+    before, after = denoisers(trained / "diffusion" / "model", trained / "guidance" / "model")
+    for name, value in before.items():
+        assert torch.equal(after[name], value), name
+    first, tuned = (vqdiff.load(trained / stage / "model") for stage in ("diffusion", "guidance"))
+    assert not torch.allclose(first.model.null(1), tuned.model.null(1), atol=1e-3)
+    assert tuned.model.sampling == first.model.sampling
+    assert len(tuned("cat", steps=2, guidance=3.0)) == 1
+
+
+def test_fine_tuning_to_the_empty_caption(trained: Path) -> None:
+    diffusion.train_diffusion(guidance(trained, "null=empty", f"output={trained / 'empty'}"))
+    before, after = denoisers(trained / "diffusion" / "model", trained / "empty" / "model")
+    assert any(not torch.equal(after[name], value) for name, value in before.items())
+    model = vqdiff.load(trained / "empty" / "model").model
+    assert model.text_encoder is not None
+    torch.testing.assert_close(model.null(1), model.text_encoder.encode([""]), atol=2e-3, rtol=1e-2)
+
+
+def test_nothing_to_train_is_refused(trained: Path) -> None:
+    with pytest.raises(InputError, match="freeze leaves nothing to train"):
+        diffusion.DiffusionTask(guidance(trained, "freeze=true", "null=empty"))
 
 
 def test_the_null_condition_is_trained(trained: Path) -> None:

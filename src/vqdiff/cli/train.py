@@ -1,4 +1,4 @@
-"""``vqdiff train``: the two stages, and the scorer of drawings."""
+"""``vqdiff train``: the two stages, the fine-tune for guidance, and the scorer of drawings."""
 
 from __future__ import annotations
 
@@ -48,6 +48,25 @@ def diffusion(config: Path, *, set: Changes = (), resume: bool = False) -> None:
     from vqdiff.training.diffusion import DiffusionTraining, train_diffusion
 
     train_diffusion(read_config(DiffusionTraining, config, set), resume=resume)
+
+
+@app.command
+def guidance(config: Path, *, set: Changes = (), resume: bool = False) -> None:
+    """Give a trained model a null condition, so that it can be guided.
+
+    Parameters
+    ----------
+    config
+        A TOML file, see configs/.
+    set
+        Change a value of it, e.g. --set start=my-model. May be repeated.
+    resume
+        Go on from the last checkpoint.
+    """
+    from vqdiff.config import read_config
+    from vqdiff.training.diffusion import GuidanceTraining, train_diffusion
+
+    train_diffusion(read_config(GuidanceTraining, config, set), resume=resume)
 
 
 @app.command

@@ -30,19 +30,21 @@ def guide(
 
     Returns log-probabilities in float32, or in float64 if the input is.
     """
+    dtype = torch.promote_types(promoted(cond[:0]).dtype, promoted(null[:0]).dtype)
+    g = _per_image(scale, cond[:0].to(dtype))
     if cond.device.type != "cpu":  # there, to ask whether the short way did would make the host wait
-        return _guide_to_the_limit(promoted(cond), promoted(null), _per_image(scale, cond))
-    scales = scale if isinstance(scale, Tensor) else torch.full((len(cond),), scale)
-    guided = [_guide(*each) for each in zip(cond, null, scales, strict=True)]  # one by one: an image fits the cache
-    return torch.stack(guided) if guided else promoted(cond)
+        return _guide_to_the_limit(cond.to(dtype), null.to(dtype), g)
+    guided = torch.empty_like(cond, dtype=dtype)
+    for out, *image in zip(guided, cond, null, g.expand(len(cond), 1, 1), strict=True):
+        out.copy_(_guide(*image))  # one by one: an image fits the cache
+    return guided
 
 
-def _guide(cond: Tensor, null: Tensor, scale: Tensor) -> Tensor:
+def _guide(cond: Tensor, null: Tensor, g: Tensor) -> Tensor:
     """Guide one image (L, K) the short way, and the long way if an infinity has left its mark."""
-    cond, null = promoted(cond), promoted(null)
-    scale = scale.to(cond)
-    guided = torch.lerp(null, cond, scale).log_softmax(-1)
-    return _guide_to_the_limit(cond, null, scale) if bool(guided.amax(-1).isnan().any()) else guided
+    cond, null = cond.to(g.dtype), null.to(g.dtype)
+    guided = torch.lerp(null, cond, g).log_softmax(-1)
+    return _guide_to_the_limit(cond, null, g) if bool(guided.amax(-1).isnan().any()) else guided
 
 
 def _guide_to_the_limit(cond: Tensor, null: Tensor, g: Tensor) -> Tensor:

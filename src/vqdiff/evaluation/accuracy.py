@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,8 +12,10 @@ from torch import Tensor
 
 from vqdiff.diffusion import purity, q_sample
 from vqdiff.errors import InputError
+from vqdiff.evaluation.drawing import only_main_process
 from vqdiff.evaluation.plots import new_figure, save_figure
 from vqdiff.evaluation.protocol import table
+from vqdiff.evaluation.trial import Cell
 from vqdiff.files import atomic_path
 from vqdiff.shapes import Float
 
@@ -47,8 +49,10 @@ class Bin:
 @torch.inference_mode()
 def measure_accuracy(title: str, config: Accuracy, judge: Judge, output: Path) -> list[Bin]:
     """Measure and write ``table.md``, ``results.json`` and ``plot.png``."""
-    model = judge.pipe(config.model).model
+    model = judge.pipe(Cell(config.model)).model
     schedule = model.schedule
+    if config.bins < 1:
+        raise InputError(f"bins is {config.bins}: at least 1 is needed")
     if not all(1 <= t <= schedule.num_steps for t in config.times):
         raise InputError(f"times are {config.times}: they run from 1 to {schedule.num_steps}")
     pixels = torch.from_numpy(judge.asked.pixels).permute(0, 3, 1, 2)
@@ -58,7 +62,7 @@ def measure_accuracy(title: str, config: Accuracy, judge: Judge, output: Path) -
     found = list[Bin]()
     for t in config.times:
         sure, right, picture = list[Tensor](), list[Tensor](), list[Tensor]()
-        random = torch.Generator().manual_seed(t)
+        random = torch.Generator().manual_seed(judge.trial.seeds[0] + t)
         for start in range(0, len(tokens), 16):
             x0 = tokens[start : start + 16]
             times = torch.full((len(x0),), t)
@@ -72,7 +76,9 @@ def measure_accuracy(title: str, config: Accuracy, judge: Judge, output: Path) -
             right.append((log_p0.argmax(-1) == x0)[asked])
             picture.append(asked.nonzero()[:, 0] + start)
         found += _binned(t, torch.cat(sure), torch.cat(right), torch.cat(picture), config.bins)
-    _write(title, found, len(tokens), model.fingerprint, output)
+    with only_main_process() as main:
+        if main:
+            _write(title, config, found, judge, output)
     return found
 
 
@@ -93,13 +99,17 @@ def _binned(t: int, sure: Float[Tensor, "N"], right: Tensor, picture: Tensor, bi
     return found
 
 
-def _write(title: str, found: list[Bin], pictures: int, model: str, output: Path) -> None:
+def _write(title: str, config: Accuracy, found: list[Bin], judge: Judge, output: Path) -> None:
+    model, measurement = judge.pipe(Cell(config.model)).model.fingerprint, judge.measurement()
     rows = [(one.t, f"{one.purity:.3f}", f"{one.accuracy:.3f} ± {one.error:.3f}", one.positions) for one in found]
     text = table(("t", "purity", "accuracy ± standard error", "positions"), rows)
     with atomic_path(output / "table.md") as path:
-        path.write_text(f"{text}\n\n{pictures} pictures, model {model}.\n", "utf-8")
+        path.write_text(
+            f"{text}\n\n{measurement.num_pictures} pictures of {measurement.prompts}, model {model}.\n", "utf-8"
+        )
     with atomic_path(output / "results.json") as path:
-        path.write_text(json.dumps([vars(one) for one in found], indent=1) + "\n")
+        protocol = {"model_hash": model, **asdict(config), "measurement": asdict(measurement)}
+        path.write_text(json.dumps(protocol | {"bins": [asdict(one) for one in found]}, indent=1) + "\n")
     figure, axis = new_figure((5.6, 4.4))
     axis.plot([0, 1], [0, 1], color="grey", linestyle=":", label="accuracy = purity")
     for t in dict.fromkeys(one.t for one in found):

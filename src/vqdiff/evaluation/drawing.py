@@ -18,6 +18,14 @@ from vqdiff.sampling import SamplingSettings
 from vqdiff.shapes import Int
 
 
+def processes(device: str) -> str:
+    """Join the processes of ``accelerate launch``, if there are several, and name the device that is this one's."""
+    from accelerate import PartialState
+
+    own = PartialState(cpu=device == "cpu").device
+    return str(own) if device == "auto" and own is not None and own.type in ("cpu", "cuda") else device
+
+
 def draw(
     pipe: Pipeline, prompts: Sequence[str], seed: int, settings: SamplingSettings, folder: Path, *, batch_size: int = 16
 ) -> Int[Tensor, "N L"]:
@@ -28,7 +36,7 @@ def draw(
     """
     from accelerate import PartialState
 
-    state = PartialState(cpu=pipe.model.device.type == "cpu")
+    state = PartialState()
     folder.mkdir(parents=True, exist_ok=True)
     spans = [(start, min(start + batch_size, len(prompts))) for start in range(0, len(prompts), batch_size)]
     files = [folder / f"{start:06d}-{stop:06d}.safetensors" for start, stop in spans]

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from vqdiff.errors import InputError
 from vqdiff.evaluation.drawing import only_main_process
-from vqdiff.evaluation.judge import Cell, Choices, Judge, Null, Trial
+from vqdiff.evaluation.judge import Judge
 from vqdiff.evaluation.protocol import Result, compare
+from vqdiff.evaluation.trial import Cell, Choices, Null, Trial
+from vqdiff.files import check_writable, make_folder
 
 
 @dataclass(frozen=True)
@@ -30,17 +31,15 @@ def evaluate(config: Evaluation, against: Path | None = None, device: str = "aut
 
     Raises InputError, before anything is drawn, if the earlier result was measured differently.
     """
-    if not config.trial.data.is_dir():
-        raise InputError(f"{config.trial.data} is no folder: build it with `vqdiff data emoji -o {config.trial.data}`")
     earlier = Result.load(against) if against is not None else None
-    judge = Judge(config.trial, device)
+    make_folder(config.output.parent)
+    check_writable(config.output.with_name(f"{config.output.name}.json"))
     cell = Cell(config.model, config.null, config.sampling, config.reconstruct)
-    judge.pipe(cell.model, cell.null)
+    judge = Judge(config.trial, [cell], device)
     if earlier is not None:
         earlier.measurement.check_like(judge.measurement(reconstruct=cell.reconstruct))
     result = judge.measure(cell)
     with only_main_process() as main:
         if main:
-            config.output.parent.mkdir(parents=True, exist_ok=True)
             result.save(config.output)
     return result.markdown() if earlier is None else compare(earlier, result)

@@ -119,7 +119,8 @@ class CLIP(Network):
             self.tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         except (OSError, ValueError) as error:
             raise InputError(f"{folder} is no CLIP folder: {str(error).splitlines()[0]}") from error
-        self.fingerprint = file_hash(next(iter(sorted(folder.glob("*.safetensors"))), folder / "config.json"))
+        hashes = [file_hash(file) for file in sorted(folder.iterdir()) if file.is_file()]
+        self.fingerprint = hashlib.sha256("".join(hashes).encode()).hexdigest()[:12]
 
     @torch.inference_mode()
     def features(self, pixels: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B D"]:

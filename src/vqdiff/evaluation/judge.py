@@ -1,4 +1,4 @@
-"""Score what a model draws: against real pictures, against its captions, factor by factor."""
+"""Measure cells: draw what a model makes of the captions of a trial, score it, keep both."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import json
 import platform
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, replace
+from functools import cache
+from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,116 +22,50 @@ from torch import Tensor
 import vqdiff
 from vqdiff.data import PictureSet, load
 from vqdiff.errors import InputError
-from vqdiff.evaluation.drawing import draw, only_main_process
-from vqdiff.evaluation.features import CLIP, EfficientNetLite0, Inception, Views
-from vqdiff.evaluation.metrics import (
-    Estimate,
-    frechet_distance,
-    inception_score,
-    kernel_distance,
-    manifold,
-    retrieved,
-    structural_similarity,
-    summary,
-    text_score,
-)
+from vqdiff.evaluation.drawing import draw, only_main_process, processes
+from vqdiff.evaluation.metrics import Estimate, structural_similarity, summary
 from vqdiff.evaluation.protocol import Measurement, Result, Subject
-from vqdiff.evaluation.scorer import Scorer, load_scorer, mean_states, scorer_text_encoder, scorers_folder
-from vqdiff.model import fingerprint
-from vqdiff.pictures import to_pixels
+from vqdiff.evaluation.scoring import Scoring, batches
+from vqdiff.evaluation.trial import Cell, Null, Trial
+from vqdiff.image_tokenizers import code_use
 from vqdiff.pipeline import Pipeline
 from vqdiff.pipeline import load as load_pipeline
+from vqdiff.sampling import get_sampler
+from vqdiff.sampling.plan import Task
 from vqdiff.shapes import Int
 from vqdiff.text import NullCondition, NullConfig
-from vqdiff.training.tokenizer import reconstruction_quality
-
-Null = Literal["own", "empty", "zero"]
-"""The model's own null condition; that of the empty caption; zeros."""
-
-
-@dataclass(frozen=True)
-class Trial:
-    """What is asked of every model alike; two results of one trial may be compared."""
-
-    data: Path
-    prompts: str = "test_style"
-    """The split whose captions are drawn, one picture each."""
-    reference: str = "test_style"
-    """The split of real pictures to compare with."""
-    num_pictures: int = 0
-    """How many captions of the split, evenly spread; 0 for all."""
-    seeds: tuple[int, ...] = (0, 1_000_000)
-    """A repetition each; picture i of a repetition has its seed + i."""
-    choices: int = 100
-    """Captions that R-precision chooses among."""
-    scorers: tuple[str, ...] = ("emoji", "emoji_check")
-    inception: Path | None = None
-    """A TorchScript file of Inception: adds FID, KID and the Inception score."""
-    clip: Path | None = None
-    """A CLIP folder: adds CLIP score and R-precision."""
-    drawn: Path = Path("runs/drawn")
-    """Where drawn tokens are kept; what is there is not drawn again."""
-    batch_size: int = 16
-
-    def __post_init__(self) -> None:
-        if not self.seeds:
-            raise InputError("seeds is empty: give at least one")
-        if self.batch_size < 1 or self.num_pictures < 0:
-            raise InputError("batch_size must be at least 1, and num_pictures at least 0")
-
-
-@dataclass(frozen=True)
-class Choices:
-    """Sampling settings of one's own; those left out are the model's."""
-
-    sampler: str | None = None
-    steps: int | None = None
-    guidance: float | None = None
-    truncation: float | None = None
-    prior_scale: float | None = None
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One thing to be measured: a model with a null condition and settings, or its image tokenizer alone."""
-
-    model: str = "emoji"
-    null: Null = "own"
-    sampling: Choices = field(default_factory=Choices)
-    reconstruct: bool = False
+from vqdiff.training.tokenizer import psnr
 
 
 class Judge:
-    """Measures cells by one trial; what all cells share is computed once."""
+    """Measures ``cells`` by one trial; what all share is computed once.
 
-    def __init__(self, trial: Trial, device: str = "auto") -> None:
-        self.trial, self.device = trial, device
-        self.network = EfficientNetLite0()
-        self.scorers = {name: load_scorer(scorers_folder() / name) for name in trial.scorers}
+    Raises InputError, before anything is drawn, for cells or a trial that do not fit the data or each other.
+    """
+
+    def __init__(self, trial: Trial, cells: Sequence[Cell], device: str = "auto") -> None:
+        self.trial = trial
+        self.device = processes(device)
         self.pipes = dict[tuple[str, Null], Pipeline]()
+        sizes = {cell.model: self.pipe(cell).model.image_tokenizer.config.image_size for cell in cells}
+        if len(set(sizes.values())) > 1:
+            raise InputError(f"the models draw pictures of different sizes, {sizes}: measure them one by one")
+        self.image_size = next(iter(sizes.values()))
+        self.asked = self._asked()
+        reference = load(trial.data, trial.reference, self.image_size)
+        self.num_reference, self.reference_hash = len(reference), _hash_pixels(reference)
+        trial.check_seeds(len(self.asked))
+        self.scoring = Scoring(trial, self.asked, reference)
+        self.captions = self.scoring.captions
+        for cell in cells:
+            self._check(cell)
 
-    def pipe(self, model: str, null: Null = "own") -> Pipeline:
-        """The pipeline of a model, loaded once, with another null condition if asked for."""
-        if (model, null) not in self.pipes:
-            if null == "own":
-                self.pipes[model, null] = load_pipeline(model, device=self.device)
-            else:
-                own = self.pipe(model).model
-                if own.text_encoder is None:
-                    raise InputError(f"{model} draws no text, so it has no null condition {null!r}")
-                other = NullCondition(NullConfig(null, own.text_encoder.max_tokens, own.text_encoder.width))
-                if null == "empty":
-                    other.set_empty(own.text_encoder)
-                self.pipes[model, null] = Pipeline(replace(own, null_condition=other.to(own.device)))
-        return self.pipes[model, null]
+    def _check(self, cell: Cell) -> None:
+        model = self.pipe(cell).model
+        if self.settings(cell)["guidance"] != 1 and model.null(1) is None:
+            raise InputError(f"{cell.model} has no null condition, so it cannot be guided: use guidance 1")
 
-    @cached_property
-    def image_size(self) -> int:
-        """Pixels along a side, those of the real pictures and of all that are drawn."""
-        return next(iter(self.pipes.values())).model.image_tokenizer.config.image_size
-
-    @cached_property
-    def asked(self) -> PictureSet:
+    def _asked(self) -> PictureSet:
         """The rows whose captions are drawn."""
         rows = load(self.trial.data, self.trial.prompts, self.image_size)
         count = self.trial.num_pictures or len(rows)
@@ -141,88 +76,82 @@ class Judge:
         captions = [rows.captions[row] for row in chosen]
         return PictureSet(rows.pixels[chosen], captions, columns, np.full(count, 1 / count))
 
-    def captions_of(self, count: int) -> list[str]:
-        """``count`` of the captions, evenly spread."""
-        return [self.captions[row] for row in self._spread(count)]
+    def pipe(self, cell: Cell) -> Pipeline:
+        """The pipeline of a cell's model, loaded once, with another null condition if asked for."""
+        key = cell.model, cell.null
+        if key not in self.pipes:
+            if cell.null == "own":
+                self.pipes[key] = load_pipeline(cell.model, device=self.device)
+            else:
+                own = self.pipe(replace(cell, null="own")).model
+                if own.text_encoder is None:
+                    raise InputError(f"{cell.model} draws no text, so it has no null condition {cell.null!r}")
+                other = NullCondition(NullConfig(cell.null, own.text_encoder.max_tokens, own.text_encoder.width))
+                if cell.null == "empty":
+                    other.set_empty(own.text_encoder)
+                self.pipes[key] = Pipeline(replace(own, null_condition=other.to(own.device)))
+        return self.pipes[key]
 
-    def pictures(self, cell: Cell, count: int) -> list[Image.Image]:
-        """What a cell drew in its first repetition for `captions_of` the same ``count``."""
-        tokens = self.tokens(cell, self.trial.seeds[0])
-        return self.pipe(cell.model, cell.null).decode(tokens[self._spread(count)])
+    def settings(self, cell: Cell) -> dict[str, Any]:
+        """The sampling settings of a cell, and the network calls they lead to."""
+        pipe = self.pipe(cell)
+        settings, tokens, schedule = pipe.settings(**vars(cell.sampling)), pipe.model.num_tokens, pipe.model.schedule
+        full = torch.tensor([schedule.num_steps]), torch.tensor([tokens])
+        plan = get_sampler(settings.sampler).plan(Task(schedule, tokens, torch.tensor([settings.steps]), *full))
+        return asdict(settings) | {"network_calls": plan.t.shape[1]}
 
-    def _spread(self, count: int) -> list[int]:
-        return [row * len(self.captions) // count for row in range(count)]
-
-    @property
-    def captions(self) -> list[str]:
-        """The first caption of every row that is asked for."""
-        return [texts[0] for texts in self.asked.captions]
-
-    @cached_property
-    def texts(self) -> Tensor:
-        """Mean text features of the captions."""
-        first = next(iter(self.scorers.values()))
-        return mean_states(scorer_text_encoder(first), self.captions)
-
-    @cached_property
-    def reference(self) -> dict[str, Tensor]:
-        """Features of the real pictures in every network."""
-        return self._features(_batches(load(self.trial.data, self.trial.reference, self.image_size).pixels))
-
-    @cached_property
-    def inception(self) -> Inception | None:
-        return Inception(self.trial.inception) if self.trial.inception else None
-
-    @cached_property
-    def clip(self) -> CLIP | None:
-        return CLIP(self.trial.clip) if self.trial.clip else None
+    def null(self, cell: Cell) -> str:
+        """The kind of null condition that a cell is guided away from."""
+        if cell.reconstruct or self.settings(cell)["guidance"] == 1:
+            return "none"
+        condition = self.pipe(cell).model.null_condition
+        return condition.config.kind if condition is not None else "class"
 
     def measurement(self, *, reconstruct: bool = False) -> Measurement:
         """How this judge measures."""
-        networks = [network for network in (self.inception, self.clip) if network is not None]
-        reference = load(self.trial.data, self.trial.reference, self.image_size).pixels
+        columns = [str(self.asked.columns[name].tolist()) for name in sorted(self.asked.columns)]
         return Measurement(
             task="reconstruction" if reconstruct else "text to picture",
             num_pictures=len(self.captions),
             prompts=self.trial.prompts,
-            prompts_hash=_hash(self.captions),
+            prompts_hash=_hash([*self.captions, *columns, _hash_pixels(self.asked)]),
             reference=self.trial.reference,
-            num_reference=len(reference),
-            reference_hash=hashlib.sha256(np.ascontiguousarray(reference).tobytes()).hexdigest()[:12],
+            num_reference=self.num_reference,
+            reference_hash=self.reference_hash,
             image_size=self.image_size,
-            resize="none: drawn at the size of the real pictures",
+            resize="real pictures: box by whole factors, else Lanczos; drawn ones: none; networks: their own",
             seeds=(0,) if reconstruct else self.trial.seeds,
-            features=", ".join([self.network.name, *(network.name for network in networks)]),
-            features_hash=_hash([self.network.fingerprint, *(network.fingerprint for network in networks)]),
-            scorer=", ".join(self.scorers),
-            scorer_hash=_hash([fingerprint(scorers_folder() / name) for name in self.scorers]),
+            features=", ".join(network.name for network in self.scoring.networks),
+            features_hash=_hash([network.fingerprint for network in self.scoring.networks]),
+            scorer=", ".join(self.scoring.scorers),
+            scorer_hash=_hash(self.scoring.hashes),
             choices=self.trial.choices,
         )
 
     def measure(self, cell: Cell) -> Result:
         """Draw what is missing and score it; the mean and deviation are those of the trial's repetitions."""
-        pipe = self.pipe(cell.model, cell.null)
-        settings = pipe.settings(**vars(cell.sampling))
+        pipe = self.pipe(cell)
         subject = Subject(
             model=pipe.model.card.name,
             model_hash=pipe.model.fingerprint,
-            dtype=str(next(pipe.model.denoiser.parameters()).dtype).removeprefix("torch."),
+            dtype=_dtype(pipe),
             device=pipe.model.device.type,
-            settings={} if cell.reconstruct else asdict(settings),
-            null=cell.null,
+            settings={} if cell.reconstruct else self.settings(cell),
+            null=self.null(cell),
         )
         measurement = self.measurement(reconstruct=cell.reconstruct)
-        stem = self._folder(subject) / f"result-{measurement.hash}"
-        if stem.with_suffix(".json").exists():
-            return Result.load(stem.with_suffix(".json"))
+        code = _code("diffusion", "sampling", "denoisers", "image_tokenizers", "evaluation")
+        stem = self.trial.drawn / "results" / _hash([json.dumps(asdict(subject)), measurement.hash, code])
         drawn = [self.tokens(cell, seed) for seed in measurement.seeds]
         with only_main_process() as main:
-            if main:
-                self._save(subject, measurement, self._scores(drawn, pipe, reconstruct=cell.reconstruct), stem)
+            if main and not stem.with_suffix(".json").exists():
+                self._save(subject, measurement, self._scores(cell, drawn), stem)
         return Result.load(stem.with_suffix(".json"))
 
-    def _scores(self, drawn: Sequence[Tensor], pipe: Pipeline, *, reconstruct: bool) -> dict[str, Estimate]:
-        runs = [self._score(tokens, pipe) | (self._fidelity(pipe) if reconstruct else {}) for tokens in drawn]
+    def _scores(self, cell: Cell, drawn: Sequence[Tensor]) -> dict[str, Estimate]:
+        runs = [self.scoring.scores(self._pixels(cell, tokens)) for tokens in drawn]
+        if cell.reconstruct:
+            runs = [run | self._fidelity(cell, tokens) for run, tokens in zip(runs, drawn, strict=True)]
         return {name: summary([run[name] for run in runs]) for name in runs[0]}
 
     @staticmethod
@@ -234,86 +163,63 @@ class Judge:
 
     def tokens(self, cell: Cell, seed: int) -> Int[Tensor, "N L"]:
         """What a cell draws in one repetition: from the captions, or by encoding the real pictures."""
-        pipe = self.pipe(cell.model, cell.null)
+        pipe = self.pipe(cell)
         if cell.reconstruct:
             with torch.inference_mode():
                 encode = pipe.model.image_tokenizer.encode
-                return torch.cat([encode(pixels.to(pipe.model.device)) for pixels in _batches(self.asked.pixels)])
+                return torch.cat([encode(pixels.to(pipe.model.device)).cpu() for pixels in batches(self.asked.pixels)])
         settings = pipe.settings(**vars(cell.sampling))
-        key = [pipe.model.fingerprint, str(next(pipe.model.denoiser.parameters()).dtype), cell.null, *self.captions]
-        folder = self.trial.drawn / _hash([*key, json.dumps(asdict(settings))]) / str(seed)
+        # Everything that turns a seed into tokens, the code itself among it: a changed sampler draws anew.
+        key = [pipe.model.fingerprint, _dtype(pipe), pipe.model.device.type, self.null(cell), torch.__version__]
+        key += [json.dumps(asdict(settings)), str(self.trial.batch_size), _code("diffusion", "sampling", "denoisers")]
+        folder = self.trial.drawn / _hash([*key, *self.captions]) / str(seed)
         return draw(pipe, self.captions, seed, settings, folder, batch_size=self.trial.batch_size)
 
-    def _folder(self, subject: Subject) -> Path:
-        return self.trial.drawn / "results" / _hash([json.dumps(asdict(subject))])
+    def pictures(self, cell: Cell, count: int) -> list[Image.Image]:
+        """What a cell drew in its first repetition for `captions_of` the same ``count``."""
+        tokens = self.tokens(cell, self.trial.seeds[0])[self._spread(count)]
+        return self.pipe(cell).decode(tokens.to(self.pipe(cell).model.device))
+
+    def captions_of(self, count: int) -> list[str]:
+        """``count`` of the captions, evenly spread."""
+        return [self.captions[row] for row in self._spread(count)]
+
+    def _spread(self, count: int) -> list[int]:
+        return [row * len(self.captions) // count for row in range(count)]
 
     @torch.inference_mode()
-    def _pixels(self, tokens: Tensor, pipe: Pipeline) -> Iterator[Tensor]:
-        for batch in tokens.to(pipe.model.device).split(1):  # as pictures are decoded for users
-            pixels = pipe.model.image_tokenizer.decode(batch)
-            yield (pixels.float().clamp(0, 1) * 255).round().cpu() / 255
+    def _pixels(self, cell: Cell, tokens: Tensor) -> Iterator[Tensor]:
+        model = self.pipe(cell).model
+        for one in tokens.to(model.device).split(1):  # as pictures are decoded for users
+            yield (model.image_tokenizer.decode(one).float().clamp(0, 1) * 255).round().cpu() / 255
 
-    def _features(self, batches: Iterator[Tensor]) -> dict[str, Tensor]:
-        views, parts = list[Views](), dict[str, list[Tensor]]()
-        for pixels in batches:
-            views.append(self.network(pixels))
-            if self.inception is not None:
-                parts.setdefault("inception", []).append(self.inception.features(pixels))
-                parts.setdefault("inception_logits", []).append(self.inception.logits(pixels))
-            if self.clip is not None:
-                parts.setdefault("clip", []).append(self.clip.features(pixels))
-        seen = Views(*(torch.cat(view) for view in zip(*views, strict=True)))
-        return seen._asdict() | {name: torch.cat(batches) for name, batches in parts.items()}
-
-    @torch.inference_mode()
-    def _score(self, tokens: Tensor, pipe: Pipeline) -> dict[str, float]:
-        drawn, real = self._features(self._pixels(tokens, pipe)), self.reference
-        scorer = next(iter(self.scorers.values()))
-        scores = {
-            "fd_effnet": frechet_distance(*(scorer.project(scorer.view(_views(one))) for one in (real, drawn))),
-            "kd_effnet": kernel_distance(real["final"], drawn["final"])[0],
+    def _fidelity(self, cell: Cell, tokens: Tensor) -> dict[str, float]:
+        """PSNR (dB), SSIM and use of the codes of the image tokenizer."""
+        pixels, decoded = torch.cat(list(batches(self.asked.pixels))), torch.cat(list(self._pixels(cell, tokens)))
+        use = code_use(tokens, self.pipe(cell).model.image_tokenizer.num_codes)
+        return {
+            "psnr": float(psnr(decoded, pixels).mean()),
+            "ssim": structural_similarity(decoded, pixels),
+            "codes_used": use.used,
+            "perplexity": use.perplexity,
         }
-        scores |= asdict(manifold(real["final"], drawn["final"]))
-        for name, one in self.scorers.items():
-            scores |= self._captioned(name, one, _views(drawn))
-        if "inception" in drawn:
-            scores["fid"] = frechet_distance(real["inception"], drawn["inception"])
-            scores["kid"] = kernel_distance(real["inception"], drawn["inception"])[0]
-            scores["inception_score"] = inception_score(drawn["inception_logits"])[0]
-        if self.clip is not None:
-            texts = self.clip.texts(self.captions)
-            scores["clip_score"] = 100 * float(text_score(drawn["clip"], texts).mean())
-            scores["r_precision_clip"] = self._r_precision(drawn["clip"], texts)
-        return scores
-
-    def _captioned(self, name: str, scorer: Scorer, views: Views) -> dict[str, float]:
-        features = scorer.view(views)
-        pictures, texts = scorer.pictures(features), scorer.texts(self.texts)
-        scores = {
-            f"text_score_{name}": float(text_score(pictures, texts).double().mean()),
-            f"r_precision_{name}": self._r_precision(pictures, texts),
-        }
-        accuracy = scorer.accuracy(features, self.asked.columns)
-        return scores | {f"{factor}_accuracy_{name}": share for factor, share in accuracy.items()}
-
-    def _r_precision(self, pictures: Tensor, texts: Tensor) -> float:
-        return float(retrieved(pictures, texts, self.captions, choices=self.trial.choices).double().mean())
-
-    def _fidelity(self, pipe: Pipeline) -> dict[str, float]:
-        """PSNR, SSIM and use of the codes of the image tokenizer."""
-        tokenizer = pipe.model.image_tokenizer
-        pixels = torch.cat(list(_batches(self.asked.pixels)))
-        decoded = torch.cat(list(self._pixels(torch.cat([tokenizer.encode(one) for one in pixels.split(64)]), pipe)))
-        return reconstruction_quality(tokenizer, self.asked.pixels) | {"ssim": structural_similarity(decoded, pixels)}
 
 
-def _views(features: dict[str, Tensor]) -> Views:
-    return Views(features["final"], features["middle"])
+@cache
+def _code(*packages: str) -> str:
+    """Hash of the source of parts of this package."""
+    root = Path(str(resources.files("vqdiff")))
+    files = sorted(file for package in packages for file in (root / package).rglob("*.py"))
+    return _hash([hashlib.sha256(file.read_bytes()).hexdigest() for file in files])
 
 
-def _batches(pictures: Any) -> Iterator[Tensor]:
-    return (to_pixels(pictures[start : start + 64]) for start in range(0, len(pictures), 64))
+def _dtype(pipe: Pipeline) -> str:
+    return str(next(pipe.model.denoiser.parameters()).dtype).removeprefix("torch.")
 
 
-def _hash(parts: Sequence[str]) -> str:
+def _hash_pixels(pictures: PictureSet) -> str:
+    return hashlib.sha256(np.ascontiguousarray(pictures.pixels).tobytes()).hexdigest()[:12]
+
+
+def _hash(parts: Iterable[str]) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]

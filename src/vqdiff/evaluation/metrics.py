@@ -23,6 +23,7 @@ from vqdiff.shapes import Bool, Float
 __all__ = [
     "Estimate",
     "Manifold",
+    "differ",
     "frechet_distance",
     "inception_score",
     "kernel_distance",
@@ -39,11 +40,12 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Estimate:
-    """Mean and sample standard deviation (n - 1; None for n = 1) of n runs."""
+    """Mean and sample standard deviation (n - 1; None for n = 1) of n runs, and what each of them gave."""
 
     mean: float
     std: float | None
     n: int
+    values: tuple[float, ...] = ()
 
     def __str__(self) -> str:
         """Three digits of the larger of the two, and more if the deviation would not show."""
@@ -66,7 +68,24 @@ def summary(values: Sequence[float]) -> Estimate:
         raise InputError("no values to summarise: give at least one")
     if strange := [value for value in values if not math.isfinite(value)]:
         raise InputError(f"cannot summarise the value {strange[0]}: look for constant or broken features")
-    return Estimate(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None, len(values))
+    std = statistics.stdev(values) if len(values) > 1 else None
+    return Estimate(statistics.fmean(values), std, len(values), tuple(values))
+
+
+def differ(a: Estimate, b: Estimate) -> bool | None:
+    """Whether two estimates differ beyond their error: a t-test (p < 0.05) of run against run with the same seeds.
+
+    None where there are not at least two runs of both, one for one.
+    """
+    from scipy.stats import ttest_rel
+
+    if len(a.values) != len(b.values) or len(a.values) < 2:
+        return None
+    if a.values == b.values:
+        return False
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # a difference without any spread
+        return bool(ttest_rel(a.values, b.values).pvalue < 0.05)
 
 
 # --- two sets of pictures ---------------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ _TITLES = {
     "prior_scale": "prior scale r",
     "guidance": "guidance scale",
     "truncation": "truncation rate",
-    "steps": "network calls",
+    "network_calls": "network calls",
 }
 
 
@@ -43,14 +43,17 @@ class Line:
 
 
 def plot_lines(title: str, x: str | None, scores: Sequence[str], lines: Mapping[str, Line], file: Path) -> None:
-    """One panel a score, one line each, with bars of one standard deviation; a line of one point is a level."""
-    figure, axes = _figure(len(scores), 1, (5.6 * len(scores), 4.2))
-    words = any(isinstance(point.x, str) for line in lines.values() for point in line.points)
+    """One panel a score, one line each, with bars of one standard deviation; a point at no x is a level.
+
+    x: the field along the axis; None if every point has words for its place.
+    """
+    figure, axes = _figure(len(scores), 1, (4.4 * len(scores), 4.2))
+    words = x is None
     for axis, score in zip(axes, scores, strict=True):
         for index, (label, line) in enumerate(lines.items()):
             points = line.points if words else sorted(line.points, key=lambda point: point.x)
             means = [point.scores[score].mean for point in points]
-            if len(points) == 1 and len(lines) > 1 and not words:
+            if points[0].x == "—":
                 axis.axhline(means[0], linestyle="--", color=f"C{index}", label=label)
                 continue
             errors = [point.scores[score].std or 0.0 for point in points]
@@ -60,9 +63,8 @@ def plot_lines(title: str, x: str | None, scores: Sequence[str], lines: Mapping[
         axis.set_xlabel(_TITLES.get(x, x) if x else "")
         axis.set_title(_TITLES.get(score, score), fontsize=10)
         axis.grid(alpha=0.3)
-        if x == "steps":
+        if x == "network_calls":
             axis.set_xscale("log", base=2)
-            axis.set_xticks(sorted({point.x for line in lines.values() for point in line.points}))
             axis.xaxis.set_major_formatter("{x:.0f}")
     if len(lines) > 1:
         axes[-1].legend(fontsize=8)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any, Literal
 
 from vqdiff.config import build
 from vqdiff.errors import InputError
-from vqdiff.evaluation.metrics import Estimate
+from vqdiff.evaluation.metrics import Estimate, differ
 from vqdiff.files import atomic_path
 
 __all__ = ["Measurement", "Result", "Subject", "compare", "table"]
@@ -140,7 +139,7 @@ class Result:
 def compare(a: Result, b: Result) -> str:
     """Markdown tables of where the subjects differ and of both scores.
 
-    A difference exceeds the error where |Δ| > 2·√(std_a² + std_b²); with a single run the error is not known.
+    Whether a difference exceeds the error is told by `differ`; with a single run that is not known.
 
     Raises InputError, naming the fields and both values, where the two were measured differently.
     """
@@ -199,7 +198,6 @@ def _contrast(a: Estimate | None, b: Estimate | None) -> tuple[str, str, str, st
     """First, second, difference, and whether that exceeds the error."""
     if a is None or b is None:
         return str(a or "—"), str(b or "—"), "—", "—"
-    difference, known = b.mean - a.mean, a.std is not None and b.std is not None
-    error = 2 * math.hypot(a.std or 0, b.std or 0)
-    exceeds = ("yes" if abs(difference) > error else "no") if known else "unknown"
+    difference = b.mean - a.mean
+    exceeds = {True: "yes", False: "no", None: "unknown"}[differ(a, b)]
     return str(a), str(b), f"{difference:+.3g}", exceeds

@@ -12,10 +12,12 @@ from typing import Any
 from vqdiff.errors import InputError
 from vqdiff.evaluation.accuracy import Accuracy, measure_accuracy
 from vqdiff.evaluation.drawing import only_main_process
-from vqdiff.evaluation.judge import Cell, Choices, Judge, Null, Trial
+from vqdiff.evaluation.judge import Judge
+from vqdiff.evaluation.metrics import differ
 from vqdiff.evaluation.plots import Line, Point, plot_lines, plot_pictures
 from vqdiff.evaluation.protocol import Result, table
-from vqdiff.files import atomic_path
+from vqdiff.evaluation.trial import Cell, Choices, Null, Trial
+from vqdiff.files import atomic_path, make_folder
 from vqdiff.sampling import get_sampler
 
 
@@ -30,6 +32,8 @@ class Grid:
     guidance: tuple[float | None, ...] = (None,)
     truncation: tuple[float | None, ...] = (None,)
     prior_scale: tuple[float | None, ...] = (None,)
+    reconstruct: bool = False
+    """Real pictures through the image tokenizer instead: what no denoiser can surpass."""
 
     def __post_init__(self) -> None:
         for name in self.sampler:
@@ -40,7 +44,7 @@ class Grid:
         """All combinations."""
         sampling = itertools.product(self.sampler, self.steps, self.guidance, self.truncation, self.prior_scale)
         for (model, null), values in itertools.product(itertools.product(self.model, self.null), list(sampling)):
-            yield Cell(model, null, Choices(*values))
+            yield Cell(model, null, Choices(*values), self.reconstruct)
 
 
 @dataclass(frozen=True)
@@ -61,36 +65,39 @@ class Study:
     accuracy: Accuracy | None = None
     """Instead of a grid: how often the likeliest code is right, against its purity."""
     names: dict[str, str] = field(default_factory=dict)
-    """Other words for values in labels, such as ``own = "learnable null"``."""
+    """Other words for values, such as ``"null.zero" = "zeros"``."""
 
 
 def run_study(study: Study, device: str = "auto", report: Callable[[str], None] = print) -> None:
     """Measure what is not measured yet and write table, plot and pictures into ``study.output``.
 
-    Raises InputError for a study without cells, an unknown score or axis.
+    Raises InputError, before anything is drawn, for a study without cells, an unknown score or axis.
     """
     if bool(study.grid) == (study.accuracy is not None):
         raise InputError("a study needs either [[grid]] tables or one [accuracy] table")
-    if not study.trial.data.is_dir():
-        raise InputError(f"{study.trial.data} is no folder: build it with `vqdiff data emoji -o {study.trial.data}`")
-    study.output.mkdir(parents=True, exist_ok=True)
-    judge = Judge(study.trial, device)
+    make_folder(study.output)
     if study.accuracy is not None:
+        judge = Judge(study.trial, [Cell(study.accuracy.model)], device)
         measure_accuracy(study.title, study.accuracy, judge, study.output)
         return
     cells = list(dict.fromkeys(cell for grid in study.grid for cell in grid.cells()))
+    judge = Judge(study.trial, cells, device)
+    if unknown := set(study.scores) - set(judge.scoring.names()):
+        raise InputError(f"unknown score {min(unknown)!r}; there are {', '.join(judge.scoring.names())}")
+    if not study.scores or study.pictures < 1:
+        raise InputError("scores needs at least one name, and pictures must be at least 1")
     facts = [_facts(cell, judge) for cell in cells]
     if study.x is not None and study.x not in facts[0]:
         raise InputError(f"x is {study.x!r}: it must be one of {', '.join(facts[0])}")
-    varying = [name for name in facts[0] if len({fact[name] for fact in facts}) > 1]
-    results = list[Result]()
-    for number, (cell, fact) in enumerate(zip(cells, facts, strict=True), start=1):
-        results.append(judge.measure(cell))
-        if unknown := set(study.scores) - results[-1].scores.keys():
-            raise InputError(f"unknown score {min(unknown)!r}; there are {', '.join(results[-1].scores)}")
-        shown = "  ".join(f"{name} {results[-1].scores[name]}" for name in study.scores)
-        report(f"{number}/{len(cells)}  {_label(fact, varying, study.names)}:  {shown}")
+    varying = _varying(facts)
     labels = [_label(fact, varying, study.names) for fact in facts]
+    results = list[Result]()
+    for number, (cell, label) in enumerate(zip(cells, labels, strict=True), start=1):
+        results.append(judge.measure(cell))
+        shown = "  ".join(f"{name} {results[-1].scores[name]}" for name in study.scores)
+        with only_main_process() as main:
+            if main:
+                report(f"{number}/{len(cells)}  {label}:  {shown}")
     rows = [judge.pictures(cell, study.pictures) for cell in cells]
     with only_main_process() as main:
         if main:
@@ -100,23 +107,37 @@ def run_study(study: Study, device: str = "auto", report: Callable[[str], None] 
 
 def _facts(cell: Cell, judge: Judge) -> dict[str, Any]:
     """All that may differ between cells, with the model's own settings filled in."""
-    pipe = judge.pipe(cell.model, cell.null)
-    settings = asdict(pipe.settings(**vars(cell.sampling)))
-    null = cell.null if settings["guidance"] != 1 else "none"  # what is not looked at makes no difference
-    return {"model": cell.model, "null": null, **settings}
+    if cell.reconstruct:
+        return {"model": cell.model, "null": "tokenizer alone"} | dict.fromkeys(judge.settings(cell), "—")
+    return {"model": cell.model, "null": judge.null(cell), **judge.settings(cell)}
 
 
-_WORDS = {"steps": "{} steps", "guidance": "guidance {:g}", "truncation": "truncation {:g}", "prior_scale": "r = {:g}"}
+def _varying(facts: list[dict[str, Any]]) -> list[str]:
+    """The fields that differ between cells, but for what follows from others."""
+    varying = [name for name in facts[0] if len({fact[name] for fact in facts if fact[name] != "—"}) > 1]
+    follows = ["network_calls"] if all(fact["network_calls"] in ("—", fact["steps"]) for fact in facts) else []
+    if {fact["null"] for fact in facts} <= {"none", facts[-1]["null"], "tokenizer alone"} and "guidance" in varying:
+        follows.append("null")  # there is none where guidance is 1
+    return [name for name in varying if name not in follows]
+
+
+_WORDS = {
+    "steps": "{} steps",
+    "network_calls": "{} calls",
+    "guidance": "guidance {:g}",
+    "truncation": "truncation {:g}",
+    "prior_scale": "r = {:g}",
+}
+
+
+def _word(fact: dict[str, Any], name: str, names: dict[str, str]) -> str:
+    return names.get(f"{name}.{fact[name]}", str(fact[name]))
 
 
 def _label(fact: dict[str, Any], varying: list[str], names: dict[str, str]) -> str:
-    words = {
-        "steps": "{} steps",
-        "guidance": "guidance {:g}",
-        "truncation": "truncation {:g}",
-        "prior_scale": "r = {:g}",
-    }
-    parts = [names.get(str(fact[name]), words.get(name, "{}").format(fact[name])) for name in varying]
+    if fact["steps"] == "—":
+        return "tokenizer alone"
+    parts = [_WORDS[name].format(fact[name]) if name in _WORDS else _word(fact, name, names) for name in varying]
     return ", ".join(parts) or "default settings"
 
 
@@ -124,16 +145,22 @@ def _write(study: Study, results: list[Result], facts: list[dict[str, Any]], var
     first = results[0].measurement
     heads = [*varying, *study.scores]
     rows = [
-        [*(study.names.get(str(fact[name]), fact[name]) for name in varying), *(result.scores[s] for s in study.scores)]
-        for fact, result in zip(facts, results, strict=True)
+        [_label(fact, varying, study.names), *([""] * (len(varying) - 1))]
+        if fact["steps"] == "—"
+        else [_word(fact, name, study.names) for name in varying]
+        for fact in facts
     ]
-    fixed = [f"{name} {facts[0][name]}" for name in facts[0] if name not in varying]
+    for row, result in zip(rows, results, strict=True):
+        for name in study.scores:
+            mark = "\\*" if differ(results[0].scores[name], result.scores[name]) else ""
+            row.append(f"{result.scores[name]}{mark}")
+    fixed = [f"{name} {_word(facts[0], name, study.names)}" for name in facts[0] if name not in varying]
     text = (
         f"{table(heads, rows)}\n\n"
-        f"{first.num_pictures} pictures a repetition, {len(first.seeds)} repetitions; captions of {first.prompts}, "
+        f"Mean ± standard deviation over {len(first.seeds)} repetitions of {first.num_pictures} pictures. "
+        f"\\* differs from the first row (paired t-test over repetitions, p < 0.05). Captions of {first.prompts}, "
         f"{first.num_reference} real pictures of {first.reference}; {', '.join(fixed)}; model "
-        f"{', '.join(dict.fromkeys(result.subject.model_hash for result in results))}, "
-        f"protocol {first.hash}.\n"
+        f"{', '.join(dict.fromkeys(result.subject.model_hash for result in results))}, protocol {first.hash}.\n"
     )
     with atomic_path(study.output / "table.md") as path:
         path.write_text(text, "utf-8")

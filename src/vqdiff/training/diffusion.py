@@ -50,28 +50,19 @@ class Noise:
     gamma_bar: tuple[float, float] = (9e-6, 0.99999)
 
 
-@dataclass(frozen=True)
-class DiffusionTraining:
-    """Everything ``vqdiff train diffusion`` needs."""
+@dataclass(frozen=True, kw_only=True)
+class ConditionalTraining:
+    """What all training of a denoiser with a null condition needs."""
 
     data: Path
     output: Path
-    image_tokenizer: Path
-    """Folder of a trained tokenizer."""
-    text_encoder: Path
-    """Folder of a transformers text encoder."""
     run: RunConfig
-    start: Path | None = None
-    """A trained model's folder, whose denoiser to go on from; the null condition begins anew (paper, section 3.1)."""
-    model: DenoiserSizes = field(default_factory=DenoiserSizes)
-    noise: Noise = field(default_factory=Noise)
     aux_weight: float = 0.1
     """λ of the auxiliary cross-entropy on x0."""
     adaptive: bool = True
     null: NullKind = "learnable"
     drop: float = 0.1
     """Share of captions replaced by the null condition."""
-    max_tokens: int = 32
     emphasis: dict[str, dict[str, float]] = field(default_factory=dict)
     """Column → value → factor: how much more or less often than by the set's own weights its rows are drawn."""
     held_out: str = "test"
@@ -79,11 +70,72 @@ class DiffusionTraining:
     """Held-out pictures whose loss is measured at every preview."""
     prompts: tuple[str, ...] = ("a red apple",)
     """What the sample grid shows, one column a prompt."""
+    compile: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiffusionTraining(ConditionalTraining):
+    """Everything ``vqdiff train diffusion`` needs."""
+
+    image_tokenizer: Path
+    """Folder of a trained tokenizer."""
+    text_encoder: Path
+    """Folder of a transformers text encoder."""
+    max_tokens: int = 32
+    model: DenoiserSizes = field(default_factory=DenoiserSizes)
+    noise: Noise = field(default_factory=Noise)
     sampling: SamplingSettings = field(default_factory=SamplingSettings)
     """The finished model's default settings, used for the sample grid too."""
     card: Card = field(default_factory=Card)
     """What the finished model says of itself; its measured quality is added."""
-    compile: bool = True
+
+    def assemble(self) -> Model:
+        """A new denoiser beside the trained parts."""
+        image_tokenizer = load_component(self.image_tokenizer)
+        encoder = TextEncoder(self.text_encoder, self.max_tokens)
+        noise = self.noise
+        schedule = Schedule.linear(noise.num_steps, image_tokenizer.num_codes, noise.alpha_bar, noise.gamma_bar)
+        torch.manual_seed(self.run.seed)
+        denoiser = ModernDenoiser(
+            ModernConfig(
+                num_codes=image_tokenizer.num_codes,
+                num_steps=noise.num_steps,
+                grid_size=image_tokenizer.grid_size,
+                text_width=encoder.width,
+                **vars(self.model),
+            )
+        )
+        null = _null(self.null, encoder)
+        return Model(schedule, denoiser, image_tokenizer, encoder, null, self.sampling, self.card)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GuidanceTraining(ConditionalTraining):
+    """Everything ``vqdiff train guidance`` needs: a trained model gains a null condition (paper, section 3.1)."""
+
+    start: Path
+    """Folder of the model to go on from; its own null condition, if any, is replaced by a new one."""
+    freeze: bool = False
+    """Train the null condition alone and leave the denoiser as it is."""
+
+    def assemble(self) -> Model:
+        """The trained model with a new null condition."""
+        model = Model.load(self.start)
+        if model.text_encoder is None:
+            raise InputError(f"start: {self.start} draws no text, so there is no caption to drop")
+        if self.freeze and self.null != "learnable":
+            raise InputError(f"freeze leaves nothing to train with null = {self.null!r}: choose 'learnable'")
+        torch.manual_seed(self.run.seed)
+        model.null_condition = _null(self.null, model.text_encoder)
+        model.denoiser.requires_grad_(not self.freeze)
+        return model
+
+
+def _null(kind: NullKind, encoder: TextEncoder) -> NullCondition:
+    null = NullCondition(NullConfig(kind, encoder.max_tokens, encoder.width))
+    if kind == "empty":
+        null.set_empty(encoder)
+    return null
 
 
 class Conditional(nn.Module):
@@ -130,10 +182,12 @@ class Captions:
 class DiffusionTask:
     """Predict x0 from x_t under a caption, sometimes under the null condition."""
 
-    def __init__(self, config: DiffusionTraining) -> None:
-        self.config = config
-        self.image_tokenizer = load_component(config.image_tokenizer)
-        self.encoder = TextEncoder(config.text_encoder, config.max_tokens)
+    def __init__(self, config: DiffusionTraining | GuidanceTraining) -> None:
+        self.config, self.parts = config, config.assemble()
+        encoder, null = self.parts.text_encoder, self.parts.null_condition
+        assert encoder is not None  # a model that is trained here draws captions,
+        assert null is not None  # and learns to be guided
+        self.encoder, self.image_tokenizer, self.schedule = encoder, self.parts.image_tokenizer, self.parts.schedule
         size = self.image_tokenizer.config.image_size
         train_set, test_set = load(config.data, "train", size), load(config.data, config.held_out, size)
         self.weights, self.test_pixels = emphasised(train_set, config.emphasis), test_set.pixels
@@ -142,30 +196,8 @@ class DiffusionTask:
         rows = np.linspace(0, len(test_tokens) - 1, min(config.evaluate, len(test_tokens))).astype(int)
         self.test_tokens = test_tokens[rows]
         self.test_features = test_captions.draw(rows, np.random.default_rng(0))
-
-        torch.manual_seed(config.run.seed)
-        self.schedule = Schedule.linear(
-            config.noise.num_steps, self.image_tokenizer.num_codes, config.noise.alpha_bar, config.noise.gamma_bar
-        )
-        denoiser = ModernDenoiser(
-            ModernConfig(
-                num_codes=self.image_tokenizer.num_codes,
-                num_steps=config.noise.num_steps,
-                grid_size=self.image_tokenizer.grid_size,
-                text_width=self.encoder.width,
-                **vars(config.model),
-            )
-        )
-        if config.start is not None:
-            trained = Model.load(config.start).denoiser
-            if trained.config != denoiser.config:
-                raise InputError(f"start: the denoiser in {config.start} has other sizes than [model] and [noise] say")
-            denoiser.load_state_dict(trained.state_dict())
-        null = NullCondition(NullConfig(config.null, config.max_tokens, self.encoder.width))
-        if config.null == "empty":
-            null.set_empty(self.encoder)
-        self.model = Conditional(denoiser, null)
-        self.denoise = torch.compile(denoiser) if config.compile else denoiser
+        self.model = Conditional(self.parts.denoiser, null)
+        self.denoise = torch.compile(self.parts.denoiser) if config.compile else self.parts.denoiser
 
     def _prepare(self, name: str, pictures: PictureSet) -> tuple[Tensor, Captions]:
         """Tokens and text features of a split, computed once and kept beside the run."""
@@ -188,11 +220,12 @@ class DiffusionTask:
 
     def _origin(self, pictures: PictureSet) -> str:
         """A digest of all that tokens and text features are made from."""
-        digest = hashlib.sha256(repr((pictures.captions, self.config.max_tokens)).encode())
+        digest = hashlib.sha256(repr((pictures.captions, self.encoder.max_tokens)).encode())
         for picture in pictures.pixels:
             digest.update(picture.tobytes())
-        for folder in (self.config.image_tokenizer, self.config.text_encoder):
-            digest.update((folder / "model.safetensors").read_bytes())
+        for network in (self.image_tokenizer, self.encoder.model):
+            for name, value in network.state_dict().items():
+                digest.update(name.encode() + value.numpy().tobytes())
         return digest.hexdigest()
 
     def loss(self, step: int) -> tuple[Tensor, dict[str, Tensor]]:
@@ -234,20 +267,17 @@ class DiffusionTask:
 
     def preview(self, model: Any, path: Path) -> None:
         prompts = self.config.prompts
-        images = Pipeline(self._assemble(model))(prompts, num_images=2)
+        images = Pipeline(self._with(model))(prompts, num_images=2)
         with atomic_path(path) as temporary:
             sheet(images, columns=6).save(temporary)
 
     def save(self, model: Any, folder: Path) -> None:
         quality = reconstruction_quality(self.image_tokenizer, self.test_pixels) | self.evaluate(model)
-        finished = self._assemble(model)
-        finished.card = replace(self.config.card, quality=quality)
+        finished = replace(self._with(model), card=replace(self.parts.card, quality=quality))
         finished.save(folder / "model", torch.float16)
 
-    def _assemble(self, model: Any) -> Model:
-        return Model(
-            self.schedule, model.denoiser, self.image_tokenizer, self.encoder, model.null, self.config.sampling
-        )
+    def _with(self, model: Any) -> Model:
+        return replace(self.parts, denoiser=model.denoiser, null_condition=model.null)
 
     def state_dict(self) -> dict[str, Any]:
         return {}
@@ -270,6 +300,9 @@ def _noise(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def train_diffusion(config: DiffusionTraining, *, resume: bool = False) -> None:
-    """Train and write the model folder ``output/model``; see :func:`vqdiff.training.loop.train`."""
+def train_diffusion(config: DiffusionTraining | GuidanceTraining, *, resume: bool = False) -> None:
+    """Train, from nothing or from a trained model, and write the model folder ``output/model``.
+
+    See :func:`vqdiff.training.loop.train`.
+    """
     train(lambda: DiffusionTask(config), config.run, config.output, resume=resume)

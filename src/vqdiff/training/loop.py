@@ -108,8 +108,8 @@ def train(make_task: Callable[[], Task], run: RunConfig, output: Path, *, resume
 
     model = task.model.train()
     average = copy.deepcopy(model) if run.ema else model
-    decayed = [p for p in model.parameters() if p.ndim > 1]
-    others = [p for p in model.parameters() if p.ndim <= 1]
+    trained = [p for p in model.parameters() if p.requires_grad]
+    decayed, others = [p for p in trained if p.ndim > 1], [p for p in trained if p.ndim <= 1]
     optimizer = torch.optim.AdamW(
         [{"params": decayed, "weight_decay": run.weight_decay}, {"params": others, "weight_decay": 0.0}],
         lr=run.learning_rate,

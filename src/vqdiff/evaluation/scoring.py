@@ -1,0 +1,140 @@
+"""Pictures → scores: the networks of a trial and all that is computed from their features."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vqdiff.data import PictureSet
+from vqdiff.errors import InputError
+from vqdiff.evaluation.features import CLIP, EfficientNetLite0, Inception, Network, Views
+from vqdiff.evaluation.metrics import (
+    frechet_distance,
+    inception_score,
+    kernel_distance,
+    manifold,
+    retrieved,
+    text_score,
+)
+from vqdiff.evaluation.scorer import Scorer, load_scorer, mean_states, scorer_text_encoder, scorers_folder
+from vqdiff.evaluation.trial import Trial
+from vqdiff.model import fingerprint
+from vqdiff.pictures import to_pixels
+
+_FEWEST = 10
+"""Pictures: below, neighbourhoods and splits make no sense."""
+
+
+class Scoring:
+    """The networks of a trial, and what they say of pictures that were drawn for the captions ``asked``."""
+
+    def __init__(self, trial: Trial, asked: PictureSet, reference: PictureSet) -> None:
+        self.trial, self.asked = trial, asked
+        self.captions = [texts[0] for texts in asked.captions]
+        if (different := len(set(self.captions))) < trial.choices:
+            raise InputError(
+                f"{len(self.captions)} pictures have {different} different captions, fewer than choices = "
+                f"{trial.choices}: raise num_pictures or lower choices"
+            )
+        if min(len(self.captions), len(reference)) < _FEWEST:
+            raise InputError(f"{_FEWEST} pictures are needed to say anything: raise num_pictures")
+        self.network = EfficientNetLite0()
+        self.folders = {
+            Path(name).name: found if (found := scorers_folder() / name).is_dir() else Path(name)
+            for name in trial.scorers
+        }
+        self.scorers = {name: load_scorer(folder) for name, folder in self.folders.items()}
+        encoders = [scorer_text_encoder(scorer) for scorer in self.scorers.values()]
+        self.texts = mean_states(encoders[0], self.captions)
+        self.inception = Inception(trial.inception) if trial.inception else None
+        self.clip = CLIP(trial.clip) if trial.clip else None
+        self.clip_texts = self.clip.texts(self.captions) if self.clip else None
+        self.reference_pixels = reference.pixels
+
+    @cached_property
+    def real(self) -> dict[str, Tensor]:
+        """Features of the real pictures."""
+        return self.features(batches(self.reference_pixels))
+
+    @property
+    def networks(self) -> list[EfficientNetLite0 | Network]:
+        """All by whose features pictures are measured."""
+        return [self.network, *(one for one in (self.inception, self.clip) if one is not None)]
+
+    @property
+    def hashes(self) -> list[str]:
+        """Of the scorers."""
+        return [fingerprint(folder) for folder in self.folders.values()]
+
+    def features(self, pictures: Iterator[Tensor]) -> dict[str, Tensor]:
+        """What every network sees in batches of pixels in [0, 1]."""
+        parts = dict[str, list[Tensor]]()
+        for pixels in pictures:
+            seen = self.network(pixels)._asdict()
+            if self.inception is not None:
+                seen["inception"] = self.inception.features(pixels)
+                seen["logits"] = self.inception.logits(pixels)
+            if self.clip is not None:
+                seen["clip"] = self.clip.features(pixels)
+            for name, value in seen.items():
+                parts.setdefault(name, []).append(value)
+        return {name: torch.cat(values) for name, values in parts.items()}
+
+    @torch.inference_mode()
+    def scores(self, pictures: Iterator[Tensor]) -> dict[str, float]:
+        """All scores of one picture for each caption, in their order."""
+        drawn, real = self.features(pictures), self.real
+        scorer = next(iter(self.scorers.values()))
+        near, far = (scorer.project(scorer.view(_views(one))) for one in (real, drawn))
+        scores = {
+            "fd_effnet": frechet_distance(near, far),
+            "kd_effnet": kernel_distance(real["final"], drawn["final"])[0],
+            **asdict(manifold(real["final"], drawn["final"])),
+        }
+        for name, one in self.scorers.items():
+            scores |= self._captioned(name, one, _views(drawn))
+        if self.inception is not None:
+            scores["fid"] = frechet_distance(real["inception"], drawn["inception"])
+            scores["kid"] = kernel_distance(real["inception"], drawn["inception"])[0]
+            scores["inception_score"] = inception_score(drawn["logits"])[0]
+        if self.clip_texts is not None:
+            scores["clip_score"] = 100 * float(text_score(drawn["clip"], self.clip_texts).mean())
+            scores["r_precision_clip"] = self._r_precision(drawn["clip"], self.clip_texts)
+        return scores
+
+    def _captioned(self, name: str, scorer: Scorer, views: Views) -> dict[str, float]:
+        features = scorer.view(views)
+        pictures, texts = scorer.pictures(features), scorer.texts(self.texts)
+        scores = {
+            f"text_score_{name}": float(text_score(pictures, texts).double().mean()),
+            f"r_precision_{name}": self._r_precision(pictures, texts),
+        }
+        accuracy = scorer.accuracy(features, self.asked.columns)
+        return scores | {f"{factor}_accuracy_{name}": share for factor, share in accuracy.items()}
+
+    def _r_precision(self, pictures: Tensor, texts: Tensor) -> float:
+        return float(retrieved(pictures, texts, self.captions, choices=self.trial.choices).double().mean())
+
+    def names(self) -> list[str]:
+        """The scores there will be for pictures drawn from captions."""
+        names = ["fd_effnet", "kd_effnet", "precision", "recall", "density", "coverage"]
+        for name, scorer in self.scorers.items():
+            told = [f for f, probe in scorer.config.probes.items() if (probe.labels(self.asked.columns) >= 0).any()]
+            names += [f"text_score_{name}", f"r_precision_{name}", *(f"{factor}_accuracy_{name}" for factor in told)]
+        names += ["fid", "kid", "inception_score"] if self.inception else []
+        return names + (["clip_score", "r_precision_clip"] if self.clip else [])
+
+
+def _views(features: dict[str, Tensor]) -> Views:
+    return Views(features["final"], features["middle"])
+
+
+def batches(pictures: Any, size: int = 64) -> Iterator[Tensor]:
+    """8-bit pictures as pixels in [0, 1]."""
+    return (to_pixels(pictures[start : start + size]) for start in range(0, len(pictures), size))
