@@ -182,7 +182,7 @@ def test_study_of_token_accuracy(folder: Path) -> None:
         ("output=pyproject.toml/study", "cannot make the folder"),
         ("trial.choices=13", "12 pictures have 12 different captions, fewer than choices = 13"),
         ("trial.num_pictures=9", "10 pictures are needed"),
-        ("trial.seeds=[0, 11]", "the seeds 0 and 11 overlap"),
+        ("trial.seeds=[0, 11]", "the seeds 0 and 11 are nearer"),
         ("trial.data=nowhere", "vqdiff data emoji"),
         ("trial.scorers=[]", "scorers is empty"),
         ('trial.scorers=["nobody"]', "nobody/config.json is missing"),

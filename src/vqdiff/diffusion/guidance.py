@@ -34,10 +34,9 @@ def guide(
     g = _per_image(scale, cond[:0].to(dtype))
     if cond.device.type != "cpu":  # there, to ask whether the short way did would make the host wait
         return _guide_to_the_limit(cond.to(dtype), null.to(dtype), g)
-    guided = torch.empty_like(cond, dtype=dtype)
-    for out, *image in zip(guided, cond, null, g.expand(len(cond), 1, 1), strict=True):
-        out.copy_(_guide(*image))  # one by one: an image fits the cache
-    return guided
+    images = zip(cond, null, g.expand(len(cond), 1, 1), strict=True)
+    guided = [_guide(*image) for image in images]  # one by one: an image fits the cache
+    return torch.stack(guided) if guided else cond.to(dtype)
 
 
 def _guide(cond: Tensor, null: Tensor, g: Tensor) -> Tensor:

@@ -146,7 +146,7 @@ def _train(config: ScorerTraining, head: Head, data: FeatureSet) -> Scorer:
         optimizer.step()
         schedule.step()
         if step % 100 == 0 or step == steps:
-            print(f"step {step}/{steps}  loss {float(loss):.3f}  {time.monotonic() - start:.0f} s", flush=True)
+            print(f"step {step}/{steps}  loss {float(loss.detach()):.3f}  {time.monotonic() - start:.0f} s", flush=True)
     return scorer.eval().requires_grad_(False)
 
 
