@@ -108,18 +108,22 @@ def run_study(study: Study, device: str = "auto", report: Callable[[str], None] 
 def _facts(cell: Cell, judge: Judge) -> dict[str, Any]:
     """All that may differ between cells, with the model's own settings filled in."""
     if cell.reconstruct:
-        return {"model": cell.model, "null": "tokenizer alone"} | dict.fromkeys(judge.settings(cell), "—")
+        return {"model": cell.model, "null": "tokenizer alone"} | dict.fromkeys(judge.settings(cell), _NONE)
     return {"model": cell.model, "null": judge.null(cell), **judge.settings(cell)}
 
 
 def _varying(facts: list[dict[str, Any]]) -> list[str]:
     """The fields that differ between cells, but for what follows from others."""
-    varying = [name for name in facts[0] if len({fact[name] for fact in facts if fact[name] != "—"}) > 1]
-    follows = ["network_calls"] if all(fact["network_calls"] in ("—", fact["steps"]) for fact in facts) else []
-    if {fact["null"] for fact in facts} <= {"none", facts[-1]["null"], "tokenizer alone"} and "guidance" in varying:
+    facts = [fact for fact in facts if fact["steps"] != _NONE]
+    varying = [name for name in facts[0] if len({fact[name] for fact in facts}) > 1]
+    follows = ["network_calls"] if all(fact["network_calls"] == fact["steps"] for fact in facts) else []
+    if "guidance" in varying and len({fact["null"] for fact in facts} - {"none"}) == 1:
         follows.append("null")  # there is none where guidance is 1
     return [name for name in varying if name not in follows]
 
+
+_NONE = "—"
+"""What the image tokenizer alone has for settings."""
 
 _WORDS = {
     "steps": "{} steps",
@@ -135,7 +139,7 @@ def _word(fact: dict[str, Any], name: str, names: dict[str, str]) -> str:
 
 
 def _label(fact: dict[str, Any], varying: list[str], names: dict[str, str]) -> str:
-    if fact["steps"] == "—":
+    if fact["steps"] == _NONE:
         return "tokenizer alone"
     parts = [_WORDS[name].format(fact[name]) if name in _WORDS else _word(fact, name, names) for name in varying]
     return ", ".join(parts) or "default settings"
@@ -146,7 +150,7 @@ def _write(study: Study, results: list[Result], facts: list[dict[str, Any]], var
     heads = [*varying, *study.scores]
     rows = [
         [_label(fact, varying, study.names), *([""] * (len(varying) - 1))]
-        if fact["steps"] == "—"
+        if fact["steps"] == _NONE
         else [_word(fact, name, study.names) for name in varying]
         for fact in facts
     ]
