@@ -114,7 +114,7 @@ def _facts(cell: Cell, judge: Judge) -> dict[str, Any]:
 
 def _varying(facts: list[dict[str, Any]]) -> list[str]:
     """The fields that differ between cells, but for what follows from others."""
-    facts = [fact for fact in facts if fact["steps"] != _NONE]
+    facts = [fact for fact in facts if fact["steps"] != _NONE] or facts
     varying = [name for name in facts[0] if len({fact[name] for fact in facts}) > 1]
     follows = ["network_calls"] if all(fact["network_calls"] == fact["steps"] for fact in facts) else []
     if "guidance" in varying and len({fact["null"] for fact in facts} - {"none"}) == 1:
@@ -171,7 +171,8 @@ def _write(study: Study, results: list[Result], facts: list[dict[str, Any]], var
     with atomic_path(study.output / "results.json") as path:
         path.write_text(json.dumps([asdict(result) | {"id": result.id} for result in results], indent=1) + "\n")
     lines = dict[str, Line]()
-    others = [name for name in varying if study.x not in (None, name)]
+    shown = ("steps", "network_calls") if study.x in ("steps", "network_calls") else (study.x,)
+    others = [name for name in varying if study.x is not None and name not in shown]
     for fact, result in zip(facts, results, strict=True):
         line = lines.setdefault(_label(fact, others, study.names), Line())
         where = _label(fact, varying, study.names) if study.x is None else fact[study.x]
