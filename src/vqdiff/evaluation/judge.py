@@ -140,7 +140,7 @@ class Judge:
             null=self.null(cell),
         )
         measurement = self.measurement(reconstruct=cell.reconstruct)
-        code = _code("diffusion", "sampling", "denoisers", "image_tokenizers", "evaluation")
+        code = _code(*_DRAWS, *_SCORES)
         stem = self.trial.drawn / "results" / _hash([json.dumps(asdict(subject)), measurement.hash, code])
         drawn = [self.tokens(cell, seed) for seed in measurement.seeds]
         with only_main_process() as main:
@@ -171,7 +171,7 @@ class Judge:
         settings = pipe.settings(**vars(cell.sampling))
         # Everything that turns a seed into tokens, the code itself among it: a changed sampler draws anew.
         key = [pipe.model.fingerprint, _dtype(pipe), pipe.model.device.type, self.null(cell), torch.__version__]
-        key += [json.dumps(asdict(settings)), str(self.trial.batch_size), _code("diffusion", "sampling", "denoisers")]
+        key += [json.dumps(asdict(settings)), str(self.trial.batch_size), _code(*_DRAWS)]
         folder = self.trial.drawn / _hash([*key, *self.captions]) / str(seed)
         return draw(pipe, self.captions, seed, settings, folder, batch_size=self.trial.batch_size)
 
@@ -205,11 +205,15 @@ class Judge:
         }
 
 
+_DRAWS = ("diffusion/*.py", "sampling/*.py", "denoisers/*.py")
+_SCORES = ("image_tokenizers/*.py", *(f"evaluation/{name}.py" for name in ("features", "metrics", "scorer", "scoring")))
+
+
 @cache
-def _code(*packages: str) -> str:
+def _code(*patterns: str) -> str:
     """Hash of the source of parts of this package."""
     root = Path(str(resources.files("vqdiff")))
-    files = sorted(file for package in packages for file in (root / package).rglob("*.py"))
+    files = sorted(file for pattern in patterns for file in root.glob(pattern))
     return _hash([hashlib.sha256(file.read_bytes()).hexdigest() for file in files])
 
 

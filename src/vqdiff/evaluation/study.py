@@ -142,7 +142,7 @@ def _label(fact: dict[str, Any], varying: list[str], names: dict[str, str]) -> s
     if fact["steps"] == _NONE:
         return "tokenizer alone"
     parts = [_WORDS[name].format(fact[name]) if name in _WORDS else _word(fact, name, names) for name in varying]
-    return ", ".join(parts) or "default settings"
+    return ", ".join(parts) or "drawn"
 
 
 def _write(study: Study, results: list[Result], facts: list[dict[str, Any]], varying: list[str]) -> None:
@@ -158,7 +158,8 @@ def _write(study: Study, results: list[Result], facts: list[dict[str, Any]], var
         for name in study.scores:
             mark = "\\*" if differ(results[0].scores[name], result.scores[name]) else ""
             row.append(f"{result.scores[name]}{mark}")
-    fixed = [f"{name} {_word(facts[0], name, study.names)}" for name in facts[0] if name not in varying]
+    same = [name for name in facts[0] if len({fact[name] for fact in facts if fact["steps"] != _NONE}) == 1]
+    fixed = [f"{name} {_word(facts[0], name, study.names)}" for name in same]
     text = (
         f"{table(heads, rows)}\n\n"
         f"Mean ± standard deviation over {len(first.seeds)} repetitions of {first.num_pictures} pictures. "
