@@ -20,9 +20,9 @@ from vqdiff.denoisers import ClassicConfig, ClassicDenoiser, ModernConfig, Moder
 from vqdiff.diffusion import Schedule
 from vqdiff.errors import InputError
 from vqdiff.files import atomic_path
-from vqdiff.image_tokenizers import VQGAN, CompactConfig, CompactTokenizer, VQGANConfig
+from vqdiff.image_tokenizers import VQGAN, AbsentConfig, AbsentTokenizer, CompactConfig, CompactTokenizer, VQGANConfig
 from vqdiff.sampling import SamplingSettings
-from vqdiff.text import NullCondition, NullConfig, TextEncoder
+from vqdiff.text import ClipTextEncoder, NullCondition, NullConfig, TextEncoder
 
 FORMAT_VERSION = 1
 NETWORKS: dict[str, tuple[type[nn.Module], type[Any]]] = {
@@ -30,6 +30,7 @@ NETWORKS: dict[str, tuple[type[nn.Module], type[Any]]] = {
     "ModernDenoiser": (ModernDenoiser, ModernConfig),
     "CompactTokenizer": (CompactTokenizer, CompactConfig),
     "VQGAN": (VQGAN, VQGANConfig),
+    "AbsentTokenizer": (AbsentTokenizer, AbsentConfig),
     "NullCondition": (NullCondition, NullConfig),
 }
 
@@ -42,6 +43,10 @@ class Card:
     licenses: dict[str, str] = field(default_factory=dict)
     trained_on: str = ""
     quality: dict[str, Any] = field(default_factory=dict)
+    origin: dict[str, str] = field(default_factory=dict)
+    """Of a model from elsewhere: the file each part came from."""
+    notes: tuple[str, ...] = ()
+    """What was odd about those files."""
 
 
 @dataclass
@@ -54,7 +59,7 @@ class Model:
     schedule: Schedule
     denoiser: Any
     image_tokenizer: Any
-    text_encoder: TextEncoder | None = None
+    text_encoder: TextEncoder | ClipTextEncoder | None = None
     null_condition: NullCondition | None = None
     sampling: SamplingSettings = field(default_factory=SamplingSettings)
     card: Card = field(default_factory=Card)
@@ -132,16 +137,21 @@ class Model:
             index["components"] = {name: type(part).__name__ for name, part in parts.items()}
             if self.text_encoder is not None:
                 self.text_encoder.save(path / "text_encoder")
-                index["components"]["text_encoder"] = "TextEncoder"
-                index["text_encoder"] = {"max_tokens": self.text_encoder.max_tokens}
+                index["components"]["text_encoder"] = type(self.text_encoder).__name__
+                if isinstance(self.text_encoder, TextEncoder):
+                    index["text_encoder"] = {"max_tokens": self.text_encoder.max_tokens}
             index["schedule"] = self.schedule.to_config()
             index["sampling"] = dataclasses.asdict(self.sampling)
             index["card"] = dataclasses.asdict(self.card)
             (path / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
 
     @classmethod
-    def load(cls, folder: Path) -> Model:
-        """Read a model folder; InputError says what is missing, unknown or broken."""
+    def load(cls, folder: Path, *, dtype: torch.dtype | None = None, shapes_only: bool = False) -> Model:
+        """Read a model folder, the denoiser as ``dtype`` (default float32).
+
+        ``shapes_only`` gives parts on the meta device and reads no weights. InputError says what is missing, unknown or
+        broken.
+        """
         index = _read_json(folder / "model_index.json")
         if index.get("format_version") != FORMAT_VERSION:
             raise InputError(
@@ -149,10 +159,20 @@ class Model:
             )
         where = str(folder / "model_index.json")
         try:
-            parts = {name: load_component(folder / name) for name in index["components"] if name != "text_encoder"}
+            parts = {
+                name: load_component(
+                    folder / name, dtype=dtype if name == "denoiser" else None, shapes_only=shapes_only
+                )
+                for name in index["components"]
+                if name != "text_encoder"
+            }
             text_encoder = None
-            if "text_encoder" in index["components"]:
-                text_encoder = TextEncoder(folder / "text_encoder", **index["text_encoder"])
+            match index["components"].get("text_encoder"):
+                case "ClipTextEncoder":
+                    text_encoder = ClipTextEncoder.read(folder / "text_encoder", shapes_only=shapes_only)
+                case "TextEncoder":
+                    settings = index["text_encoder"]
+                    text_encoder = TextEncoder(folder / "text_encoder", **settings, shapes_only=shapes_only)
             return cls(
                 Schedule.from_config(index["schedule"]),
                 parts["denoiser"],
@@ -184,17 +204,38 @@ def save_component(module: Any, folder: Path, dtype: torch.dtype | None = None) 
         path.chmod(0o644)  # safetensors makes files for their owner alone
 
 
-def load_component(folder: Path, networks: Mapping[str, tuple[type[nn.Module], type[Any]]] = NETWORKS) -> Any:
-    """Read what :func:`save_component` wrote, in float32 and evaluation mode; its class is one of ``networks``."""
+def load_component(
+    folder: Path,
+    networks: Mapping[str, tuple[type[nn.Module], type[Any]]] = NETWORKS,
+    *,
+    dtype: torch.dtype | None = None,
+    shapes_only: bool = False,
+) -> Any:
+    """Read what :func:`save_component` wrote, as ``dtype`` (default float32) and in evaluation mode.
+
+    Its class is one of ``networks``. ``shapes_only`` builds it on the meta device and reads no weights.
+    """
     values = _read_json(folder / "config.json")
     name = values.pop("class", None)
     if name not in networks:
         raise InputError(f"{folder / 'config.json'}: unknown class {name!r}; known: {', '.join(networks)}")
-    network, config = networks[name]
-    module = network(build(config, values, str(folder / "config.json")))
+    network, config_of = networks[name]
+    config = build(config_of, values, str(folder / "config.json"))
+    with torch.device("meta"):
+        module = network(config)
+    if shapes_only:
+        return module.eval().requires_grad_(False)
+    if any(part._non_persistent_buffers_set for part in module.modules()):
+        module = network(config)  # its tables are computed, not in the file
     weights = folder / "model.safetensors"
     try:
-        module.load_state_dict(load_file(weights))
+        kinds = {key: value.dtype for key, value in module.state_dict().items()}
+        # Assigned, tensor by tensor: a large model must never be in memory twice.
+        state = {
+            key: value.to(dtype if dtype and value.is_floating_point() else kinds.get(key))
+            for key, value in load_file(weights).items()
+        }
+        module.load_state_dict(state, assign=True)
     except FileNotFoundError as error:
         raise InputError(f"{weights} is missing: the model folder is incomplete") from error
     except (SafetensorError, RuntimeError, OSError) as error:

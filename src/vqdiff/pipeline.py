@@ -7,11 +7,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
+from typing import Unpack
 
 import torch
 from PIL import Image
 from torch import Tensor
 
+from vqdiff.checkpoints import Extras, read_model
 from vqdiff.errors import InputError
 from vqdiff.model import Model
 from vqdiff.pictures import to_images
@@ -149,24 +151,34 @@ def bundled() -> dict[str, Path]:
     return {path.parent.name: path.parent for path in sorted(root.glob("*/model_index.json"))}
 
 
-def load(source: str | Path = "emoji", *, device: str = "auto", bf16: bool | None = None) -> Pipeline:
-    """A pipeline from a bundled name or a model folder.
+def load(
+    source: str | Path = "emoji", *, device: str = "auto", bf16: bool | None = None, **extras: Unpack[Extras]
+) -> Pipeline:
+    """A pipeline from a bundled name, a model folder, or an original ``.pth`` checkpoint.
 
     ``device`` is "auto" (CUDA if there, else the CPU) or a torch device; ``bf16`` runs the denoiser in
-    bfloat16, by default where the machine has units for it.
+    bfloat16, by default where the machine has units for it. ``extras`` are what a checkpoint leaves open, such as
+    ``image_tokenizer``, the file of its codec; see :class:`vqdiff.checkpoints.microsoft.Extras`.
 
     Raises InputError for an unknown name, a broken folder or a device that is not there.
     """
     where = pick_device(device)
     if bf16 is None:
         bf16 = has_bf16_units(where)
+    folder = find(source)
+    dtype = torch.bfloat16 if bf16 else None
+    return Pipeline(read_model(folder, extras, dtype=dtype).to(where, dtype))
+
+
+def find(source: str | Path) -> Path:
+    """The folder or file that ``source`` names; InputError if it is neither one nor a bundled model."""
     names = bundled()
-    folder = names.get(str(source), Path(source))
-    if not folder.is_dir():
+    path = names.get(str(source), Path(source))
+    if not path.exists():
         near = difflib.get_close_matches(str(source), names, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"bundled: {', '.join(names) or 'none'}"
-        raise InputError(f"no model {str(source)!r}: it is neither a folder nor a bundled model; {hint}")
-    return Pipeline(Model.load(folder).to(where, torch.bfloat16 if bf16 else None))
+        raise InputError(f"no model {str(source)!r}: it is neither a folder, a file nor a bundled model; {hint}")
+    return path
 
 
 def pick_device(name: str) -> torch.device:

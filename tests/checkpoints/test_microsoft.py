@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from golden_cases import load
-from vqdiff.checkpoints.microsoft import read_codec, read_denoiser
+from vqdiff.checkpoints.microsoft import read_denoiser
+from vqdiff.checkpoints.taming import read_codec
 from vqdiff.denoisers.classic import ClassicConfig, ClassicDenoiser
 from vqdiff.errors import InputError
 from vqdiff.image_tokenizers.vqgan import VQGAN, VQGANConfig

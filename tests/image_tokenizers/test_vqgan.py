@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from golden_cases import GOLDEN, Case, cases, load
-from vqdiff.checkpoints.microsoft import read_codec
+from vqdiff.checkpoints.taming import read_codec
 from vqdiff.config import build
 from vqdiff.errors import InputError
 from vqdiff.image_tokenizers.vqgan import VQGAN, VQGANConfig

@@ -1,40 +1,122 @@
-"""Networks out of the original checkpoints (``microsoft/VQ-Diffusion``) and of the codec files they go with.
+"""The original checkpoints (``microsoft/VQ-Diffusion``): text, class-conditional and unconditional, one file each.
 
-Both readers take a state dict as published, infer the configuration from names and shapes, and give the weights under
-our names. They are strict about what a network needs and tolerant of the rest, which they name but ignore: causal masks
-that nothing reads (``attn2.mask``), statistics of the codebook's training, weights of the codec's loss.
+They are training checkpoints: the weights under ``model``, their running average, which one samples with, under
+``ema``, and optimizer states. CLIP is inside; the image codec may be. What the file does not tell (heads, token grid)
+is taken from the caller, or from the ``.yaml`` configuration beside it, or is as in the published models.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Generic, TypeVar
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypedDict
 
 import torch
-from torch import Tensor, nn
+import yaml
+from torch import Tensor
 
+from vqdiff.checkpoints.archive import read_table, read_weights
+from vqdiff.checkpoints.clip import read_clip
+from vqdiff.checkpoints.presets import recipe_for
+from vqdiff.checkpoints.reading import Names, Reading, StateDict, assemble, collect, count, listed, shape_of
+from vqdiff.checkpoints.taming import has_codec, read_codec
 from vqdiff.denoisers.classic import ClassicConfig, ClassicDenoiser
+from vqdiff.diffusion import Schedule
 from vqdiff.errors import InputError
-from vqdiff.image_tokenizers.vqgan import VQGAN, VQGANConfig
-from vqdiff.shapes import Int
-
-StateDict = Mapping[str, Tensor]
-Config = TypeVar("Config")
+from vqdiff.image_tokenizers import VQGAN, AbsentConfig, AbsentTokenizer
+from vqdiff.model import Card, Model, load_component
+from vqdiff.text import ClipTextEncoder, NullCondition, NullConfig
 
 
-@dataclass(frozen=True)
-class Reading(Generic[Config]):
-    """One network of a checkpoint: its configuration, its weights, and its keys (without prefix) that nothing uses."""
+class Extras(TypedDict, total=False):
+    """What an original checkpoint does not hold or does not tell.
 
-    config: Config
-    weights: dict[str, Tensor]
-    unused: tuple[str, ...]
+    image_tokenizer: the codec's file (or a component folder of ours). code_map: its mapping table; by default the one
+    that fits among the ``.pt`` files beside the codec. text_encoder: OpenAI's CLIP file, in place of the CLIP inside.
+    heads, grid_size (tokens along a side), null_class (the class tables end in a row for "no class").
+    """
+
+    image_tokenizer: str | Path | None
+    code_map: str | Path | None
+    text_encoder: str | Path | None
+    heads: int | None
+    grid_size: int | None
+    null_class: bool | None
+
+
+def read_model(path: Path, extras: Extras, *, dtype: torch.dtype | None = None, shapes_only: bool = False) -> Model:
+    """The model in a checkpoint; ``card.origin`` says where each part came from, ``card.notes`` what was odd.
+
+    ``dtype`` is the denoiser's. ``shapes_only`` gives parts on the meta device and reads next to nothing.
+    Raises InputError for a file that is broken, incomplete or of something else.
+    """
+    file = read_weights(path, check=not shapes_only)
+    state, origin, notes = _sampling_state(file, path)
+    if shapes_only:  # the schedule alone is looked into
+        state = {k: v if k.startswith("transformer.log_") else v.to("meta") for k, v in state.items()}
+    told = _configuration(path)
+    given = {key: extras.get(key) for key in ("heads", "grid_size", "null_class")}
+    told |= {key: value for key, value in given.items() if value is not None}
+    if "heads" not in told:
+        notes.append("the number of heads is not in the file: taken as 16, as in every published model")
+    published_grid = 16 if _rows(state) == 32 and "attn2.mask" not in " ".join(state) else None
+    reading = read_denoiser(
+        state,
+        heads=told.get("heads", 16),
+        grid_size=told.get("grid_size", published_grid),
+        null_class=told.get("null_class"),
+        dtype=dtype,
+    )
+    config = reading.config
+    schedule, note = read_schedule(state, config.num_steps, config.num_codes)
+    notes += [note] if note else []
+    encoder = null = None
+    stray = [key for key in state if key.endswith("empty_text_embed")]
+    if config.text_width is not None:
+        encoder = _text_encoder(state, extras.get("text_encoder"), origin, shapes_only)
+        null = _null(state, config.text_width, encoder, shapes_only)
+        origin["null_condition"] = f"{path.name}: empty_text_embed" if stray else "CLIP's features of the empty text"
+        stray = []
+    masks = [key for key in reading.unused if key.endswith("attn2.mask")]
+    if masks:
+        notes.append(f"dropped: {len(masks)} masks (attn2.mask) that nothing reads")
+    if stray := stray + [key for key in reading.unused if key not in masks]:
+        notes.append(f"not used: {listed(stray)}")
+    tokenizer = _image_tokenizer(state, path, config, extras, told.get("codec"), origin, shapes_only)
+    return Model(
+        schedule,
+        assemble(ClassicDenoiser, reading),
+        tokenizer,
+        encoder,
+        null,
+        recipe_for(config, learned_null=null is not None and null.config.kind == "learnable"),
+        Card(name=path.stem, origin=origin, notes=tuple(notes)),
+    )
+
+
+def read_image_tokenizer(
+    path: Path, *, code_map: Path | None = None, grid_size: int | None = None, num_codes: int | None = None,
+    shapes_only: bool = False,
+) -> VQGAN:  # fmt: skip
+    """The image codec in a codec file, or in a whole checkpoint.
+
+    Where the diffusion model has fewer codes than the codec and no table is given, the one that fits among the ``.pt``
+    files beside the codec is taken. Raises InputError if the codec is not one for ``num_codes`` codes.
+    """
+    file = read_weights(path, check=not shapes_only)
+    state = {k: v for k, v in _state(file).items() if isinstance(v, Tensor)}
+    if shapes_only:
+        state = {key: value.to("meta") for key, value in state.items()}
+    return _codec(state, path, code_map, grid_size, num_codes)
 
 
 def read_denoiser(
-    state: StateDict, *, heads: int = 16, grid_size: int | None = None, null_class: bool | None = None
+    state: StateDict,
+    *,
+    heads: int = 16,
+    grid_size: int | None = None,
+    null_class: bool | None = None,
+    dtype: torch.dtype | None = None,
 ) -> Reading[ClassicConfig]:
     """The denoiser in a checkpoint's ``model`` or ``ema`` state dict, or in the bare network's.
 
@@ -48,32 +130,36 @@ def read_denoiser(
         raise InputError(f"no denoiser in this checkpoint: none of its {len(state)} keys ends in {anchor}")
     state = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
 
-    rows, width = _shape(state, anchor)
+    rows, width = shape_of(state, anchor)
     reads_text = "blocks.0.attn2.key.weight" in state
     has_classes = "blocks.0.ln2.emb.weight" in state
     conv_mlp = "blocks.0.mlp.conv1.weight" in state
-    class_rows = _shape(state, "blocks.0.ln2.emb.weight")[0] if has_classes else 0
+    class_rows = shape_of(state, "blocks.0.ln2.emb.weight")[0] if has_classes else 0
     null_class = has_classes and (class_rows == 1001 if null_class is None else null_class)
     if grid_size is None:
         if "blocks.0.attn2.mask" not in state:
             raise InputError("this checkpoint does not tell its token grid: pass grid_size (16 for the published ones)")
-        grid_size = round(_shape(state, "blocks.0.attn2.mask")[-1] ** 0.5)
+        grid_size = round(shape_of(state, "blocks.0.attn2.mask")[-1] ** 0.5)
     config = ClassicConfig(
         num_codes=rows - 1,
-        num_steps=_shape(state, "blocks.0.ln1.emb.weight")[0],
+        num_steps=shape_of(state, "blocks.0.ln1.emb.weight")[0],
         grid_size=grid_size,
         width=width,
-        depth=_count(state, "blocks"),
+        depth=count(state, "blocks"),
         heads=heads,
-        mlp_ratio=_shape(state, "blocks.0.mlp.conv1.weight" if conv_mlp else "blocks.0.mlp.0.weight")[0] // width,
+        mlp_ratio=shape_of(state, "blocks.0.mlp.conv1.weight" if conv_mlp else "blocks.0.mlp.0.weight")[0] // width,
         conv_mlp=conv_mlp,
-        text_width=_shape(state, "blocks.0.attn2.key.weight")[1] if reads_text else None,
+        text_width=shape_of(state, "blocks.0.attn2.key.weight")[1] if reads_text else None,
         num_classes=class_rows - null_class if has_classes else None,
         null_class=null_class,
-        position_rows=_shape(state, "content_emb.height_emb.weight")[0],
-        position_columns=_shape(state, "content_emb.width_emb.weight")[0],
+        position_rows=shape_of(state, "content_emb.height_emb.weight")[0],
+        position_columns=shape_of(state, "content_emb.width_emb.weight")[0],
     )
-    names = {
+    return collect(state, config, ClassicDenoiser, _names(config), prefix=prefix, dtype=dtype)
+
+
+def _names(config: ClassicConfig) -> Names:
+    pieces = {
         "token_embedding.": "content_emb.emb.",
         "row_embedding.": "content_emb.height_emb.",
         "column_embedding.": "content_emb.width_emb.",
@@ -83,130 +169,204 @@ def read_denoiser(
         ".cross_norm.": ".ln1_1.",
         ".mlp_norm.": ".ln2.",
         ".embedding.": ".emb.",
-        ".self_attention.": ".attn1." if reads_text else ".attn.",
+        ".self_attention.": ".attn1." if config.text_width else ".attn.",
         ".cross_attention.": ".attn2.",
         ".q.": ".query.",
         ".out.": ".proj.",
-        ".mlp.widen.": ".mlp.conv1." if conv_mlp else ".mlp.0.",
-        ".mlp.narrow.": ".mlp.conv2." if conv_mlp else ".mlp.2.",
+        ".mlp.widen.": ".mlp.conv1." if config.conv_mlp else ".mlp.0.",
+        ".mlp.narrow.": ".mlp.conv2." if config.conv_mlp else ".mlp.2.",
     }
-    fused = {".qkv.": (".query.", ".key.", ".value."), ".kv.": (".key.", ".value.")}
-    with torch.device("meta"):
-        network = ClassicDenoiser(config)
-    return _read(state, config, network, names, fused)
+    return Names(pieces, {".qkv.": (".query.", ".key.", ".value."), ".kv.": (".key.", ".value.")})
 
 
-def read_codec(
-    state: StateDict, *, mapping: Int[Tensor, " codes"] | None = None, image_size: int = 256
-) -> Reading[VQGANConfig]:
-    """The image codec in a codec file's state dict, or in the ``model`` of a whole checkpoint.
+def read_schedule(state: StateDict, num_steps: int, num_codes: int) -> tuple[Schedule, str | None]:
+    """The noise schedule in a checkpoint's buffers, and a note if it is not the published one.
 
-    ``mapping`` is the published table, class by code (never inside a checkpoint); a class is decoded by its first code.
-    Raises InputError if a weight is missing or does not fit, or if the table does not.
+    The first checkpoints (before April 2022) shared the replaced tokens among K + 1 classes, not K.
     """
-    state = _codec_part(state)
-    channels = _shape(state, "encoder.conv_in.weight")[0]
-    levels = range(_count(state, "encoder.down"))
-    gumbel = "quantize.proj.weight" in state
-    codes = "quantize.embed.weight" if gumbel else "quantize.embedding.weight"
-    if "quantize.embedding" in state:  # the EMA codebook of ITHQ is a buffer
-        codes = "quantize.embedding"
-    codebook_size, code_dim = _shape(state, codes)
-    if mapping is None:
-        mapping = torch.arange(codebook_size)
-    code_of = _first_codes(mapping, codebook_size)
-    config = VQGANConfig(
-        image_size=image_size,
-        channels=channels,
-        channel_mult=tuple(_shape(state, f"encoder.down.{i}.block.0.conv1.weight")[0] // channels for i in levels),
-        num_blocks=_count(state, "encoder.down.0.block"),
-        attention_levels=tuple(i for i in levels if _count(state, f"encoder.down.{i}.attn")),
-        latent_channels=_shape(state, "encoder.conv_out.weight")[0],
-        code_dim=code_dim,
-        codebook_size=codebook_size,
-        num_codes=len(code_of),
-        gumbel=gumbel,
+    published = Schedule.published(num_steps, num_codes)
+    names = [f"transformer.log_cumprod_{letter}t" for letter in "abc"]
+    if not all(name in state for name in names):
+        return published, "the schedule is not in the file: taken as the published one"
+    for name in names:
+        if shape_of(state, name) != (num_steps + 1,):
+            raise InputError(f"{name} has shape {tuple(state[name].shape)} where {(num_steps + 1,)} fits the rest")
+    alpha, beta, gamma = (state[name].double().exp()[:num_steps] for name in names)
+
+    def fits(schedule: Schedule, gamma: Tensor = gamma) -> bool:
+        ours = (schedule.alpha_bar, schedule.beta_bar, schedule.gamma_bar)
+        pairs = zip(ours, (alpha, beta, gamma), strict=True)
+        return all(torch.allclose(one[1:], other, rtol=2e-5, atol=1e-12) for one, other in pairs)
+
+    if fits(published):
+        return published, None
+    # What the K codes do not get goes to the mask: in the old form beta of it, always.
+    rest = 1 - alpha - num_codes * beta
+    ends = [(round(float(x[0]), 12), round(float(x[-1]), 12)) for x in (alpha, rest)]
+    kept = Schedule.linear(num_steps, num_codes, *ends)
+    if not fits(kept, rest):
+        raise InputError("the checkpoint's noise schedule does not run linearly, as all published ones do")
+    old = torch.allclose(beta * (num_codes + 1), published.beta_bar[1:] * num_codes, rtol=2e-5)
+    why = "of the form before April 2022 (K + 1 in place of K)" if old else "not the published one"
+    return kept, f"the schedule in the file is {why}: kept"
+
+
+def _state(file: dict[str, Any]) -> dict[str, Any]:
+    for key in ("model", "state_dict"):
+        if isinstance(file.get(key), dict):
+            return dict(file[key])
+    return file
+
+
+def _sampling_state(file: dict[str, Any], path: Path) -> tuple[dict[str, Tensor], dict[str, str], list[str]]:
+    """The weights one samples with, under the names they have in ``model``; where from; notes."""
+    state, ema, notes, source = _state(file), file.get("ema"), list[str](), "model"
+    if isinstance(ema, dict) and ema:
+        # Never a mixture: a weight that is missing from the average is missing.
+        state = {key: value for key, value in state.items() if not key.startswith("transformer.")}
+        state |= {f"transformer.{key}": value for key, value in ema.items()}
+        source = "ema"
+    elif "model" in file:
+        notes.append("there are no averaged weights (ema) in the file: the last ones (model) are used")
+    return (
+        {key: value for key, value in state.items() if isinstance(value, Tensor)},
+        {"denoiser": f"{path.name}: {source}"},
+        notes,
     )
-    names: dict[str, str] = {}
-    for i, level in enumerate(reversed(levels)):  # our decoder counts its levels in the order they run
-        names |= {
-            f"encoder.levels.{level}.resize.": f"encoder.down.{level}.downsample.",
-            f"encoder.levels.{level}.": f"encoder.down.{level}.",
-            f"decoder.levels.{i}.resize.": f"decoder.up.{level}.upsample.",
-            f"decoder.levels.{i}.": f"decoder.up.{level}.",
-        }
-    names |= {
-        ".blocks.": ".block.",
-        ".attentions.": ".attn.",
-        ".middle.0.": ".mid.block_1.",
-        ".middle.1.": ".mid.attn_1.",
-        ".middle.2.": ".mid.block_2.",
-        ".shortcut.": ".nin_shortcut.",
-        ".out.": ".proj_out.",
-        "to_code.": "quant_conv.",
-        "from_code.": "post_quant_conv.",
-        "codebook.codes.weight": codes,
-        "codebook.projection.": "quantize.proj.",
-    }
-    state |= {"codebook.class_of": mapping, "codebook.code_of": code_of}
-    if gumbel:  # a 1×1 convolution there, a linear layer here
-        state["quantize.proj.weight"] = state["quantize.proj.weight"].flatten(1)
-    with torch.device("meta"):
-        network = VQGAN(config)
-    return _read(state, config, network, names, {".qkv.": (".q.", ".k.", ".v.")})
 
 
-def _codec_part(state: StateDict) -> dict[str, Tensor]:
-    """The codec's entries, freed of the prefix they have in a whole checkpoint or beside an autoregressive model."""
-    for prefixes in (("content_codec.enc.", "content_codec.dec."), ("first_stage_model.",), ("",)):
-        part = {key.removeprefix(p): value for p in prefixes for key, value in state.items() if key.startswith(p)}
-        if "encoder.conv_in.weight" in part:
-            return part
-    raise InputError(f"no image codec in this checkpoint: none of its {len(state)} keys ends in encoder.conv_in.weight")
+def _rows(state: StateDict) -> int | None:
+    return next((len(value) for key, value in state.items() if key.endswith("content_emb.height_emb.weight")), None)
 
 
-def _first_codes(mapping: Int[Tensor, " codes"], codebook_size: int) -> Int[Tensor, " classes"]:
-    """The inverse of a table with several codes a class: each class's first code."""
-    if mapping.shape != (codebook_size,):
-        raise InputError(f"the mapping table has shape {tuple(mapping.shape)}, this codec has {codebook_size} codes")
-    codes = torch.arange(codebook_size)
-    first = torch.full((int(mapping.max()) + 1,), codebook_size).scatter_reduce(0, mapping, codes, "amin")
-    if (first == codebook_size).any():
-        raise InputError(f"the mapping table has no code for class {int(first.argmax())}: is it another codec's?")
-    return first
+def _text_encoder(state: StateDict, file: str | Path | None, origin: dict[str, str], shapes_only: bool) -> Any:
+    if file is not None:
+        origin["text_encoder"] = Path(file).name
+        clip = {k: v for k, v in _state(read_weights(Path(file), check=not shapes_only)).items() if torch.is_tensor(v)}
+        return read_clip(clip, shapes_only=shapes_only)
+    if "transformer.condition_emb.token_embedding.weight" not in state:
+        raise InputError("this text model came without its CLIP: pass text_encoder, OpenAI's ViT-B-32.pt")
+    origin["text_encoder"] = origin["denoiser"]
+    return read_clip(state, "transformer.condition_emb.", shapes_only=shapes_only)
 
 
-def _shape(state: StateDict, key: str) -> torch.Size:
-    if key not in state:
-        raise InputError(f"the checkpoint is incomplete: {key} is missing; download it again")
-    return state[key].shape
+def _null(state: StateDict, width: int, encoder: ClipTextEncoder, shapes_only: bool) -> NullCondition:
+    learned = state.get("transformer.empty_text_embed")
+    shape = (encoder.max_tokens, width)
+    if encoder.width != width:
+        raise InputError(f"the denoiser reads text features of width {width}, this CLIP gives {encoder.width}")
+    with torch.device("meta" if shapes_only else "cpu"):
+        null = NullCondition(NullConfig("empty" if learned is None else "learnable", *shape))
+    if learned is not None and learned.shape != shape:
+        raise InputError(f"transformer.empty_text_embed has shape {tuple(learned.shape)} where {shape} fits the rest")
+    if learned is not None:
+        null.embedding.data.copy_(learned)
+    elif not shapes_only:
+        null.set_empty(encoder)
+    return null.eval().requires_grad_(False)
 
 
-def _count(state: StateDict, prefix: str) -> int:
-    """How many numbered entries there are under ``prefix``."""
-    return len({match[0] for key in state if (match := re.match(rf"{re.escape(prefix)}\.\d+\.", key))})
+_CODECS = {
+    4096: "ithq_vqvae.pth",
+    2887: "taming_f8_8192_openimages_last.pth and its table taming_vqvae_2887.pt",
+    974: "vqgan_imagenet_f16_16384.pth and its table taming_vqvae_974.pt",
+    1024: "vqgan_ffhq_f16_1024.pth",
+}
 
 
-def _read(
-    state: StateDict, config: Config, network: nn.Module, names: Mapping[str, str], fused: Mapping[str, tuple[str, ...]]
-) -> Reading[Config]:
-    """Collect ``network``'s weights from ``state``.
+def _image_tokenizer(
+    state: StateDict,
+    path: Path,
+    config: ClassicConfig,
+    extras: Extras,
+    named: str | None,
+    origin: dict[str, str],
+    shapes_only: bool,
+) -> Any:
+    codes, grid = config.num_codes, config.grid_size
+    file, table = (Path(x) if (x := extras.get(key)) is not None else None for key in ("image_tokenizer", "code_map"))
+    wanted = f"image_tokenizer={_CODECS.get(codes) or named or 'the codec file it was trained with'}"
+    if file is not None:
+        origin["image_tokenizer"] = file.name
+        if file.is_dir():
+            return fitting(load_component(file, shapes_only=shapes_only), file, grid, codes)
+        return read_image_tokenizer(file, code_map=table, grid_size=grid, num_codes=codes, shapes_only=shapes_only)
+    if has_codec(state):
+        try:
+            codec = _codec(state, path, table, grid, codes)
+        except _TableMissingError as error:
+            wanted = f"code_map={_CODECS.get(codes, 'the table of the codec')} ({error})"
+        else:
+            origin["image_tokenizer"] = f"{path.name}: content_codec"
+            return codec
+    origin["image_tokenizer"] = "missing"
+    return AbsentTokenizer(AbsentConfig(grid, codes, wanted))
 
-    ``names`` turns our names into theirs, piece by piece and in order; a piece in ``fused`` stands for several of their
-    tensors, to be stacked.
-    """
-    weights: dict[str, Tensor] = {}
-    used: set[str] = set()
-    for name, like in network.state_dict().items():
-        theirs = name
-        for ours, replacement in names.items():
-            theirs = theirs.replace(ours, replacement)
-        keys = [theirs.replace(ours, part) for ours, parts in fused.items() if ours in theirs for part in parts]
-        keys = keys or [theirs]
-        wanted = torch.Size([like.shape[0] // len(keys), *like.shape[1:]])
-        for key in keys:
-            if _shape(state, key) != wanted:
-                raise InputError(f"{key} has shape {tuple(state[key].shape)} where {tuple(wanted)} fits the rest")
-        weights[name] = torch.cat([state[key] for key in keys]).to(like.dtype)
-        used.update(keys)
-    return Reading(config, weights, tuple(sorted(state.keys() - used)))
+
+class _TableMissingError(InputError):
+    """A codec with more codes than the diffusion model, and no table between them."""
+
+
+def _codec(state: StateDict, path: Path, code_map: Path | None, grid_size: int | None, num_codes: int | None) -> VQGAN:
+    reading = read_codec(state, grid_size=grid_size)
+    size = reading.config.codebook_size
+    mapping = None
+    if code_map is not None:
+        mapping = read_table(code_map)
+    elif num_codes is not None and num_codes < size:
+        mapping = _table_beside(path, size, num_codes)
+        if mapping is None:
+            raise _TableMissingError(
+                f"the codec {path.name} has {size} codes where the denoiser has {num_codes}: pass code_map, the table "
+                "between them, or the codec that belongs to this model"
+            )
+    if mapping is not None:
+        reading = read_codec(state, mapping=mapping, grid_size=grid_size)
+    return fitting(assemble(VQGAN, reading), path, grid_size, num_codes)
+
+
+def fitting(codec: Any, path: Path, grid_size: int | None, num_codes: int | None) -> Any:
+    """``codec``, if it makes tokens of this kind; InputError if it is another model's."""
+    if (num_codes or codec.num_codes) != codec.num_codes or (grid_size or codec.grid_size) != codec.grid_size:
+        raise InputError(
+            f"the codec {path.name} has {codec.num_codes} codes on a grid of {codec.grid_size}, the denoiser "
+            f"{num_codes} on {grid_size}: it belongs to another model"
+        )
+    return codec
+
+
+def _table_beside(path: Path, codebook_size: int, num_codes: int) -> Tensor | None:
+    for file in sorted(path.absolute().parent.glob("*.pt")):
+        if file.stat().st_size < 10 * codebook_size + 10_000:
+            try:
+                table = read_table(file)
+            except InputError:
+                continue
+            if len(table) == codebook_size and int(table.max()) == num_codes - 1:
+                return table
+    return None
+
+
+def _configuration(path: Path) -> dict[str, Any]:
+    """What the training configuration beside a checkpoint tells of it; empty if there is none."""
+    file = next((file for end in (".yaml", ".yml") if (file := path.with_suffix(end)).is_file()), None)
+    if file is None:
+        return {}
+    try:
+        params = yaml.load(file.read_text("utf-8"), _Loader)["model"]["params"]
+        network = params["diffusion_config"]["params"]["transformer_config"]["params"]
+        told: dict[str, Any] = {"heads": int(network["n_head"]), "grid_size": int(network["content_spatial_size"][0])}
+        if codec := params.get("content_codec_config", {}).get("params", {}).get("ckpt_path"):
+            told["codec"] = Path(codec).name
+        return told
+    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, yaml.YAMLError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{file} is no configuration of a published model ({reason}): mend or remove it") from error
+
+
+class _Loader(yaml.SafeLoader):
+    """Plain values only; the published files write tuples."""
+
+
+_sequence: Callable[..., Any] = lambda loader, node: tuple(loader.construct_sequence(node, deep=True))  # noqa: E731
+_Loader.add_constructor("tag:yaml.org,2002:python/tuple", _sequence)

@@ -20,6 +20,7 @@ app = App(
     result_action="return_value",
 )
 app.command("vqdiff.cli.generate:generate", help="Draw pictures from prompts.")
+app.command("vqdiff.cli.convert:convert", help="Make a model folder of another project's checkpoint.")
 app.command("vqdiff.cli.info:info", help="Say what a model is: parts, sizes, licences, measured quality.")
 app.command("vqdiff.cli.data:app", name="data", help="Build and check sets of pictures with captions.")
 app.command("vqdiff.cli.train:app", name="train", help="Train an image tokenizer, a diffusion model or a scorer.")

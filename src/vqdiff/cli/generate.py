@@ -20,7 +20,11 @@ def generate(
     prompts_file: Annotated[Path | None, Parameter(name=["--prompts-file", "-f"])] = None,
     output: Annotated[Path, Parameter(name=["--output", "-o"])] = Path("out.png"),
     num_images: Annotated[int, Parameter(name=["--num-images", "-n"])] = 1,
+    label: tuple[int, ...] = (),
+    unconditional: bool = False,
     model: str = "emoji",
+    image_tokenizer: Path | None = None,
+    preset: str | None = None,
     steps: int | None = None,
     guidance: float | None = None,
     sampler: str | None = None,
@@ -49,8 +53,16 @@ def generate(
         The PNG file to write.
     num_images
         Pictures of each prompt.
+    label
+        Labels to draw, for a class-conditional model.
+    unconditional
+        Draw without a prompt, for an unconditional model.
     model
-        A bundled model's name, or a model folder.
+        A bundled model's name, a model folder, or an original checkpoint (.pth).
+    image_tokenizer
+        The image codec's file, where a checkpoint does not hold it.
+    preset
+        A published sampling recipe, such as ithq-guided; the other options change it.
     steps
         Network calls, 1 to the number of tokens.
     guidance
@@ -76,7 +88,7 @@ def generate(
     json_output
         Print a JSON record instead of a line.
     """
-    asked = [*prompts, *_read_prompts(prompts_file)]
+    asked = [*prompts, *_read_prompts(prompts_file), *label]
     for name, value in (("num-images", num_images), ("batch-size", batch_size)):
         if value < 1:
             raise InputError(f"--{name} is {value}: at least 1 is needed")
@@ -91,7 +103,8 @@ def generate(
 
     from vqdiff.pipeline import load
 
-    pipe = load(model, device=device)
+    pipe = load(model, device=device, image_tokenizer=image_tokenizer)
+    _check_kind(pipe, bool(label), unconditional)
     chosen = {
         "sampler": sampler,
         "steps": steps,
@@ -99,6 +112,10 @@ def generate(
         "truncation": truncation,
         "prior_scale": prior_scale,
     }
+    if preset is not None:
+        from vqdiff.checkpoints.presets import recipe
+
+        chosen = vars(recipe(preset)) | {key: value for key, value in chosen.items() if value is not None}
     record: dict[str, Any] = {"prompts": pipe.conditions(asked), "num_images": num_images, "seed": seed}
     record |= vars(pipe.settings(**chosen))
     record |= {"model": pipe.model.card.name, "model_hash": pipe.model.fingerprint}
@@ -111,6 +128,14 @@ def generate(
     else:
         drawn = record["prompts"]
         print(f"{output}: {len(drawn) * num_images} × {', '.join(map(str, drawn))[:60]}, seed {seed}")
+
+
+def _check_kind(pipe: Pipeline, labels: bool, unconditional: bool) -> None:
+    draws = "text" if pipe.model.text_encoder is not None else "labels" if pipe.model.num_classes else "nothing"
+    if labels and draws != "labels":
+        raise InputError(f"--label is for class-conditional models; this one draws from {draws}")
+    if unconditional and draws != "nothing":
+        raise InputError(f"--unconditional is for unconditional models; this one draws from {draws}")
 
 
 def _read_prompts(path: Path | None) -> list[str]:

@@ -13,16 +13,17 @@ def info(model: str = "emoji", *, json_output: Annotated[bool, Parameter(name="-
     Parameters
     ----------
     model
-        A bundled model's name, or a model folder.
+        A bundled model's name, a model folder, or an original checkpoint (.pth).
     json_output
         Print JSON.
     """
     import dataclasses
     import json
 
-    from vqdiff.pipeline import load
+    from vqdiff.checkpoints import read_model
+    from vqdiff.pipeline import find
 
-    parts = load(model, device="cpu", bf16=False).model
+    parts = read_model(find(model), {}, shapes_only=True)  # nothing but names and shapes
     networks = {"denoiser": parts.denoiser, "image_tokenizer": parts.image_tokenizer}
     if parts.text_encoder is not None:
         networks["text_encoder"] = parts.text_encoder.model

@@ -1,11 +1,14 @@
 """Pictures to tokens and back."""
 
+from vqdiff.image_tokenizers.absent import AbsentConfig, AbsentTokenizer
 from vqdiff.image_tokenizers.compact import CompactConfig, CompactTokenizer
 from vqdiff.image_tokenizers.quantizers import FiniteScalarQuantizer, VectorQuantizer, code_use
 from vqdiff.image_tokenizers.vqgan import VQGAN, VQGANConfig
 
 __all__ = [
     "VQGAN",
+    "AbsentConfig",
+    "AbsentTokenizer",
     "CompactConfig",
     "CompactTokenizer",
     "FiniteScalarQuantizer",

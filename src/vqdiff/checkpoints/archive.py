@@ -1,0 +1,147 @@
+"""Opening other people's weight files: nothing in them runs, no damage goes unnoticed, a refusal is one line."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from collections.abc import Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from vqdiff.errors import InputError
+
+# Where training frameworks leave their own objects beside the weights; each becomes an empty stand-in, never itself.
+_INERT = ("pytorch_lightning.", "lightning.", "omegaconf.", "numpy.", "__torch__.")
+
+
+class _StandIn:
+    """Takes the place of a foreign object whose class is not wanted; keeps what was set on it and does nothing."""
+
+    def __init__(self, *_: Any, **__: Any) -> None: ...
+
+    def __setstate__(self, state: Any) -> None:
+        if isinstance(state, Mapping):
+            self.__dict__.update(state)
+
+
+def read_weights(path: Path, *, check: bool = True) -> dict[str, Any]:
+    """What a ``torch.save`` file, TorchScript archive or safetensors file holds; tensors stay on the disk till used.
+
+    ``check`` reads the archive once to compare all checksums, which ``torch.load`` ignores. Raises InputError for a
+    file that is missing, damaged, no such file at all, or made to run code.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"there is no file {path}")
+    with path.open("rb") as file:
+        start = file.read(2)
+    with _one_line(path):
+        if path.suffix == ".safetensors":
+            return dict(load_file(path))
+        if not start:
+            raise InputError(f"{path} is empty: download it again")
+        if zipfile.is_zipfile(path):
+            content = _read_zip(path, check)
+        elif start == b"PK":
+            raise InputError(f"{path} is cut short: download it again")
+        elif start[:1] == b"\x80":  # what torch.save wrote before 1.6: a plain pickle, without checksums
+            content = torch.load(path, map_location="cpu", weights_only=True)
+        else:
+            raise InputError(f"{path} is no weight file: it begins with {start!r}; a saved error page?")
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise InputError(f"{path} holds a {type(content).__name__}, not named weights")
+    return content
+
+
+def read_table(path: Path) -> Tensor:
+    """The one tensor in a ``torch.save`` file; InputError if there is something else in it."""
+    with _one_line(path):
+        if not path.is_file():
+            raise InputError(f"there is no file {path}")
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    if not isinstance(content, Tensor) or content.dtype != torch.int64 or content.ndim != 1:
+        raise InputError(f"{path} is no mapping table: it must hold one vector of integers")
+    return content
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object; InputError if the file is missing or holds anything else."""
+    try:
+        values = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(f"{path} is missing") from error
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read: {error}") from error
+    if not isinstance(values, dict):
+        raise InputError(f"{path} cannot be read: it holds a {type(values).__name__}, not an object")
+    return values
+
+
+@contextmanager
+def _one_line(path: Path) -> Any:
+    try:
+        yield
+    except InputError:
+        raise
+    except SafetensorError as error:
+        raise InputError(f"{path} is damaged or cut short: {error}; download it again") from error
+    except Exception as error:  # a damaged pickle may make the reader stumble over anything
+        unsafe = isinstance(error, ModuleNotFoundError | AttributeError) or "weights_only" in str(error).lower()
+        what = "is refused: it is damaged, or made to run code" if unsafe else "is damaged"
+        reason = next((line for line in str(error).splitlines() if "GLOBAL" in line), type(error).__name__)
+        raise InputError(f"{path} {what} ({reason.strip()[:100]}); download it again from its source") from error
+
+
+def _read_zip(path: Path, check: bool) -> Any:
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+        if packed := next((e.filename for e in entries if e.compress_type != zipfile.ZIP_STORED), None):
+            raise InputError(f"{path} is no file of torch's: its entry {packed} is compressed")
+        if check and (bad := archive.testzip()):
+            raise InputError(f"{path} is damaged: the checksum of its entry {bad} is wrong; download it again")
+        if any(entry.filename.endswith("/constants.pkl") for entry in entries):
+            return _module_state(_load_zip(_without_code(archive), path))
+    return _load_zip(path, path)
+
+
+def _load_zip(file: Path | io.BytesIO, path: Path) -> Any:
+    unknown = torch.serialization.get_unsafe_globals_in_checkpoint(file)
+    if isinstance(file, io.BytesIO):
+        file.seek(0)
+    if foreign := [name for name in unknown if not name.startswith(_INERT)]:
+        raise InputError(
+            f"{path} is refused: besides weights it would load {', '.join(foreign[:3])}, which may run code"
+        )
+    # One class a name, since torch keeps them by class.
+    stand_ins: list[Any] = [(type("StandIn", (_StandIn,), {}), name) for name in unknown]
+    with torch.serialization.safe_globals(stand_ins):
+        return torch.load(file, map_location="cpu", weights_only=True, mmap=isinstance(file, Path) or None)
+
+
+def _without_code(script: zipfile.ZipFile) -> io.BytesIO:
+    """A TorchScript archive (OpenAI's CLIP is one) as the plain archive of weights that is in it."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as plain:
+        for entry in script.namelist():
+            if entry.endswith(("/data.pkl", "/version", "/byteorder")) or "/data/" in entry:
+                plain.writestr(entry, script.read(entry))
+    buffer.seek(0)
+    return buffer
+
+
+def _module_state(module: Any, prefix: str = "") -> dict[str, Tensor]:
+    """The state dict of a module that was read as stand-ins."""
+    state: dict[str, Tensor] = {}
+    for name, value in vars(module).items():
+        if isinstance(value, Tensor):
+            state[prefix + name] = value
+        elif isinstance(value, _StandIn):
+            state |= _module_state(value, f"{prefix}{name}.")
+    return state

@@ -1,0 +1,42 @@
+"""The place of an image tokenizer that is in another file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NoReturn
+
+from torch import Tensor, nn
+
+from vqdiff.errors import InputError
+
+
+@dataclass(frozen=True)
+class AbsentConfig:
+    """What is known of the tokenizer that is missing: its tokens, and the file it is in."""
+
+    grid_size: int
+    num_codes: int
+    file: str
+
+
+class AbsentTokenizer(nn.Module):
+    """Stands in a model that has tokens but no pixels yet: whoever asks for pixels is told which file is missing."""
+
+    def __init__(self, config: AbsentConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.grid_size, self.num_codes = config.grid_size, config.num_codes
+
+    def encode(self, pixels: Tensor) -> NoReturn:
+        """Raise InputError."""
+        raise self._missing()
+
+    def decode(self, tokens: Tensor) -> NoReturn:
+        """Raise InputError."""
+        raise self._missing()
+
+    def _missing(self) -> InputError:
+        return InputError(
+            "this model came without its image tokenizer, so it has tokens but no pixels: "
+            f"load it with {self.config.file}"
+        )
