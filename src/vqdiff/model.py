@@ -22,7 +22,7 @@ from vqdiff.errors import InputError
 from vqdiff.files import atomic_path
 from vqdiff.image_tokenizers import VQGAN, AbsentConfig, AbsentTokenizer, CompactConfig, CompactTokenizer, VQGANConfig
 from vqdiff.sampling import SamplingSettings
-from vqdiff.text import ClipTextEncoder, NullCondition, NullConfig, TextEncoder
+from vqdiff.text import AnyTextEncoder, ClipTextEncoder, NullCondition, NullConfig, TextEncoder
 
 FORMAT_VERSION = 1
 NETWORKS: dict[str, tuple[type[nn.Module], type[Any]]] = {
@@ -59,7 +59,7 @@ class Model:
     schedule: Schedule
     denoiser: Any
     image_tokenizer: Any
-    text_encoder: TextEncoder | ClipTextEncoder | None = None
+    text_encoder: AnyTextEncoder | None = None
     null_condition: NullCondition | None = None
     sampling: SamplingSettings = field(default_factory=SamplingSettings)
     card: Card = field(default_factory=Card)

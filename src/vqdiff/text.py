@@ -147,6 +147,8 @@ def _read_model(kind: Any, folder: Path, shapes_only: bool) -> Any:
         return kind.from_config(config) if hasattr(kind, "from_config") else kind(config)
 
 
+AnyTextEncoder = TextEncoder | ClipTextEncoder
+
 NullKind = Literal["learnable", "empty", "zero"]
 
 
@@ -173,7 +175,7 @@ class NullCondition(nn.Module):
         else:
             self.register_buffer("embedding", values)
 
-    def set_empty(self, encoder: TextEncoder | ClipTextEncoder) -> None:
+    def set_empty(self, encoder: AnyTextEncoder) -> None:
         """Fill the "empty" kind with the encoder's features of the empty caption."""
         self.embedding.copy_(encoder.encode([""])[0])
 

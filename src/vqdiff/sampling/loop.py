@@ -86,13 +86,13 @@ class Batch:
         """
         t = now.t.clamp(min=1)
         if self.guided:
-            cond, null = pair = denoise(tokens.repeat(2, 1), t.repeat(2)).chunk(2)
+            cond, null = denoise(tokens.repeat(2, 1), t.repeat(2)).chunk(2)
             log_p0 = guide(cond, null, self.controls.guidance)
         else:
-            pair = (denoise(tokens, t),) * 2
-            log_p0 = pair[0].float().log_softmax(-1)
+            cond = null = denoise(tokens, t)
+            log_p0 = cond.float().log_softmax(-1)
         u = uniforms(self.seeds, step, tokens.shape[1], self.sampler.num_uniforms)
-        new = self.sampler.step(StepInput(self.schedule, tokens, log_p0, now, self.controls, u, pair))
+        new = self.sampler.step(StepInput(self.schedule, tokens, log_p0, now, self.controls, u, (cond, null)))
         keep = (now.t == 0)[:, None]
         return torch.where(keep if self.known is None else keep | self.known, tokens, new), purity(log_p0)
 

@@ -25,7 +25,7 @@ from vqdiff.pictures import sheet, to_pixels
 from vqdiff.pipeline import Pipeline
 from vqdiff.sampling import SamplingSettings
 from vqdiff.shapes import Float
-from vqdiff.text import NullCondition, NullConfig, NullKind, TextEncoder
+from vqdiff.text import AnyTextEncoder, NullCondition, NullConfig, NullKind, TextEncoder
 from vqdiff.training.loop import RunConfig, train
 from vqdiff.training.tokenizer import reconstruction_quality
 
@@ -131,7 +131,7 @@ class GuidanceTraining(ConditionalTraining):
         return model
 
 
-def _null(kind: NullKind, encoder: TextEncoder) -> NullCondition:
+def _null(kind: NullKind, encoder: AnyTextEncoder) -> NullCondition:
     null = NullCondition(NullConfig(kind, encoder.max_tokens, encoder.width))
     if kind == "empty":
         null.set_empty(encoder)
@@ -150,7 +150,7 @@ class Captions:
     """The captions of every row and their text features, kept without padding and in half precision."""
 
     def __init__(
-        self, captions: Sequence[Sequence[str]], encoder: TextEncoder, features: Mapping[str, Tensor] | None = None
+        self, captions: Sequence[Sequence[str]], encoder: AnyTextEncoder, features: Mapping[str, Tensor] | None = None
     ) -> None:
         texts = sorted({text for row in captions for text in row}, key=lambda text: (len(text), text))
         number = {text: index for index, text in enumerate(texts)}
@@ -160,7 +160,7 @@ class Captions:
         """``values`` (all tokens of all texts, C) and ``starts`` (number of texts + 1)."""
 
     @staticmethod
-    def _encode(texts: Sequence[str], encoder: TextEncoder, batch_size: int = 256) -> dict[str, Tensor]:
+    def _encode(texts: Sequence[str], encoder: AnyTextEncoder, batch_size: int = 256) -> dict[str, Tensor]:
         values, lengths = list[Tensor](), [torch.zeros(1, dtype=torch.int64)]
         for start in range(0, len(texts), batch_size):
             with torch.autocast(encoder.model.device.type, torch.bfloat16):
