@@ -108,7 +108,13 @@ def test_broken_model_folders_are_named(part: str, tmp_path: Path, capsys: pytes
 
 def test_ctrl_c_leaves_nothing_behind(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "vqdiff", "generate", "a cat", "-n", "500", "-o", str(tmp_path / "x.png")]
-    process = subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
+    )
     time.sleep(12)
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=60)

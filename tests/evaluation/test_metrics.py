@@ -335,7 +335,7 @@ def test_summary_is_the_sample_mean_and_deviation() -> None:
     found = summary([1.0, 2.0, 6.0])
     assert (found.mean, found.n) == (3, 3)
     assert found.std == pytest.approx(np.std([1, 2, 6], ddof=1))
-    assert summary([4.0]) == Estimate(4.0, None, 1)
+    assert summary([4.0]) == Estimate(4.0, None, 1, (4.0,))
 
 
 @pytest.mark.parametrize(("values", "says"), [([], "no values"), ([1.0, math.nan], "nan"), ([math.inf], "inf")])
