@@ -175,6 +175,14 @@ class NullCondition(nn.Module):
         else:
             self.register_buffer("embedding", values)
 
+    @classmethod
+    def of(cls, kind: NullKind, encoder: AnyTextEncoder) -> NullCondition:
+        """A new null condition of a kind, beside the features of ``encoder``."""
+        null = cls(NullConfig(kind, encoder.max_tokens, encoder.width))
+        if kind == "empty":
+            null.set_empty(encoder)
+        return null
+
     def set_empty(self, encoder: AnyTextEncoder) -> None:
         """Fill the "empty" kind with the encoder's features of the empty caption."""
         self.embedding.copy_(encoder.encode([""])[0])

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
-from cyclopts import Parameter
+from vqdiff.cli.options import Changes
 
 
 def evaluate(
     config: Path,
     *,
-    set: Annotated[tuple[str, ...], Parameter(name="--set", negative="")] = (),
+    set: Changes = (),
     against: Path | None = None,
     device: str = "auto",
 ) -> None:

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
-from cyclopts import Parameter
+from vqdiff.cli.options import Changes
 
 
-def study(
-    *configs: Path, set: Annotated[tuple[str, ...], Parameter(name="--set", negative="")] = (), device: str = "auto"
-) -> None:
+def study(*configs: Path, set: Changes = (), device: str = "auto") -> None:
     """Measure a grid of samplers, steps, guidance scales … and draw the results.
 
     What was measured is kept: an interrupted study goes on where it was, and studies share cells.

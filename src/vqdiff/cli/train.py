@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
-from cyclopts import App, Parameter
+from cyclopts import App
+
+from vqdiff.cli.options import Changes
 
 app = App(name="train", help="Train an image tokenizer, a diffusion model, or a scorer of drawings.")
-
-Changes = Annotated[tuple[str, ...], Parameter(name="--set", negative="")]
 
 
 @app.command

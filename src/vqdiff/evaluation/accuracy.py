@@ -55,9 +55,7 @@ def measure_accuracy(title: str, config: Accuracy, judge: Judge, output: Path) -
         raise InputError(f"bins is {config.bins}: at least 1 is needed")
     if not all(1 <= t <= schedule.num_steps for t in config.times):
         raise InputError(f"times are {config.times}: they run from 1 to {schedule.num_steps}")
-    pixels = torch.from_numpy(judge.asked.pixels).permute(0, 3, 1, 2)
-    encoded = [model.image_tokenizer.encode(one.float().to(model.device) / 255) for one in pixels.split(64)]
-    tokens = torch.cat(encoded)
+    tokens = judge.tokens(Cell(config.model, reconstruct=True), seed=0).to(model.device)
     commonest = int(tokens.flatten().bincount().argmax())
     found = list[Bin]()
     for t in config.times:

@@ -33,7 +33,7 @@ from vqdiff.pipeline import load as load_pipeline
 from vqdiff.sampling import get_sampler
 from vqdiff.sampling.plan import Task
 from vqdiff.shapes import Int
-from vqdiff.text import NullCondition, NullConfig
+from vqdiff.text import NullCondition
 from vqdiff.training.tokenizer import psnr
 
 
@@ -86,9 +86,7 @@ class Judge:
                 own = self.pipe(replace(cell, null="own")).model
                 if own.text_encoder is None:
                     raise InputError(f"{cell.model} draws no text, so it has no null condition {cell.null!r}")
-                other = NullCondition(NullConfig(cell.null, own.text_encoder.max_tokens, own.text_encoder.width))
-                if cell.null == "empty":
-                    other.set_empty(own.text_encoder)
+                other = NullCondition.of(cell.null, own.text_encoder)
                 self.pipes[key] = Pipeline(replace(own, null_condition=other.to(own.device)))
         return self.pipes[key]
 

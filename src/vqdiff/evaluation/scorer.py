@@ -147,12 +147,13 @@ def load_scorer(folder: Path) -> Scorer:
     return load_component(folder, {"Scorer": (Scorer, ScorerConfig)})
 
 
-def scorer_text_encoder(scorer: Scorer) -> TextEncoder:
-    """The bundled model's text encoder, which a scorer's text head was trained on.
+def scorer_text_encoder(*scorers: Scorer) -> TextEncoder:
+    """The bundled model's text encoder, which the scorers' text heads were trained on.
 
-    Raises InputError if it is another one.
+    Raises InputError if one was trained on another.
     """
     folder = bundled()["emoji"] / "text_encoder"
-    if file_hash(folder / "model.safetensors") != scorer.config.text_encoder:
+    known = file_hash(folder / "model.safetensors")
+    if any(scorer.config.text_encoder != known for scorer in scorers):
         raise InputError(f"the scorer was trained with another text encoder than {folder}: train it anew")
     return TextEncoder(folder)

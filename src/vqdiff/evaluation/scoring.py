@@ -50,8 +50,7 @@ class Scoring:
             for name in trial.scorers
         }
         self.scorers = {name: load_scorer(folder) for name, folder in self.folders.items()}
-        encoders = [scorer_text_encoder(scorer) for scorer in self.scorers.values()]
-        self.texts = mean_states(encoders[0], self.captions)
+        self.texts = mean_states(scorer_text_encoder(*self.scorers.values()), self.captions)
         self.inception = Inception(trial.inception) if trial.inception else None
         self.clip = CLIP(trial.clip) if trial.clip else None
         self.clip_texts = self.clip.texts(self.captions) if self.clip else None

@@ -25,7 +25,7 @@ from vqdiff.pictures import sheet, to_pixels
 from vqdiff.pipeline import Pipeline
 from vqdiff.sampling import SamplingSettings
 from vqdiff.shapes import Float
-from vqdiff.text import AnyTextEncoder, NullCondition, NullConfig, NullKind, TextEncoder
+from vqdiff.text import AnyTextEncoder, NullCondition, NullKind, TextEncoder
 from vqdiff.training.loop import RunConfig, train
 from vqdiff.training.tokenizer import reconstruction_quality
 
@@ -105,7 +105,7 @@ class DiffusionTraining(ConditionalTraining):
                 **vars(self.model),
             )
         )
-        null = _null(self.null, encoder)
+        null = NullCondition.of(self.null, encoder)
         return Model(schedule, denoiser, image_tokenizer, encoder, null, self.sampling, self.card)
 
 
@@ -126,16 +126,9 @@ class GuidanceTraining(ConditionalTraining):
         if self.freeze and self.null != "learnable":
             raise InputError(f"freeze leaves nothing to train with null = {self.null!r}: choose 'learnable'")
         torch.manual_seed(self.run.seed)
-        model.null_condition = _null(self.null, model.text_encoder)
+        model.null_condition = NullCondition.of(self.null, model.text_encoder)
         model.denoiser.requires_grad_(not self.freeze)
         return model
-
-
-def _null(kind: NullKind, encoder: AnyTextEncoder) -> NullCondition:
-    null = NullCondition(NullConfig(kind, encoder.max_tokens, encoder.width))
-    if kind == "empty":
-        null.set_empty(encoder)
-    return null
 
 
 class Conditional(nn.Module):
