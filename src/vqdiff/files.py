@@ -1,12 +1,14 @@
-"""Writing that either happens whole or not at all."""
+"""Writing that either happens whole or not at all; reading of JSON, with clear words where it is broken."""
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from vqdiff.errors import InputError
 
@@ -35,6 +37,19 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
                 raise
         else:
             os.replace(temporary, path)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object; InputError if the file is missing or holds anything else."""
+    try:
+        values = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(f"{path} is missing: the folder is incomplete, or of another kind") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path} cannot be read: {error}") from error
+    if not isinstance(values, dict):
+        raise InputError(f"{path} cannot be read: it holds a {type(values).__name__}, not an object")
+    return values
 
 
 def check_writable(path: str | Path) -> None:

@@ -19,7 +19,7 @@ from vqdiff.config import build
 from vqdiff.denoisers import ClassicConfig, ClassicDenoiser, ModernConfig, ModernDenoiser
 from vqdiff.diffusion import Schedule
 from vqdiff.errors import InputError
-from vqdiff.files import atomic_path
+from vqdiff.files import atomic_path, read_json
 from vqdiff.image_tokenizers import VQGAN, AbsentConfig, AbsentTokenizer, CompactConfig, CompactTokenizer, VQGANConfig
 from vqdiff.sampling import SamplingSettings
 from vqdiff.text import AnyTextEncoder, ClipTextEncoder, NullCondition, NullConfig, TextEncoder
@@ -152,7 +152,7 @@ class Model:
         ``shapes_only`` gives parts on the meta device and reads no weights. InputError says what is missing, unknown or
         broken.
         """
-        index = _read_json(folder / "model_index.json")
+        index = read_json(folder / "model_index.json")
         if index.get("format_version") != FORMAT_VERSION:
             raise InputError(
                 f"{folder} has format version {index.get('format_version')}, this vqdiff reads {FORMAT_VERSION}"
@@ -215,7 +215,7 @@ def load_component(
 
     Its class is one of ``networks``. ``shapes_only`` builds it on the meta device and reads no weights.
     """
-    values = _read_json(folder / "config.json")
+    values = read_json(folder / "config.json")
     name = values.pop("class", None)
     if name not in networks:
         raise InputError(f"{folder / 'config.json'}: unknown class {name!r}; known: {', '.join(networks)}")
@@ -249,21 +249,9 @@ def fingerprint(folder: Path) -> str:
     for path in sorted(path for path in folder.rglob("*") if path.suffix in (".json", ".safetensors")):
         content = path.read_bytes()
         if path == folder / "model_index.json":
-            index = _read_json(path)
+            index = read_json(path)
             content = json.dumps(
                 {key: index[key] for key in index.keys() - {"sampling", "card"}}, sort_keys=True
             ).encode()
         digest.update(path.relative_to(folder).as_posix().encode() + hashlib.sha256(content).digest())
     return digest.hexdigest()[:12]
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text())
-    except FileNotFoundError as error:
-        raise InputError(f"{path} is missing: not a model folder, or an incomplete one") from error
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read: {error}") from error
-    if not isinstance(values, dict):
-        raise InputError(f"{path} cannot be read: it holds a {type(values).__name__}, not an object")
-    return values

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import zipfile
 from collections.abc import Mapping
 from contextlib import contextmanager
@@ -69,19 +68,6 @@ def read_table(path: Path) -> Tensor:
     if not isinstance(content, Tensor) or content.dtype != torch.int64 or content.ndim != 1:
         raise InputError(f"{path} is no mapping table: it must hold one vector of integers")
     return content
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object; InputError if the file is missing or holds anything else."""
-    try:
-        values = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError as error:
-        raise InputError(f"{path} is missing") from error
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read: {error}") from error
-    if not isinstance(values, dict):
-        raise InputError(f"{path} cannot be read: it holds a {type(values).__name__}, not an object")
-    return values
 
 
 @contextmanager

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vqdiff.checkpoints.archive import read_json
 from vqdiff.checkpoints.reading import StateDict, count, listed, shape_of
 from vqdiff.errors import InputError
+from vqdiff.files import read_json
 from vqdiff.text import ClipTextEncoder
 
 VOCABULARY = 49_408  # of every CLIP that OpenAI published
