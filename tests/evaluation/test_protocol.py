@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vqdiff.errors import InputError
-from vqdiff.evaluation.metrics import Estimate, summary
 from vqdiff.evaluation.protocol import Measurement, Result, Subject, compare, table
+from vqdiff.metrics import Estimate, summary
 
 MEASUREMENT = Measurement(
     task="text to picture",

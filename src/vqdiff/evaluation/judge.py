@@ -23,18 +23,17 @@ import vqdiff
 from vqdiff.data import PictureSet, load
 from vqdiff.errors import InputError
 from vqdiff.evaluation.drawing import draw, only_main_process, processes
-from vqdiff.evaluation.metrics import Estimate, structural_similarity, summary
 from vqdiff.evaluation.protocol import Measurement, Result, Subject
 from vqdiff.evaluation.scoring import Scoring, batches
 from vqdiff.evaluation.trial import Cell, Null, Trial
 from vqdiff.image_tokenizers import code_use
+from vqdiff.metrics import Estimate, psnr, structural_similarity, summary
 from vqdiff.pipeline import Pipeline
 from vqdiff.pipeline import load as load_pipeline
 from vqdiff.sampling import get_sampler
 from vqdiff.sampling.plan import Task
 from vqdiff.shapes import Int
 from vqdiff.text import NullCondition
-from vqdiff.training.tokenizer import psnr
 
 
 class Judge:
@@ -204,7 +203,7 @@ class Judge:
 
 
 _DRAWS = ("diffusion/*.py", "sampling/*.py", "denoisers/*.py")
-_SCORES = ("image_tokenizers/*.py", *(f"evaluation/{name}.py" for name in ("features", "metrics", "scorer", "scoring")))
+_SCORES = ("image_tokenizers/*.py", "features.py", "metrics.py", "evaluation/scorer.py", "evaluation/scoring.py")
 
 
 @cache

@@ -10,8 +10,8 @@ from typing import Any
 
 from PIL import Image
 
-from vqdiff.evaluation.metrics import Estimate
 from vqdiff.files import atomic_path
+from vqdiff.metrics import Estimate
 
 _TITLES = {
     "fd_effnet": "Fréchet distance (EfficientNet, lower is better)",

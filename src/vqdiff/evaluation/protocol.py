@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 from vqdiff.config import build
 from vqdiff.errors import InputError
-from vqdiff.evaluation.metrics import Estimate, differ
 from vqdiff.files import atomic_path
+from vqdiff.metrics import Estimate, differ
 
 __all__ = ["Measurement", "Result", "Subject", "compare", "table"]
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from vqdiff.errors import InputError
-from vqdiff.evaluation.features import Views, file_hash
+from vqdiff.features import Views, file_hash
 from vqdiff.model import load_component
 from vqdiff.pipeline import bundled
 from vqdiff.shapes import Float, Int

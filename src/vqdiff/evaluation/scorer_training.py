@@ -15,10 +15,10 @@ from torch.nn.functional import cross_entropy, logsigmoid
 
 from vqdiff.data import PictureSet, load
 from vqdiff.errors import InputError
-from vqdiff.evaluation.features import EfficientNetLite0, Views, file_hash
-from vqdiff.evaluation.metrics import retrieved
 from vqdiff.evaluation.scorer import Probe, Scorer, ScorerConfig, mean_states
+from vqdiff.features import EfficientNetLite0, Views, file_hash
 from vqdiff.files import atomic_path
+from vqdiff.metrics import retrieved
 from vqdiff.model import save_component
 from vqdiff.pictures import to_pixels
 from vqdiff.text import TextEncoder

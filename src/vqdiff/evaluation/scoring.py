@@ -13,8 +13,10 @@ from torch import Tensor
 
 from vqdiff.data import PictureSet
 from vqdiff.errors import InputError
-from vqdiff.evaluation.features import CLIP, EfficientNetLite0, Inception, Network, Views
-from vqdiff.evaluation.metrics import (
+from vqdiff.evaluation.scorer import Scorer, load_scorer, mean_states, scorer_text_encoder, scorers_folder
+from vqdiff.evaluation.trial import Trial
+from vqdiff.features import CLIP, EfficientNetLite0, Inception, Network, Views
+from vqdiff.metrics import (
     frechet_distance,
     inception_score,
     kernel_distance,
@@ -22,8 +24,6 @@ from vqdiff.evaluation.metrics import (
     retrieved,
     text_score,
 )
-from vqdiff.evaluation.scorer import Scorer, load_scorer, mean_states, scorer_text_encoder, scorers_folder
-from vqdiff.evaluation.trial import Trial
 from vqdiff.model import fingerprint
 from vqdiff.pictures import to_pixels
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from vqdiff.data import PictureSet, load
 from vqdiff.files import atomic_path
 from vqdiff.image_tokenizers import CompactConfig, CompactTokenizer, code_use
+from vqdiff.metrics import psnr
 from vqdiff.model import save_component
 from vqdiff.pictures import grid, to_pixels
 from vqdiff.training.loop import RunConfig, train
@@ -104,11 +105,6 @@ class TokenizerTask:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         del state
-
-
-def psnr(decoded: Tensor, pixels: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio of each picture in dB; pixels in [0, 1], shapes ``(B, 3, H, W)``."""
-    return -10 * (decoded - pixels).square().flatten(1).mean(1).clamp_min(1e-10).log10()
 
 
 @torch.no_grad()

@@ -28,6 +28,7 @@ __all__ = [
     "inception_score",
     "kernel_distance",
     "manifold",
+    "psnr",
     "retrieved",
     "structural_similarity",
     "summary",
@@ -242,7 +243,7 @@ def inception_score(logits: Float[Tensor, "N C"], *, splits: int = 10, seed: int
     return float(mean), float(std)
 
 
-# --- pictures and captions --------------------------------------------------------------------------------------------
+# --- pictures and captions, pictures and copies -----------------------------------------------------------------------
 
 
 def text_score(images: Float[Tensor, "N D"], texts: Float[Tensor, "N D"]) -> Float[Tensor, "N"]:
@@ -286,6 +287,11 @@ def retrieved(
         nearness = (different[torch.cat([torch.tensor([own]), wrong])] * image).sum(-1)
         hits.append(bool((nearness[0] > nearness[1:]).all()))
     return torch.tensor(hits)
+
+
+def psnr(decoded: Float[Tensor, "N 3 H W"], pixels: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N"]:
+    """Peak signal-to-noise ratio of each picture in dB; pixels in [0, 1]. Equal pictures have 100 dB."""
+    return -10 * (decoded - pixels).square().flatten(1).mean(1).clamp_min(1e-10).log10()
 
 
 def structural_similarity(decoded: Float[Tensor, "N 3 H W"], pixels: Float[Tensor, "N 3 H W"]) -> float:

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from vqdiff.errors import InputError
-from vqdiff.evaluation.features import CLIP, EfficientNetLite0, Inception, standardise
 from vqdiff.evaluation.judge import Judge
 from vqdiff.evaluation.trial import Cell, Choices, Trial
+from vqdiff.features import CLIP, EfficientNetLite0, Inception, standardise
 
 SAMPLE = Path(__file__).parents[1] / "fixtures" / "emoji-sample"
 

@@ -15,7 +15,7 @@ from scipy.linalg import sqrtm
 from torch import Tensor
 
 from vqdiff.errors import InputError
-from vqdiff.evaluation.metrics import (
+from vqdiff.metrics import (
     Estimate,
     Manifold,
     frechet_distance,
@@ -198,7 +198,7 @@ def test_manifold_is_the_definition(n: int, m: int, neighbours: int, shift: floa
 def test_manifold_in_chunks_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     real, generated = two_sets(50, 40, 4)
     whole = manifold(real, generated)
-    monkeypatch.setattr("vqdiff.evaluation.metrics._CHUNK", 7)
+    monkeypatch.setattr("vqdiff.metrics._CHUNK", 7)
     assert manifold(real, generated) == whole
     assert 0 < whole.precision < 1
 

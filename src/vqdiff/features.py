@@ -1,4 +1,4 @@
-"""Frozen networks that turn pictures into features to measure with.
+"""Frozen networks that turn pictures into features to measure with, or to learn by.
 
 EfficientNet-Lite0 is always there (its ImageNet weights come inside a package). Inception and CLIP are used where the
 caller has their weights; nothing is downloaded.
@@ -58,16 +58,23 @@ class EfficientNetLite0(nn.Module):
     def forward(self, pixels: Float[Tensor, "B 3 H W"]) -> Views:
         net: Any = self.network
         with torch.autocast(pixels.device.type, torch.bfloat16):
-            x = standardise(pixels).contiguous(memory_format=torch.channels_last)
-            x = net._swish(net._bn0(net._conv_stem(x)))
-            middle = x
-            for index, block in enumerate(net._blocks):
-                x = block(x)
-                if index == self._MIDDLE:
-                    middle = x.float()
+            middle, x = self.maps(pixels, (self._MIDDLE, len(net._blocks) - 1))
             final = net._swish(net._bn1(net._conv_head(x))).float().mean((2, 3))
+        middle = middle.float()
         quarters = nn.functional.adaptive_avg_pool2d(middle, 2).flatten(1)
         return Views(final, torch.cat([quarters, middle.amax((2, 3))], 1))
+
+    def maps(self, pixels: Float[Tensor, "B 3 H W"], blocks: Sequence[int]) -> list[Float[Tensor, "B _ _ _"]]:
+        """What the given blocks, in ascending order, put out; those after the last of them are not run."""
+        net: Any = self.network
+        x = standardise(pixels).contiguous(memory_format=torch.channels_last)
+        x = net._swish(net._bn0(net._conv_stem(x)))
+        maps = list[Tensor]()
+        for index, block in enumerate(net._blocks[: blocks[-1] + 1]):
+            x = block(x)
+            if index in blocks:
+                maps.append(x)
+        return maps
 
 
 class Network(ABC):
