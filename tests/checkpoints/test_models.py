@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from golden_cases import GOLDEN, Case, cases, load
+from vqdiff.checkpoints import read_model
 from vqdiff.checkpoints.clip import read_clip
-from vqdiff.checkpoints.microsoft import Extras, read_model, read_schedule
+from vqdiff.checkpoints.microsoft import Extras, read_schedule
 from vqdiff.checkpoints.presets import ARCHITECTURES, RECIPES, architecture, recipe
 from vqdiff.diffusion import posterior_log_probs
 from vqdiff.errors import InputError

@@ -3,30 +3,65 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from vqdiff.checkpoints import microsoft
+from vqdiff.checkpoints import diffusers, microsoft
 from vqdiff.checkpoints.microsoft import Extras
 from vqdiff.errors import InputError
-from vqdiff.model import Model
+from vqdiff.files import read_json
+from vqdiff.model import Model, load_component
 
-__all__ = ["Extras", "read_model"]
+__all__ = ["Extras", "kind_of", "read", "read_model"]
 
 
 def read_model(path: Path, extras: Extras, *, dtype: torch.dtype | None = None, shapes_only: bool = False) -> Model:
-    """The model in a folder of ours or in an original checkpoint; the denoiser as ``dtype`` (default float32).
+    """The model in a folder of ours or of diffusers, or in an original checkpoint; the denoiser as ``dtype`` (float32).
 
     ``shapes_only`` gives parts on the meta device and reads next to nothing of the weights.
     Raises InputError for what is broken, incomplete, of another format, or of several at once.
     """
-    if path.is_file():
-        return microsoft.read_model(path, extras, dtype=dtype, shapes_only=shapes_only)
+    found = read(path, extras, dtype=dtype, shapes_only=shapes_only)
+    if not isinstance(found, Model):
+        raise InputError(f"{path} is an image tokenizer alone: name the model, and this as its image_tokenizer")
+    return found
+
+
+def read(path: Path, extras: Extras, *, dtype: torch.dtype | None = None, shapes_only: bool = False) -> Model | Any:
+    """As :func:`read_model`, but where there is an image tokenizer alone, that."""
+    kind = kind_of(path)
+    if kind == "checkpoint":
+        return microsoft.read(path, extras, dtype=dtype, shapes_only=shapes_only)
     if any(value is not None for value in extras.values()):
-        raise InputError(f"{path} is a model folder and complete in itself: leave out {', '.join(extras)}")
-    others = sorted(file.name for file in path.iterdir() if file.suffix in (".pth", ".pt", ".ckpt"))
-    if others and (path / "model_index.json").is_file():
-        raise InputError(f"{path} is a model folder and also holds the checkpoint {others[0]}: name one or the other")
-    if others:
-        raise InputError(f"{path} is no model folder but holds {', '.join(others[:5])}: name the checkpoint itself")
+        raise InputError(f"{path} is a {kind} and complete in itself: leave out {', '.join(extras)}")
+    if kind == "tokenizer folder":
+        return load_component(path, shapes_only=shapes_only)
+    if kind == "diffusers folder":
+        return diffusers.read_model(path, dtype=dtype, shapes_only=shapes_only)
     return Model.load(path, dtype=dtype, shapes_only=shapes_only)
+
+
+def kind_of(path: Path) -> str:
+    """What ``path`` is, as far as names tell: checkpoint (any file), model folder, diffusers folder, tokenizer folder.
+
+    Raises InputError for a folder that looks like several of them, or holds checkpoints and is none.
+    """
+    if path.is_file():
+        return "checkpoint"
+    index, config = (
+        read_json(file) if (file := path / name).is_file() else {} for name in ("model_index.json", "config.json")
+    )
+    signs = {
+        "model folder": "format_version" in index or (path / "denoiser").is_dir(),
+        "diffusers folder": "_class_name" in index or (path / "transformer").is_dir(),
+        "tokenizer folder": "class" in config,
+    }
+    kinds = [kind for kind, there in signs.items() if there]
+    files = sorted(file.name for file in path.iterdir() if file.suffix in (".pth", ".pt", ".ckpt"))
+    if files and not kinds:
+        raise InputError(f"{path} is no model folder but holds {', '.join(files[:5])}: name the checkpoint itself")
+    if len(kinds) + bool(files) > 1:
+        found = [f"a {kind}" for kind in kinds] + [f"the checkpoint {file}" for file in files[:1]]
+        raise InputError(f"{path} looks like several formats at once: {', '.join(found)}; keep one of them there")
+    return kinds[0] if kinds else "model folder"

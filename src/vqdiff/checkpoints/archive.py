@@ -18,6 +18,7 @@ from vqdiff.errors import InputError
 
 # Where training frameworks leave their own objects beside the weights; each becomes an empty stand-in, never itself.
 _INERT = ("pytorch_lightning.", "lightning.", "omegaconf.", "numpy.", "__torch__.")
+_POINTER = b"version https://git-lfs"
 
 
 class _StandIn:
@@ -40,20 +41,22 @@ def read_weights(path: Path, *, check: bool = True) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(f"there is no file {path}")
     with path.open("rb") as file:
-        start = file.read(2)
+        start = file.read(len(_POINTER))
+    if not start:
+        raise InputError(f"{path} is empty: download it again")
+    if start == _POINTER:
+        raise InputError(f"{path} only says where the weights are (Git LFS): run git lfs pull there")
     with _one_line(path):
         if path.suffix == ".safetensors":
             return dict(load_file(path))
-        if not start:
-            raise InputError(f"{path} is empty: download it again")
         if zipfile.is_zipfile(path):
             content = _read_zip(path, check)
-        elif start == b"PK":
+        elif start[:2] == b"PK":
             raise InputError(f"{path} is cut short: download it again")
         elif start[:1] == b"\x80":  # what torch.save wrote before 1.6: a plain pickle, without checksums
             content = torch.load(path, map_location="cpu", weights_only=True)
         else:
-            raise InputError(f"{path} is no weight file: it begins with {start!r}; a saved error page?")
+            raise InputError(f"{path} is no weight file: it begins with {start[:8]!r}; a saved error page?")
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise InputError(f"{path} holds a {type(content).__name__}, not named weights")
     return content

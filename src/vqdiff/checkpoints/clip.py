@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from vqdiff.checkpoints.reading import StateDict, count, listed, shape_of
+from vqdiff.denoisers.classic import ClassicConfig
 from vqdiff.errors import InputError
 from vqdiff.files import read_json
-from vqdiff.text import ClipTextEncoder
+from vqdiff.text import ClipTextEncoder, NullCondition, NullConfig
 
 VOCABULARY = 49_408  # of every CLIP that OpenAI published
 
@@ -102,6 +103,29 @@ def text_model(config: dict[str, Any], state: StateDict, *, shapes_only: bool = 
     if not shapes_only:
         model.load_state_dict({key: weights[key].float() for key in known})
     return model
+
+
+def null_condition(
+    state: StateDict, key: str, encoder: ClipTextEncoder, denoiser: ClassicConfig, *, shapes_only: bool = False
+) -> NullCondition:
+    """The learned null condition under ``key``; where there is none, the features of the empty text.
+
+    Raises InputError if it, or the encoder, is not one for the denoiser.
+    """
+    if encoder.width != denoiser.text_width:
+        raise InputError(
+            f"the denoiser reads text features of width {denoiser.text_width}, this CLIP gives {encoder.width}"
+        )
+    learned, shape = state.get(key), (encoder.max_tokens, encoder.width)
+    if learned is not None and learned.shape != shape:
+        raise InputError(f"{key} has shape {tuple(learned.shape)} where {shape} fits the rest")
+    with torch.device("meta" if shapes_only else "cpu"):
+        null = NullCondition(NullConfig("empty" if learned is None else "learnable", *shape))
+    if learned is not None:
+        null.embedding.data.copy_(learned)
+    elif not shapes_only:
+        null.set_empty(encoder)
+    return null.eval().requires_grad_(False)
 
 
 @cache

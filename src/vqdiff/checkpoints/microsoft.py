@@ -16,7 +16,7 @@ import yaml
 from torch import Tensor
 
 from vqdiff.checkpoints.archive import read_table, read_weights
-from vqdiff.checkpoints.clip import read_clip
+from vqdiff.checkpoints.clip import null_condition, read_clip
 from vqdiff.checkpoints.presets import recipe_for
 from vqdiff.checkpoints.reading import Names, Reading, StateDict, assemble, collect, count, listed, shape_of
 from vqdiff.checkpoints.taming import has_codec, read_codec
@@ -25,7 +25,6 @@ from vqdiff.diffusion import Schedule
 from vqdiff.errors import InputError
 from vqdiff.image_tokenizers import VQGAN, AbsentConfig, AbsentTokenizer
 from vqdiff.model import Card, Model, load_component
-from vqdiff.text import ClipTextEncoder, NullCondition, NullConfig
 
 
 class Extras(TypedDict, total=False):
@@ -44,14 +43,19 @@ class Extras(TypedDict, total=False):
     null_class: bool | None
 
 
-def read_model(path: Path, extras: Extras, *, dtype: torch.dtype | None = None, shapes_only: bool = False) -> Model:
+def read(path: Path, extras: Extras, *, dtype: torch.dtype | None = None, shapes_only: bool = False) -> Model | VQGAN:
     """The model in a checkpoint; ``card.origin`` says where each part came from, ``card.notes`` what was odd.
 
-    ``dtype`` is the denoiser's. ``shapes_only`` gives parts on the meta device and reads next to nothing.
-    Raises InputError for a file that is broken, incomplete or of something else.
+    Of a file with an image codec alone, the codec. ``dtype`` is the denoiser's. ``shapes_only`` gives parts on the meta
+    device and reads next to nothing. Raises InputError for a file that is broken, incomplete or of something else.
     """
     file = read_weights(path, check=not shapes_only)
     state, origin, notes = _sampling_state(file, path)
+    if has_codec(state) and not has_denoiser(state):
+        table = extras.get("code_map")
+        if table is not None:
+            table = Path(table)
+        return read_image_tokenizer(path, code_map=table, grid_size=extras.get("grid_size"), shapes_only=shapes_only)
     if shapes_only:  # the schedule alone is looked into
         state = {k: v if k.startswith("transformer.log_") else v.to("meta") for k, v in state.items()}
     told = _configuration(path)
@@ -74,7 +78,7 @@ def read_model(path: Path, extras: Extras, *, dtype: torch.dtype | None = None, 
     stray = [key for key in state if key.endswith("empty_text_embed")]
     if config.text_width is not None:
         encoder = _text_encoder(state, extras.get("text_encoder"), origin, shapes_only)
-        null = _null(state, config.text_width, encoder, shapes_only)
+        null = null_condition(state, "transformer.empty_text_embed", encoder, config, shapes_only=shapes_only)
         origin["null_condition"] = f"{path.name}: empty_text_embed" if stray else "CLIP's features of the empty text"
         stray = []
     masks = [key for key in reading.unused if key.endswith("attn2.mask")]
@@ -110,6 +114,14 @@ def read_image_tokenizer(
     return _codec(state, path, code_map, grid_size, num_codes)
 
 
+_ANCHOR = "content_emb.emb.weight"
+
+
+def has_denoiser(state: StateDict) -> bool:
+    """Whether there is a denoiser among the entries."""
+    return any(key.endswith(_ANCHOR) for key in state)
+
+
 def read_denoiser(
     state: StateDict,
     *,
@@ -124,13 +136,12 @@ def read_denoiser(
     grid. ``null_class`` says whether the last class row is the null; by default it is in a table of 1001 rows, which is
     ImageNet's 1000 and one. Raises InputError if a weight is missing or has a shape that does not fit the others.
     """
-    anchor = "content_emb.emb.weight"
-    prefix = next((key.removesuffix(anchor) for key in state if key.endswith(anchor)), None)
-    if prefix is None:
-        raise InputError(f"no denoiser in this checkpoint: none of its {len(state)} keys ends in {anchor}")
+    if not has_denoiser(state):
+        raise InputError(f"no denoiser in this checkpoint: none of its {len(state)} keys ends in {_ANCHOR}")
+    prefix = next(key.removesuffix(_ANCHOR) for key in state if key.endswith(_ANCHOR))
     state = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
 
-    rows, width = shape_of(state, anchor)
+    rows, width = shape_of(state, _ANCHOR)
     reads_text = "blocks.0.attn2.key.weight" in state
     has_classes = "blocks.0.ln2.emb.weight" in state
     conv_mlp = "blocks.0.mlp.conv1.weight" in state
@@ -248,22 +259,6 @@ def _text_encoder(state: StateDict, file: str | Path | None, origin: dict[str, s
         raise InputError("this text model came without its CLIP: pass text_encoder, OpenAI's ViT-B-32.pt")
     origin["text_encoder"] = origin["denoiser"]
     return read_clip(state, "transformer.condition_emb.", shapes_only=shapes_only)
-
-
-def _null(state: StateDict, width: int, encoder: ClipTextEncoder, shapes_only: bool) -> NullCondition:
-    learned = state.get("transformer.empty_text_embed")
-    shape = (encoder.max_tokens, width)
-    if encoder.width != width:
-        raise InputError(f"the denoiser reads text features of width {width}, this CLIP gives {encoder.width}")
-    with torch.device("meta" if shapes_only else "cpu"):
-        null = NullCondition(NullConfig("empty" if learned is None else "learnable", *shape))
-    if learned is not None and learned.shape != shape:
-        raise InputError(f"transformer.empty_text_embed has shape {tuple(learned.shape)} where {shape} fits the rest")
-    if learned is not None:
-        null.embedding.data.copy_(learned)
-    elif not shapes_only:
-        null.set_empty(encoder)
-    return null.eval().requires_grad_(False)
 
 
 _CODECS = {
