@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from vqdiff.checkpoints import Extras, read_model
+from vqdiff.checkpoints.hub import download, is_hub_id
 from vqdiff.errors import InputError
 from vqdiff.model import Model
 from vqdiff.pictures import to_images
@@ -154,7 +155,9 @@ def bundled() -> dict[str, Path]:
 def load(
     source: str | Path = "emoji", *, device: str = "auto", bf16: bool | None = None, **extras: Unpack[Extras]
 ) -> Pipeline:
-    """A pipeline from a bundled name, a model folder, or an original ``.pth`` checkpoint.
+    """A pipeline from a bundled name, a folder of ours or of diffusers, a ``.pth`` checkpoint, or a Hub id.
+
+    A Hub id is owner/name, or owner/name@revision; it is fetched, by huggingface_hub, where no such path is here.
 
     ``device`` is "auto" (CUDA if there, else the CPU) or a torch device; ``bf16`` runs the denoiser in
     bfloat16, by default where the machine has units for it. ``extras`` are what a checkpoint leaves open, such as
@@ -171,9 +174,11 @@ def load(
 
 
 def find(source: str | Path) -> Path:
-    """The folder or file that ``source`` names; InputError if it is neither one nor a bundled model."""
+    """The folder or file that ``source`` names; InputError if it is neither one nor a bundled model nor on the Hub."""
     names = bundled()
     path = names.get(str(source), Path(source))
+    if not path.exists() and is_hub_id(str(source)):
+        return download(str(source))
     if not path.exists():
         near = difflib.get_close_matches(str(source), names, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"bundled: {', '.join(names) or 'none'}"
