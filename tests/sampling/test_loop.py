@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vqdiff.diffusion import Schedule
 from vqdiff.errors import InputError
-from vqdiff.sampling import Canvas, Frame, SamplingSettings, Trace, sample, samplers
+from vqdiff.sampling import Batch, Canvas, Frame, Guidance, SamplingSettings, Trace, get_sampler, sample, samplers
 
 
 class Denoiser:
@@ -74,6 +74,79 @@ def test_a_picture_is_the_same_alone_and_in_any_batch(sampler: str) -> None:
         assert (alone[-1].tokens[0] == batch[row]).all()
 
 
+@pytest.mark.parametrize("sampler", samplers())
+def test_rows_come_and_go_between_steps(sampler: str) -> None:
+    schedule = Schedule.paper(20, 50)
+    half = torch.arange(16).remainder(50)[None]
+    canvas = Canvas.noised(schedule, get_sampler(sampler), half, [5], redraw=half < 8)
+    given = [
+        ([11], SamplingSettings(sampler, 12, Guidance(3.0, "linear"), truncation=0.9), None),
+        ([5], SamplingSettings(sampler, 5, guidance=2.0), canvas),
+        ([-4], SamplingSettings(sampler, 16, Guidance(4.0, "cosine", (0.2, 0.6)), prior_scale=2.5), None),
+    ]
+    first, second, third = (
+        Batch.start(schedule, num_tokens=16, seeds=seeds, settings=asked, canvas=begin) for seeds, asked, begin in given
+    )
+    finished = dict[int, Tensor]()
+    batch, arrivals = first, {2: second, 3: third}
+    for step in range(1, 60):
+        if step in arrivals:
+            batch = batch.join(arrivals[step])
+        batch, _ = batch.advance(Denoiser(50, batch.seeds.tolist()))
+        for row in (batch.left == 0).nonzero()[:, 0].tolist():
+            finished[int(batch.seeds[row])] = batch.tokens[row]
+        going = batch.left.nonzero()[:, 0].tolist()
+        if not going and step > 3:
+            break
+        batch = batch.select(going[::-1])  # in any order
+    for seeds, asked, begin in given:
+        alone = run(schedule, 16, seeds, asked, canvas=begin)[-1].tokens[0]
+        assert (finished[seeds[0]] == alone).all()
+    assert (finished[5][8:] == half[0, 8:]).all()
+
+
+@pytest.mark.parametrize("make", [Schedule.paper, Schedule.mask_only])
+@pytest.mark.parametrize("sampler", samplers())
+def test_noised_to_the_end_is_a_fresh_image_and_not_at_all_is_the_old_one(sampler: str, make: Any) -> None:
+    schedule, seeds, asked = make(20, 5), [3, 4, 5, 6], SamplingSettings(sampler, steps=8)
+    x0 = torch.arange(48).remainder(5).view(4, 12)
+    whole = torch.ones(4, 12, dtype=torch.bool)
+    fresh = run(schedule, 12, seeds, asked)[-1].tokens
+    for more in ({}, {"start": [20] * 4}, {"redraw": whole}):
+        canvas = Canvas.noised(schedule, get_sampler(sampler), x0, seeds, **more)
+        assert (run(schedule, 12, seeds, asked, canvas=canvas)[-1].tokens == fresh).all()
+    for more in ({"start": [0] * 4}, {"redraw": ~whole}):
+        canvas = Canvas.noised(schedule, get_sampler(sampler), x0, seeds, **more)
+        assert (run(schedule, 12, seeds, asked, canvas=canvas)[-1].tokens == x0).all()
+    canvas = Canvas.noised(schedule, get_sampler(sampler), x0, seeds, start=[20, 0, 10, 5])
+    mixed = run(schedule, 12, seeds, asked, canvas=canvas)
+    assert (mixed[-1].tokens[0] == fresh[0]).all()
+    assert (mixed[-1].tokens[1] == x0[1]).all()
+    alone = Canvas.noised(schedule, get_sampler(sampler), x0[2:3], seeds[2:3], start=[10])
+    assert (run(schedule, 12, seeds[2:3], asked, canvas=alone)[-1].tokens[0] == mixed[-1].tokens[2]).all()
+
+
+@pytest.mark.parametrize("sampler", ["strided", "purity"])
+def test_half_the_way_is_half_noise(sampler: str) -> None:
+    """A purity sampler leaves visible tokens alone, so it masks where the exact posterior also has to replace."""
+    schedule = Schedule.paper(20, 4)
+    x0 = torch.zeros(400, 100, dtype=torch.int64)
+    noise = Canvas.noised(schedule, get_sampler(sampler), x0, range(400), start=[10] * 400).tokens
+    share = noise.flatten().bincount(minlength=5) / 40_000
+    alpha, beta, gamma = (table[10] for table in (schedule.alpha_bar, schedule.beta_bar, schedule.gamma_bar))
+    expected = [alpha + beta, beta, beta, beta, gamma] if sampler == "strided" else [0.5, 0, 0, 0, 0.5]
+    torch.testing.assert_close(share, torch.tensor(expected).float(), rtol=0, atol=0.01)
+
+
+@pytest.mark.parametrize("sampler", ["strided", "purity"])
+def test_a_hole_is_drawn_from_the_time_at_which_so_much_is_noise(sampler: str) -> None:
+    schedule, x0 = Schedule.mask_only(20, 5), torch.zeros(1, 12, dtype=torch.int64)
+    canvas = Canvas.noised(schedule, get_sampler(sampler), x0, [0], redraw=torch.arange(12)[None] < 3)
+    denoise = Denoiser(5, (1,))
+    list(sample(denoise, schedule, num_tokens=12, seeds=[0], settings=SamplingSettings(sampler, 3), canvas=canvas))
+    assert int(denoise.calls[0][1][0]) == 5
+
+
 @pytest.mark.parametrize("change", [{"seeds": [2]}, {"conditions": [8]}, {"guidance": 2.0}, {"truncation": 0.2}])
 def test_seed_condition_and_settings_matter(change: dict[str, Any]) -> None:
     schedule = Schedule.mask_only(20, 50)
@@ -121,13 +194,14 @@ def test_frames_and_trace_tell_what_happened() -> None:
 
 def test_the_network_is_called_with_the_planned_times_and_twice_the_rows_only_when_guided() -> None:
     schedule = Schedule.mask_only(20, 5)
-    for guidance, num_rows in ((1.0, 2), (2.0, 4)):
+    middle = Guidance(2.0, interval=(0.25, 0.75))  # of the times 20, 15, 10 and 5: 15 and 10
+    for guidance, num_rows in ((1.0, [2] * 4), (2.0, [4] * 4), (middle, [2, 4, 4, 2])):
         denoise = Denoiser(5, (1, 2))
-        asked = [SamplingSettings(steps=4, guidance=1.0), SamplingSettings(steps=1, guidance=guidance)]
+        asked = [SamplingSettings(steps=4, guidance=guidance), SamplingSettings(steps=1, guidance=1.0)]
         list(sample(denoise, schedule, num_tokens=4, seeds=[0, 1], settings=asked))
         assert [t.tolist()[:2] for _, t in denoise.calls] == [[20, 20], [15, 1], [10, 1], [5, 1]]
+        assert [len(tokens) for tokens, _ in denoise.calls] == num_rows
         for tokens, t in denoise.calls:
-            assert len(tokens) == num_rows
             assert (tokens[:2] == tokens[-2:]).all()
             assert (t[:2] == t[-2:]).all()
 

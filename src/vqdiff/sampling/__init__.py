@@ -1,5 +1,6 @@
 """Sampling: plans, orders, steps, the loop and its trace. A network is only a callable here."""
 
+from vqdiff.sampling.guidance import Guidance, GuidanceShape
 from vqdiff.sampling.loop import Batch, Canvas, Denoise, Frame, sample
 from vqdiff.sampling.plan import Plan, PlanStep, Task
 from vqdiff.sampling.random import uniforms
@@ -24,6 +25,8 @@ __all__ = [
     "Controls",
     "Denoise",
     "Frame",
+    "Guidance",
+    "GuidanceShape",
     "Plan",
     "PlanStep",
     "PosteriorGuided",

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from vqdiff.diffusion import Schedule, guide, purity
 from vqdiff.errors import InputError
-from vqdiff.sampling.plan import PlanStep, Task, masked_step
+from vqdiff.sampling.plan import Plan, Task, join_rows, masked_step
 from vqdiff.sampling.random import uniforms
 from vqdiff.sampling.samplers import Controls, Sampler, StepInput, get_sampler
 from vqdiff.sampling.settings import SamplingSettings
@@ -21,7 +21,7 @@ __all__ = ["Batch", "Canvas", "Denoise", "Frame", "sample"]
 Denoise = Callable[[Tensor, Tensor], Tensor]
 """(tokens (N, L), t (N,)) -> logits (N, L, K), with the conditions bound by the caller.
 
-N is B when no image is guided, else 2B, of which the last B rows are to be predicted under the null condition.
+N is B in a step in which no image is guided, else 2B, of which the last B are to be predicted under the null condition.
 """
 
 
@@ -42,15 +42,39 @@ class Frame:
 
 @dataclass(frozen=True)
 class Canvas:
-    """Tokens to begin with instead of noise, in order to edit or vary an image.
+    """Tokens to begin with instead of noise, in order to edit or vary images.
 
-    tokens: int64, MASK = K at the holes. known: positions that must stay as they are. start: the time, 0..T, that
-    each image's tokens are at; by default the one that fits its masked share.
+    tokens: int64, on the CPU, MASK = K at the holes. known: positions that must stay as they are. start: the time,
+    0..T, that each image's tokens are at; by default the one that fits its masked share.
     """
 
     tokens: Int[Tensor, "B L"]
     known: Bool[Tensor, "B L"] | None = None
     start: Sequence[int] | None = None
+
+    @classmethod
+    def noised(
+        cls,
+        schedule: Schedule,
+        sampler: Sampler,
+        x0: Int[Tensor, "B L"],
+        seeds: Sequence[int],
+        *,
+        redraw: Bool[Tensor, "B L"] | None = None,
+        start: Sequence[int] | None = None,
+    ) -> Canvas:
+        """Noise clean tokens to the time `start`, by default T, at which nothing of them is left.
+
+        redraw: the positions to noise; the others are known and stay. None for all. Where these are a part of the
+        positions, the run begins at this part of `start`, the time at which so much of an image is noise. An image to
+        be redrawn whole from T is the one that its seed gives without a canvas.
+        """
+        t = torch.tensor([schedule.num_steps] * len(seeds) if start is None else list(start))
+        noise = sampler.noise(schedule, x0, t, uniforms(_as_int64(seeds), 0, x0.shape[1], 1)[0])
+        if redraw is None:
+            return cls(noise, start=[int(time) for time in t])
+        begin = (t * redraw.double().mean(1)).ceil()
+        return cls(torch.where(redraw, noise, x0), ~redraw, [int(time) for time in begin])
 
     def check(self, schedule: Schedule, num_images: int, num_tokens: int) -> None:
         """Raise InputError unless this is a canvas for so many images of so many tokens."""
@@ -64,37 +88,126 @@ class Canvas:
 
 @dataclass(frozen=True)
 class Batch:
-    """What stays the same for the images of a batch from step to step; one row an image.
+    """Images on their way from noise, one row each; between two steps, rows may leave (`select`) and come (`join`).
 
-    seeds: int64. guided: whether any image is, which doubles the rows for the denoiser. known: positions to keep.
+    The tokens, and which are known and stay, are on the sampling device. All else is small and on the CPU, where it
+    tells without waiting what the next step needs: seeds, taken (the steps that each image has behind it), the plan and
+    the guidance scales of the steps before it, truncation and prior scale.
     """
 
     schedule: Schedule
     sampler: Sampler
+    tokens: Int[Tensor, "B L"]
+    known: Bool[Tensor, "B L"]
     seeds: Int[Tensor, "B"]
-    controls: Controls
-    guided: bool
-    known: Bool[Tensor, "B L"] | None = None
+    taken: Int[Tensor, "B"]
+    plan: Plan
+    guidance: Float[Tensor, "B S"]
+    truncation: Float[Tensor, "B"]
+    prior_scale: Float[Tensor, "B"]
 
-    def advance(
-        self, denoise: Denoise, tokens: Int[Tensor, "B L"], now: PlanStep, step: Int[Tensor, "B"] | int
-    ) -> tuple[Int[Tensor, "B L"], Float[Tensor, "B L"]]:
+    @classmethod
+    def start(
+        cls,
+        schedule: Schedule,
+        *,
+        num_tokens: int,
+        seeds: Sequence[int],
+        settings: SamplingSettings | Sequence[SamplingSettings] | None = None,
+        sampler: Sampler | None = None,
+        canvas: Canvas | None = None,
+        device: torch.device | str = "cpu",
+    ) -> Batch:
+        """Make a batch of images that have no step behind them. Arguments and errors are those of `sample`."""
+        rows = list(settings) if isinstance(settings, Sequence) else [settings or SamplingSettings()] * len(seeds)
+        if not seeds or len(rows) != len(seeds):
+            raise InputError(
+                f"{len(seeds)} seeds and {len(rows)} settings: give at least one seed, and settings for each"
+            )
+        if len({row.sampler for row in rows}) > 1:
+            raise InputError("the images of a batch must share one sampler: sample them in separate batches")
+        for row in rows:
+            row.check(num_tokens)
+        sampler = sampler or get_sampler(rows[0].sampler)
+        if canvas is None:
+            nothing = torch.zeros(len(rows), num_tokens, dtype=torch.int64)
+            canvas = Canvas.noised(schedule, sampler, nothing, seeds)
+        canvas.check(schedule, len(rows), num_tokens)
+        masked = (canvas.tokens == schedule.num_codes).sum(1)
+        begin = masked_step(schedule, masked / num_tokens) if canvas.start is None else torch.tensor(canvas.start)
+        plan = sampler.plan(Task(schedule, num_tokens, torch.tensor([row.steps for row in rows]), begin, masked))
+        scales = [row.guidance_schedule.at(t, schedule.num_steps) for row, t in zip(rows, plan.t, strict=True)]
+        known = torch.zeros_like(canvas.tokens, dtype=torch.bool) if canvas.known is None else canvas.known
+        return cls(
+            schedule,
+            sampler,
+            canvas.tokens.to(device),
+            known.to(device),
+            _as_int64(seeds),
+            torch.zeros(len(rows), dtype=torch.int64),
+            plan,
+            torch.stack(scales),
+            *torch.tensor([(row.truncation, row.prior_scale) for row in rows]).T,
+        )
+
+    def advance(self, denoise: Denoise) -> tuple[Batch, Float[Tensor, "B L"]]:
         """Take one step: predict, guide, and let the sampler truncate, sharpen and draw.
 
-        step: 1 for the first of an image's run, 2 for the next …, one number or one an image. Returns the new tokens
-        and the confidence.
+        Images without a step left stay as they are. Returns the batch after the step, and the confidence.
         """
+        tokens, device = self.tokens, self.tokens.device
+        now, guidance = self.plan.first(device), self.guidance[:, 0]
         t = now.t.clamp(min=1)
-        if self.guided:
+        scale, truncation, prior_scale, seeds, step = (
+            rows.to(device, non_blocking=True)
+            for rows in (guidance, self.truncation, self.prior_scale, self.seeds, self.taken + 1)
+        )
+        truncated = bool((self.truncation < 1).any())
+        controls = Controls(scale, truncation if truncated else None, prior_scale)
+        if bool((guidance != 1).any()):
             cond, null = denoise(tokens.repeat(2, 1), t.repeat(2)).chunk(2)
-            log_p0 = guide(cond, null, self.controls.guidance)
+            log_p0 = guide(cond, null, scale)
         else:
             cond = null = denoise(tokens, t)
             log_p0 = cond.float().log_softmax(-1)
-        u = uniforms(self.seeds, step, tokens.shape[1], self.sampler.num_uniforms)
-        new = self.sampler.step(StepInput(self.schedule, tokens, log_p0, now, self.controls, u, (cond, null)))
-        keep = (now.t == 0)[:, None]
-        return torch.where(keep if self.known is None else keep | self.known, tokens, new), purity(log_p0)
+        u = uniforms(seeds, step, tokens.shape[1], self.sampler.num_uniforms)
+        new = self.sampler.step(StepInput(self.schedule, tokens, log_p0, now, controls, u, (cond, null)))
+        after = replace(
+            self,
+            tokens=torch.where(self.known | (now.t == 0)[:, None], tokens, new),
+            taken=self.taken + 1,
+            plan=self.plan.rest(),
+            guidance=self.guidance[:, 1:],
+        )
+        return after, purity(log_p0)
+
+    @property
+    def left(self) -> Int[Tensor, "B"]:
+        """The steps before each image, on the CPU; 0 where it is finished."""
+        return (self.plan.t > 0).sum(1)
+
+    def select(self, rows: Sequence[int]) -> Batch:
+        """Return a batch of the images with these numbers, in this order."""
+        index = torch.tensor(rows, dtype=torch.int64)
+        return replace(
+            self,
+            **{name: getattr(self, name)[index] for name in _ROWS},
+            plan=self.plan.select(index),
+            guidance=self.guidance[index],
+        )
+
+    def join(self, other: Batch) -> Batch:
+        """Return a batch of these images and then those of `other`, which has the same schedule and sampler."""
+        assert (self.schedule, self.sampler) == (other.schedule, other.sampler)
+        return replace(
+            self,
+            **{name: torch.cat([getattr(self, name), getattr(other, name)]) for name in _ROWS},
+            plan=self.plan.join(other.plan),
+            guidance=join_rows(self.guidance, other.guidance, value=1),
+        )
+
+
+_ROWS = ("tokens", "known", "seeds", "taken", "truncation", "prior_scale")
 
 
 def sample(
@@ -119,41 +232,26 @@ def sample(
     Raises InputError, before the first step, for settings or a canvas that don't fit each other, the number of tokens
     or the schedule.
     """
-    rows = list(settings) if isinstance(settings, Sequence) else [settings or SamplingSettings()] * len(seeds)
-    if not seeds or len(rows) != len(seeds):
-        raise InputError(f"{len(seeds)} seeds and {len(rows)} settings: give at least one seed, and settings for each")
-    if len({row.sampler for row in rows}) > 1:
-        raise InputError("the images of a batch must share one sampler: sample them in separate batches")
-    for row in rows:
-        row.check(num_tokens)
-
-    values = torch.tensor([(row.guidance, row.truncation, row.prior_scale) for row in rows], device=device)
-    guidance, truncation, prior_scale = values.T
-    batch = Batch(
+    batch = Batch.start(
         schedule,
-        sampler or get_sampler(rows[0].sampler),
-        torch.tensor([(seed + 2**63) % 2**64 - 2**63 for seed in seeds], device=device),
-        Controls(guidance, truncation if any(row.truncation < 1 for row in rows) else None, prior_scale),
-        guided=any(row.guidance != 1 for row in rows),
-        known=canvas.known.to(device) if canvas and canvas.known is not None else None,
+        num_tokens=num_tokens,
+        seeds=seeds,
+        settings=settings,
+        sampler=sampler,
+        canvas=canvas,
+        device=device,
     )
-    if canvas is None:
-        tokens = batch.sampler.noise(schedule, uniforms(batch.seeds, 0, num_tokens, 1)[0])
-        masked = torch.full((len(rows),), num_tokens)
-        start = torch.full((len(rows),), schedule.num_steps)
-    else:
-        canvas.check(schedule, len(rows), num_tokens)
-        tokens = canvas.tokens.to(device)
-        masked = (canvas.tokens == schedule.num_codes).sum(1).cpu()
-        start = masked_step(schedule, masked / num_tokens) if canvas.start is None else torch.tensor(canvas.start)
-    task = Task(schedule, num_tokens, torch.tensor([row.steps for row in rows]), start, masked)
-    return _run(batch, denoise, tokens, batch.sampler.plan(task).columns(device))
+    return _run(batch, denoise)
 
 
 @torch.no_grad()
-def _run(batch: Batch, denoise: Denoise, tokens: Int[Tensor, "B L"], columns: Sequence[PlanStep]) -> Iterator[Frame]:
-    for step, now in enumerate(columns, start=1):
-        before = tokens
-        tokens, confidence = batch.advance(denoise, before, now, step)
-        mask = batch.schedule.num_codes
-        yield Frame(step, len(columns), tokens, (before == mask) & (tokens != mask), confidence)
+def _run(batch: Batch, denoise: Denoise) -> Iterator[Frame]:
+    mask, steps = batch.schedule.num_codes, batch.plan.num_steps
+    for step in range(1, steps + 1):
+        before = batch.tokens
+        batch, confidence = batch.advance(denoise)
+        yield Frame(step, steps, batch.tokens, (before == mask) & (batch.tokens != mask), confidence)
+
+
+def _as_int64(seeds: Sequence[int]) -> Int[Tensor, "B"]:
+    return torch.tensor([(seed + 2**63) % 2**64 - 2**63 for seed in seeds])

@@ -12,6 +12,8 @@ from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
 
 from vqdiff.diffusion import Schedule
 from vqdiff.shapes import Float, Int
@@ -20,6 +22,7 @@ __all__ = [
     "Plan",
     "PlanStep",
     "Task",
+    "join_rows",
     "masked_step",
     "reference_fast_plan",
     "reference_reveal_plan",
@@ -66,11 +69,33 @@ class Plan:
     s: Int[Tensor, "B S"]
     reveal: Int[Tensor, "B S"]
 
-    def columns(self, device: torch.device | str = "cpu") -> list[PlanStep]:
-        """Return the steps in order, their tensors on `device`."""
-        most = [int(number) for number in self.reveal.amax(0)]
-        t, s, reveal = (rows.T.contiguous().to(device) for rows in (self.t, self.s, self.reveal))
-        return [PlanStep(*column) for column in zip(t, s, reveal, most, strict=True)]
+    @property
+    def num_steps(self) -> int:
+        """S, the steps of the image with the most."""
+        return self.t.shape[1]
+
+    def first(self, device: torch.device | str = "cpu") -> PlanStep:
+        """Return the next step, its tensors on `device`, which is not waited for."""
+        t, s, reveal = (rows[:, 0].to(device, non_blocking=True) for rows in (self.t, self.s, self.reveal))
+        return PlanStep(t, s, reveal, most=int(self.reveal[:, 0].max()))
+
+    def rest(self) -> Plan:
+        """Return the plan without its first step."""
+        return Plan(self.t[:, 1:], self.s[:, 1:], self.reveal[:, 1:])
+
+    def select(self, rows: Int[Tensor, "N"]) -> Plan:
+        """Return the plan of some of the images."""
+        return Plan(self.t[rows], self.s[rows], self.reveal[rows])
+
+    def join(self, other: Plan) -> Plan:
+        """Return the plan of these images and then those of `other`."""
+        return Plan(join_rows(self.t, other.t), join_rows(self.s, other.s), join_rows(self.reveal, other.reveal))
+
+
+def join_rows(a: Tensor, b: Tensor, value: int = 0) -> Tensor:
+    """Put the rows of `b` (N, S) below those of `a` (M, R); the shorter ones are filled up with `value`."""
+    longest = max(a.shape[1], b.shape[1])
+    return torch.cat([F.pad(x, (0, longest - x.shape[1]), value=value) for x in (a, b)])
 
 
 def masked_step(schedule: Schedule, share: Float[Tensor, "..."]) -> Int[Tensor, "..."]:
@@ -117,7 +142,7 @@ def reference_fast_plan(task: Task, skip: int | None = None) -> Plan:
     """
     start, steps = task.start[:, None], task.steps[:, None].clamp(min=2)
     stride = _ceil_divide(start - 1, steps - 1).clamp(min=1) if skip is None else torch.full_like(start, skip + 1)
-    last = _ceil_divide(start - 1, stride)  # the column of the call at t = 1
+    last = _ceil_divide(start - 1, stride).clamp(min=0)  # the column of the call at t = 1
     columns = torch.arange(int(last.max()) + 1)
     t = (start - columns * stride).clamp(min=1) * (columns <= last) * (start > 0)
     s = torch.where(t > stride, t - stride, t - 1).clamp(min=0)
@@ -151,10 +176,10 @@ def reference_reveals(num_steps: int, num_tokens: int, most: int | None = None) 
 
 
 def reference_reveal_plan(task: Task, reveals: Sequence[int], most: int | None = None) -> Plan:
-    """Repeat the published reveal loop: from T down, `reveals[t - 1]` tokens at t, and at t = 1 all positions anew.
+    """Repeat the published reveal loop: from start down, `reveals[t - 1]` tokens at t, and at t = 1 all positions anew.
 
     most: the largest number a call reveals; more calls are made at the same t, a single token left over excepted.
-    Times with nothing to reveal have no call. `task.steps` and `task.start` don't matter.
+    Times with nothing to reveal have no call. `task.steps` doesn't matter.
     """
     calls: list[tuple[int, int, int]] = []
     for t in range(len(reveals), 1, -1):
@@ -165,4 +190,9 @@ def reference_reveal_plan(task: Task, reveals: Sequence[int], most: int | None =
             left -= count
             calls.append((t, t if left else t - 1, count))
     calls.append((1, 0, task.num_tokens))
-    return Plan(*torch.tensor(calls).T[:, None].expand(3, len(task.steps), -1))
+    table = torch.tensor(calls)
+    ended = torch.zeros(1, 3, dtype=torch.int64)  # for an image that has nothing to do
+    rows = [torch.cat([table[table[:, 0] <= start], ended]) for start in task.start]
+    t, s, reveal = pad_sequence(rows, batch_first=True).unbind(-1)
+    longest = max(1, int((t > 0).sum(1).max()))
+    return Plan(t[:, :longest], s[:, :longest], reveal[:, :longest])

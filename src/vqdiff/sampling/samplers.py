@@ -10,7 +10,16 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from vqdiff.diffusion import Schedule, draw_categorical, draw_posterior, guide_posterior, purity, sharpen, truncate
+from vqdiff.diffusion import (
+    Schedule,
+    draw_categorical,
+    draw_forward,
+    draw_posterior,
+    guide_posterior,
+    purity,
+    sharpen,
+    truncate,
+)
 from vqdiff.errors import InputError
 from vqdiff.sampling.orders import Order, by_confidence, by_halton, by_purity, by_random
 from vqdiff.sampling.plan import (
@@ -40,7 +49,7 @@ __all__ = [
 
 
 class Controls(NamedTuple):
-    """The settings of every image of a batch, each (B,), on the tokens' device; truncation None if it is off for all.
+    """The settings of every image in one step, each (B,), on the tokens' device; truncation None if it is off for all.
 
     What the host knows not to be needed is not done: on a GPU, `truncate` sorts all codes even where the rate is 1.
     """
@@ -88,14 +97,19 @@ class Sampler(ABC):
     def step(self, x: StepInput) -> Int[Tensor, "B L"]:
         """Carry out one step. Rows with t = 0 may come out as anything: the loop keeps what they had."""
 
-    def noise(self, schedule: Schedule, u: Float[Tensor, "B L"]) -> Int[Tensor, "B L"]:
-        """Return the tokens that a run from nothing begins with: all MASK, as Algorithms 1 and 2 do.
+    def noise(
+        self, schedule: Schedule, x0: Int[Tensor, "B L"], t: Int[Tensor, "B"], u: Float[Tensor, "B L"]
+    ) -> Int[Tensor, "B L"]:
+        """Noise clean tokens to the time t, 0..T, as this sampler can undo it; at T nothing of them is left.
+
+        By default, t / T of the positions are masked, all at T, where Algorithms 1 and 2 begin; none is replaced, since
+        what is visible stays.
 
         Raises InputError for a schedule without masks.
         """
         if schedule.gamma_bar_ends[1] == 0:
             raise InputError("this schedule has no masks (gamma_bar is 0) to begin with: use strided or ancestral")
-        return torch.full_like(u, schedule.num_codes, dtype=torch.int64)
+        return torch.where(u < (t / schedule.num_steps)[:, None], schedule.num_codes, x0)
 
 
 @dataclass(frozen=True)
@@ -113,11 +127,14 @@ class Strided(Sampler):
     def step(self, x: StepInput) -> Int[Tensor, "B L"]:
         return _draw_posterior(x, x.now.t)
 
-    def noise(self, schedule: Schedule, u: Float[Tensor, "B L"]) -> Int[Tensor, "B L"]:
-        """Draw x_T: MASK with probability gamma_bar[T], else a code, each as likely as the other."""
+    def noise(
+        self, schedule: Schedule, x0: Int[Tensor, "B L"], t: Int[Tensor, "B"], u: Float[Tensor, "B L"]
+    ) -> Int[Tensor, "B L"]:
+        """Draw x_t from q(x_t | x_0); at T a code is as likely as any other, where q may still favour x_0 a little."""
         gamma_bar = schedule.gamma_bar_ends[1]
-        code = (u - gamma_bar) / (1 - gamma_bar) * schedule.num_codes
-        return torch.where(u < gamma_bar, schedule.num_codes, code.long().clamp(0, schedule.num_codes - 1))
+        code = ((u - gamma_bar) / (1 - gamma_bar) * schedule.num_codes).long().clamp(0, schedule.num_codes - 1)
+        x_T = torch.where(u < gamma_bar, schedule.num_codes, code)
+        return torch.where((t == schedule.num_steps)[:, None], x_T, draw_forward(schedule, x0, t, u))
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from vqdiff.errors import InputError
+from vqdiff.sampling.guidance import Guidance
 from vqdiff.sampling.samplers import get_sampler
 
 __all__ = ["SamplingSettings"]
 
-_LARGEST = 1e6  # beyond, products with log-probabilities leave float32
+_LARGEST = 1e6  # as for guidance
 
 
 @dataclass(frozen=True)
@@ -17,16 +18,16 @@ class SamplingSettings:
     """How to sample an image; checked when made.
 
     sampler: a name of `samplers()`. steps: network calls, 1..number of tokens; samplers
-    which draw from the posterior take at most T. guidance: the scale g = s + 1 of the paper, 1 is off. truncation:
-    the mass kept of each prediction, in (0, 1], 1 is off. prior_scale: r of Eq. 11, >= 0, for the samplers that
-    sharpen by purity.
+    which draw from the posterior take at most T. guidance: the scale g = s + 1 of the paper, 1 is off, or a schedule of
+    scales. truncation: the mass kept of each prediction, in (0, 1], 1 is off. prior_scale: r of Eq. 11, >= 0, for the
+    samplers that sharpen by purity.
 
     Raises InputError for a value outside these ranges.
     """
 
     sampler: str = "purity"
     steps: int = 25
-    guidance: float = 3.0
+    guidance: float | Guidance = 3.0
     truncation: float = 1.0
     prior_scale: float = 1.0
 
@@ -34,12 +35,16 @@ class SamplingSettings:
         get_sampler(self.sampler)
         if self.steps < 1:
             raise InputError(f"steps is {self.steps}: at least 1 is needed")
-        if not abs(self.guidance) <= _LARGEST:
-            raise InputError(f"guidance is {self.guidance}: it must be a finite number, 1 for none")
+        _ = self.guidance_schedule  # which checks itself
         if not 0 < self.truncation <= 1:
             raise InputError(f"truncation is {self.truncation}: it must be above 0 and at most 1, 1 for none")
         if not 0 <= self.prior_scale <= _LARGEST:
             raise InputError(f"prior_scale is {self.prior_scale}: it must be a finite number from 0 up, 0 for none")
+
+    @property
+    def guidance_schedule(self) -> Guidance:
+        """The guidance as a schedule, also where it is one number for all times."""
+        return self.guidance if isinstance(self.guidance, Guidance) else Guidance(self.guidance)
 
     def check(self, num_tokens: int) -> None:
         """Raise InputError if there are more steps than tokens, since no step would be left for some."""

@@ -1,0 +1,64 @@
+"""Guidance schedules against their formulas, and through the loop."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from typing import Any
+
+import pytest
+import torch
+
+from vqdiff.config import build
+from vqdiff.errors import InputError
+from vqdiff.sampling import Guidance, SamplingSettings
+
+TIMES = torch.tensor([100, 75, 50, 25, 1, 0])
+
+
+@pytest.mark.parametrize(
+    ("guidance", "scales"),
+    [
+        (Guidance(5.0), [5, 5, 5, 5, 5, 1]),
+        (Guidance(5.0, "linear"), [1, 2, 3, 4, 4.96, 1]),
+        (Guidance(5.0, "cosine"), [1, 3 - math.sqrt(2), 3, 3 + math.sqrt(2), 3 + 2 * math.cos(math.pi / 100), 1]),
+        (Guidance(5.0, interval=(0.25, 0.75)), [1, 5, 5, 1, 1, 1]),
+        (Guidance(5.0, "linear", (0.5, 1.0)), [1, 1, 3, 4, 4.96, 1]),
+        (Guidance(-1.0, "linear"), [1, 0.5, 0, -0.5, -0.98, 1]),
+        (Guidance(1.0, "cosine"), [1] * 6),
+    ],
+)
+def test_scales(guidance: Guidance, scales: list[float]) -> None:
+    torch.testing.assert_close(guidance.at(TIMES, 100), torch.tensor(scales, dtype=torch.float32))
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ({"scale": math.nan}, "guidance is nan"),
+        ({"scale": -math.inf}, "guidance is -inf"),
+        ({"shape": "parabola"}, "constant, linear or cosine"),
+        ({"interval": (0.5, 0.5)}, "rising"),
+        ({"interval": (0.8, 0.2)}, "rising"),
+        ({"interval": (-0.1, 0.2)}, "from 0 to 1"),
+        ({"interval": (0.1, math.nan)}, "from 0 to 1"),
+    ],
+)
+def test_mistakes_are_named(bad: dict[str, Any], message: str) -> None:
+    guidance = object.__new__(Guidance)  # the shape checks of the tests would speak first
+    for name, value in (dataclasses.asdict(Guidance()) | bad).items():
+        object.__setattr__(guidance, name, value)
+    with pytest.raises(InputError, match=message):
+        guidance.__post_init__()
+
+
+@pytest.mark.parametrize("guidance", [2.5, Guidance(4.0, "cosine", (0.1, 0.9))])
+def test_settings_survive_json(guidance: float | Guidance) -> None:
+    settings = SamplingSettings(guidance=guidance)
+    stored = json.loads(json.dumps(dataclasses.asdict(settings)))
+    assert build(SamplingSettings, stored, "here") == settings
+
+
+def test_a_number_is_a_constant_schedule() -> None:
+    assert SamplingSettings(guidance=2.0).guidance_schedule == Guidance(2.0)
