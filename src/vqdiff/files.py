@@ -60,6 +60,14 @@ def check_writable(path: str | Path) -> None:
         pass
 
 
+def check_replaceable(folder: str | Path) -> None:
+    """Raise InputError now, not after the work, if the folder could not be made, or is a file."""
+    if Path(folder).is_file():
+        raise InputError(f"cannot write the folder {folder}: it is a file; name another")
+    with _room_beside(Path(folder)):
+        pass
+
+
 def make_folder(path: Path) -> None:
     """Make the folder ``path`` and those above it; InputError if something is in the way."""
     try:

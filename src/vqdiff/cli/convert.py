@@ -1,4 +1,4 @@
-"""``vqdiff convert``: other people's checkpoints → model folders."""
+"""``vqdiff convert``: other people's checkpoints → model folders, and back to diffusers."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from cyclopts import Parameter
 
 
 def convert(
-    source: Path,
+    source: str,
     *,
     output: Annotated[Path, Parameter(name=["--output", "-o"])],
+    to: Literal["vqdiff", "diffusers"] = "vqdiff",
     image_tokenizer: Path | None = None,
     code_map: Path | None = None,
     text_encoder: Path | None = None,
@@ -20,14 +21,16 @@ def convert(
     null_class: bool | None = None,
     dtype: Literal["float32", "bfloat16"] = "float32",
 ) -> None:
-    """Make a model folder of a checkpoint of another project.
+    """Make a model folder of another project's model, or a diffusers folder of any model.
 
     Parameters
     ----------
     source
-        An original VQ-Diffusion checkpoint (.pth).
+        An original VQ-Diffusion checkpoint or image codec (.pth), a diffusers folder, a Hub id, or a model folder.
     output
         The folder to write.
+    to
+        What to write: a model folder, or a folder for diffusers' VQDiffusionPipeline.
     image_tokenizer
         The file of its image codec, where the checkpoint does not hold it.
     code_map
@@ -45,10 +48,17 @@ def convert(
     """
     import torch
 
-    from vqdiff.checkpoints import read_model
+    from vqdiff.checkpoints import read
+    from vqdiff.checkpoints.to_diffusers import write
+    from vqdiff.errors import InputError
+    from vqdiff.files import atomic_path, check_replaceable
+    from vqdiff.model import Model, save_component
+    from vqdiff.pipeline import find
 
-    model = read_model(
-        source,
+    check_replaceable(output)
+    kind: torch.dtype = getattr(torch, dtype)
+    model = read(
+        find(source),
         {
             "image_tokenizer": image_tokenizer,
             "code_map": code_map,
@@ -57,11 +67,22 @@ def convert(
             "grid_size": grid_size,
             "null_class": null_class,
         },
-        dtype=getattr(torch, dtype),
+        dtype=kind,
     )
-    model.save(output, getattr(torch, dtype))
-    for part, origin in model.card.origin.items():
-        print(f"{part}: {origin}")
-    for note in model.card.notes:
+    notes: list[str] = []
+    if isinstance(model, Model):
+        if to == "diffusers":
+            notes += [f"not in the new folder: {lost}" for lost in write(model, output, kind)]
+        else:
+            model.save(output, kind)
+        for part, origin in model.card.origin.items():
+            print(f"{part}: {origin}")
+        notes = [*model.card.notes, *notes]
+    elif to == "diffusers":
+        raise InputError(f"{source} is an image tokenizer alone: diffusers' folder needs the whole model")
+    else:
+        with atomic_path(output) as path:
+            save_component(model, path, kind)
+    for note in notes:
         print(f"note: {note}")
     print(f"{output}: written")
