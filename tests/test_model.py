@@ -89,7 +89,7 @@ def test_unconditional_models_have_no_guidance() -> None:
     model.denoiser = ModernDenoiser(ModernConfig(CODES, STEPS, 4, 16, 1, 2, token_width=8)).eval()
     assert model.encode(None) is None
     assert len(Pipeline(model)(num_images=2, guidance=1.0)) == 2
-    assert model.bind(None, guided=False)(torch.zeros(2, 16).long(), torch.tensor([1, 2])).shape == (2, 16, CODES)
+    assert model.bind(None)(torch.zeros(2, 16).long(), torch.tensor([1, 2])).shape == (2, 16, CODES)
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,8 @@ from vqdiff.diffusion import Schedule
 from vqdiff.errors import InputError
 from vqdiff.files import atomic_path, read_json
 from vqdiff.image_tokenizers import VQGAN, AbsentConfig, AbsentTokenizer, CompactConfig, CompactTokenizer, VQGANConfig
-from vqdiff.sampling import SamplingSettings
-from vqdiff.text import AnyTextEncoder, ClipTextEncoder, NullCondition, NullConfig, TextEncoder
+from vqdiff.sampling import Denoise, SamplingSettings
+from vqdiff.text import AnyTextEncoder, Blend, ClipTextEncoder, Condition, NullCondition, NullConfig, TextEncoder
 
 FORMAT_VERSION = 1
 NETWORKS: dict[str, tuple[type[nn.Module], type[Any]]] = {
@@ -90,21 +91,34 @@ class Model:
                 part.to(device)
         return self
 
-    def encode(self, conditions: Sequence[str | int] | None) -> Tensor | None:
-        """Prompts → text features ``(B, N, C)``; labels → ``(B,)``; None stays None (an unconditional model)."""
+    def encode(self, conditions: Sequence[Condition] | None) -> Tensor | None:
+        """Prompts → text features ``(B, N, C)``; labels → ``(B,)``; None stays None (an unconditional model).
+
+        A None among them is the null condition ∅.
+        """
         if self.text_encoder is not None:
             # One by one: in a batch, rounding would depend on the other prompts, and so would the picture.
-            texts = [str(one) for one in conditions or ()]
-            features = {text: self.text_encoder.encode([text]) for text in texts}
-            return torch.cat([features[text] for text in texts])
+            features = {one: self._features(one) for one in conditions or ()}
+            return torch.cat([features[one] for one in conditions or ()])
         if conditions is None or self.num_classes is None:
             return None
-        if wrong := [one for one in conditions if not str(one).isdecimal()]:
+        if wrong := [one for one in conditions if one is not None and not str(one).isdecimal()]:
             raise InputError(f"this model draws labels 0 to {self.num_classes - 1}, not {wrong[0]!r}")
-        labels = torch.tensor([int(one) for one in conditions], device=self.device)
-        if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < self.num_classes:
-            raise InputError(f"labels run from 0 to {self.num_classes - 1}, got {labels.tolist()}")
-        return labels
+        labels = [int(str(one)) for one in conditions if one is not None]
+        if labels and not 0 <= min(labels) <= max(labels) < self.num_classes:
+            raise InputError(f"labels run from 0 to {self.num_classes - 1}, got {labels}")
+        rows = [self.num_classes if one is None else int(str(one)) for one in conditions]
+        return torch.tensor(rows, device=self.device)
+
+    def _features(self, condition: Condition) -> Tensor:
+        assert self.text_encoder is not None
+        if isinstance(condition, Blend):
+            return torch.lerp(self._features(condition.first), self._features(condition.second), condition.weight)
+        if condition is not None:
+            return self.text_encoder.encode([str(condition)])
+        if (null := self.null(1)) is None:
+            raise InputError("this model has no null condition: give it a prompt, and use guidance 1")
+        return null
 
     def null(self, batch_size: int) -> Tensor | None:
         """The null condition ∅ for ``batch_size`` pictures."""
@@ -114,15 +128,18 @@ class Model:
             return torch.full((batch_size,), self.num_classes, device=self.device)
         return None
 
-    def bind(self, condition: Tensor | None, *, guided: bool) -> Callable[[Tensor, Tensor], Tensor]:
-        """The denoiser with its conditions (and as many null rows, if guided) prepared once for all steps."""
-        if guided and condition is not None:
-            null = self.null(len(condition))
-            if null is None:
-                raise InputError("this model has no null condition, so it cannot be guided: use guidance 1")
-            condition = torch.cat([condition, null.to(condition.dtype)])
-        context = self.denoiser.prepare(condition)
-        return lambda tokens, t: self.denoiser(tokens, t, context)
+    def bind(self, condition: Tensor | None, null: Tensor | None = None) -> Denoise:
+        """The denoiser with its conditions prepared once for all steps.
+
+        Called with twice as many rows as there are conditions, it predicts the second half under ``null``.
+        """
+        rows = condition if condition is None or null is None else torch.cat([condition, null.to(condition.dtype)])
+
+        @cache
+        def context(count: int) -> Any:
+            return self.denoiser.prepare(None if rows is None else rows[:count])
+
+        return lambda tokens, t: self.denoiser(tokens, t, context(len(tokens)))
 
     def save(self, folder: Path, dtype: torch.dtype | None = None) -> None:
         """Write the model folder; floating-point weights as ``dtype`` if given."""

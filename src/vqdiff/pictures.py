@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
+from vqdiff.errors import InputError
 from vqdiff.shapes import Float
 
 
@@ -20,6 +23,23 @@ def to_images(pixels: Float[Tensor, "B 3 H W"]) -> list[Image.Image]:
     """Pixels in [0, 1] → PIL images, rounded (not truncated) to 8 bits."""
     array = (pixels.float().clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
     return [Image.fromarray(one) for one in array]
+
+
+def on_white(image: Image.Image) -> Image.Image:
+    """The picture as RGB, on white where it is transparent."""
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    image = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+
+
+def read_picture(path: Path) -> Image.Image:
+    """A picture file, upright; InputError if it cannot be read."""
+    try:
+        with Image.open(path) as image:
+            return ImageOps.exif_transpose(image)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # what Pillow raises
+        raise InputError(f"cannot read the picture {path}: {getattr(error, 'strerror', None) or error}") from error
 
 
 def grid(pixels: Float[Tensor, "B 3 H W"], columns: int, gap: int = 4) -> Image.Image:

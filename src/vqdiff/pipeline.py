@@ -7,19 +7,32 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
-from typing import Unpack
+from typing import TypedDict, Unpack
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
+from vqdiff import editing
 from vqdiff.checkpoints import Extras, read_model
 from vqdiff.checkpoints.hub import download, is_hub_id
 from vqdiff.errors import InputError
 from vqdiff.model import Model
-from vqdiff.pictures import to_images
-from vqdiff.sampling import Frame, SamplingSettings, sample
-from vqdiff.shapes import Float, Int
+from vqdiff.pictures import to_images, to_pixels
+from vqdiff.sampling import Canvas, Frame, Guidance, SamplingSettings, doubtful, get_sampler, sample
+from vqdiff.shapes import Bool, Float, Int
+from vqdiff.text import Blend, Condition
+
+
+class Changes(TypedDict, total=False):
+    """Settings of `SamplingSettings` to change for one call; None leaves the model's own."""
+
+    steps: int | None
+    guidance: float | Guidance | None
+    sampler: str | None
+    truncation: float | None
+    prior_scale: float | None
 
 
 @dataclass(frozen=True)
@@ -41,39 +54,98 @@ class Pipeline:
 
     def __call__(
         self,
-        prompts: str | int | Sequence[str | int] | None = None,
+        prompts: Condition | Sequence[Condition] = None,
         *,
         num_images: int = 1,
         seed: int = 0,
+        negative: Condition = None,
         batch_size: int = 8,
-        steps: int | None = None,
-        guidance: float | None = None,
-        sampler: str | None = None,
-        truncation: float | None = None,
-        prior_scale: float | None = None,
         on_step: Callable[[int, int], None] | None = None,
+        **changes: Unpack[Changes],
     ) -> list[Image.Image]:
-        """Draw ``num_images`` pictures of every prompt (or label), prompt by prompt.
+        """Draw ``num_images`` pictures of every prompt (or label, or `vqdiff.text.Blend` of two), prompt by prompt.
 
         Picture i of the whole call has seed ``seed + i`` and does not depend on ``batch_size``. Settings left at None
-        are the model's own. ``on_step(done, total)`` is told of progress in network calls × pictures.
+        are the model's own. Guidance leads away from ``negative``, if given, in place of the null condition.
+        ``on_step(done, total)`` is told of progress in network calls × pictures.
 
         Raises InputError for an empty or over-long prompt, or a setting out of range.
         """
-        settings = self.settings(
-            steps=steps, guidance=guidance, sampler=sampler, truncation=truncation, prior_scale=prior_scale
-        )
         jobs = [one for one in self.conditions(prompts) for _ in range(num_images)]
-        images = list[Image.Image]()
-        for start in range(0, len(jobs), batch_size):
-            batch = jobs[start : start + batch_size]
-            frame = None
-            for frame in self.frames(batch, [seed + start + i for i in range(len(batch))], settings):
-                if on_step is not None:
-                    on_step(start * frame.steps + frame.step * len(batch), len(jobs) * frame.steps)
-            assert frame is not None  # every sampler takes a step
-            images += self.decode(frame.tokens)
-        return images
+        tokens = self._draw(jobs, seed, self.settings(**changes), negative, batch_size=batch_size, on_step=on_step)
+        return self.decode(tokens)
+
+    def edit(
+        self,
+        image: Image.Image,
+        mask: Image.Image,
+        prompt: Condition = None,
+        *,
+        seed: int = 0,
+        negative: Condition = None,
+        feather: int = 0,
+        **changes: Unpack[Changes],
+    ) -> Image.Image:
+        """Draw the white part of ``mask`` (128 or more) anew as ``prompt`` says, or as fits if there is none.
+
+        mask: of the picture's size and any shape. A token with any white pixel in its patch is redrawn; the others
+        never change. The pixels that are not white are those of ``image``, exactly; ``feather`` fades into them over so
+        many pixels. A mask without white returns the picture; on one of the model's size, a mask that is all white
+        gives what ``pipe(prompt, seed=seed)`` draws. `vqdiff.editing` tells what happens to a picture of another size.
+
+        Raises InputError for a mask of another size, and as a call does.
+        """
+        settings = self.settings(**changes)
+        redraw = editing.white(mask, image.size)
+        x0, holes = self._tokenize(image), editing.to_tokens(redraw, self.model.image_tokenizer.grid_size)
+        tokens = self._draw(self._wish(prompt), seed, settings, negative, x0, redraw=holes[None])
+        return editing.paste(editing.unfit(self.decode(tokens)[0], image.size), image, redraw, feather)
+
+    def expand(
+        self,
+        image: Image.Image,
+        prompt: Condition = None,
+        *,
+        left: int = 0,
+        top: int = 0,
+        right: int = 0,
+        bottom: int = 0,
+        seed: int = 0,
+        negative: Condition = None,
+        feather: int = 0,
+        **changes: Unpack[Changes],
+    ) -> Image.Image:
+        """Draw around the picture: ``left``, ``top``, … new pixels at its sides (outpainting), otherwise as `edit`."""
+        canvas, mask = editing.expand(image, left, top, right, bottom)
+        return self.edit(canvas, mask, prompt, seed=seed, negative=negative, feather=feather, **changes)
+
+    def vary(
+        self,
+        image: Image.Image,
+        strength: float = 0.5,
+        prompt: Condition = None,
+        *,
+        num_images: int = 1,
+        seed: int = 0,
+        negative: Condition = None,
+        batch_size: int = 8,
+        **changes: Unpack[Changes],
+    ) -> list[Image.Image]:
+        """Noise the picture to the time t = strength·T, rounded, and draw it from there as ``prompt`` says, if given.
+
+        strength: 0 is the image tokenizer's own reconstruction, 1 a fresh picture, the one that ``pipe(prompt)`` draws
+        with that seed. Picture i has seed ``seed + i``; all have the size of ``image``.
+
+        Raises InputError for a strength outside [0, 1], and as a call does.
+        """
+        if not 0 <= strength <= 1:
+            raise InputError(f"strength is {strength}: give a number from 0, no change, to 1, a fresh picture")
+        start = round(strength * self.model.schedule.num_steps)
+        jobs = self._wish(prompt) * num_images
+        tokens = self._draw(
+            jobs, seed, self.settings(**changes), negative, self._tokenize(image), start=start, batch_size=batch_size
+        )
+        return [editing.unfit(drawn, image.size) for drawn in self.decode(tokens)]
 
     @torch.inference_mode()
     def decode(self, tokens: Int[Tensor, "B L"]) -> list[Image.Image]:
@@ -81,12 +153,42 @@ class Pipeline:
         # One by one: convolutions round differently in other batches, enough to move a value of 255.
         return [to_images(self.model.image_tokenizer.decode(one[None]))[0] for one in tokens]
 
+    def revise(
+        self,
+        image: Image.Image,
+        share: float = 0.25,
+        prompt: Condition = None,
+        *,
+        seed: int = 0,
+        negative: Condition = None,
+        **changes: Unpack[Changes],
+    ) -> Image.Image:
+        """Draw the ``share`` of the picture anew of which the model is least sure; the other tokens never change.
+
+        The denoiser looks at all tokens as if so many were wrong (`vqdiff.sampling.doubtful`). ``prompt`` counts both
+        for what is doubtful and for what is drawn. A share of 0 is the image tokenizer's own reconstruction.
+
+        Raises InputError for a share outside [0, 1], and as a call does.
+        """
+        settings, x0, wish = self.settings(**changes), self._tokenize(image), self._wish(prompt)
+        with torch.inference_mode():
+            denoise = self.model.bind(self.model.encode(wish))
+            redraw = doubtful(denoise, self.model.schedule, x0.to(self.model.device), share).cpu()
+        tokens = self._draw(wish, seed, settings, negative, x0, redraw=redraw)
+        return editing.unfit(self.decode(tokens)[0], image.size)
+
     def stream(
-        self, prompt: str | int | None = None, *, seed: int = 0, settings: SamplingSettings | None = None
+        self,
+        prompt: Condition = None,
+        *,
+        seed: int = 0,
+        negative: Condition = None,
+        settings: SamplingSettings | None = None,
     ) -> Iterator[Preview]:
         """Draw one picture and yield it after every step, with its tokens and the purity of every position."""
         side = self.model.image_tokenizer.grid_size
-        for frame in self.frames(self.conditions(prompt), [seed], settings or self.model.sampling):
+        settings = settings or self.model.sampling
+        for frame in self.frames(self.conditions(prompt), [seed], settings, self._avoid(negative, settings)):
             yield Preview(
                 frame.step,
                 frame.steps,
@@ -97,19 +199,69 @@ class Pipeline:
 
     @torch.inference_mode()
     def frames(
-        self, conditions: Sequence[str | int] | None, seeds: Sequence[int], settings: SamplingSettings
+        self,
+        conditions: Sequence[Condition] | None,
+        seeds: Sequence[int],
+        settings: SamplingSettings,
+        negative: Condition = None,
+        canvas: Canvas | None = None,
     ) -> Iterator[Frame]:
         """The sampling loop for one batch of conditions, one seed each, as tensors."""
-        model = self.model
-        denoise = model.bind(model.encode(conditions), guided=settings.guidance != 1)
+        model, null = self.model, None
+        if negative is None and all(one is None for one in conditions or ()):
+            settings = replace(settings, guidance=1.0)  # from ∅ to ∅ there is no way
+        if settings.guidance != 1:
+            null = model.encode([negative] * len(seeds))
         yield from sample(
-            denoise,
+            model.bind(model.encode(conditions), null),
             model.schedule,
             num_tokens=model.num_tokens,
             seeds=seeds,
             settings=settings,
+            canvas=canvas,
             device=model.device,
         )
+
+    def _draw(
+        self,
+        conditions: Sequence[Condition],
+        seed: int,
+        settings: SamplingSettings,
+        negative: Condition,
+        x0: Int[Tensor, "1 L"] | None = None,
+        *,
+        redraw: Bool[Tensor, "1 L"] | None = None,
+        start: int | None = None,
+        batch_size: int = 8,
+        on_step: Callable[[int, int], None] | None = None,
+    ) -> Int[Tensor, "N L"]:
+        """Tokens for every condition, from nothing or from x0 noised where ``redraw`` says, to the time ``start``."""
+        negative = self._avoid(negative, settings)
+        drawn = list[Tensor]()
+        for first in range(0, len(conditions), batch_size):
+            batch = conditions[first : first + batch_size]
+            seeds, canvas, frame = range(seed + first, seed + first + len(batch)), None, None
+            if x0 is not None:
+                canvas = Canvas.noised(
+                    self.model.schedule,
+                    get_sampler(settings.sampler),
+                    x0.expand(len(batch), -1),
+                    seeds,
+                    redraw=None if redraw is None else redraw.expand(len(batch), -1),
+                    start=None if start is None else [start] * len(batch),
+                )
+            for frame in self.frames(batch, seeds, settings, negative, canvas):
+                if on_step is not None:
+                    on_step(first * frame.steps + frame.step * len(batch), len(conditions) * frame.steps)
+            assert frame is not None  # every sampler takes a step
+            drawn.append(frame.tokens)
+        return torch.cat(drawn)
+
+    @torch.inference_mode()
+    def _tokenize(self, image: Image.Image) -> Int[Tensor, "1 L"]:
+        """The tokens of a picture of any size, on the CPU."""
+        pixels = to_pixels(np.asarray(editing.fit(image, self.model.image_tokenizer.config.image_size))[None])
+        return self.model.image_tokenizer.encode(pixels.to(self.model.device)).cpu()
 
     @torch.inference_mode()
     def preview(self, tokens: Int[Tensor, "B L"]) -> Float[Tensor, "B 3 H W"]:
@@ -127,19 +279,28 @@ class Pipeline:
         settings.check(self.model.num_tokens)
         return settings
 
-    def conditions(self, prompts: str | int | Sequence[str | int] | None) -> list[str | int]:
-        """Prompts or labels as a checked list; for an unconditional model a list of one blank."""
+    def conditions(self, prompts: Condition | Sequence[Condition]) -> list[Condition]:
+        """Prompts or labels as a checked list; for an unconditional model a list of one nothing."""
         if self.model.text_encoder is None and self.model.num_classes is None:
-            return [""]
-        conditions = [prompts] if isinstance(prompts, str | int) else list(prompts or ())
+            return [None]
+        conditions: list[Condition] = [prompts] if isinstance(prompts, str | int | Blend) else list(prompts or ())
         if not conditions:
             raise InputError("no prompt: say what to draw")
-        for prompt in conditions:
-            if isinstance(prompt, str) and not prompt.strip():
+        parts = [part for one in conditions for part in (one.parts if isinstance(one, Blend) else (one,))]
+        for part in parts:
+            if isinstance(part, str) and not part.strip():
                 raise InputError("the prompt is empty: say what to draw")
         if self.model.text_encoder is not None:
-            self.model.text_encoder.check([str(one) for one in conditions])
+            self.model.text_encoder.check([str(part) for part in parts if part is not None])
         return conditions
+
+    def _wish(self, prompt: Condition) -> list[Condition]:
+        return [None] if prompt is None else self.conditions(prompt)
+
+    def _avoid(self, negative: Condition, settings: SamplingSettings) -> Condition:
+        if negative is not None and settings.guidance == 1:
+            raise InputError("a negative prompt acts through guidance, which is off: give a guidance above 1")
+        return self._wish(negative)[0]
 
     def save(self, folder: str | Path) -> None:
         """Write the model folder."""

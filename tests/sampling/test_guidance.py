@@ -38,7 +38,7 @@ def test_scales(guidance: Guidance, scales: list[float]) -> None:
     [
         ({"scale": math.nan}, "guidance is nan"),
         ({"scale": -math.inf}, "guidance is -inf"),
-        ({"shape": "parabola"}, "constant, linear or cosine"),
+        ({"schedule": "parabola"}, "constant, linear or cosine"),
         ({"interval": (0.5, 0.5)}, "rising"),
         ({"interval": (0.8, 0.2)}, "rising"),
         ({"interval": (-0.1, 0.2)}, "from 0 to 1"),
@@ -61,4 +61,4 @@ def test_settings_survive_json(guidance: float | Guidance) -> None:
 
 
 def test_a_number_is_a_constant_schedule() -> None:
-    assert SamplingSettings(guidance=2.0).guidance_schedule == Guidance(2.0)
+    assert Guidance.of(2.0) == Guidance.of(Guidance(2.0)) == Guidance(2.0)

@@ -20,6 +20,10 @@ app = App(
     result_action="return_value",
 )
 app.command("vqdiff.cli.generate:generate", help="Draw pictures from prompts.")
+app.command("vqdiff.cli.edit:edit", help="Draw a part of a picture anew.")
+app.command("vqdiff.cli.edit:expand", help="Draw around a picture.")
+app.command("vqdiff.cli.vary:vary", help="Noise a picture part of the way and draw it from there.")
+app.command("vqdiff.cli.vary:revise", help="Draw anew what the model is least sure of.")
 app.command("vqdiff.cli.convert:convert", help="Make a model folder of another project's checkpoint.")
 app.command("vqdiff.cli.info:info", help="Say what a model is: parts, sizes, licences, measured quality.")
 app.command("vqdiff.cli.data:app", name="data", help="Build and check sets of pictures with captions.")

@@ -65,7 +65,7 @@ def measure_accuracy(title: str, config: Accuracy, judge: Judge, output: Path) -
             x0 = tokens[start : start + 16]
             times = torch.full((len(x0),), t)
             xt = q_sample(schedule, x0.cpu(), times, generator=random).to(model.device)
-            denoise = model.bind(model.encode(judge.captions[start : start + 16]), guided=False)
+            denoise = model.bind(model.encode(judge.captions[start : start + 16]))
             log_p0 = denoise(xt, times.to(model.device)).float().log_softmax(-1)
             asked = xt == schedule.num_codes
             if not config.blank:

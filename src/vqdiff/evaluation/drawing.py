@@ -43,7 +43,7 @@ def draw(
     mine = list(zip(spans, files, strict=True))[state.process_index :: state.num_processes]
     missing = [(span, file) for span, file in mine if not file.exists()]
     console = Console(stderr=True)
-    label = f"{settings.sampler}, {settings.steps} steps, guidance {settings.guidance:g}"
+    label = f"{settings.sampler}, {settings.steps} steps, guidance {settings.guidance}"
     quiet = not console.is_terminal or not state.is_main_process
     for (start, stop), file in track(missing, label, console=console, transient=True, disable=quiet):
         *_, last = pipe.frames(prompts[start:stop], range(seed + start, seed + stop), settings)

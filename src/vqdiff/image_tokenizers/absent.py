@@ -18,6 +18,17 @@ class AbsentConfig:
     num_codes: int
     file: str
 
+    @property
+    def image_size(self) -> NoReturn:
+        """Raise InputError."""
+        raise self.missing()
+
+    def missing(self) -> InputError:
+        """The error for whoever asks for pixels."""
+        return InputError(
+            f"this model came without its image tokenizer, so it has tokens but no pixels: load it with {self.file}"
+        )
+
 
 class AbsentTokenizer(nn.Module):
     """Stands in a model that has tokens but no pixels yet: whoever asks for pixels is told which file is missing."""
@@ -29,14 +40,8 @@ class AbsentTokenizer(nn.Module):
 
     def encode(self, pixels: Tensor) -> NoReturn:
         """Raise InputError."""
-        raise self._missing()
+        raise self.config.missing()
 
     def decode(self, tokens: Tensor) -> NoReturn:
         """Raise InputError."""
-        raise self._missing()
-
-    def _missing(self) -> InputError:
-        return InputError(
-            "this model came without its image tokenizer, so it has tokens but no pixels: "
-            f"load it with {self.config.file}"
-        )
+        raise self.config.missing()

@@ -1,9 +1,10 @@
 """Sampling: plans, orders, steps, the loop and its trace. A network is only a callable here."""
 
-from vqdiff.sampling.guidance import Guidance, GuidanceShape
+from vqdiff.sampling.guidance import Guidance, GuidanceKind
 from vqdiff.sampling.loop import Batch, Canvas, Denoise, Frame, sample
 from vqdiff.sampling.plan import Plan, PlanStep, Task
 from vqdiff.sampling.random import uniforms
+from vqdiff.sampling.revision import doubtful
 from vqdiff.sampling.samplers import (
     Controls,
     PosteriorGuided,
@@ -26,7 +27,7 @@ __all__ = [
     "Denoise",
     "Frame",
     "Guidance",
-    "GuidanceShape",
+    "GuidanceKind",
     "Plan",
     "PlanStep",
     "PosteriorGuided",
@@ -39,6 +40,7 @@ __all__ = [
     "Strided",
     "Task",
     "Trace",
+    "doubtful",
     "get_sampler",
     "sample",
     "samplers",

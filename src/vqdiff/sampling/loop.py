@@ -10,6 +10,7 @@ from torch import Tensor
 
 from vqdiff.diffusion import Schedule, guide, purity
 from vqdiff.errors import InputError
+from vqdiff.sampling.guidance import Guidance
 from vqdiff.sampling.plan import Plan, Task, join_rows, masked_step
 from vqdiff.sampling.random import uniforms
 from vqdiff.sampling.samplers import Controls, Sampler, StepInput, get_sampler
@@ -136,7 +137,7 @@ class Batch:
         masked = (canvas.tokens == schedule.num_codes).sum(1)
         begin = masked_step(schedule, masked / num_tokens) if canvas.start is None else torch.tensor(canvas.start)
         plan = sampler.plan(Task(schedule, num_tokens, torch.tensor([row.steps for row in rows]), begin, masked))
-        scales = [row.guidance_schedule.at(t, schedule.num_steps) for row, t in zip(rows, plan.t, strict=True)]
+        scales = [Guidance.of(row.guidance).at(t, schedule.num_steps) for row, t in zip(rows, plan.t, strict=True)]
         known = torch.zeros_like(canvas.tokens, dtype=torch.bool) if canvas.known is None else canvas.known
         return cls(
             schedule,

@@ -35,16 +35,11 @@ class SamplingSettings:
         get_sampler(self.sampler)
         if self.steps < 1:
             raise InputError(f"steps is {self.steps}: at least 1 is needed")
-        _ = self.guidance_schedule  # which checks itself
+        Guidance.of(self.guidance)  # which checks itself
         if not 0 < self.truncation <= 1:
             raise InputError(f"truncation is {self.truncation}: it must be above 0 and at most 1, 1 for none")
         if not 0 <= self.prior_scale <= _LARGEST:
             raise InputError(f"prior_scale is {self.prior_scale}: it must be a finite number from 0 up, 0 for none")
-
-    @property
-    def guidance_schedule(self) -> Guidance:
-        """The guidance as a schedule, also where it is one number for all times."""
-        return self.guidance if isinstance(self.guidance, Guidance) else Guidance(self.guidance)
 
     def check(self, num_tokens: int) -> None:
         """Raise InputError if there are more steps than tokens, since no step would be left for some."""

@@ -1,0 +1,85 @@
+"""What lies between a picture of any size and the square of tokens that a model draws: fit, mask, paste.
+
+A picture is put on white where it is transparent, padded to a square by repeating its edge, and scaled to the model's
+size; what is drawn goes the same way back. A square picture of the model's size is not touched.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageFilter
+from torch.nn import functional as F
+
+from vqdiff.errors import InputError
+from vqdiff.pictures import on_white
+from vqdiff.shapes import Bool
+
+_WHITE = 128  # the least value of a mask that means redraw
+
+
+def fit(image: Image.Image, size: int) -> Image.Image:
+    """A picture of any size as a square of ``size`` pixels."""
+    image = on_white(image)
+    pads = _pads(image.size)
+    square = Image.fromarray(np.pad(np.asarray(image), (*pads, (0, 0)), mode="edge"))
+    return square.resize((size, size), Image.Resampling.LANCZOS)
+
+
+def unfit(drawn: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """The way back of `fit`: the part of a square that a picture of ``size`` has in it, at that size."""
+    (top, _), (left, _) = _pads(size)
+    side = max(size)
+    return drawn.resize((side, side), Image.Resampling.LANCZOS).crop((left, top, left + size[0], top + size[1]))
+
+
+def white(mask: Image.Image, size: tuple[int, int]) -> NDArray[np.bool_]:
+    """Where a mask is at least half white, (H, W); InputError unless it has the picture's ``size``."""
+    if mask.size != size:
+        raise InputError(
+            f"the mask is {mask.width}×{mask.height} pixels, the picture {size[0]}×{size[1]}: they must be alike"
+        )
+    return np.asarray(mask.convert("L")) >= _WHITE
+
+
+def to_tokens(redraw: NDArray[np.bool_], grid_size: int) -> Bool[torch.Tensor, "L"]:
+    """The tokens to redraw: those with any pixel to redraw in their patch of the square that `fit` makes."""
+    square = torch.from_numpy(np.pad(redraw, _pads(redraw.shape[::-1]), mode="edge")).float()
+    return F.adaptive_max_pool2d(square[None], grid_size).flatten() > 0
+
+
+def paste(drawn: Image.Image, image: Image.Image, redraw: NDArray[np.bool_], feather: int = 0) -> Image.Image:
+    """The picture with what was drawn in the place of the pixels to redraw; the others are exactly as they were.
+
+    feather: width in pixels of a seam, on the redrawn side, in which the one fades into the other.
+    """
+    if feather < 0:
+        raise InputError(f"feather is {feather}: give a width in pixels, 0 for a sharp seam")
+    weight = Image.fromarray(np.where(redraw, 255, 0).astype(np.uint8))
+    if feather:
+        blurred = np.asarray(weight.filter(ImageFilter.BoxBlur(feather)), np.float32)
+        # On the line itself half of the pixels around are redrawn: there the fading starts, from 0.
+        weight = Image.fromarray(np.where(redraw, (2 * blurred - 255).clip(0), 0).astype(np.uint8))
+    return Image.composite(drawn, on_white(image), weight)
+
+
+def expand(image: Image.Image, left: int, top: int, right: int, bottom: int) -> tuple[Image.Image, Image.Image]:
+    """The picture on a larger canvas, with so many new pixels at each side, and the mask that is white on these."""
+    margins = {"left": left, "top": top, "right": right, "bottom": bottom}
+    if wrong := [side for side, width in margins.items() if width < 0]:
+        raise InputError(f"{wrong[0]} is {margins[wrong[0]]}: give the number of pixels to add, 0 for none")
+    if not any(margins.values()):
+        raise InputError("nothing to add: give the pixels to add at the left, top, right or bottom")
+    size = (image.width + left + right, image.height + top + bottom)
+    canvas, mask = Image.new("RGB", size, "white"), Image.new("L", size, 255)
+    canvas.paste(on_white(image), (left, top))
+    mask.paste(0, (left, top, left + image.width, top + image.height))
+    return canvas, mask
+
+
+def _pads(size: tuple[int, ...]) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Pixels that make a square of ``size`` (width, height), evenly at both ends: (top, bottom), (left, right)."""
+    missing = [max(size) - length for length in (size[1], size[0])]
+    top, left = missing[0] // 2, missing[1] // 2
+    return (top, missing[0] - top), (left, missing[1] - left)
