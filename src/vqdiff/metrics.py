@@ -28,6 +28,7 @@ __all__ = [
     "inception_score",
     "kernel_distance",
     "manifold",
+    "principal_directions",
     "psnr",
     "retrieved",
     "structural_similarity",
@@ -139,6 +140,11 @@ def frechet_distance(real: Float[Tensor, "N D"], generated: Float[Tensor, "M D"]
     metric.update(real - centre, real=True)
     metric.update(generated - centre, real=False)
     return float(metric.compute())
+
+
+def principal_directions(features: Float[Tensor, "N D"], count: int) -> Float[Tensor, "count D"]:
+    """The unit vectors along which the features vary most, in double precision, or all D if those are fewer."""
+    return torch.linalg.eigh(torch.cov(_in_double(features).T)).eigenvectors.T.flip(0)[:count]
 
 
 def kernel_distance(

@@ -37,14 +37,15 @@ def test_training_finds_every_cluster_and_revives_dead_codes() -> None:
     latents = clusters(8, 64)
     free = quantizer(latents)
     torch.testing.assert_close(free.latents, latents)
-    quantizer(latents)
+    for _ in range(2):
+        quantizer(latents)
     quantizer.codebook[4:] = quantizer.sums[4:] = 1e3  # only four codes are left to use
-    for _ in range(500):
+    for _ in range(300):
         quantizer(latents)
     quantizer.eval()
     error = (quantizer.decode(quantizer.encode(latents)) - latents).square().mean()
     assert error < 1e-2  # a single missed cluster would cost about 400 / 8
-    assert code_use(quantizer.encode(latents), 24).used > 0.9
+    assert code_use(quantizer.encode(latents), 24).used > 0.8
 
 
 def test_blank_code_is_for_blanks_alone() -> None:

@@ -101,3 +101,24 @@ def test_impossible_config(change: dict[str, int], message: str) -> None:
 
 def test_config_survives_json() -> None:
     assert build(VQGANConfig, json.loads(json.dumps(asdict(TINY))), "config.json") == TINY
+
+
+def test_it_can_be_trained() -> None:
+    model = VQGAN(TINY)
+    pixels = torch.rand(2, 3, 2, 2).repeat_interleave(4, 2).repeat_interleave(4, 3)
+    optimizer, errors = torch.optim.AdamW(model.parameters(), lr=3e-3), list[float]()
+    for _ in range(60):
+        out = model(pixels)
+        error = (out.pixels - pixels).square().mean()
+        optimizer.zero_grad()
+        (error + out.loss).backward()
+        optimizer.step()
+        errors.append(float(error.detach()))
+    assert errors[-1] < errors[0] / 3
+    assert torch.equal(model.encode(pixels), model(pixels).tokens)
+    assert model.last_layer.grad is not None
+
+
+def test_a_gumbel_codebook_is_not_trained() -> None:
+    with pytest.raises(InputError, match="gumbel = false"):
+        VQGAN(replace(TINY, gumbel=True))(torch.rand(1, 3, 8, 8))

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from vqdiff.errors import InputError
 from vqdiff.features import Views, file_hash
+from vqdiff.metrics import principal_directions
 from vqdiff.model import load_component
 from vqdiff.pipeline import bundled
 from vqdiff.shapes import Float, Int
@@ -86,8 +87,7 @@ class Scorer(nn.Module):
         """Take centre, scale and principal directions from the features of the training pictures."""
         self.centre.copy_(features.mean(0))
         self.scale.copy_(features.std(0) + 1e-3)
-        covariance = torch.cov(features.double().T)
-        self.directions.copy_(torch.linalg.eigh(covariance).eigenvectors.T.flip(0)[: len(self.directions)])
+        self.directions.copy_(principal_directions(features, len(self.directions)))
 
     def view(self, views: Views) -> Float[Tensor, "B D"]:
         """Those of a picture's features that this scorer looks at."""

@@ -2,7 +2,7 @@
 
 from vqdiff.image_tokenizers.absent import AbsentConfig, AbsentTokenizer
 from vqdiff.image_tokenizers.compact import CompactConfig, CompactTokenizer
-from vqdiff.image_tokenizers.quantizers import FiniteScalarQuantizer, VectorQuantizer, code_use
+from vqdiff.image_tokenizers.quantizers import FiniteScalarQuantizer, Reconstruction, VectorQuantizer, code_use
 from vqdiff.image_tokenizers.vqgan import VQGAN, VQGANConfig
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "CompactConfig",
     "CompactTokenizer",
     "FiniteScalarQuantizer",
+    "Reconstruction",
     "VQGANConfig",
     "VectorQuantizer",
     "code_use",

@@ -7,13 +7,12 @@ picture, so that one piece of background gets one code everywhere; and it is fas
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vqdiff.errors import InputError
-from vqdiff.image_tokenizers.quantizers import FiniteScalarQuantizer, VectorQuantizer
+from vqdiff.image_tokenizers.quantizers import FiniteScalarQuantizer, Reconstruction, VectorQuantizer
 from vqdiff.shapes import Bool, Float, Int
 
 
@@ -57,14 +56,6 @@ class ResidualBlock(nn.Module):
         return x + self.conv2(F.relu(self.conv1(F.relu(x))))
 
 
-class Reconstruction(NamedTuple):
-    """A training pass: pixels as decoded, the tokens in between, and the quantizer's loss."""
-
-    pixels: Float[Tensor, "B 3 H W"]
-    tokens: Int[Tensor, "B L"]
-    loss: Float[Tensor, ""]
-
-
 class CompactTokenizer(nn.Module):
     """Pixels ``(B, 3, H, W)`` in [0, 1] ↔ tokens ``(B, L)``, L = (image_size / patch_size)², row by row."""
 
@@ -95,6 +86,13 @@ class CompactTokenizer(nn.Module):
             decoder += [nn.ReLU(), up, nn.PixelShuffle(2)]
             width = channels
         self.decoder = nn.Sequential(*decoder)
+
+    @property
+    def last_layer(self) -> Tensor:
+        """The weight nearest to the decoded pixels."""
+        last = self.decoder[-2]
+        assert isinstance(last, nn.Conv2d)
+        return last.weight
 
     def forward(self, pixels: Float[Tensor, "B 3 H W"]) -> Reconstruction:
         """Encode, quantise with a straight-through gradient, decode (unclamped, for the loss)."""

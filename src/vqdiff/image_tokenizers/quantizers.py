@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vqdiff.errors import InputError
+from vqdiff.image_tokenizers.processes import all_sum, gathered
 from vqdiff.shapes import Bool, Float, Int
 
 
@@ -22,13 +23,22 @@ class Quantized(NamedTuple):
     loss: Float[Tensor, ""]
 
 
+class Reconstruction(NamedTuple):
+    """A training pass of a tokenizer: pixels as decoded, not clamped; the tokens in between; the quantizer's loss."""
+
+    pixels: Float[Tensor, "B 3 H W"]
+    tokens: Int[Tensor, "B L"]
+    loss: Float[Tensor, ""]
+
+
 class VectorQuantizer(nn.Module):
     """Nearest-neighbour codebook learned by exponential moving averages (van den Oord et al. 2017, appendix A.1).
 
     For its first ``free_steps`` training passes latents go through unquantised; then the codes are placed on latents
     of the batch. A code whose average use falls below ``dead_below`` a batch is placed anew on a latent that is badly
-    served, drawn with probability ∝ its squared error. With ``reserve_blank``, code 0 belongs to the positions the
-    caller calls blank, and to no other.
+    served, drawn with probability ∝ its squared error. Processes that train together (``torch.distributed``) hold the
+    same codebook, that of all their latents. With ``reserve_blank``, code 0 belongs to the positions the caller calls
+    blank, and to no other.
 
     Shapes: latents ``(*batch, D)``, tokens ``(*batch)`` with values 0..num_codes−1.
     """
@@ -84,7 +94,10 @@ class VectorQuantizer(nn.Module):
             if self.passes <= self.free_steps:
                 return Quantized(latents, self.encode(latents.detach(), blank), latents.new_zeros(()))
             if self.passes == self.free_steps + 1:
-                self._place(flat, torch.arange(self.num_codes, device=flat.device), torch.ones_like(flat[:, 0]))
+                everyones = gathered(flat)
+                self._place(
+                    everyones, torch.arange(self.num_codes, device=flat.device), torch.ones_like(everyones[:, 0])
+                )
         tokens = self.encode(latents.detach(), blank)
         codes = self.decode(tokens)
         if self.training:
@@ -95,23 +108,32 @@ class VectorQuantizer(nn.Module):
     @torch.no_grad()
     def _follow(self, flat: Tensor, tokens: Tensor, codes: Tensor) -> None:
         """Move each code to the running mean of its latents; place dead codes anew."""
-        counts = torch.bincount(tokens, minlength=self.num_codes).float()
-        self.usage.lerp_(counts, 1 - self.decay)
-        self.sums.lerp_(torch.zeros_like(self.sums).index_add_(0, tokens, flat), 1 - self.decay)
+        # Counts stand beside the sums, so that one message tells the other processes both.
+        counted = torch.cat([flat, torch.ones_like(flat[:, :1])], 1)
+        totals = all_sum(flat.new_zeros(self.num_codes, self.dim + 1).index_add_(0, tokens, counted))
+        self.usage.lerp_(totals[:, -1], 1 - self.decay)
+        self.sums.lerp_(totals[:, :-1], 1 - self.decay)
         self.codebook.copy_(self.sums / self.usage.clamp_min(1e-5)[:, None])
         dead = self.usage < self.dead_below
-        errors = (flat - codes).square().sum(1)
         if self.reserve_blank:
             dead[0] = False
-            errors = errors.masked_fill(tokens == 0, 0)
         if dead.any():
-            self._place(flat, dead.nonzero().squeeze(1), errors)
+            errors = (flat - codes).square().sum(1)
+            if self.reserve_blank:
+                errors = errors.masked_fill(tokens == 0, 0)
+            self._place(gathered(flat), dead.nonzero().squeeze(1), gathered(errors))
 
     @torch.no_grad()
     def _place(self, flat: Tensor, codes: Tensor, weights: Tensor) -> None:
-        """Put ``codes`` on latents drawn ∝ ``weights``, with enough credit to gather latents before they die."""
-        enough = int((weights > 0).sum()) >= len(codes)
-        rows = torch.multinomial(weights + 1e-12, len(codes), replacement=not enough)
+        """Put ``codes`` on latents drawn ∝ ``weights``, with enough credit to gather latents before they die.
+
+        The draw is a function of the pass, so that all processes, and a resumed run, place the same codes alike.
+        """
+        generator = torch.Generator().manual_seed(int(self.passes))
+        # Without replacement: the first to ring of clocks whose rates are ∝ weights (Efraimidis, Spirakis 2006).
+        clocks = torch.empty(len(weights)).exponential_(generator=generator).to(weights.device)
+        order = (clocks / (weights + 1e-12)).argsort()
+        rows = order[torch.arange(len(codes), device=order.device) % len(order)]
         self.codebook[codes] = flat[rows]
         self.usage[codes] = 5 * self.dead_below
         self.sums[codes] = flat[rows] * 5 * self.dead_below

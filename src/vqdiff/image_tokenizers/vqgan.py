@@ -1,7 +1,7 @@
-"""The convolutional tokenizer of the published models (VQGAN, Esser et al. 2021, arXiv 2012.09841), for inference.
+"""The convolutional tokenizer of the published models (VQGAN, Esser et al. 2021, arXiv 2012.09841).
 
 One topology serves all four published codecs: ITHQ (f8), OpenImages with the Gumbel projection (f8), ImageNet and FFHQ
-(f16). They are frozen; their training quantizers are not here.
+(f16). It can be trained too, but for the Gumbel projection.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vqdiff.errors import InputError
+from vqdiff.image_tokenizers.quantizers import Quantized, Reconstruction
 from vqdiff.shapes import Float, Int
 
 
@@ -191,7 +192,7 @@ class Decoder(nn.Module):
 
 
 class Codebook(nn.Module):
-    """A frozen codebook: the code of a latent is the nearest one, or the arg-max of a learned projection.
+    """The code of a latent is the nearest one, or the arg-max of a learned projection.
 
     The Gumbel codec drew from its projection at random even when in use; the arg-max gives a picture the same tokens
     every time. Published models see fewer classes than there are codes: unused codes share class 0.
@@ -200,9 +201,12 @@ class Codebook(nn.Module):
     class_of: Tensor
     code_of: Tensor
 
+    commitment = 0.25
+
     def __init__(self, config: VQGANConfig) -> None:
         super().__init__()
         self.codes = nn.Embedding(config.codebook_size, config.code_dim)
+        nn.init.uniform_(self.codes.weight, -1 / config.codebook_size, 1 / config.codebook_size)
         self.projection = nn.Linear(config.code_dim, config.codebook_size) if config.gumbel else None
         codes = torch.arange(config.codebook_size)
         self.register_buffer("class_of", codes * (codes < config.num_codes))
@@ -221,6 +225,19 @@ class Codebook(nn.Module):
         """The codebook entry of each class; of several codes in a class, the first."""
         return self.codes(self.code_of[tokens])
 
+    def forward(self, latents: Float[Tensor, "B L D"]) -> Quantized:
+        """Quantise with a straight-through gradient; the loss draws codes and latents to each other (VQGAN, Eq. 4).
+
+        Raises InputError for the Gumbel projection, through which no gradient comes.
+        """
+        if self.projection is not None:
+            raise InputError("a Gumbel codebook can be used but not trained: set gumbel = false")
+        tokens = self.encode(latents.detach())
+        codes = self.decode(tokens).float()
+        loss = F.mse_loss(codes, latents.detach().float())
+        loss = loss + self.commitment * F.mse_loss(latents.float(), codes.detach())
+        return Quantized(latents + (codes.detach() - latents).detach(), tokens, loss)
+
 
 class VQGAN(nn.Module):
     """Pixels ``(B, 3, H, W)`` in [0, 1] ↔ tokens ``(B, L)``, L = (image_size / patch_size)², row by row."""
@@ -236,6 +253,16 @@ class VQGAN(nn.Module):
         self.from_code = nn.Conv2d(config.code_dim, config.latent_channels, 1)
         self.decoder = Decoder(config)
 
+    @property
+    def last_layer(self) -> Tensor:
+        """The weight nearest to the decoded pixels."""
+        return self.decoder.conv_out.weight
+
+    def forward(self, pixels: Float[Tensor, "B 3 H W"]) -> Reconstruction:
+        """Encode, quantise with a straight-through gradient, decode."""
+        codes, tokens, loss = self.codebook(self.latents(pixels).flatten(2).transpose(1, 2))
+        return Reconstruction(self._pixels(codes), tokens, loss)
+
     @torch.no_grad()
     def encode(self, pixels: Float[Tensor, "B 3 H W"]) -> Int[Tensor, "B L"]:
         """The tokens of pictures of the configured size; InputError for any other size."""
@@ -250,5 +277,8 @@ class VQGAN(nn.Module):
 
     def decode(self, tokens: Int[Tensor, "B L"]) -> Float[Tensor, "B 3 H W"]:
         """The pictures of ``tokens``, values in [0, 1]."""
-        codes = self.codebook.decode(tokens).transpose(1, 2).unflatten(2, (self.grid_size, self.grid_size))
-        return (self.decoder(self.from_code(codes)).clamp(-1, 1) + 1) / 2
+        return self._pixels(self.codebook.decode(tokens)).clamp(0, 1)
+
+    def _pixels(self, codes: Float[Tensor, "B L D"]) -> Float[Tensor, "B 3 H W"]:
+        grid = codes.transpose(1, 2).unflatten(2, (self.grid_size, self.grid_size))
+        return (self.decoder(self.from_code(grid)).float() + 1) / 2
