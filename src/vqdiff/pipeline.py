@@ -210,7 +210,7 @@ class Pipeline:
         model, null = self.model, None
         if negative is None and all(one is None for one in conditions or ()):
             settings = replace(settings, guidance=1.0)  # from ∅ to ∅ there is no way
-        if settings.guidance != 1:
+        if Guidance.of(settings.guidance).scale != 1:
             null = model.encode([negative] * len(seeds))
         yield from sample(
             model.bind(model.encode(conditions), null),
@@ -298,7 +298,7 @@ class Pipeline:
         return [None] if prompt is None else self.conditions(prompt)
 
     def _avoid(self, negative: Condition, settings: SamplingSettings) -> Condition:
-        if negative is not None and settings.guidance == 1:
+        if negative is not None and Guidance.of(settings.guidance).scale == 1:
             raise InputError("a negative prompt acts through guidance, which is off: give a guidance above 1")
         return self._wish(negative)[0]
 

@@ -4,39 +4,36 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from vqdiff.cli.drawing import Drawing, Source, write_png
+from vqdiff.cli.options import Json, Output
 from vqdiff.errors import InputError
 
 if TYPE_CHECKING:
-    from vqdiff.pipeline import Pipeline
+    from vqdiff.pipeline import Pipeline, Preview
 
 
 def generate(
     *prompts: str,
     prompts_file: Annotated[Path | None, Parameter(name=["--prompts-file", "-f"])] = None,
-    output: Annotated[Path, Parameter(name=["--output", "-o"])] = Path("out.png"),
+    output: Output = Path("out.png"),
     num_images: Annotated[int, Parameter(name=["--num-images", "-n"])] = 1,
     label: tuple[int, ...] = (),
     unconditional: bool = False,
-    model: str = "emoji",
-    image_tokenizer: Path | None = None,
     preset: str | None = None,
-    steps: int | None = None,
-    guidance: float | None = None,
-    sampler: str | None = None,
-    truncation: float | None = None,
-    prior_scale: float | None = None,
     seed: int = 0,
     batch_size: int = 8,
     columns: int | None = None,
-    device: str = "auto",
     gif: Path | None = None,
     confidence: Path | None = None,
-    json_output: Annotated[bool, Parameter(name="--json", negative="")] = False,
+    source: Source = Source(),
+    drawing: Drawing = Drawing(),
+    json_output: Json = False,
 ) -> None:
     """Draw pictures from prompts.
 
@@ -57,30 +54,14 @@ def generate(
         Labels to draw, for a class-conditional model.
     unconditional
         Draw without a prompt, for an unconditional model.
-    model
-        A bundled model's name, a model folder, or an original checkpoint (.pth).
-    image_tokenizer
-        The image codec's file, where a checkpoint does not hold it.
     preset
         A published sampling recipe, such as ithq-guided; the other options change it.
-    steps
-        Network calls, 1 to the number of tokens.
-    guidance
-        Guidance scale s + 1 of the paper; 1 is off.
-    sampler
-        One of vqdiff.samplers().
-    truncation
-        Share of each prediction's mass that is kept; 1 is off.
-    prior_scale
-        r of the purity prior: how much confident predictions are sharpened.
     seed
         Picture i has seed + i.
     batch_size
         Pictures drawn at once; the pictures do not depend on it.
     columns
         Columns of the grid (default: the pictures of a prompt, or all if there is one each).
-    device
-        auto, cpu or cuda.
     gif
         Also write the denoising of the first picture as an animation.
     confidence
@@ -101,33 +82,29 @@ def generate(
         if path is not None:
             check_writable(path)
 
-    from vqdiff.pipeline import load
-
-    pipe = load(model, device=device, image_tokenizer=image_tokenizer)
+    pipe = source.load()
     _check_kind(pipe, bool(label), unconditional)
-    chosen = {
-        "sampler": sampler,
-        "steps": steps,
-        "guidance": guidance,
-        "truncation": truncation,
-        "prior_scale": prior_scale,
-    }
+    own = pipe.model.sampling
     if preset is not None:
         from vqdiff.checkpoints.presets import recipe
 
-        chosen = vars(recipe(preset)) | {key: value for key, value in chosen.items() if value is not None}
+        own = recipe(preset)
+    settings = drawing.settings(own)
     record: dict[str, Any] = {"prompts": pipe.conditions(asked), "num_images": num_images, "seed": seed}
-    record |= vars(pipe.settings(**chosen))
-    record |= {"model": pipe.model.card.name, "model_hash": pipe.model.fingerprint}
+    record |= drawing.record(pipe, settings)
     columns = columns or (num_images if num_images > 1 else len(record["prompts"]))
-    _draw(pipe, record, chosen, output, batch_size, columns)
+    conditions = [drawing.condition(prompt) for prompt in record["prompts"]]
+    options = {"num_images": num_images, "batch_size": batch_size, **vars(settings)}
+    choices = {"seed": seed, "negative": drawing.negative}
+    _draw(pipe, record, output, columns, conditions, **choices, **options)
     if gif is not None or confidence is not None:
-        _trace(pipe, record, chosen, gif, confidence)
+        _trace(pipe.stream(conditions[0], settings=settings, **choices), gif, confidence)
     if json_output:
         print(json.dumps(record | {"output": str(output)}))
     else:
         drawn = record["prompts"]
-        print(f"{output}: {len(drawn) * num_images} × {', '.join(map(str, drawn))[:60]}, seed {seed}")
+        what = ", ".join(str(one) for one in drawn if one is not None)
+        print(f"{output}: {len(drawn) * num_images} × {what[:60]}, seed {seed}")
 
 
 def _check_kind(pipe: Pipeline, labels: bool, unconditional: bool) -> None:
@@ -149,13 +126,11 @@ def _read_prompts(path: Path | None) -> list[str]:
 
 
 def _draw(
-    pipe: Pipeline, record: dict[str, Any], chosen: dict[str, Any], output: Path, batch_size: int, columns: int
+    pipe: Pipeline, record: dict[str, Any], output: Path, columns: int, conditions: list[Any], **options: Any
 ) -> None:
-    from PIL.PngImagePlugin import PngInfo
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TimeRemainingColumn
 
-    from vqdiff.files import atomic_path
     from vqdiff.pictures import sheet
 
     with Progress(
@@ -168,28 +143,15 @@ def _draw(
             record["network_calls"] = total // (len(record["prompts"]) * record["num_images"])
             progress.update(bar, completed=done, total=total)
 
-        images = pipe(
-            record["prompts"],
-            num_images=record["num_images"],
-            seed=record["seed"],
-            batch_size=batch_size,
-            on_step=on_step,
-            **chosen,
-        )
-    picture = images[0] if len(images) == 1 else sheet(images, columns)
-    info = PngInfo()
-    info.add_itxt("vqdiff", json.dumps(record))
-    with atomic_path(output) as path:
-        picture.save(path, format="PNG", pnginfo=info)
+        images = pipe(conditions, on_step=on_step, **options)
+    write_png(images[0] if len(images) == 1 else sheet(images, columns), record, output)
 
 
-def _trace(
-    pipe: Pipeline, record: dict[str, Any], chosen: dict[str, Any], gif: Path | None, confidence: Path | None
-) -> None:
+def _trace(previews: Iterator[Preview], gif: Path | None, confidence: Path | None) -> None:
     from vqdiff.files import atomic_path
     from vqdiff.pictures import heat_map, sheet
 
-    frames = list(pipe.stream(record["prompts"][0], seed=record["seed"], settings=pipe.settings(**chosen)))
+    frames = list(previews)
     if gif is not None:
         images = [frame.image for frame in frames]
         times = [120] * (len(images) - 1) + [2000]
