@@ -1,15 +1,14 @@
-"""``vqdiff data``: build and check sets of pictures with captions."""
+"""``vqdiff data``: build, check and tokenise sets of pictures."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from cyclopts import App, Parameter
 
-app = App(name="data", help="Build and check sets of pictures with captions.")
+app = App(name="data", help="Build, check and tokenise sets of pictures.")
 
 
 @app.command
@@ -35,31 +34,105 @@ def emoji(
     """
     from vqdiff.data.emoji.build import build
     from vqdiff.errors import InputError
+    from vqdiff.progress import track
 
     if workers < 0:
         raise InputError(f"--workers is {workers}: name a number of processes, or 0 for one per CPU")
     cache = cache or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vqdiff"
-    build(output, cache, workers=workers, track=_track)
+    build(output, cache, workers=workers, track=track)
     print(f"Wrote {output}; LICENSES.json and README.md in it say whose drawings these are.")
 
 
 @app.command
-def check(folder: Path) -> None:
-    """Read every picture and caption of a folder and list what training would stumble over.
+def check(
+    data: str,
+    *,
+    image_size: int = 128,
+    output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
+) -> None:
+    """Read every picture and caption of a set and list what training would stumble over.
+
+    Broken pictures and missing captions are listed and end in exit code 2;
+    training itself leaves broken pictures out.
 
     Args:
-        folder: A folder of pictures with captions.
+        data: A folder of pictures, parquet files or tars; or hub:owner/name on the Hugging Face Hub.
+        image_size: The size in pixels you mean to train at: smaller pictures are counted.
+        output: Where the contact sheet goes, a PNG; in the folder's .cache unless given.
     """
-    from vqdiff.data.pictures import check as check_folder
+    from vqdiff.data.check import check as check_data
+    from vqdiff.data.pictures import cache_home
     from vqdiff.errors import InputError
+    from vqdiff.files import atomic_path, check_writable, make_folder
+    from vqdiff.pictures import sheet
 
-    counts, faults = check_folder(folder, _track)
-    for split, count in counts.items():
-        print(f"{split}: {count:,} pictures")
-    for fault in faults:
-        print(fault)
+    if output is None:
+        make_folder(cache_home(data))
+        output = cache_home(data) / "contact-sheet.png"
+    check_writable(output)
+    pictures, faults = [], []
+    for report in check_data(data, pictures):
+        print(*report.summary(image_size), sep="\n")
+        faults += report.faults()
+    if pictures:
+        with atomic_path(output) as path:
+            sheet(pictures, columns=8).save(path)
+        print(f"contact sheet: {output}")
+    print(*faults, sep="\n", end="\n" if faults else "")
     if faults:
-        raise InputError(f"{len(faults)} faults in {folder}, listed above; mend or remove these pictures")
+        raise InputError(f"{len(faults)} faults in {data}, listed above; mend or remove these pictures")
+
+
+@app.command
+def tokens(
+    data: str,
+    *,
+    model: str,
+    output: Annotated[Path, Parameter(name=["--output", "-o"])],
+    flip: bool = False,
+    crops: int = 1,
+    bf16: bool = False,
+    batch_size: int = 64,
+    device: str = "auto",
+) -> None:
+    """Turn the pictures of a set into the tokens of an image tokenizer, once and for all training runs.
+
+    The tokens of each split are written to a folder of its own, together
+    with captions and labels; training takes them in place of the pictures.
+    They know their tokenizer, and training refuses those of another one.
+    An interrupted run goes on where it stopped.
+
+    Args:
+        data: A folder of pictures, parquet files or tars; or hub:owner/name on the Hugging Face Hub.
+        model: A model folder, the folder of an image tokenizer, or the name of a bundled model.
+        output: The folder of the tokens.
+        flip: Also the mirror image of each picture; not for pictures with writing.
+        crops: Squares from each picture: the middle one, and others of 80 to 100 % of its side.
+        bf16: Encode in bfloat16: faster on machines that have it; a few tokens differ.
+        batch_size: Pictures encoded together.
+        device: auto, cpu, cuda or cuda:1.
+    """
+    from vqdiff.data import Views, tokenize
+    from vqdiff.data.sources import split_names
+    from vqdiff.errors import InputError
+    from vqdiff.model import load_component
+    from vqdiff.pipeline import find, pick_device
+
+    if batch_size < 1:
+        raise InputError(f"--batch-size is {batch_size}: at least 1 is needed")
+    folder = find(model)
+    part = folder / "image_tokenizer" if (folder / "model_index.json").exists() else folder
+    tokenizer = load_component(part).to(pick_device(device))
+    views = Views(flip, crops)
+    class_names: tuple[str, ...] = ()
+    for split in split_names(data):
+        made = tokenize(
+            data, split, tokenizer, output, views=views, bf16=bf16, batch_size=batch_size, class_names=class_names
+        )
+        class_names = class_names or made.class_names
+        count, each, length = made.tokens.shape
+        size = made.tokens.nbytes / 1e6
+        print(f"{output / split}: {count:,} pictures, {each} views of {length} tokens, {size:.1f} MB")
 
 
 @app.command
@@ -73,24 +146,10 @@ def text_encoder(folder: Path, *, output: Annotated[Path, Parameter(name=["--out
         output: The new folder, for transformers.
     """
     from vqdiff.data.minilm import fetch_text_encoder
+    from vqdiff.data.rows import captions_of
     from vqdiff.data.sources import find_splits
 
-    captions = {text for read in find_splits(folder).values() for texts in read().captions() for text in texts}
+    rows = (row for read in find_splits(folder).values() for row in read().rows())
+    captions = {text for row in rows for text in captions_of(row.columns)}
     fetch_text_encoder(output, sorted(captions))
     print(f"Wrote {output}.")
-
-
-def _track(items: Iterable[Any], description: str, total: int) -> Iterator[Any]:
-    """Show a bar with the rate and the time left, on stderr."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-    from rich.text import Text
-
-    class Rate(TextColumn):
-        def render(self, task: Any) -> Text:
-            return Text(f"{task.speed or 0:.3g}/s")
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate(""), TimeRemainingColumn())
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        yield from progress.track(items, total, description=description)

@@ -1,7 +1,9 @@
-"""Pictures with captions: any folder of them, and the emoji set that this project builds for itself."""
+"""Pictures and what is said about them, their tokens, and the emoji set that this project builds for itself."""
 
 from __future__ import annotations
 
-from vqdiff.data.pictures import PictureSet, load, sampling_weights
+from vqdiff.data.pictures import PictureSet, load
+from vqdiff.data.rows import Rows, sampling_weights
+from vqdiff.data.tokens import TokenSet, Views, tokenize
 
-__all__ = ["PictureSet", "load", "sampling_weights"]
+__all__ = ["PictureSet", "Rows", "TokenSet", "Views", "load", "sampling_weights", "tokenize"]

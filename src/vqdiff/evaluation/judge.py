@@ -67,13 +67,15 @@ class Judge:
     def _asked(self) -> PictureSet:
         """The rows whose captions are drawn."""
         rows = load(self.trial.data, self.trial.prompts, self.image_size)
+        rows.require_captions()
         count = self.trial.num_pictures or len(rows)
         if count > len(rows):
             raise InputError(f"num_pictures is {count}: {self.trial.prompts} has {len(rows)}")
         chosen = np.linspace(0, len(rows) - 1, count).round().astype(int)
         columns = {name: values[chosen] for name, values in rows.columns.items()}
-        captions = [rows.captions[row] for row in chosen]
-        return PictureSet(rows.pixels[chosen], captions, columns, np.full(count, 1 / count))
+        captions = [rows.captions[int(row)] for row in chosen]
+        weights = np.full(count, 1 / count)
+        return PictureSet(pixels=rows.pixels[chosen], captions=captions, columns=columns, weights=weights)
 
     def pipe(self, cell: Cell) -> Pipeline:
         """The pipeline of a cell's model, loaded once, with another null condition if asked for."""

@@ -1,0 +1,252 @@
+"""Arrays made once from the pictures of a source, memory-mapped ever after.
+
+A cache is a folder with ``array.npy``, ``rows.arrow`` (what is said about each picture) and ``about.json``. It is made
+batch by batch, so memory stays flat, in a folder beside it that takes its place when all is done. A run that was
+stopped goes on from the last batch that was noted. A picture that cannot be read is left out and named in the notes.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from vqdiff.data.rows import Table, join_tables, open_table, to_table, write_table
+from vqdiff.data.sources import Row, Source
+from vqdiff.errors import InputError
+from vqdiff.files import atomic_path, make_folder
+from vqdiff.progress import track
+
+_AHEAD = 2  # batches that are decoded while another is used
+_NOTE_EVERY = 30.0  # seconds of work that an interruption may lose
+
+_UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)  # what Pillow raises
+
+T = TypeVar("T")
+
+
+class PictureError(Exception):
+    """A picture that cannot be read, and why."""
+
+
+@dataclass(frozen=True)
+class Cache:
+    """A finished cache."""
+
+    array: NDArray[Any]
+    table: Table
+    about: dict[str, Any]
+    """What it was made from, as given to `make_cache`."""
+    broken: list[tuple[str, str]]
+    """Pictures that were left out, and why."""
+    class_names: tuple[str, ...]
+
+    def warn(self, where: str) -> None:
+        """Say in one line on stderr which pictures were left out, if any."""
+        if self.broken:
+            names = ", ".join(name for name, _ in self.broken[:3]) + (", …" if len(self.broken) > 3 else "")
+            count = f"{len(self.broken):,} of {len(self.broken) + len(self.array):,} pictures"
+            print(f"warning: {where}: {count} cannot be read and are left out: {names}", file=sys.stderr, flush=True)
+
+
+def open_cache(folder: Path) -> Cache | None:
+    """Map a finished cache into memory; None if there is none."""
+    if not (folder / "about.json").exists():
+        return None
+    notes = json.loads((folder / "about.json").read_text("utf-8"))
+    return Cache(
+        np.load(folder / "array.npy", mmap_mode="r"),
+        open_table(folder / "rows.arrow"),
+        notes["about"],
+        [(name, error) for name, error in notes["broken"]],
+        tuple(notes["class_names"]),
+    )
+
+
+def make_cache(
+    folder: Path,
+    source: Source,
+    about: dict[str, Any],
+    prepare: Callable[[Image.Image, str], NDArray[np.uint8]],
+    work: Callable[[NDArray[np.uint8]], NDArray[Any]],
+    *,
+    batch_size: int,
+    description: str,
+) -> Cache:
+    """The cache in ``folder``: opened if it is there, made if not.
+
+    ``prepare(picture, name)`` makes an array of a decoded picture, in threads; ``work`` makes ``(B, …)`` of a stack of
+    ``batch_size`` of them. ``about`` (plain JSON values) says what the result depends on. One process at a time makes
+    a cache; others wait and then open it.
+
+    Raises InputError where ``folder`` holds a cache, finished or not, that was made from something else, where not
+    one picture can be read, and where the disk is full.
+    """
+    from filelock import FileLock
+
+    make_folder(folder.parent)
+    with FileLock(folder.parent / ".lock"):
+        cache = open_cache(folder)
+        if cache is None:
+            filling = _Filling(folder, source, about)
+            try:
+                done = filling.fill(prepare, work, batch_size)
+                left = None if source.count is None else source.count - filling.read
+                for _ in track(done, description, left):
+                    pass
+                filling.finish()
+            except OSError as error:  # a full disk, a lost connection
+                raise InputError(
+                    f"{folder}: stopped after {filling.read:,} pictures: {error}; run again to go on from there"
+                ) from error
+            cache = open_cache(folder)
+            assert cache is not None  # it has just been made
+    if cache.about != about:
+        raise InputError(_other(folder, cache.about, about))
+    return cache
+
+
+def _other(folder: Path, found: dict[str, Any], wanted: dict[str, Any]) -> str:
+    different = [name for name in {**found, **wanted} if found.get(name) != wanted.get(name)]
+    return f"{folder} was made with another {' and '.join(different)}: remove it or name another folder"
+
+
+class _Filling:
+    """A cache in the making: ``array.npy`` grows, rows are kept in numbered files, ``progress.json`` counts."""
+
+    def __init__(self, folder: Path, source: Source, about: dict[str, Any]) -> None:
+        self.folder, self.source, self.about = folder, source, about
+        self.part = folder.with_name(f"{folder.name}.part")
+        self.read, self.kept, self.files = 0, 0, 0
+        self.broken: list[tuple[str, str]] = []
+        self.names: list[str] = []
+        self.said: list[dict[str, Any]] = []
+        self.shape: list[int] = []
+        self.dtype = ""
+        if (self.part / "progress.json").exists():
+            notes = json.loads((self.part / "progress.json").read_text("utf-8"))
+            if notes.pop("about") != about:
+                raise InputError(f"{self.part} is unfinished and was made from something else: remove it")
+            vars(self).update(notes)
+        else:
+            shutil.rmtree(self.part, ignore_errors=True)
+            self.part.mkdir()
+
+    def fill(
+        self,
+        prepare: Callable[[Image.Image, str], NDArray[np.uint8]],
+        work: Callable[[NDArray[np.uint8]], NDArray[Any]],
+        batch_size: int,
+    ) -> Iterator[str]:
+        """Do the work that is left; yields the name of each picture that is done."""
+        noted = time.monotonic()
+        with (self.part / "array.npy").open("r+b" if self.kept else "w+b") as file:
+            if self.kept:
+                file.truncate(self._header(file) + self.kept * self._row_bytes())
+                file.seek(0, io.SEEK_END)
+            rows = islice(self.source.rows(), self.read, None)
+            for batch in ahead(rows, lambda row: prepare(decode(row.picture()), row.name), batch_size):
+                good = [(row, array) for row, array in batch if not isinstance(array, PictureError)]
+                if good:
+                    made = work(np.stack([array for _, array in good]))
+                    if not self.dtype:
+                        self.shape, self.dtype = list(made.shape[1:]), made.dtype.str
+                        self._header(file)
+                    file.write(np.ascontiguousarray(made).data)
+                    self.kept += len(made)
+                    self.names += [row.name for row, _ in good]
+                    self.said += [row.columns for row, _ in good]
+                self.broken += [(row.name, str(array)) for row, array in batch if isinstance(array, PictureError)]
+                self.read += len(batch)
+                if time.monotonic() - noted > _NOTE_EVERY:
+                    file.flush()
+                    self._note()
+                    noted = time.monotonic()
+                yield from (row.name for row, _ in batch)
+            if self.kept:
+                self._header(file)
+        self._note()
+
+    def finish(self) -> None:
+        """Put the cache in its place."""
+        if not self.kept:
+            shutil.rmtree(self.part)
+            what = f"{self.broken[0][0]}: {self.broken[0][1]}" if self.broken else "there are none"
+            raise InputError(f"{self.folder.name}: not one picture can be read; {what}")
+        files = [self.part / f"rows-{number}.arrow" for number in range(self.files)]
+        write_table(join_tables([open_table(file) for file in files]), self.part / "rows.arrow")
+        notes = {"about": self.about, "broken": self.broken, "class_names": self.source.class_names}
+        (self.part / "about.json").write_text(json.dumps(notes, indent=2), "utf-8")
+        for file in [*files, self.part / "progress.json"]:
+            file.unlink()
+        self.part.rename(self.folder)
+
+    def _note(self) -> None:
+        """Write down how far the work is, so that it can go on from here."""
+        if self.names:
+            table = to_table(self.names, self.said, self.source.class_names)
+            write_table(table, self.part / f"rows-{self.files}.arrow")
+            self.files += 1
+            self.names, self.said = [], []
+        names = ("about", "read", "kept", "files", "broken", "shape", "dtype")
+        with atomic_path(self.part / "progress.json") as path:
+            path.write_text(json.dumps({name: getattr(self, name) for name in names}), "utf-8")
+
+    def _row_bytes(self) -> int:
+        return int(np.prod(self.shape)) * np.dtype(self.dtype).itemsize
+
+    def _header(self, file: Any) -> int:
+        """Write the header for as many rows as there are now (NumPy leaves room for it to grow); returns its length."""
+        file.seek(0)
+        header = {"descr": self.dtype, "fortran_order": False, "shape": (self.kept, *self.shape)}
+        np.lib.format.write_array_header_1_0(file, header)
+        return file.tell()
+
+
+def ahead(
+    rows: Iterator[Row], work: Callable[[Row], T], batch_size: int
+) -> Iterator[list[tuple[Row, T | PictureError]]]:
+    """Batches of rows with what ``work`` made of each, or why its picture cannot be read.
+
+    Threads work on the next batches (reading and decoding pictures leaves the interpreter free) while one is used.
+    """
+
+    def one(row: Row) -> T | PictureError:
+        try:
+            return work(row)
+        except _UNREADABLE as error:
+            return PictureError(error)
+
+    with ThreadPoolExecutor() as pool:
+        waiting = deque()
+        while batch := list(islice(rows, batch_size)):
+            waiting.append((batch, pool.map(one, batch)))
+            if len(waiting) > _AHEAD:
+                yield list(zip(*waiting.popleft(), strict=True))
+        while waiting:
+            yield list(zip(*waiting.popleft(), strict=True))
+
+
+def decode(content: bytes) -> Image.Image:
+    """A picture file as RGB, upright and on white."""
+    try:
+        image = ImageOps.exif_transpose(Image.open(io.BytesIO(content)))
+    except UnidentifiedImageError as error:
+        raise ValueError("it is no picture of a known kind" if content else "it is empty") from error
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    image = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")

@@ -1,0 +1,114 @@
+"""A look at a set before training: how many pictures there are, how large, what is broken, missing or there twice."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from PIL import Image
+
+from vqdiff.data.cache import PictureError, ahead, decode
+from vqdiff.data.pictures import square
+from vqdiff.data.rows import CAPTION_COLUMNS, captions_of, label_of
+from vqdiff.data.sources import Row, find_splits
+from vqdiff.progress import track
+
+_BATCH = 64
+_SHOWN = 48  # pictures on the contact sheet
+_THUMBNAIL = 96
+
+
+@dataclass
+class SplitReport:
+    """What was found in one split."""
+
+    name: str
+    names: list[str] = field(default_factory=list)
+    sizes: list[tuple[int, int]] = field(default_factory=list)
+    """Width and height of each picture that can be read."""
+    captions: list[list[str]] = field(default_factory=list)
+    labels: Counter[int | str] = field(default_factory=Counter)
+    broken: list[str] = field(default_factory=list)
+    wordless: list[str] = field(default_factory=list)
+    """Pictures without a caption."""
+    repeated: list[str] = field(default_factory=list)
+    """Pictures whose file is, byte for byte, that of another."""
+
+    def faults(self) -> list[str]:
+        """A line for each fault; captions are missed only where other pictures have one."""
+        return [f"{self.name}: {line}" for line in [*self.broken, *(self.wordless if any(self.captions) else ())]]
+
+    def summary(self, image_size: int) -> Iterator[str]:
+        """What there is, in a few lines."""
+        yield f"{self.name}: {len(self.names):,} pictures"
+        if self.sizes:
+            order = sorted(self.sizes, key=lambda size: (min(size), max(size)))
+            few, half, many = (f"{width} × {height}" for width, height in (order[0], order[len(order) // 2], order[-1]))
+            small = sum(min(size) < image_size for size in order)
+            yield f"  sizes: {few} to {many}, median {half}; {small:,} ({small / len(order):.0%}) below {image_size}"
+        yield f"  captions: {self._about_captions()}"
+        if self.labels:
+            counts = self.labels.values()
+            yield f"  classes: {len(counts):,}, of {min(counts):,} to {max(counts):,} pictures"
+        if self.repeated:
+            more = ", …" if len(self.repeated) > 3 else ""
+            yield f"  there twice: {len(self.repeated):,} pictures: {', '.join(self.repeated[:3])}{more}"
+
+    def _about_captions(self) -> str:
+        counts = Counter(text for texts in self.captions for text in set(texts))
+        if not counts:
+            return "none; fit for a model that needs none"
+        total, (text, times) = sum(map(len, self.captions)), counts.most_common(1)[0]
+        frequent = f'; "{text}" stands at {times:,} pictures' if times > 1 else ""
+        return f"{total:,}, of which {len(counts):,} differ{frequent}"
+
+
+def check(data: str | Path, sheet: list[Image.Image]) -> Iterator[SplitReport]:
+    """Read every picture and caption of a set, split by split; ``sheet`` receives pictures for a contact sheet."""
+    seen = dict[bytes, str]()
+    choice = random.Random(0)
+    looked = 0
+    for name, read in find_splits(data).items():
+        report = SplitReport(name)
+        source = read()
+        rows = (found for batch in ahead(source.rows(), _look, _BATCH) for found in batch)
+        for row, look in track(rows, f"Checking {name}", source.count):
+            report.names.append(row.name)
+            report.captions.append(captions_of(row.columns))
+            if not report.captions[-1]:
+                report.wordless.append(f"{row.name} {_no_caption(row.columns)}")
+            if (label := label_of(row.columns)) is not None:
+                report.labels[label] += 1
+            if isinstance(look, PictureError):
+                report.broken.append(f"{row.name} cannot be read: {look}")
+                continue
+            report.sizes.append(look.size)
+            if (other := seen.setdefault(look.digest, f"{row.name} of {name}")) != f"{row.name} of {name}":
+                report.repeated.append(f"{row.name} ({other})")
+            looked += 1
+            if len(sheet) < _SHOWN:
+                sheet.append(look.thumbnail)
+            elif (place := choice.randrange(looked)) < _SHOWN:  # every picture is shown with the same probability
+                sheet[place] = look.thumbnail
+        yield report
+
+
+def _no_caption(columns: Mapping[str, Any]) -> str:
+    return "has an empty caption" if columns.keys() & set(CAPTION_COLUMNS) else "has no caption"
+
+
+class _Look(NamedTuple):
+    size: tuple[int, int]
+    digest: bytes
+    thumbnail: Image.Image
+
+
+def _look(row: Row) -> _Look:
+    content = row.picture()
+    picture = decode(content)
+    return _Look(picture.size, hashlib.sha1(content).digest(), square(picture, _THUMBNAIL))
