@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
-from cyclopts import Parameter
+from vqdiff.cli.options import Output
 
 
 def convert(
     source: str,
     *,
-    output: Annotated[Path, Parameter(name=["--output", "-o"])],
+    output: Output,
     to: Literal["vqdiff", "diffusers"] = "vqdiff",
     image_tokenizer: Path | None = None,
     code_map: Path | None = None,

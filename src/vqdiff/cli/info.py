@@ -2,42 +2,106 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from cyclopts import Parameter
+from vqdiff.cli.options import Json
+
+if TYPE_CHECKING:
+    from vqdiff.model import Model
 
 
-def info(model: str = "emoji", *, json_output: Annotated[bool, Parameter(name="--json", negative="")] = False) -> None:
-    """Say what a model is: parts, sizes, licences, measured quality.
+def info(
+    model: str = "emoji",
+    *,
+    image_tokenizer: Path | None = None,
+    json_output: Json = False,
+) -> None:
+    """Say what a model is: kind, parts and where they came from, sizes, schedule, licences, measured quality.
 
     Parameters
     ----------
     model
-        A bundled model's name, a model folder, or an original checkpoint (.pth).
+        A bundled model's name, a model folder, a diffusers folder, an original checkpoint or codec (.pth), or a Hub id.
+    image_tokenizer
+        The image codec's file, where a checkpoint does not hold it.
     json_output
         Print JSON.
     """
-    import dataclasses
     import json
 
-    from vqdiff.checkpoints import read_model
+    from vqdiff.checkpoints import kind_of, read
+    from vqdiff.model import Model
     from vqdiff.pipeline import find
 
-    parts = read_model(find(model), {}, shapes_only=True)  # nothing but names and shapes
-    networks = {"denoiser": parts.denoiser, "image_tokenizer": parts.image_tokenizer}
-    if parts.text_encoder is not None:
-        networks["text_encoder"] = parts.text_encoder.model
-    record = {
-        **dataclasses.asdict(parts.card),
-        "hash": parts.fingerprint,
-        "tokens": parts.num_tokens,
-        "codes": parts.schedule.num_codes,
-        "diffusion_steps": parts.schedule.num_steps,
-        "parameters": {name: sum(p.numel() for p in part.parameters()) for name, part in networks.items()},
-        "default_settings": dataclasses.asdict(parts.sampling),
-    }
+    path = find(model)
+    parts = read(path, {"image_tokenizer": image_tokenizer}, shapes_only=True)  # nothing but names and shapes
+    if isinstance(parts, Model):
+        record = {"kind": kind_of(path), **_describe(parts)}
+    else:
+        record = {"kind": "image tokenizer", **_describe_tokenizer(parts), "parameters": _count(parts)}
     if json_output:
         print(json.dumps(record, ensure_ascii=False))
         return
     for key, value in record.items():
-        print(f"{key}: " + (", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)))
+        if isinstance(value, dict):
+            value = ", ".join(f"{k} {v}" for k, v in value.items())
+        if isinstance(value, tuple):
+            value = "; ".join(value)
+        if value not in ("", None):
+            print(f"{key}: {value}")
+
+
+def _describe(model: Model) -> dict[str, Any]:
+    import dataclasses
+
+    networks = {"denoiser": model.denoiser, "image_tokenizer": model.image_tokenizer}
+    if model.text_encoder is not None:
+        networks["text_encoder"] = model.text_encoder.model
+    return {
+        **dataclasses.asdict(model.card),
+        "hash": None if model.fingerprint == "unsaved" else model.fingerprint,
+        "denoiser": f"{type(model.denoiser).__name__}, {_sizes(model.denoiser.config)}",
+        "condition": _condition(model),
+        "null": _null(model),
+        "tokens": model.num_tokens,
+        "codes": model.schedule.num_codes,
+        "diffusion_steps": model.schedule.num_steps,
+        "schedule": {key: value for key, value in model.schedule.to_config().items() if key.endswith("_bar")},
+        **_describe_tokenizer(model.image_tokenizer),
+        "parameters": {name: _count(part) for name, part in networks.items()},
+        "default_settings": dataclasses.asdict(model.sampling),
+    }
+
+
+def _describe_tokenizer(codec: Any) -> dict[str, Any]:
+    from vqdiff.image_tokenizers import AbsentTokenizer
+
+    if isinstance(codec, AbsentTokenizer):
+        return {"image_tokenizer": f"missing: load the model with {codec.config.file}"}
+    size, grid, codes = codec.config.image_size, codec.grid_size, f"{codec.num_codes} codes"
+    if (whole := getattr(codec.config, "codebook_size", codec.num_codes)) > codec.num_codes:
+        codes += f" that stand for {whole}"
+    return {"image_tokenizer": f"{type(codec).__name__}, {size} × {size} pixels ↔ {grid} × {grid} tokens, {codes}"}
+
+
+def _condition(model: Model) -> str:
+    if (encoder := model.text_encoder) is not None:
+        return f"text, {encoder.max_tokens} × {encoder.width} features of {type(encoder.model).__name__}"
+    return f"labels 0 to {model.num_classes - 1}" if model.num_classes is not None else "none"
+
+
+def _null(model: Model) -> str | None:
+    if model.null_condition is not None:
+        return model.null_condition.config.kind
+    if model.num_classes is None:
+        return None
+    return "mean of the classes" if getattr(model.denoiser.config, "null_class", None) is False else "learned class"
+
+
+def _sizes(config: Any) -> str:
+    return f"{config.depth} layers, width {config.width}, {config.heads} heads"
+
+
+def _count(module: Any) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())

@@ -1,0 +1,113 @@
+"""``vqdiff info`` on everything that can be loaded; it reads no weights."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import struct
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from golden_cases import GOLDEN
+from vqdiff.checkpoints.diffusers import DENOISER_NAMES
+from vqdiff.checkpoints.reading import scatter
+from vqdiff.cli import main
+from vqdiff.denoisers.classic import ClassicConfig, ClassicDenoiser
+
+
+def info(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> dict[str, Any]:
+    main(["info", *map(str, arguments), "--json"])
+    return json.loads(capsys.readouterr().out)
+
+
+def test_the_bundled_model(capsys: pytest.CaptureFixture[str]) -> None:
+    record = info(capsys)
+    assert (record["kind"], record["null"], record["condition"][:4]) == ("model folder", "learnable", "text")
+    assert record["parameters"]["denoiser"] > 1e6
+    assert len(record["hash"]) == 12
+    assert record["licenses"]
+
+
+@pytest.mark.parametrize(
+    ("file", "condition", "null", "codec"),
+    [
+        ("text_learnable_null", "text, 77 × 64 features of CLIPTextModel", "learnable", "VQGAN, 16 × 16 pixels"),
+        ("text_base", "text, 77 × 64 features of CLIPTextModel", "empty", "missing: load the model with"),
+        ("class_1001", "labels 0 to 999", "learned class", "missing: load the model with code_map="),
+        ("unconditional", "none", None, "missing: load the model with"),
+    ],
+)
+def test_checkpoints(file: str, condition: str, null: str, codec: str, capsys: pytest.CaptureFixture[str]) -> None:
+    record = info(capsys, GOLDEN / "checkpoints" / f"{file}.pth")
+    assert (record["kind"], record["condition"], record["null"]) == ("checkpoint", condition, null)
+    assert record["image_tokenizer"].startswith(codec)
+    assert record["origin"]["denoiser"] == f"{file}.pth: ema"
+    assert record["schedule"] == {"alpha_bar": [0.99999, 9e-6], "gamma_bar": [9e-6, 0.99999]}
+
+
+def test_a_codec_in_another_file(capsys: pytest.CaptureFixture[str]) -> None:
+    codec = GOLDEN / "codecs" / "openimages_like_gumbel.pth"
+    record = info(capsys, GOLDEN / "checkpoints" / "text_base.pth", "--image-tokenizer", codec)
+    assert record["image_tokenizer"] == "VQGAN, 16 × 16 pixels ↔ 8 × 8 tokens, 22 codes that stand for 50"
+    assert record["origin"]["image_tokenizer"] == "openimages_like_gumbel.pth"
+
+
+def test_a_codec_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    record = info(capsys, GOLDEN / "codecs" / "ffhq_like_vqgan.pth")
+    assert record["kind"] == "image tokenizer"
+    assert record["image_tokenizer"].endswith("30 codes")
+
+
+def test_a_diffusers_folder(capsys: pytest.CaptureFixture[str]) -> None:
+    record = info(capsys, GOLDEN / "diffusers" / "pipeline")
+    assert (record["kind"], record["null"], record["tokens"], record["codes"]) == (
+        "diffusers folder",
+        "learnable",
+        36,
+        18,
+    )
+    assert record["origin"]["denoiser"] == "transformer/diffusion_pytorch_model.safetensors"
+
+
+def test_lines_for_people(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["info", str(GOLDEN / "checkpoints" / "text_learnable_null.pth")])
+    lines = dict(line.split(": ", 1) for line in capsys.readouterr().out.splitlines())
+    assert lines["denoiser"] == "ClassicDenoiser, 2 layers, width 16, 2 heads"
+    assert "attn2.mask" in lines["notes"]
+    assert "hash" not in lines  # there is none of a file of theirs
+
+
+def test_a_folder_of_full_size_is_not_read(tmp_path: Path) -> None:
+    """Weights as large as ITHQ's, a header before 5 GB of holes: reading them would show in the memory."""
+    folder = Path(shutil.copytree(GOLDEN / "diffusers" / "pipeline", tmp_path / "large"))
+    with torch.device("meta"):
+        denoiser = ClassicDenoiser(
+            ClassicConfig(18, 100, 6, 1408, 36, 16, text_width=32, position_rows=6, position_columns=6)
+        )
+    header, end = {}, 0
+    for name, value in scatter(denoiser, DENOISER_NAMES).items():
+        header[name] = {"dtype": "F32", "shape": list(value.shape), "data_offsets": [end, end + 4 * value.numel()]}
+        end += 4 * value.numel()
+    config = json.loads((folder / "transformer" / "config.json").read_text())
+    config |= {"num_attention_heads": 16, "attention_head_dim": 88, "num_layers": 36}
+    (folder / "transformer" / "config.json").write_text(json.dumps(config))
+    content = json.dumps(header).encode()
+    with (folder / "transformer" / "diffusion_pytorch_model.safetensors").open("wb") as file:
+        file.write(struct.pack("<Q", len(content)) + content)
+        file.truncate(8 + len(content) + end)
+    assert end > 5e9
+    code = f"""
+import resource
+from vqdiff.cli import main
+main(["info", {str(folder)!r}, "--json"])
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+"""
+    out = subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.PIPE, text=True).stdout
+    record, megabytes = out.splitlines()
+    assert json.loads(record)["parameters"]["denoiser"] == end // 4
+    assert int(megabytes) < 1500
