@@ -5,12 +5,19 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from vqdiff.pictures import grid, heat_map, to_images, to_pixels
+from vqdiff.pictures import batches, grid, heat_map, to_images, to_pixels
 
 
 def test_eight_bits_survive_the_round_trip() -> None:
     picture = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1).repeat(3, 3)
     assert np.array_equal(np.asarray(to_images(to_pixels(picture))[0]), picture[0])
+
+
+def test_batches_are_all_pictures_in_order() -> None:
+    pictures = np.arange(5, dtype=np.uint8).repeat(12).reshape(5, 2, 2, 3)
+    found = list(batches(pictures, 2))
+    assert [len(batch) for batch in found] == [2, 2, 1]
+    assert torch.equal(torch.cat(found), to_pixels(pictures))
 
 
 def test_values_are_rounded_not_truncated() -> None:

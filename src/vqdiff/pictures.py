@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,11 @@ from vqdiff.shapes import Float
 def to_pixels(pictures: NDArray[np.uint8]) -> Float[Tensor, "B 3 H W"]:
     """uint8 ``(B, H, W, 3)`` → floats in [0, 1], ``(B, 3, H, W)`` in channels-last memory."""
     return torch.from_numpy(np.array(pictures)).permute(0, 3, 1, 2).float() / 255
+
+
+def batches(pictures: NDArray[np.uint8], size: int = 64) -> Iterator[Float[Tensor, "B 3 H W"]]:
+    """8-bit pictures ``(N, H, W, 3)`` as pixels, ``size`` at a time."""
+    return (to_pixels(pictures[start : start + size]) for start in range(0, len(pictures), size))
 
 
 def to_images(pixels: Float[Tensor, "B 3 H W"]) -> list[Image.Image]:

@@ -24,10 +24,11 @@ from vqdiff.data import PictureSet, load
 from vqdiff.errors import InputError
 from vqdiff.evaluation.drawing import draw, only_main_process, processes
 from vqdiff.evaluation.protocol import Measurement, Result, Subject
-from vqdiff.evaluation.scoring import Scoring, batches
+from vqdiff.evaluation.scoring import Scoring
 from vqdiff.evaluation.trial import Cell, Null, Trial
 from vqdiff.image_tokenizers import code_use
 from vqdiff.metrics import Estimate, psnr, structural_similarity, summary
+from vqdiff.pictures import batches
 from vqdiff.pipeline import Pipeline
 from vqdiff.pipeline import load as load_pipeline
 from vqdiff.sampling import get_sampler

@@ -20,7 +20,7 @@ from vqdiff.features import EfficientNetLite0, Views, file_hash
 from vqdiff.files import atomic_path
 from vqdiff.metrics import retrieved
 from vqdiff.model import save_component
-from vqdiff.pictures import to_pixels
+from vqdiff.pictures import batches
 from vqdiff.text import TextEncoder
 
 
@@ -68,8 +68,8 @@ class FeatureSet:
         """Compute the features of a split."""
         texts = sorted({text for row in pictures.captions for text in row})
         number = {text: index for index, text in enumerate(texts)}
-        batches = (pictures.pixels[start : start + 64] for start in range(0, len(pictures), 64))
-        views = [network(to_pixels(batch)) for batch in batches]
+        pictures.require_captions()
+        views = [network(pixels) for pixels in batches(pictures.pixels)]
         return cls(
             pictures,
             Views(*(torch.cat(parts) for parts in zip(*views, strict=True))),

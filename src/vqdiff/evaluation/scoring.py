@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,7 +24,7 @@ from vqdiff.metrics import (
     text_score,
 )
 from vqdiff.model import fingerprint
-from vqdiff.pictures import to_pixels
+from vqdiff.pictures import batches
 
 _FEWEST = 10
 """Pictures: below, neighbourhoods and splits make no sense."""
@@ -132,8 +131,3 @@ class Scoring:
 
 def _views(features: dict[str, Tensor]) -> Views:
     return Views(features["final"], features["middle"])
-
-
-def batches(pictures: Any, size: int = 64) -> Iterator[Tensor]:
-    """8-bit pictures as pixels in [0, 1]."""
-    return (to_pixels(pictures[start : start + size]) for start in range(0, len(pictures), size))
