@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -35,18 +36,20 @@ def test_check_counts_and_shows(tmp_path, capsys):
     main(["data", "check", str(folder), "--image-size", "16"])
     out = capsys.readouterr().out
     assert "train: 9 pictures\n  sizes: 16 × 16 to 16 × 16, median 16 × 16; 0 (0%) below 16\n" in out
+    assert re.search(r"  denoiser: [\d.]+ ms a picture, 0:00:\d\d an epoch of 9 pictures\n", out)
     assert f"contact sheet: {folder / '.cache' / 'contact-sheet.png'}" in out
     with Image.open(folder / ".cache" / "contact-sheet.png") as sheet:
         assert sheet.size == (8 * 100 + 4, 2 * 100 + 4)
-    main(["data", "check", str(folder), "-o", str(tmp_path / "sheet.png")])
+    main(["data", "check", str(folder), "--no-time", "-o", str(tmp_path / "sheet.png")])
     assert (tmp_path / "sheet.png").exists()
+    assert "training on" not in capsys.readouterr().out
 
 
 def test_check_names_the_faults_and_exits_with_2(tmp_path, capsys):
     folder = with_metadata(tmp_path / "set", [*numbered(3), {"file_name": "bare.png"}])
     (folder / "01.png").write_bytes(b"broken")
     with pytest.raises(SystemExit) as stop:
-        main(["data", "check", str(folder)])
+        main(["data", "check", str(folder), "--no-time"])
     assert stop.value.code == 2
     out, err = capsys.readouterr()
     assert "train: 01.png cannot be read: it is no picture of a known kind\ntrain: bare.png has no caption\n" in out
@@ -57,6 +60,7 @@ def test_check_of_what_cannot_be_opened(tmp_path, capsys):
     (tmp_path / "train-00000-of-00001.parquet").write_bytes(b"not parquet")
     assert "cannot read the parquet files" in fails(["check", str(tmp_path)], capsys)
     assert "no folder" in fails(["check", str(tmp_path / "missing")], capsys)
+    assert "--image-size is 0" in fails(["check", str(tmp_path), "--image-size", "0"], capsys)
     with_metadata(tmp_path / "set", numbered(1))
     assert "cannot write" in fails(["check", str(tmp_path / "set"), "-o", str(tmp_path / "no" / "sheet.png")], capsys)
 

@@ -49,8 +49,10 @@ def check(
     *,
     image_size: int = 128,
     output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
+    time: bool = True,
+    device: str = "auto",
 ) -> None:
-    """Read every picture and caption of a set and list what training would stumble over.
+    """Read every picture and caption of a set: what there is, what training would cost and stumble over.
 
     Broken pictures and missing captions are listed and end in exit code 2;
     training itself leaves broken pictures out.
@@ -59,6 +61,8 @@ def check(
         data: A folder of pictures, parquet files or tars; or hub:owner/name on the Hugging Face Hub.
         image_size: The size in pixels you mean to train at: smaller pictures are counted.
         output: Where the contact sheet goes, a PNG; in the folder's .cache unless given.
+        time: Time the default networks on this machine, which takes seconds, to say what an epoch costs.
+        device: Where to time them: auto, cpu, cuda or cuda:1.
     """
     from vqdiff.data.check import check as check_data
     from vqdiff.data.pictures import cache_home
@@ -70,10 +74,15 @@ def check(
         make_folder(cache_home(data))
         output = cache_home(data) / "contact-sheet.png"
     check_writable(output)
-    pictures, faults = [], []
+    if image_size < 1:
+        raise InputError(f"--image-size is {image_size}: name a number of pixels")
+    pictures, faults, train = [], [], 0
     for report in check_data(data, pictures):
         print(*report.summary(image_size), sep="\n")
         faults += report.faults()
+        train += len(report.sizes) if report.name == "train" else 0
+    if time and train:
+        _print_cost(train, image_size, device)
     if pictures:
         with atomic_path(output) as path:
             sheet(pictures, columns=8).save(path)
@@ -81,6 +90,19 @@ def check(
     print(*faults, sep="\n", end="\n" if faults else "")
     if faults:
         raise InputError(f"{len(faults)} faults in {data}, listed above; mend or remove these pictures")
+
+
+def _print_cost(pictures: int, image_size: int, device: str) -> None:
+    from datetime import timedelta
+
+    from vqdiff.pipeline import pick_device
+    from vqdiff.training.cost import measure_cost
+
+    where = pick_device(device)
+    print(f"training on {where} at {image_size} pixels with the default networks, in bfloat16:")
+    for stage, seconds in vars(measure_cost(image_size, where)).items():
+        epoch = timedelta(seconds=round(pictures * seconds))
+        print(f"  {stage}: {1000 * seconds:.3g} ms a picture, {epoch} an epoch of {pictures:,} pictures")
 
 
 @app.command
