@@ -70,10 +70,11 @@ class Canvas:
         positions, the run begins at this part of `start`, the time at which so much of an image is noise. An image to
         be redrawn whole from T is the one that its seed gives without a canvas.
         """
-        t = torch.tensor([schedule.num_steps] * len(seeds) if start is None else list(start))
+        start = [schedule.num_steps] * len(seeds) if start is None else start
+        t = torch.tensor(start)
         noise = sampler.noise(schedule, x0, t, uniforms(_as_int64(seeds), 0, x0.shape[1], 1)[0])
         if redraw is None:
-            return cls(noise, start=[int(time) for time in t])
+            return cls(noise, start=start)
         begin = (t * redraw.double().mean(1)).ceil()
         return cls(torch.where(redraw, noise, x0), ~redraw, [int(time) for time in begin])
 
@@ -137,7 +138,10 @@ class Batch:
         masked = (canvas.tokens == schedule.num_codes).sum(1)
         begin = masked_step(schedule, masked / num_tokens) if canvas.start is None else torch.tensor(canvas.start)
         plan = sampler.plan(Task(schedule, num_tokens, torch.tensor([row.steps for row in rows]), begin, masked))
-        scales = [Guidance.of(row.guidance).at(t, schedule.num_steps) for row, t in zip(rows, plan.t, strict=True)]
+        scales = torch.ones(plan.t.shape)
+        for guidance in {row.guidance for row in rows}:
+            same = torch.tensor([row.guidance == guidance for row in rows])
+            scales[same] = Guidance.of(guidance).at(plan.t[same], schedule.num_steps)
         known = torch.zeros_like(canvas.tokens, dtype=torch.bool) if canvas.known is None else canvas.known
         return cls(
             schedule,
@@ -147,7 +151,7 @@ class Batch:
             _as_int64(seeds),
             torch.zeros(len(rows), dtype=torch.int64),
             plan,
-            torch.stack(scales),
+            scales,
             *torch.tensor([(row.truncation, row.prior_scale) for row in rows]).T,
         )
 

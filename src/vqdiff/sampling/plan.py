@@ -13,7 +13,6 @@ from itertools import accumulate, pairwise
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.nn.utils.rnn import pad_sequence
 
 from vqdiff.diffusion import Schedule
 from vqdiff.shapes import Float, Int
@@ -190,9 +189,7 @@ def reference_reveal_plan(task: Task, reveals: Sequence[int], most: int | None =
             left -= count
             calls.append((t, t if left else t - 1, count))
     calls.append((1, 0, task.num_tokens))
-    table = torch.tensor(calls)
-    ended = torch.zeros(1, 3, dtype=torch.int64)  # for an image that has nothing to do
-    rows = [torch.cat([table[table[:, 0] <= start], ended]) for start in task.start]
-    t, s, reveal = pad_sequence(rows, batch_first=True).unbind(-1)
-    longest = max(1, int((t > 0).sum(1).max()))
-    return Plan(t[:, :longest], s[:, :longest], reveal[:, :longest])
+    table = F.pad(torch.tensor(calls), (0, 0, 0, 1))  # and a row of zeros: nothing to do
+    skipped = (torch.tensor(calls)[:, 0] > task.start[:, None]).sum(1)
+    columns = skipped[:, None] + torch.arange(max(1, len(calls) - int(skipped.min())))
+    return Plan(*table[columns.clamp(max=len(calls))].unbind(-1))
