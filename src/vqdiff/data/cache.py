@@ -190,9 +190,9 @@ class _Filling:
         write_table(join_tables([open_table(file) for file in files]), self.part / "rows.arrow")
         notes = {"about": self.about, "broken": self.broken, "class_names": self.source.class_names}
         (self.part / "about.json").write_text(json.dumps(notes, indent=2), "utf-8")
-        for file in [*files, self.part / "progress.json"]:
-            file.unlink()
         self.part.rename(self.folder)
+        for name in (*(file.name for file in files), "progress.json"):  # needed until the very last moment
+            (self.folder / name).unlink()
 
     def _note(self) -> None:
         """Write down how far the work is, so that it can go on from here."""

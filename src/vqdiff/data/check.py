@@ -28,10 +28,11 @@ class SplitReport:
     """What was found in one split."""
 
     name: str
-    names: list[str] = field(default_factory=list)
+    pictures: int = 0
     sizes: list[tuple[int, int]] = field(default_factory=list)
     """Width and height of each picture that can be read."""
-    captions: list[list[str]] = field(default_factory=list)
+    captions: Counter[str] = field(default_factory=Counter)
+    """How many pictures have each."""
     labels: Counter[int | str] = field(default_factory=Counter)
     broken: list[str] = field(default_factory=list)
     wordless: list[str] = field(default_factory=list)
@@ -41,11 +42,11 @@ class SplitReport:
 
     def faults(self) -> list[str]:
         """A line for each fault; captions are missed only where other pictures have one."""
-        return [f"{self.name}: {line}" for line in [*self.broken, *(self.wordless if any(self.captions) else ())]]
+        return [f"{self.name}: {line}" for line in [*self.broken, *(self.wordless if self.captions else ())]]
 
     def summary(self, image_size: int) -> Iterator[str]:
         """What there is, in a few lines."""
-        yield f"{self.name}: {len(self.names):,} pictures"
+        yield f"{self.name}: {self.pictures:,} pictures"
         if self.sizes:
             order = sorted(self.sizes, key=lambda size: (min(size), max(size)))
             few, half, many = (f"{width} × {height}" for width, height in (order[0], order[len(order) // 2], order[-1]))
@@ -60,12 +61,11 @@ class SplitReport:
             yield f"  there twice: {len(self.repeated):,} pictures: {', '.join(self.repeated[:3])}{more}"
 
     def _about_captions(self) -> str:
-        counts = Counter(text for texts in self.captions for text in set(texts))
-        if not counts:
+        if not self.captions:
             return "none; fit for a model that needs none"
-        total, (text, times) = sum(map(len, self.captions)), counts.most_common(1)[0]
+        text, times = self.captions.most_common(1)[0]
         frequent = f'; "{text}" stands at {times:,} pictures' if times > 1 else ""
-        return f"{total:,}, of which {len(counts):,} differ{frequent}"
+        return f"{self.captions.total():,}, of which {len(self.captions):,} differ{frequent}"
 
 
 def check(data: str | Path, sheet: list[Image.Image]) -> Iterator[SplitReport]:
@@ -78,9 +78,10 @@ def check(data: str | Path, sheet: list[Image.Image]) -> Iterator[SplitReport]:
         source = read()
         rows = (found for batch in ahead(source.rows(), _look, _BATCH) for found in batch)
         for row, look in track(rows, f"Checking {name}", source.count):
-            report.names.append(row.name)
-            report.captions.append(captions_of(row.columns))
-            if not report.captions[-1]:
+            report.pictures += 1
+            captions = captions_of(row.columns)
+            report.captions.update(set(captions))
+            if not captions:
                 report.wordless.append(f"{row.name} {_no_caption(row.columns)}")
             if (label := label_of(row.columns)) is not None:
                 report.labels[label] += 1
