@@ -68,6 +68,9 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
     if is_dataclass(kind) and isinstance(value, Mapping):
         return build(typing.cast("type[Any]", kind), value, where)
     if origin in (Union, types.UnionType):
+        sections = [option for option in arguments if is_dataclass(option)]
+        if len(sections) == 1 and isinstance(value, Mapping):
+            return _convert(sections[0], value, where)
         for option in arguments:
             try:
                 return _convert(option, value, where)

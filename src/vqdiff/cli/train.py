@@ -12,7 +12,7 @@ app = App(name="train", help="Train an image tokenizer, a diffusion model, or a 
 
 
 @app.command
-def tokenizer(config: Path, *, set: Changes = (), resume: bool = False) -> None:
+def tokenizer(config: Path, *, set: Changes = (), resume: bool = False, sanity: bool = False) -> None:
     """Train an image tokenizer.
 
     Parameters
@@ -23,15 +23,17 @@ def tokenizer(config: Path, *, set: Changes = (), resume: bool = False) -> None:
         Change a value of it, e.g. --set run.steps=100. May be repeated.
     resume
         Go on from the last checkpoint.
+    sanity
+        Write nothing; only see whether a single batch can be learnt.
     """
     from vqdiff.config import read_config
     from vqdiff.training.tokenizer import TokenizerTraining, train_tokenizer
 
-    train_tokenizer(read_config(TokenizerTraining, config, set), resume=resume)
+    train_tokenizer(read_config(TokenizerTraining, config, set), resume=resume, sanity=sanity)
 
 
 @app.command
-def diffusion(config: Path, *, set: Changes = (), resume: bool = False) -> None:
+def diffusion(config: Path, *, set: Changes = (), resume: bool = False, sanity: bool = False) -> None:
     """Train a denoiser and its null condition on a trained image tokenizer.
 
     Parameters
@@ -42,15 +44,17 @@ def diffusion(config: Path, *, set: Changes = (), resume: bool = False) -> None:
         Change a value of it, e.g. --set run.steps=100. May be repeated.
     resume
         Go on from the last checkpoint.
+    sanity
+        Write nothing; only see whether a single batch can be learnt.
     """
     from vqdiff.config import read_config
     from vqdiff.training.diffusion import DiffusionTraining, train_diffusion
 
-    train_diffusion(read_config(DiffusionTraining, config, set), resume=resume)
+    train_diffusion(read_config(DiffusionTraining, config, set), resume=resume, sanity=sanity)
 
 
 @app.command
-def guidance(config: Path, *, set: Changes = (), resume: bool = False) -> None:
+def guidance(config: Path, *, set: Changes = (), resume: bool = False, sanity: bool = False) -> None:
     """Give a trained model a null condition, so that it can be guided.
 
     Parameters
@@ -61,11 +65,13 @@ def guidance(config: Path, *, set: Changes = (), resume: bool = False) -> None:
         Change a value of it, e.g. --set start=my-model. May be repeated.
     resume
         Go on from the last checkpoint.
+    sanity
+        Write nothing; only see whether a single batch can be learnt.
     """
     from vqdiff.config import read_config
     from vqdiff.training.diffusion import GuidanceTraining, train_diffusion
 
-    train_diffusion(read_config(GuidanceTraining, config, set), resume=resume)
+    train_diffusion(read_config(GuidanceTraining, config, set), resume=resume, sanity=sanity)
 
 
 @app.command

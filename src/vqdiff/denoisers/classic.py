@@ -8,13 +8,14 @@ and value are one matrix, and all that does not depend on the image tokens is co
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from vqdiff.errors import InputError
 from vqdiff.shapes import Float, Int
@@ -214,6 +215,8 @@ class ClassicDenoiser(nn.Module):
     def __init__(self, config: ClassicConfig) -> None:
         super().__init__()
         self.config = config
+        self.recompute = False
+        """Whether training keeps no activations inside the blocks and computes them again: slower, far less memory."""
         self.token_embedding = nn.Embedding(config.num_codes + 1, config.width)
         self.row_embedding = nn.Embedding(config.position_rows, config.width)
         self.column_embedding = nn.Embedding(config.position_columns, config.width)
@@ -247,8 +250,23 @@ class ClassicDenoiser(nn.Module):
         prepared = condition if isinstance(condition, Prepared) else self.prepare(condition)
         x = self.token_embedding(tokens) + self._positions()
         for block, ready in zip(self.blocks, prepared.blocks, strict=True):
-            x = block(x, t, ready)
+            if self.recompute and torch.is_grad_enabled():
+                x = checkpoint(block, x, t, ready, use_reentrant=False)
+            else:
+                x = block(x, t, ready)
         return self.head(self.head_norm(x))
+
+    def with_null_class(self) -> ClassicDenoiser:
+        """This network with a learnable row for "no class", which begins as what stood in for it; or itself."""
+        if self.config.num_classes is None or self.config.null_class:
+            return self
+        grown = ClassicDenoiser(replace(self.config, null_class=True))
+        state = self.state_dict()
+        for name in grown.state_dict():
+            if name.endswith("mlp_norm.embedding.weight"):
+                state[name] = torch.cat([state[name], state[name].mean(0, keepdim=True)])
+        grown.load_state_dict(state)
+        return grown
 
     def _positions(self) -> Float[Tensor, "L D"]:
         table = self.row_embedding.weight[:, None] + self.column_embedding.weight

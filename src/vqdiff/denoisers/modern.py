@@ -15,6 +15,7 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from vqdiff.errors import InputError
 from vqdiff.shapes import Float, Int
@@ -73,6 +74,8 @@ class ModernDenoiser(nn.Module):
     def __init__(self, config: ModernConfig) -> None:
         super().__init__()
         self.config = config
+        self.recompute = False
+        """Whether training keeps no activations inside the blocks and computes them again: slower, far less memory."""
         width, patch = config.width, config.patch_size**2
         self.token_embedding = nn.Embedding(config.num_codes + 1, config.token_width)
         self.merge = nn.Linear(patch * config.token_width, width)
@@ -112,7 +115,7 @@ class ModernDenoiser(nn.Module):
         vector = self.text_vector((features * share[..., None]).sum(1).to(features.dtype))
         both = self.text_keys_values(features).unflatten(-1, (2 * config.depth, config.heads, -1))
         keys, values = both.permute(2, 0, 3, 1, 4).chunk(2)
-        keys = torch.stack([cast("Block", block).key_norm(k) for block, k in zip(self.blocks, keys, strict=True)])
+        keys = torch.stack([cast("Block", block).prepare(k) for block, k in zip(self.blocks, keys, strict=True)])
         bias = torch.zeros(present.shape, device=present.device).masked_fill(~present, -math.inf)
         return Prepared(times, tuple(keys.to(values.dtype)), tuple(values), bias[:, None, None], vector)
 
@@ -130,7 +133,10 @@ class ModernDenoiser(nn.Module):
         x = self.merge(self._to_patches(self.token_embedding(tokens)))
         for index, block in enumerate(self.blocks):
             text = (context.keys[index], context.values[index], context.bias) if context.keys else None
-            x = block(x, modulation, self.rope, text)
+            if self.recompute and torch.is_grad_enabled():
+                x = checkpoint(block, x, modulation, self.rope, text, use_reentrant=False)
+            else:
+                x = block(x, modulation, self.rope, text)
         scale, shift = self.final_modulation(vector).chunk(2, -1)
         x = self._to_tokens(self.split(modulate(x, scale, shift)))
         return self.head(self.head_norm(x))
@@ -162,6 +168,10 @@ class Block(nn.Module):
         self.out = nn.Linear(width, width)
         self.up = nn.Linear(width, 2 * hidden)
         self.down = nn.Linear(hidden, width)
+
+    def prepare(self, keys: Float[Tensor, "B H N C"]) -> Float[Tensor, "B H N C"]:
+        """What this layer makes of the keys of the text."""
+        return self.key_norm(keys)
 
     def forward(
         self, x: Tensor, modulation: Tensor, rope: Tensor, text: tuple[Tensor, Tensor, Tensor | None] | None

@@ -138,13 +138,17 @@ class LossHistory:
         weight = torch.where((self.count > self.warmup).all(), weight, 1.0)
         return weight / weight.sum()
 
+    def pick(self, u: Float[Tensor, "B"]) -> tuple[Int[Tensor, "B"], Float[Tensor, "B"]]:
+        """Turn uniforms in [0, 1) into times; returns t in 1..T, and p(t), by which to divide its loss."""
+        p = self.probabilities()
+        index = torch.searchsorted(p.cumsum(0), u.to(p), right=True).clamp_max(len(p) - 1)
+        return index + 1, p[index]
+
     def sample(
         self, batch_size: int, generator: torch.Generator | None = None
     ) -> tuple[Int[Tensor, "B"], Float[Tensor, "B"]]:
-        """Draw a time for every image of a batch; returns t in 1..T, and p(t), by which to divide its loss."""
-        p = self.probabilities()
-        index = torch.multinomial(p, batch_size, replacement=True, generator=generator)
-        return index + 1, p[index]
+        """Draw a time for every image of a batch; see `pick`."""
+        return self.pick(torch.rand(batch_size, dtype=torch.float64, device=self.count.device, generator=generator))
 
     def update(self, t: Int[Tensor, "B"], loss: Float[Tensor, "B"]) -> None:
         """Learn from the bound of a batch (`DiffusionLoss.bound`).

@@ -1,38 +1,39 @@
-"""Stage two: train the denoiser and its null condition on tokens and captions."""
+"""Stage two: train the denoiser, and the null condition beside it, on tokens."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
+from accelerate import PartialState
+from accelerate.utils import gather
 from numpy.typing import NDArray
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from vqdiff.data import PictureSet, load
-from vqdiff.denoisers import ModernConfig, ModernDenoiser
-from vqdiff.diffusion import Schedule, diffusion_loss, q_sample
+from vqdiff.data import Rows, TokenSet, Views, load, tokenize
+from vqdiff.denoisers import ClassicConfig, ClassicDenoiser, ModernConfig, ModernDenoiser
+from vqdiff.diffusion import LossHistory, Schedule, diffusion_loss
+from vqdiff.diffusion.schedule import draw_forward
 from vqdiff.errors import InputError
 from vqdiff.files import atomic_path
 from vqdiff.model import Card, Model, load_component
-from vqdiff.pictures import sheet, to_pixels
+from vqdiff.pictures import sheet
 from vqdiff.pipeline import Pipeline
 from vqdiff.sampling import SamplingSettings
-from vqdiff.shapes import Float
-from vqdiff.text import AnyTextEncoder, NullCondition, NullKind, TextEncoder
-from vqdiff.training.loop import RunConfig, train
-from vqdiff.training.tokenizer import reconstruction_quality
+from vqdiff.shapes import Float, Int
+from vqdiff.text import NullCondition, NullKind, TextEncoder
+from vqdiff.training.conditions import conditions_of
+from vqdiff.training.loop import Batch, RunConfig, train
+from vqdiff.training.tokenizer import HeldOut
 
 
 @dataclass(frozen=True)
 class DenoiserSizes:
-    """The sizes of a modern denoiser that are free; the others follow from the image tokenizer and the text encoder."""
+    """The sizes of a modern denoiser that are free; the others follow from the image tokenizer and the condition."""
 
     width: int = 320
     depth: int = 8
@@ -42,91 +43,143 @@ class DenoiserSizes:
 
 
 @dataclass(frozen=True)
+class ClassicSizes:
+    """The free sizes of the published network; the default is the base model's."""
+
+    width: int = 1024
+    depth: int = 19
+    heads: int = 16
+    mlp_ratio: int = 4
+    conv_mlp: bool = False
+
+
+@dataclass(frozen=True)
 class Noise:
-    """The schedule: number of steps and the end points of its cumulative keep and mask probabilities."""
+    """The schedule: number of steps and the end points of its cumulative keep and mask probabilities.
+
+    What they leave to 1 is the share of replaced tokens.
+    """
 
     num_steps: int = 100
     alpha_bar: tuple[float, float] = (0.99999, 9e-6)
     gamma_bar: tuple[float, float] = (9e-6, 0.99999)
 
 
+@dataclass(frozen=True)
+class Objective:
+    """What is minimised (arXiv 2111.14822, Eq. 9 to 11)."""
+
+    aux_weight: float = 0.1
+    """λ of the auxiliary cross-entropy on x0; published: 5e-4."""
+    adaptive: bool = True
+    """Whether λ is larger at small t."""
+    mask_weight: tuple[float, float] = (1.0, 1.0)
+    """Factors for masked and for visible positions."""
+    importance: bool = False
+    """Draw t in proportion to the root mean square of its recent losses, as published, instead of evenly."""
+
+
 @dataclass(frozen=True, kw_only=True)
-class ConditionalTraining:
-    """What all training of a denoiser with a null condition needs."""
+class DenoiserTraining:
+    """What all training of a denoiser needs."""
 
     data: Path
+    """A set of pictures, or the folder that ``vqdiff data tokens`` made of one."""
     output: Path
     run: RunConfig
-    aux_weight: float = 0.1
-    """λ of the auxiliary cross-entropy on x0."""
-    adaptive: bool = True
-    null: NullKind = "learnable"
+    views: Views = field(default_factory=Views)
+    """Of the pictures, if they are not tokenised yet."""
+    loss: Objective = field(default_factory=Objective)
     drop: float = 0.1
-    """Share of captions replaced by the null condition."""
+    """Share of captions or labels replaced by the null condition."""
     emphasis: dict[str, dict[str, float]] = field(default_factory=dict)
     """Column → value → factor: how much more or less often than by the set's own weights its rows are drawn."""
     held_out: str = "test"
     evaluate: int = 256
     """Held-out pictures whose loss is measured at every preview."""
-    prompts: tuple[str, ...] = ("a red apple",)
-    """What the sample grid shows, one column a prompt."""
+    prompts: tuple[str, ...] = ()
+    """What the sample grid shows, two pictures each; held-out captions or the first labels unless given."""
     compile: bool = True
+    recompute: bool = False
+    """Keep no activations inside the denoiser's blocks: less memory, a third slower."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.drop < 1:
+            raise InputError(f"drop is {self.drop}: it is a share, at least 0 and below 1")
 
 
 @dataclass(frozen=True, kw_only=True)
-class DiffusionTraining(ConditionalTraining):
+class DiffusionTraining(DenoiserTraining):
     """Everything ``vqdiff train diffusion`` needs."""
 
     image_tokenizer: Path
     """Folder of a trained tokenizer."""
-    text_encoder: Path
-    """Folder of a transformers text encoder."""
+    condition: Literal["text", "class", "none"] = "text"
+    text_encoder: Path | None = None
+    """Folder of a transformers text encoder, for the condition "text"."""
     max_tokens: int = 32
+    null: NullKind = "learnable"
+    """∅ of the condition "text"; that of "class" is always learnt."""
     model: DenoiserSizes = field(default_factory=DenoiserSizes)
+    classic: ClassicSizes | None = None
+    """Train the published network in place of ``model``."""
     noise: Noise = field(default_factory=Noise)
     sampling: SamplingSettings = field(default_factory=SamplingSettings)
     """The finished model's default settings, used for the sample grid too."""
     card: Card = field(default_factory=Card)
     """What the finished model says of itself; its measured quality is added."""
 
-    def assemble(self) -> Model:
+    def assemble(self, rows: Rows, image_tokenizer: Any) -> Model:
         """A new denoiser beside the trained parts."""
-        image_tokenizer = load_component(self.image_tokenizer)
-        encoder = TextEncoder(self.text_encoder, self.max_tokens)
+        if (self.condition == "text") != (self.text_encoder is not None):
+            wants = "wants a" if self.text_encoder is None else "takes no"
+            raise InputError(f"condition = {self.condition!r} {wants} text_encoder")
+        encoder = TextEncoder(self.text_encoder, self.max_tokens) if self.text_encoder is not None else None
+        if self.condition == "class":
+            rows.require_labels()
         noise = self.noise
         schedule = Schedule.linear(noise.num_steps, image_tokenizer.num_codes, noise.alpha_bar, noise.gamma_bar)
+        common: dict[str, Any] = {
+            "num_codes": image_tokenizer.num_codes,
+            "num_steps": noise.num_steps,
+            "grid_size": image_tokenizer.grid_size,
+            "text_width": encoder.width if encoder is not None else None,
+            "num_classes": rows.num_classes if self.condition == "class" else None,
+        }
         torch.manual_seed(self.run.seed)
-        denoiser = ModernDenoiser(
-            ModernConfig(
-                num_codes=image_tokenizer.num_codes,
-                num_steps=noise.num_steps,
-                grid_size=image_tokenizer.grid_size,
-                text_width=encoder.width,
-                **vars(self.model),
-            )
-        )
-        null = NullCondition.of(self.null, encoder)
+        if self.classic is None:
+            denoiser = ModernDenoiser(ModernConfig(**common, **vars(self.model)))
+        else:
+            side = {"position_rows": image_tokenizer.grid_size, "position_columns": image_tokenizer.grid_size}
+            labelled = self.condition == "class"
+            denoiser = ClassicDenoiser(ClassicConfig(**common, **vars(self.classic), **side, null_class=labelled))
+        null = NullCondition.of(self.null, encoder) if encoder is not None else None
         return Model(schedule, denoiser, image_tokenizer, encoder, null, self.sampling, self.card)
 
 
 @dataclass(frozen=True, kw_only=True)
-class GuidanceTraining(ConditionalTraining):
+class GuidanceTraining(DenoiserTraining):
     """Everything ``vqdiff train guidance`` needs: a trained model gains a null condition (paper, section 3.1)."""
 
     start: Path
     """Folder of the model to go on from; its own null condition, if any, is replaced by a new one."""
+    null: NullKind = "learnable"
     freeze: bool = False
     """Train the null condition alone and leave the denoiser as it is."""
 
-    def assemble(self) -> Model:
+    def assemble(self, rows: Rows, image_tokenizer: Any) -> Model:
         """The trained model with a new null condition."""
+        del rows, image_tokenizer
         model = Model.load(self.start)
-        if model.text_encoder is None:
-            raise InputError(f"start: {self.start} draws no text, so there is no caption to drop")
-        if self.freeze and self.null != "learnable":
-            raise InputError(f"freeze leaves nothing to train with null = {self.null!r}: choose 'learnable'")
+        if model.text_encoder is None and model.num_classes is None:
+            raise InputError(f"start: {self.start} draws neither text nor classes, so there is nothing to drop")
+        if self.freeze and (model.text_encoder is None or self.null != "learnable"):
+            raise InputError("freeze leaves nothing to train: it wants a model for text, and null = 'learnable'")
         torch.manual_seed(self.run.seed)
-        model.null_condition = NullCondition.of(self.null, model.text_encoder)
+        if model.text_encoder is not None:
+            model.null_condition = NullCondition.of(self.null, model.text_encoder)
+        elif isinstance(model.denoiser, ClassicDenoiser):
+            model.denoiser = model.denoiser.with_null_class()
         model.denoiser.requires_grad_(not self.freeze)
         return model
 
@@ -134,168 +187,182 @@ class GuidanceTraining(ConditionalTraining):
 class Conditional(nn.Module):
     """A denoiser and the null condition trained with it."""
 
-    def __init__(self, denoiser: nn.Module, null: NullCondition) -> None:
+    def __init__(self, model: Model) -> None:
         super().__init__()
-        self.denoiser, self.null = denoiser, null
+        self.denoiser, self.null_condition, self.num_classes = model.denoiser, model.null_condition, model.num_classes
+
+    def null(self, condition: Tensor) -> Tensor:
+        """∅ for as many pictures as ``condition`` has: features, or the label after the last."""
+        if self.null_condition is not None:
+            return self.null_condition(len(condition))
+        return torch.full_like(condition, self.num_classes or 0)
 
 
-class Captions:
-    """The captions of every row and their text features, kept without padding and in half precision."""
+class DiffusionObjective(nn.Module):
+    """The loss of x0 given x_t under a condition, sometimes the null condition."""
 
-    def __init__(
-        self, captions: Sequence[Sequence[str]], encoder: AnyTextEncoder, features: Mapping[str, Tensor] | None = None
-    ) -> None:
-        texts = sorted({text for row in captions for text in row}, key=lambda text: (len(text), text))
-        number = {text: index for index, text in enumerate(texts)}
-        self.rows = [[number[text] for text in row] for row in captions]
-        self.max_tokens = encoder.max_tokens
-        self.features = features or self._encode(texts, encoder)
-        """``values`` (all tokens of all texts, C) and ``starts`` (number of texts + 1)."""
+    second_moment: Tensor
+    count: Tensor
 
-    @staticmethod
-    def _encode(texts: Sequence[str], encoder: AnyTextEncoder, batch_size: int = 256) -> dict[str, Tensor]:
-        values, lengths = list[Tensor](), [torch.zeros(1, dtype=torch.int64)]
-        for start in range(0, len(texts), batch_size):
-            with torch.autocast(encoder.model.device.type, torch.bfloat16):
-                features = encoder.encode(texts[start : start + batch_size])
-            present = features.ne(0).any(-1)
-            values.append(features[present].half())
-            lengths.append(present.sum(1))
-        return {"values": torch.cat(values), "starts": torch.cat(lengths).cumsum(0)}
+    def __init__(self, parts: Model, config: Objective) -> None:
+        super().__init__()
+        self.model, self.config, self.schedule = Conditional(parts), config, parts.schedule
+        for name, value in LossHistory(parts.schedule.num_steps).state_dict().items():
+            self.register_buffer(name, value)
 
-    def draw(self, rows: NDArray[np.int64], random: np.random.Generator) -> Float[Tensor, "B N C"]:
-        """Features of one caption, drawn uniformly, of each of ``rows``."""
-        chosen = torch.tensor([self.rows[row][random.integers(len(self.rows[row]))] for row in rows])
-        values, starts = self.features["values"], self.features["starts"]
-        index = starts[chosen, None] + torch.arange(self.max_tokens)
-        present = index < starts[chosen + 1, None]
-        return values[index.clamp_max(len(values) - 1)].float() * present[..., None]
+    def forward(
+        self,
+        x0: Int[Tensor, "B L"],
+        time: Float[Tensor, "B"],
+        noise: Float[Tensor, "B L"],
+        condition: Tensor | None = None,
+        drop: Tensor | None = None,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Mean loss per token in nats, and its parts; ``time`` and ``noise`` are uniform in [0, 1).
+
+        condition: text features ``(B, N, C)`` or labels ``(B,)``; ``drop`` says whose is replaced by ∅.
+        """
+        history = LossHistory(self.schedule.num_steps)
+        history.load_state_dict({"second_moment": self.second_moment, "count": self.count})
+        t, p = history.pick(time)
+        if condition is not None and drop is not None:
+            each = drop.view(-1, *[1] * (condition.ndim - 1))
+            condition = torch.where(each, self.model.null(condition), condition)
+        xt = draw_forward(self.schedule, x0, t, noise)
+        logits = self.model.denoiser(xt, t, condition).float()
+        weights: Any = {"aux_weight": self.config.aux_weight, "mask_weight": self.config.mask_weight}
+        losses = diffusion_loss(self.schedule, logits, x0, xt, t, adaptive=self.config.adaptive, **weights)
+        if self.config.importance:
+            history.update(cast("Tensor", gather(t)), cast("Tensor", gather(losses.bound.detach())))
+            self.second_moment.copy_(history.second_moment)
+            self.count.copy_(history.count)
+        means = {name: getattr(losses, name).detach().mean() / x0.shape[1] for name in ("kl", "nll", "aux")}
+        return (losses.total / (p * self.schedule.num_steps)).mean() / x0.shape[1], means
 
 
 class DiffusionTask:
-    """Predict x0 from x_t under a caption, sometimes under the null condition."""
+    """Train a model's denoiser on the tokens of a set, and measure it on held-out ones."""
+
+    learning_rates: Mapping[str, float] = {}
 
     def __init__(self, config: DiffusionTraining | GuidanceTraining) -> None:
-        self.config, self.parts = config, config.assemble()
-        encoder, null = self.parts.text_encoder, self.parts.null_condition
-        assert encoder is not None  # a model that is trained here draws captions,
-        assert null is not None  # and learns to be guided
-        self.encoder, self.image_tokenizer, self.schedule = encoder, self.parts.image_tokenizer, self.parts.schedule
-        size = self.image_tokenizer.config.image_size
-        train_set, test_set = load(config.data, "train", size), load(config.data, config.held_out, size)
-        self.weights, self.test_pixels = emphasised(train_set, config.emphasis), test_set.pixels
-        self.tokens, self.captions = self._prepare("train", train_set)
-        test_tokens, test_captions = self._prepare("held-out", test_set)
-        rows = np.linspace(0, len(test_tokens) - 1, min(config.evaluate, len(test_tokens))).astype(int)
-        self.test_tokens = test_tokens[rows]
-        self.test_features = test_captions.draw(rows, np.random.default_rng(0))
-        self.model = Conditional(self.parts.denoiser, null)
-        self.denoise = torch.compile(self.parts.denoiser) if config.compile else self.parts.denoiser
+        self.config, self.device = config, PartialState().device or torch.device("cpu")
+        folder = config.image_tokenizer if isinstance(config, DiffusionTraining) else config.start / "image_tokenizer"
+        image_tokenizer = load_component(folder).to(self.device)
+        self.train_set = self._tokens("train", image_tokenizer)
+        self.test_set = self._tokens(config.held_out, image_tokenizer, self.train_set.class_names)
+        self.weights = emphasised(self.train_set, config.emphasis)
+        self.parts = config.assemble(self.train_set, image_tokenizer).to(self.device)
+        self.conditions, told = (
+            conditions_of(rows, self.parts, config.output / f"{name}-captions.safetensors")
+            for name, rows in (("train", self.train_set), ("held-out", self.test_set))
+        )
+        rows = np.linspace(0, len(self.test_set) - 1, min(config.evaluate, len(self.test_set))).astype(int)
+        self.test_tokens = torch.from_numpy(self.test_set.tokens[rows, 0].astype(np.int64))
+        self.told = told and told.draw(rows, np.random.default_rng(0), slice(None))
+        self.objective = DiffusionObjective(self.parts, config.loss)
+        self.model = self.objective.model
+        self.parts.denoiser.recompute = config.recompute
+        if config.compile:
+            self.parts.denoiser.compile()
 
-    def _prepare(self, name: str, pictures: PictureSet) -> tuple[Tensor, Captions]:
-        """Tokens and text features of a split, computed once and kept beside the run."""
-        file = self.config.output / f"{name}.safetensors"
-        origin = self._origin(pictures)
-        if file.exists():
-            with safe_open(file, "pt") as stored:
-                if (stored.metadata() or {}).get("origin") == origin:
-                    tensors = {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118
-                    return tensors.pop("tokens"), Captions(pictures.captions, self.encoder, tensors)
-        print(f"preparing tokens and text features: {name}", flush=True)
-        batches = (pictures.pixels[start : start + 64] for start in range(0, len(pictures.pixels), 64))
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=self.config.run.bf16):
-            tokens = torch.cat([self.image_tokenizer.encode(to_pixels(batch)) for batch in batches])
-        captions = Captions(pictures.captions, self.encoder)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_path(file) as path:
-            save_file({"tokens": tokens, **captions.features}, path, {"origin": origin})
-        return tokens, captions
+    def _tokens(self, split: str, image_tokenizer: Any, class_names: tuple[str, ...] = ()) -> TokenSet:
+        data, config = self.config.data, self.config
+        if _is_tokens(data):
+            found = TokenSet.load(data, split, class_names)
+            found.check_tokenizer(image_tokenizer)
+            return found
+        bf16 = config.run.precision == "bf16"
+        options: dict[str, Any] = {"views": config.views, "bf16": bf16, "class_names": class_names}
+        return tokenize(data, split, image_tokenizer, config.output / "tokens", **options)
 
-    def _origin(self, pictures: PictureSet) -> str:
-        """A digest of all that tokens and text features are made from."""
-        digest = hashlib.sha256(repr((pictures.captions, self.encoder.max_tokens)).encode())
-        for picture in pictures.pixels:
-            digest.update(picture.tobytes())
-        for network in (self.image_tokenizer, self.encoder.model):
-            for name, value in network.state_dict().items():
-                digest.update(name.encode() + value.numpy().tobytes())
-        return digest.hexdigest()
-
-    def loss(self, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+    def batch(self, step: int, share: slice) -> Batch:
+        """Tokens, times, noise and conditions of the rows ``share``."""
         random = np.random.default_rng((self.config.run.seed, step))
         noise = torch.Generator().manual_seed(int(random.integers(2**63)))
-        size = self.config.run.batch_size
-        rows = random.choice(len(self.tokens), size, p=self.weights)
-        drop = torch.from_numpy(random.random(size) < self.config.drop)
-        # One t in each of ``size`` equal slices of 1..T: the same mean with less variance.
-        slices = (torch.arange(size) + torch.rand(size, generator=noise)) / size
-        t = (slices * self.schedule.num_steps).long() + 1
-        features = self.captions.draw(rows, random)
-        condition = torch.where(drop[:, None, None], self.model.null(size), features)
-        losses, metrics = self._losses(self.denoise, self.tokens[rows], t, condition, noise)
-        return losses.total.mean() / self.tokens.shape[1], metrics
-
-    def _losses(
-        self, denoise: Any, x0: Tensor, t: Tensor, condition: Tensor, noise: torch.Generator
-    ) -> tuple[Any, dict[str, Tensor]]:
-        xt = q_sample(self.schedule, x0, t, generator=noise)
-        logits = denoise(xt, t, condition).float()
-        losses = diffusion_loss(
-            self.schedule, logits, x0, xt, t, aux_weight=self.config.aux_weight, adaptive=self.config.adaptive
-        )
-        with torch.no_grad():
-            masked = xt == self.schedule.num_codes
-            entropy = nn.functional.cross_entropy(logits[masked], x0[masked])
-        return losses, {"masked_nll": entropy}
+        size, (_, views, length) = self.config.run.batch_size, self.train_set.tokens.shape
+        rows, view = random.choice(len(self.weights), size, p=self.weights), random.integers(views, size=size)
+        # One time in each of ``size`` equal slices of the unit interval: the same mean with less variance.
+        times = (torch.arange(size) + torch.rand(size, generator=noise)) / size
+        batch = {
+            "x0": torch.from_numpy(self.train_set.tokens[rows[share], view[share]].astype(np.int64)),
+            "time": times[share],
+            "noise": torch.rand((size, length), generator=noise, dtype=torch.float64)[share],
+        }
+        if self.conditions is not None:
+            batch["drop"] = torch.from_numpy(random.random(size) < self.config.drop)[share]
+            batch["condition"] = self.conditions.draw(rows, random, share)
+        return batch
 
     @torch.no_grad()
     def evaluate(self, model: Any) -> dict[str, float]:
-        size = len(self.test_tokens)
-        t = (torch.arange(size) * self.schedule.num_steps // size + 1)[torch.randperm(size, generator=_noise(0))]
+        """Mean cross-entropy (nats) of x0 at masked positions of held-out pictures, as told and under ∅."""
+        schedule, x0, noise = self.parts.schedule, self.test_tokens, torch.Generator().manual_seed(0)
+        t = torch.arange(len(x0)) * schedule.num_steps // len(x0) + 1
+        xt = draw_forward(schedule, x0, t, torch.rand(x0.shape, generator=noise, dtype=torch.float64))
+        masked = xt == schedule.num_codes
+        known = {"": self.told} if self.told is None else {"": self.told, "_null": model.null(self.told)}
         values = dict[str, float]()
-        for name, condition in ("", self.test_features), ("_null", model.null(size)):
-            _, metrics = self._losses(model.denoiser, self.test_tokens, t, condition, _noise(1))
-            values |= {f"held_out_{key}{name}": float(value) for key, value in metrics.items()}
+        for name, condition in known.items():
+            total = 0.0
+            for part in torch.arange(len(x0)).split(64):
+                given = condition if condition is None else condition[part].to(self.device)
+                logits = model.denoiser(xt[part].to(self.device), t[part].to(self.device), given)
+                chosen = masked[part].to(self.device)
+                total += float(
+                    nn.functional.cross_entropy(
+                        logits[chosen].float(), x0[part][masked[part]].to(self.device), reduction="sum"
+                    )
+                )
+            values[f"held_out_masked_nll{name}"] = total / int(masked.sum())
         return values
 
     def preview(self, model: Any, path: Path) -> None:
-        prompts = self.config.prompts
-        images = Pipeline(self._with(model))(prompts, num_images=2)
+        """Two pictures of every prompt."""
+        images = Pipeline(self._with(model))(self._prompts(), num_images=2)
         with atomic_path(path) as temporary:
             sheet(images, columns=6).save(temporary)
 
+    def _prompts(self) -> Sequence[str | int | None]:
+        if self.config.prompts:
+            return self.config.prompts
+        if self.parts.text_encoder is not None:
+            return [self.test_set.captions[row][0] for row in range(0, len(self.test_set), -(-len(self.test_set) // 6))]
+        return [None] * 6 if self.parts.num_classes is None else list(range(min(6, self.parts.num_classes)))
+
     def save(self, model: Any, folder: Path) -> None:
-        quality = reconstruction_quality(self.image_tokenizer, self.test_pixels) | self.evaluate(model)
+        """Write the model folder ``model`` with what was measured on its card."""
+        quality = self.evaluate(model)
+        if not _is_tokens(self.config.data):
+            size = self.parts.image_tokenizer.config.image_size
+            pictures = load(self.config.data, self.config.held_out, size)
+            quality |= HeldOut(pictures, 512).scores(self.parts.image_tokenizer)
         finished = replace(self._with(model), card=replace(self.parts.card, quality=quality))
         finished.save(folder / "model", torch.float16)
 
     def _with(self, model: Any) -> Model:
-        return replace(self.parts, denoiser=model.denoiser, null_condition=model.null)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        del state
+        return replace(self.parts, denoiser=model.denoiser, null_condition=model.null_condition)
 
 
-def emphasised(pictures: PictureSet, emphasis: Mapping[str, Mapping[str, float]]) -> NDArray[np.float64]:
-    """The sampling weights of ``pictures`` with the factors of ``emphasis`` applied, summing to 1."""
-    weights = pictures.weights.copy()
+def emphasised(rows: Rows, emphasis: Mapping[str, Mapping[str, float]]) -> NDArray[np.float64]:
+    """The sampling weights of ``rows`` with the factors of ``emphasis`` applied, summing to 1."""
+    weights = rows.weights.copy()
     for column, factors in emphasis.items():
-        if column not in pictures.columns:
-            raise InputError(f"emphasis: no column {column!r} in the data; there are {', '.join(pictures.columns)}")
-        weights *= [factors.get(str(value), 1.0) for value in pictures.columns[column]]
+        if column not in rows.columns:
+            raise InputError(f"emphasis: no column {column!r} in the data; there are {', '.join(rows.columns)}")
+        weights *= [factors.get(str(value), 1.0) for value in rows.columns[column]]
     return weights / weights.sum()
 
 
-def _noise(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
+def _is_tokens(data: Path) -> bool:
+    return any(data.glob("*/about.json"))
 
 
-def train_diffusion(config: DiffusionTraining | GuidanceTraining, *, resume: bool = False) -> None:
+def train_diffusion(
+    config: DiffusionTraining | GuidanceTraining, *, resume: bool = False, sanity: bool = False
+) -> None:
     """Train, from nothing or from a trained model, and write the model folder ``output/model``.
 
-    See :func:`vqdiff.training.loop.train`.
+    See :func:`vqdiff.training.loop.train`; ``sanity`` only sees whether one batch can be learnt.
     """
-    train(lambda: DiffusionTask(config), config.run, config.output, resume=resume)
+    train(lambda: DiffusionTask(config), config.run, config.output, resume=resume, sanity=sanity)

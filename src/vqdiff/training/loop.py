@@ -1,26 +1,35 @@
-"""The training loop both stages share: optimiser, learning rate, EMA, log, previews, checkpoints, resume.
+"""The training loop all stages share, on Accelerate: one process or many, DDP or FSDP2, interruptible and resumable.
 
-Batches and noise are functions of (seed, step), so a resumed run repeats an uninterrupted one.
+A batch is a function of (seed, step), and every process takes its own rows of it. So a resumed run repeats an
+uninterrupted one, and several processes compute what one would.
 """
 
 from __future__ import annotations
 
-import copy
-import json
 import signal
 import threading
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, cast, runtime_checkable
 
 import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.state import AcceleratorState
+from accelerate.tracking import get_available_trackers
 from torch import Tensor, nn
 
 from vqdiff.errors import InputError
-from vqdiff.files import atomic_path
+from vqdiff.training.journal import Journal
+from vqdiff.training.rehearsal import check_sanity, rehearse
+from vqdiff.training.state import RunState
+
+Batch = dict[str, Tensor]
+Precision = Literal["fp32", "bf16", "fp16"]
+Tracker = Literal["wandb", "trackio"]
 
 
 @dataclass(frozen=True)
@@ -29,7 +38,10 @@ class RunConfig:
 
     steps: int
     batch_size: int
+    """Pictures a step, of all processes together."""
     learning_rate: float
+    accumulation: int = 1
+    """Parts, one after the other, that a process cuts its share of a batch into: less memory, the same result."""
     warmup: int = 200
     decay: float = 0.2
     """Share of ``steps`` at the end over which the learning rate falls to zero; before, it is constant."""
@@ -38,14 +50,19 @@ class RunConfig:
     clip: float = 1.0
     ema: float = 0.0
     """Decay of the weight average that is previewed and saved; 0 = the weights themselves."""
-    bf16: bool = True
+    precision: Precision = "bf16"
+    """Of the matrix products; weights and optimiser are always fp32."""
+    shard: bool = False
+    """Divide weights, gradients and optimiser among the processes (FSDP2) instead of giving each a copy (DDP)."""
     seed: int = 0
     log_every: int = 50
     preview_every: int = 1000
     checkpoint_every: int = 500
+    trackers: tuple[Tracker, ...] = ()
+    """Beside ``log.jsonl`` and TensorBoard."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "warmup", "log_every", "preview_every", "checkpoint_every"):
+        for name in ("steps", "batch_size", "accumulation", "warmup", "log_every", "preview_every", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise InputError(f"run.{name} is {getattr(self, name)}: at least 1 is needed")
 
@@ -54,18 +71,42 @@ class RunConfig:
         to_end = (self.steps - step) / max(1.0, self.decay * self.steps)
         return self.learning_rate * min(1.0, (step + 1) / self.warmup, to_end)
 
+    def shares(self, process: int, processes: int) -> list[slice]:
+        """The rows of every global batch that a process computes, part by part."""
+        size, rest = divmod(self.batch_size, processes * self.accumulation)
+        if rest:
+            raise InputError(
+                f"run.batch_size {self.batch_size} cannot be shared by {processes} processes with run.accumulation "
+                f"{self.accumulation}: make it a multiple of {processes * self.accumulation}"
+            )
+        first = process * self.accumulation
+        return [slice(part * size, (part + 1) * size) for part in range(first, first + self.accumulation)]
+
 
 @runtime_checkable
 class Task(Protocol):
-    """What is trained: a model, its loss on the batch of a step, pictures to look at, and numbers on held-out data."""
+    """What is trained: an objective around a model, batches for it, pictures to look at, numbers on held-out data."""
 
     @property
     def model(self) -> nn.Module:
-        """What is trained."""
+        """What is averaged, previewed and saved; a part of the objective."""
         ...
 
-    def loss(self, step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """The scalar loss of the batch that belongs to ``step``, and metrics worth logging."""
+    @property
+    def objective(self) -> nn.Module:
+        """Computes ``(**batch) -> (scalar loss, metrics worth logging)``, means over the batch.
+
+        All of its parameters that require a gradient are trained.
+        """
+        ...
+
+    @property
+    def learning_rates(self) -> Mapping[str, float]:
+        """Beginning of a parameter's name in the objective → factor on the learning rate."""
+        ...
+
+    def batch(self, step: int, share: slice) -> Batch:
+        """Rows ``share`` of the batch that belongs to ``step``, on the CPU: a pure function."""
         ...
 
     def evaluate(self, model: Any) -> dict[str, float]:
@@ -80,119 +121,129 @@ class Task(Protocol):
         """Write the finished component."""
         ...
 
-    def state_dict(self) -> dict[str, Any]:
-        """What the task itself must remember across a resume."""
-        ...
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take back what :meth:`state_dict` gave."""
-        ...
-
-
-def train(make_task: Callable[[], Task], run: RunConfig, output: Path, *, resume: bool) -> None:
+def train(make_task: Callable[[], Task], run: RunConfig, output: Path, *, resume: bool, sanity: bool = False) -> None:
     """Train a task and write ``log.jsonl``, TensorBoard events, ``preview-*.png``, ``last.pt`` and the component.
 
-    ``resume`` goes on from ``last.pt``; without it an ``output`` that already holds one is an InputError, and the task
-    is not even made. Ctrl-C and SIGTERM end the step at hand, leave a checkpoint and raise KeyboardInterrupt. A loss
-    that is not finite is an InputError that names the step; ``broken.pt`` holds the state before it.
-    """
-    from torch.utils.tensorboard import SummaryWriter
+    Started by ``accelerate launch`` or ``torchrun``, the processes share every batch.
+    ``resume`` goes on from ``last.pt``, also with another number of processes; without it an ``output`` that already
+    holds one is an InputError, and the task is not even made. Ctrl-C and SIGTERM end the step at hand, leave a
+    checkpoint and raise KeyboardInterrupt. A loss that is not finite is an InputError that names the step;
+    ``broken.pt`` holds the state before it.
 
+    ``sanity`` writes nothing and only fits the first batch, again and again; InputError if that cannot be learnt.
+    """
     checkpoint = output / "last.pt"
-    if checkpoint.exists() and not resume:
+    if checkpoint.exists() and not resume and not sanity:
         raise InputError(f"{output} already holds a run: pass --resume to go on with it, or choose another output")
     if resume and not checkpoint.exists():
         raise InputError(f"nothing to resume in {output}: there is no last.pt")
-    task = make_task()
-    output.mkdir(parents=True, exist_ok=True)
-
-    model = task.model.train()
-    average = copy.deepcopy(model) if run.ema else model
-    trained = [p for p in model.parameters() if p.requires_grad]
-    decayed, others = [p for p in trained if p.ndim > 1], [p for p in trained if p.ndim <= 1]
-    optimizer = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": run.weight_decay}, {"params": others, "weight_decay": 0.0}],
-        lr=run.learning_rate,
-        betas=run.betas,
-        fused=True,
-    )
-    step, meters, counted = 0, dict[str, Tensor](), 0
-    if resume:
-        state = torch.load(checkpoint, weights_only=True)
-        step = state["step"]
-        model.load_state_dict(state["model"])
-        average.load_state_dict(state["average"])
-        optimizer.load_state_dict(state["optimizer"])
-        task.load_state_dict(state["task"])
-        meters, counted = state["meters"], state["counted"]
-        _forget_after(output / "log.jsonl", step)
-
-    def save_checkpoint(file: Path) -> None:
-        state = {
-            "step": step,
-            "meters": meters,
-            "counted": counted,
-            "model": model.state_dict(),
-            "average": average.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "task": task.state_dict(),
-        }
-        with atomic_path(file) as path:
-            torch.save(state, path)
-
-    device = next(model.parameters()).device.type
-    start, first = time.monotonic(), step
-    with SummaryWriter(str(output)) as board, (output / "log.jsonl").open("a") as log, _asked_to_stop() as stopped:
-
-        def record(values: dict[str, float]) -> None:
-            log.write(json.dumps({"step": step, **values}) + "\n")
-            log.flush()
-            for name, value in values.items():
-                board.add_scalar(name, value, step)
-
-        while step < run.steps and not stopped:
-            for group in optimizer.param_groups:
-                group["lr"] = run.learning_rate_at(step)
-            with torch.autocast(device, torch.bfloat16, enabled=run.bf16):
-                loss, metrics = task.loss(step)
-            if not bool(loss.isfinite()):
-                save_checkpoint(output / "broken.pt")
+    accelerator = make_accelerator(run, output)
+    shares = run.shares(accelerator.process_index, accelerator.num_processes)
+    with accelerator.main_process_first():  # what the first one prepares on disk, the others find there
+        task = make_task()
+    if sanity:
+        check_sanity(task.objective, task.batch(0, shares[0]), run.learning_rate, accelerator)
+        return
+    plan = rehearse(task.objective, task.batch(0, shares[0]), len(shares), accelerator)
+    optimizer = partial(make_optimizer, run=run, factors=task.learning_rates)
+    state = RunState(task.objective, task.model, optimizer, accelerator, averaged=run.ema > 0, shard=run.shard)
+    meters = state.load(checkpoint) if resume else {}
+    with _asked_to_stop() as stopped, Journal(accelerator, output, run.steps, run.batch_size) as journal:
+        journal.begin(state.step, meters, plan)
+        for batches in _prefetched(task, range(state.step, run.steps), shares, accelerator.device):
+            for group in state.optimizer.param_groups:
+                group["lr"] = run.learning_rate_at(state.step) * group["factor"]
+            finite = True
+            for number, batch in enumerate(batches, start=1):
+                with state.gradients(together=number == len(batches)):
+                    with accelerator.autocast():
+                        loss, metrics = state.objective(**batch)
+                    accelerator.backward(loss / len(batches))
+                finite = finite and bool(loss.isfinite())
+                journal.add({"loss": loss, **metrics}, 1 / len(batches))
+            finite, stopping = _agreed(accelerator, finite, bool(stopped))
+            if not finite:
+                broken = output / "broken.pt"
+                state.save(broken, {})
                 raise InputError(
-                    f"the loss is {float(loss.detach())} at step {step}: lower run.learning_rate and go on from "
-                    f"{checkpoint} with --resume; the state before that step is in {output / 'broken.pt'}"
+                    f"the loss is not finite at step {state.step}: lower run.learning_rate and go on from {checkpoint} "
+                    f"with --resume; the state before that step is in {broken}"
                 )
-            optimizer.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_(model.parameters(), run.clip)
-            optimizer.step()
-            step += 1
-            if run.ema:
-                _follow(average, model, min(run.ema, step / (step + 10)))
-            counted += 1
-            for name, value in {"loss": loss.detach(), **metrics}.items():
-                meters[name] = meters.get(name, 0) + value
-            if step % run.log_every == 0 or step == run.steps:
-                values = {name: float(total) / counted for name, total in meters.items()}
-                meters.clear()
-                counted = 0
-                rate = (step - first) / (time.monotonic() - start)
-                speed = {"learning_rate": run.learning_rate_at(step - 1), "pictures_per_s": rate * run.batch_size}
-                record(values | speed)
-                print(_line(step, run.steps, values, rate, run.batch_size), flush=True)
-            if step % run.preview_every == 0 or step == run.steps:
-                average.eval()
-                with torch.autocast(device, torch.bfloat16, enabled=run.bf16):
-                    values = task.evaluate(average)
-                    task.preview(average, output / f"preview-{step:07d}.png")
-                model.train()
-                record(values)
-                print(f"step {step}  held out: {_numbers(values)}", flush=True)
-            if step % run.checkpoint_every == 0 or step == run.steps or stopped:
-                save_checkpoint(checkpoint)
-    if stopped and step < run.steps:
-        print(f"stopped at step {step}; go on with --resume", flush=True)
-        raise KeyboardInterrupt
-    task.save(average.eval(), output)
+            accelerator.clip_grad_norm_(state.objective.parameters(), run.clip)
+            state.optimizer.step()
+            state.optimizer.zero_grad()
+            state.step += 1
+            step, last = state.step, state.step == run.steps
+            state.follow(min(run.ema, step / (step + 10)))
+            if step % run.log_every == 0 or last:
+                journal.write_means(step, run.learning_rate_at(step - 1))
+            if step % run.preview_every == 0 or last:
+                with state.finished() as model, accelerator.autocast():
+                    if model is not None:
+                        journal.write(step, task.evaluate(model))
+                        task.preview(model, output / f"preview-{step:07d}.png")
+            if step % run.checkpoint_every == 0 or last or stopping:
+                state.save(checkpoint, journal.meters())
+            if stopping and not last:
+                accelerator.print(f"stopped at step {step}; go on with --resume", flush=True)
+                raise KeyboardInterrupt
+    with state.finished() as model:
+        if model is not None:
+            task.save(model, output)
+
+
+def make_accelerator(run: RunConfig, output: Path) -> Accelerator:
+    """The processes, precision and trackers of a run; InputError for what is not to be had here."""
+    if missing := set(run.trackers) - {str(tracker) for tracker in get_available_trackers()}:
+        raise InputError(f"run.trackers: {min(missing)} is not installed: `pip install {min(missing)}`")
+    AcceleratorState._reset_state()  # an earlier run of this process may have had another precision
+    try:
+        return Accelerator(
+            mixed_precision="no" if run.precision == "fp32" else run.precision,
+            log_with=["tensorboard", *run.trackers],
+            project_dir=output.parent,
+            kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)],
+        )
+    except ValueError as error:
+        raise InputError(f"run.precision {run.precision} does not work here: {error}") from error
+
+
+def make_optimizer(objective: nn.Module, run: RunConfig, factors: Mapping[str, float]) -> torch.optim.AdamW:
+    """AdamW, with weight decay for matrices alone; ``factors`` as :attr:`Task.learning_rates`."""
+    groups = dict[tuple[float, float], list[nn.Parameter]]()
+    for name, parameter in objective.named_parameters():
+        if parameter.requires_grad:
+            factor = next((factor for start, factor in factors.items() if name.startswith(start)), 1.0)
+            decay = run.weight_decay if parameter.ndim > 1 else 0.0
+            groups.setdefault((decay, factor), []).append(parameter)
+    sets = [{"params": each, "weight_decay": decay, "factor": factor} for (decay, factor), each in groups.items()]
+    return torch.optim.AdamW(sets, lr=run.learning_rate, betas=run.betas, fused=True)
+
+
+def _prefetched(
+    task: Task, steps: Sequence[int], shares: Sequence[slice], device: torch.device
+) -> Iterator[list[Batch]]:
+    """The batches of every step, made one step ahead by a thread."""
+
+    def make(step: int) -> list[Batch]:
+        return [task.batch(step, share) for share in shares]
+
+    with ThreadPoolExecutor(1) as thread:
+        ahead = thread.submit(make, steps[0]) if steps else None
+        for step in steps:
+            assert ahead is not None
+            batches, ahead = ahead.result(), thread.submit(make, step + 1) if step + 1 in steps else None
+            yield [{name: value.to(device, non_blocking=True) for name, value in batch.items()} for batch in batches]
+
+
+def _agreed(accelerator: Accelerator, finite: bool, stopping: bool) -> tuple[bool, bool]:
+    """Whether the loss is finite in all processes, and whether any was asked to stop."""
+    if accelerator.num_processes == 1:
+        return finite, stopping
+    flags = torch.tensor([not finite, stopping], dtype=torch.float32, device=accelerator.device)
+    broken, asked = cast("Tensor", accelerator.reduce(flags, "sum")).tolist()
+    return not broken, asked > 0
 
 
 @contextmanager
@@ -215,28 +266,3 @@ def _asked_to_stop() -> Iterator[list[int]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _forget_after(log: Path, step: int) -> None:
-    """Drop the records of steps that will be taken again."""
-    kept = [line for line in log.read_text().splitlines(keepends=True) if json.loads(line)["step"] <= step]
-    with atomic_path(log) as path:
-        path.write_text("".join(kept))
-
-
-@torch.no_grad()
-def _follow(average: nn.Module, model: nn.Module, decay: float) -> None:
-    for ours, theirs in zip(average.parameters(), model.parameters(), strict=True):
-        ours.lerp_(theirs, 1 - decay)
-    for ours, theirs in zip(average.buffers(), model.buffers(), strict=True):
-        ours.copy_(theirs)
-
-
-def _line(step: int, steps: int, values: dict[str, float], rate: float, batch: int) -> str:
-    left = int((steps - step) / rate)
-    clock = f"{left // 3600}:{left // 60 % 60:02d}:{left % 60:02d}"
-    return f"step {step}/{steps}  {_numbers(values)}  {rate * batch:.1f} pictures/s  {clock} left"
-
-
-def _numbers(values: dict[str, float]) -> str:
-    return "  ".join(f"{name} {value:.4g}" for name, value in values.items())

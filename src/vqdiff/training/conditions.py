@@ -1,0 +1,118 @@
+"""What a denoiser is told of each picture in training: one of its captions, its label, or nothing."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from vqdiff.data import Rows
+from vqdiff.errors import InputError
+from vqdiff.files import atomic_path
+from vqdiff.model import Model
+from vqdiff.shapes import Float, Int
+from vqdiff.text import AnyTextEncoder
+
+
+@runtime_checkable
+class Conditions(Protocol):
+    """The conditions of all rows of a set."""
+
+    def draw(self, rows: NDArray[np.int64], random: np.random.Generator, share: slice) -> Tensor:
+        """Those of ``rows[share]``; what ``random`` is asked for does not depend on ``share``."""
+        ...
+
+
+class Captions:
+    """Text features of every caption, kept without padding and in half precision."""
+
+    def __init__(self, captions: Sequence[Sequence[str]], encoder: AnyTextEncoder, file: Path) -> None:
+        """Features are read from ``file``, or computed once and kept there."""
+        texts = sorted({text for row in captions for text in row}, key=lambda text: (len(text), text))
+        number = {text: index for index, text in enumerate(texts)}
+        self.rows = [[number[text] for text in row] for row in captions]
+        self.max_tokens = encoder.max_tokens
+        origin = _origin(texts, encoder)
+        features = _read(file, origin)
+        if features is None:
+            features = _encode(texts, encoder)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_path(file) as path:
+                save_file(features, path, {"origin": origin})
+        self.values: Tensor = features["values"]
+        """``(all tokens of all texts, C)``."""
+        self.starts: Tensor = features["starts"]
+        """``(number of texts + 1,)``."""
+
+    def draw(self, rows: NDArray[np.int64], random: np.random.Generator, share: slice) -> Float[Tensor, "B N C"]:
+        """Features of one caption of each row, drawn uniformly."""
+        chosen = torch.tensor([self.rows[row][random.integers(len(self.rows[row]))] for row in rows])[share]
+        index = self.starts[chosen, None] + torch.arange(self.max_tokens)
+        present = index < self.starts[chosen + 1, None]
+        return self.values[index.clamp_max(len(self.values) - 1)].float() * present[..., None]
+
+
+class Labels:
+    """The class of every row."""
+
+    def __init__(self, labels: NDArray[np.int64]) -> None:
+        self.labels = torch.from_numpy(labels)
+
+    def draw(self, rows: NDArray[np.int64], random: np.random.Generator, share: slice) -> Int[Tensor, "B"]:
+        """The labels themselves."""
+        del random
+        return self.labels[rows[share]]
+
+
+def conditions_of(rows: Rows, model: Model, file: Path) -> Conditions | None:
+    """What ``model`` is told of ``rows``; text features are kept in ``file``.
+
+    Raises InputError where a row lacks the caption or label that the model needs.
+    """
+    if model.text_encoder is not None:
+        rows.require_captions()
+        return Captions(rows.captions, model.text_encoder, file)
+    if model.num_classes is None:
+        return None
+    rows.require_labels()
+    if rows.num_classes > model.num_classes:
+        raise InputError(f"the data has {rows.num_classes} classes, the model knows {model.num_classes}")
+    assert rows.labels is not None
+    return Labels(rows.labels)
+
+
+def _origin(texts: Sequence[str], encoder: AnyTextEncoder) -> str:
+    """A digest of all that text features are made from."""
+    digest = hashlib.sha256(repr((texts, encoder.max_tokens)).encode())
+    for name, value in encoder.model.state_dict().items():
+        digest.update(name.encode() + value.cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _read(file: Path, origin: str) -> Mapping[str, Tensor] | None:
+    if not file.exists():
+        return None
+    with safe_open(file, "pt") as stored:
+        if (stored.metadata() or {}).get("origin") != origin:
+            return None
+        return {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118
+
+
+def _encode(texts: Sequence[str], encoder: AnyTextEncoder, batch_size: int = 256) -> dict[str, Tensor]:
+    print(f"encoding {len(texts):,} captions", flush=True)
+    values, lengths = list[Tensor](), [torch.zeros(1, dtype=torch.int64)]
+    for start in range(0, len(texts), batch_size):
+        with torch.autocast(encoder.model.device.type, torch.bfloat16):
+            features = encoder.encode(texts[start : start + batch_size]).cpu()
+        present = features.ne(0).any(-1)
+        values.append(features[present].half())
+        lengths.append(present.sum(1))
+    return {"values": torch.cat(values), "starts": torch.cat(lengths).cumsum(0)}

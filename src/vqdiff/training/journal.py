@@ -1,0 +1,106 @@
+"""What a run tells: ``log.jsonl``, trackers, and lines on the console."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from vqdiff.files import atomic_path
+from vqdiff.training.rehearsal import Rehearsal
+
+
+class Journal:
+    """Means of what the steps reported, over all processes, for the main one to write.
+
+    A context manager: it begins and ends the trackers.
+    """
+
+    def __init__(self, accelerator: Accelerator, output: Path, steps: int, batch_size: int) -> None:
+        self.accelerator, self.file = accelerator, output / "log.jsonl"
+        self.steps, self.batch_size = steps, batch_size
+
+    def __enter__(self) -> Journal:
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        self.accelerator.init_trackers(self.file.parent.name)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for tracker in self.accelerator.trackers:
+            tracker.finish()
+
+    def begin(self, step: int, meters: Mapping[str, Any], plan: Rehearsal) -> None:
+        """Say what lies ahead; forget the records of steps that will be taken again."""
+        self.sums, self.counted = dict(meters.get("sums", {})), meters.get("counted", 0.0)
+        self.last, self.clock = step, time.monotonic()
+        # Pictures a second, if the devices did nothing but matrix products.
+        self.fastest = plan.peak * self.accelerator.num_processes / max(plan.flops, 1)
+        if self.accelerator.is_main_process and self.file.exists():
+            lines = self.file.read_text().splitlines(keepends=True)
+            # A line without an end was being written when the run was killed.
+            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+            with atomic_path(self.file) as path:
+                path.write_text("".join(kept))
+        left = _clock(plan.seconds * (self.steps - step))
+        self._say(f"{plan}; {self.steps - step:,} steps of {self.batch_size} pictures: about {left}")
+
+    def add(self, metrics: Mapping[str, Tensor], weight: float) -> None:
+        """Count ``weight`` of a step with these metrics."""
+        for name, value in metrics.items():
+            self.sums[name] = self.sums.get(name, 0.0) + weight * value.detach().double()
+        self.counted += weight
+
+    def meters(self) -> dict[str, Any]:
+        """What was added since the means were last written, over all processes; for :meth:`begin`."""
+        if self.sums:
+            together = self.accelerator.reduce(torch.stack(list(self.sums.values())), "mean")
+            assert isinstance(together, Tensor)
+            self.sums = dict(zip(self.sums, together, strict=True))
+        return {"sums": {name: value.cpu() for name, value in self.sums.items()}, "counted": self.counted}
+
+    def write_means(self, step: int, learning_rate: float) -> None:
+        """Write the means of what was added since the last time, and the speed."""
+        values = {name: float(total) / self.counted for name, total in self.meters()["sums"].items()}
+        self.sums, self.counted = {}, 0.0
+        rate = (step - self.last) * self.batch_size / (time.monotonic() - self.clock)
+        self.last, self.clock = step, time.monotonic()
+        share = rate / self.fastest
+        self._record(
+            step, values | {"learning_rate": learning_rate, "pictures_per_s": rate, "share_of_matmul_peak": share}
+        )
+        left = _clock((self.steps - step) * self.batch_size / rate)
+        self._say(
+            f"step {step}/{self.steps}  {_numbers(values)}  {rate:.1f} pictures/s ({share:.0%} of peak)  {left} left"
+        )
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Write held-out metrics; the time they took does not count as training."""
+        self._record(step, values)
+        self._say(f"step {step}  held out: {_numbers(values)}")
+        self.last, self.clock = step, time.monotonic()
+
+    def _record(self, step: int, values: Mapping[str, float]) -> None:
+        if self.accelerator.is_main_process:
+            with self.file.open("a") as log:
+                log.write(json.dumps({"step": step, **values}) + "\n")
+            self.accelerator.log(dict(values), step)
+
+    def _say(self, line: str) -> None:
+        self.accelerator.print(line, flush=True)
+
+
+def _clock(seconds: float) -> str:
+    return f"{int(seconds) // 3600}:{int(seconds) // 60 % 60:02d}:{int(seconds) % 60:02d}"
+
+
+def _numbers(values: Mapping[str, float]) -> str:
+    return "  ".join(f"{name} {value:.4g}" for name, value in values.items())

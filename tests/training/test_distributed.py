@@ -1,0 +1,119 @@
+"""Several processes (gloo) compute what one does, by DDP and by FSDP2, and go on from each other's checkpoints."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import traceback
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import PartialState
+from safetensors.torch import load_file
+
+import vqdiff
+from vqdiff.config import read_config
+from vqdiff.training.diffusion import DiffusionTraining, train_diffusion
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="starts processes by forking")
+
+SAMPLE = Path(__file__).parents[1] / "fixtures" / "emoji-sample"
+MODEL = Path(vqdiff.__file__).parent / "models" / "emoji"
+
+RESULTS = ("last.pt", "log.jsonl", "model", "preview*", "events*")
+
+CONFIG = f"""
+data = "OUT/data"
+output = "OUT/one"
+image_tokenizer = "{MODEL}/image_tokenizer"
+text_encoder = "{MODEL}/text_encoder"
+prompts = ["a red apple"]
+evaluate = 2
+compile = false
+[model]
+width = 32
+depth = 2
+heads = 2
+token_width = 16
+[loss]
+importance = true
+[sampling]
+steps = 2
+[run]
+steps = 6
+batch_size = 12
+learning_rate = 3e-3
+warmup = 2
+ema = 0.9
+precision = "fp32"
+log_every = 1
+preview_every = 6
+checkpoint_every = 3
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("distributed")
+    shutil.copytree(SAMPLE, folder / "data")
+    (folder / "config.toml").write_text(CONFIG.replace("OUT", str(folder)))
+    run(folder, "one")
+    return folder
+
+
+def run(folder: Path, name: str, *changes: str, processes: int = 1, resume: bool = False) -> None:
+    """Train in a process of its own, or several; forked, as imports would take most of the time."""
+    if (folder / "one").is_dir():  # its tokens and text features serve all
+        shutil.copytree(folder / "one", folder / name, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*RESULTS))
+    config = read_config(DiffusionTraining, folder / "config.toml", [f"output={folder / name}", *changes])
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    children = [_start(config, resume, rank, processes, port) for rank in range(processes)]
+    assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [0] * processes
+
+
+def _start(config: DiffusionTraining, resume: bool, rank: int, processes: int, port: int) -> int:
+    if child := os.fork():
+        return child
+    try:
+        if processes > 1:
+            os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes)}
+            os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true"}
+        PartialState._reset_state()
+        train_diffusion(config, resume=resume)
+        os._exit(0)
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+
+
+def losses(folder: Path) -> list[float]:
+    records = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return [record["loss"] for record in records if "loss" in record]
+
+
+def assert_same(one: Path, other: Path) -> None:
+    """The same losses but for the order of sums, and the same average; AdamW divides small gradients by their size."""
+    assert losses(other) == pytest.approx(losses(one), rel=1e-4)
+    ours, theirs = (load_file(path / "model" / "denoiser" / "model.safetensors") for path in (one, other))
+    for name, value in ours.items():
+        torch.testing.assert_close(theirs[name], value, atol=5e-3, rtol=1e-2)
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+@pytest.mark.parametrize("shard", [False, True], ids=["ddp", "fsdp"])
+def test_processes_compute_what_one_does(folder: Path, processes: int, shard: bool) -> None:
+    name = f"{processes}-{shard}"
+    run(folder, name, f"run.shard={json.dumps(shard)}", "run.accumulation=2", processes=processes)
+    assert_same(folder / "one", folder / name)
+
+
+def test_a_run_goes_on_with_another_number_of_processes(folder: Path) -> None:
+    run(folder, "first", "run.steps=3", "run.decay=0.0", "run.shard=true", processes=2)
+    run(folder, "first", "run.decay=0.0", processes=1, resume=True)
+    run(folder, "whole", "run.decay=0.0")
+    assert_same(folder / "whole", folder / "first")
