@@ -199,6 +199,20 @@ def test_a_set_on_the_hub_is_streamed(hub, tmp_path):
     assert list((tmp_path / "user").rglob("array.npy"))
 
 
+def test_a_webdataset_on_the_hub(hub, tmp_path):
+    (hub / "train" / "metadata.jsonl").unlink()
+    for path in hub.glob("train/*.png"):
+        path.unlink()
+    said = json.dumps({"style": "pen"}).encode()
+    samples = [files_of(shade, txt=b"a\nb %d" % shade, json=said, cls=b"3") for shade in (0, 50)]
+    tar_of(hub / "test" / "0.tar", samples[0] | samples[1])
+    test = load("hub:owner/name", "test", 16)
+    assert test.captions == [["a", "b 0"], ["a", "b 50"]]
+    assert test.labels.tolist() == [3, 3]
+    assert test.columns["style"].tolist() == ["pen", "pen"]
+    assert np.abs(np.array(shades(test)) - [0, 50]).max() < 6
+
+
 def test_only_what_begins_with_hub_asks_the_hub(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets, "load_dataset_builder", lambda name: pytest.fail("asked"))
     with pytest.raises(InputError, match=r"no folder owner/name; .* as hub:owner/name"):

@@ -154,9 +154,12 @@ def _read_dataset(dataset: Any, origin: str, count: int | None) -> Source:
             column = next((name for name in _PICTURE_COLUMNS if name in columns), None)
             if column is None:
                 raise InputError(f"no column of pictures among {', '.join(columns)}; call it 'image'")
-            if "txt" in columns:  # a webdataset on the Hub
-                columns["caption"] = columns.pop("txt")
-            yield Row(f"row {number}", _reader(columns.pop(column)), columns)
+            picture = columns.pop(column)
+            if "__key__" in columns:  # a webdataset
+                said, text = columns.get("json"), columns.get("txt")
+                label = {"label": columns["cls"]} if "cls" in columns else {}
+                columns = (said if isinstance(said, dict) else {}) | {"captions": (text or "").split("\n")} | label
+            yield Row(f"row {number}", _reader(picture), columns)
 
     names = None if count is None else lambda: [f"row {number}" for number in range(count)]
     return Source(rows, origin, names, count, tuple(getattr(features.get("label"), "names", None) or ()))
