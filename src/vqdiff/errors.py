@@ -9,3 +9,6 @@ class InputError(ValueError):
     The command line prints the line and exits with code 2; every other exception is our own bug
     (traceback, exit code 1).
     """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(message.splitlines()))  # it may quote another library, or a file's contents

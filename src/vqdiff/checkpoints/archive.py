@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 import zipfile
 from collections.abc import Mapping
 from contextlib import contextmanager
@@ -37,10 +38,24 @@ def read_weights(path: Path, *, check: bool = True) -> dict[str, Any]:
     ``check`` reads the archive once to compare all checksums, which ``torch.load`` ignores. Raises InputError for a
     file that is missing, damaged, no such file at all, or made to run code.
     """
-    path = Path(path)
+    content = _read(Path(path), check)
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise InputError(f"{path} holds a {type(content).__name__}, not named weights")
+    return content
+
+
+def read_table(path: Path) -> Tensor:
+    """The one vector of integers in a ``torch.save`` file; InputError as from :func:`read_weights`, or for another."""
+    content = _read(Path(path), check=True)
+    if not isinstance(content, Tensor) or content.dtype != torch.int64 or content.ndim != 1:
+        raise InputError(f"{path} is no mapping table: it must hold one vector of integers")
+    return content
+
+
+def _read(path: Path, check: bool) -> Any:
     if not path.is_file():
         raise InputError(f"there is no file {path}")
-    with path.open("rb") as file:
+    with _one_line(path), path.open("rb") as file:
         start = file.read(len(_POINTER))
     if not start:
         raise InputError(f"{path} is empty: download it again")
@@ -50,33 +65,19 @@ def read_weights(path: Path, *, check: bool = True) -> dict[str, Any]:
         if path.suffix == ".safetensors":
             return dict(load_file(path))
         if zipfile.is_zipfile(path):
-            content = _read_zip(path, check)
-        elif start[:2] == b"PK":
+            return _read_zip(path, check)
+        if start[:2] == b"PK":
             raise InputError(f"{path} is cut short: download it again")
-        elif start[:1] == b"\x80":  # what torch.save wrote before 1.6: a plain pickle, without checksums
-            content = torch.load(path, map_location="cpu", weights_only=True)
-        else:
-            raise InputError(f"{path} is no weight file: it begins with {start[:8]!r}; a saved error page?")
-    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
-        raise InputError(f"{path} holds a {type(content).__name__}, not named weights")
-    return content
-
-
-def read_table(path: Path) -> Tensor:
-    """The one tensor in a ``torch.save`` file; InputError if there is something else in it."""
-    with _one_line(path):
-        if not path.is_file():
-            raise InputError(f"there is no file {path}")
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    if not isinstance(content, Tensor) or content.dtype != torch.int64 or content.ndim != 1:
-        raise InputError(f"{path} is no mapping table: it must hold one vector of integers")
-    return content
+        if start[:1] == b"\x80":  # what torch.save wrote before 1.6: a plain pickle, without checksums
+            return torch.load(path, map_location="cpu", weights_only=True)
+        raise InputError(f"{path} is no weight file: it begins with {start[:8]!r}; a saved error page?")
 
 
 @contextmanager
 def _one_line(path: Path) -> Any:
     try:
-        yield
+        with warnings.catch_warnings(action="ignore"):  # torch's about odd pickles; what matters becomes an error
+            yield
     except InputError:
         raise
     except SafetensorError as error:
@@ -91,7 +92,8 @@ def _one_line(path: Path) -> Any:
 def _read_zip(path: Path, check: bool) -> Any:
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
-        if packed := next((e.filename for e in entries if e.compress_type != zipfile.ZIP_STORED), None):
+        weights = [entry for entry in entries if "/code/" not in entry.filename]  # a script's sources may be packed
+        if packed := next((e.filename for e in weights if e.compress_type != zipfile.ZIP_STORED), None):
             raise InputError(f"{path} is no file of torch's: its entry {packed} is compressed")
         if check and (bad := archive.testzip()):
             raise InputError(f"{path} is damaged: the checksum of its entry {bad} is wrong; download it again")

@@ -87,10 +87,17 @@ def text_model(config: dict[str, Any], state: StateDict, *, shapes_only: bool = 
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    words = int(config.get("vocab_size", VOCABULARY))
-    config = {"bos_token_id": words - 2, "eos_token_id": words - 1, "pad_token_id": 0} | config
-    with torch.device("meta" if shapes_only else "cpu"):
-        model = CLIPTextModel(CLIPTextConfig(**config))
+    try:
+        words = int(config.get("vocab_size", VOCABULARY))
+        settings = CLIPTextConfig(**{"bos_token_id": words - 2, "eos_token_id": words - 1, "pad_token_id": 0, **config})
+        if settings.num_hidden_layers != (layers := count(state, "encoder.layers")):
+            raise InputError(f"the text encoder is told to have {settings.num_hidden_layers} layers and has {layers}")
+        with torch.device("meta"):  # whatever the sizes are, they take no memory until the weights have them
+            model = CLIPTextModel(settings)
+    except InputError:
+        raise
+    except Exception as error:  # transformers' own checks of the values, and torch's
+        raise InputError(f"the text encoder's configuration is not one of CLIP: {error}") from error
     known = model.state_dict()
     prefix = "text_model." if any(key.startswith("text_model.") for key in known) else ""  # by transformers' version
     weights = {prefix + key: value for key, value in state.items()}
@@ -101,6 +108,7 @@ def text_model(config: dict[str, Any], state: StateDict, *, shapes_only: bool = 
             shape = tuple(weights[key].shape)
             raise InputError(f"the text encoder's {key} has shape {shape} where {tuple(like.shape)} fits the rest")
     if not shapes_only:
+        model = CLIPTextModel(settings)
         model.load_state_dict({key: weights[key].float() for key in known})
     return model
 

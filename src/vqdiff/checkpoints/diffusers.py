@@ -88,6 +88,7 @@ _TRANSFORMER_NOW = {
     "only_cross_attention": False,
     "patch_size": None,
 }
+_LARGEST = 1 << 24  # beyond, the number of weights leaves 64 bits
 _CODEC_NOW = {"lookup_from_codebook": False, "mid_block_add_attention": True, "norm_type": "group"}
 
 
@@ -118,9 +119,9 @@ def read_model(folder: Path, *, dtype: torch.dtype | None = None, shapes_only: b
     config = denoiser_config(folder / "transformer" / "config.json", state)
     reading = collect(state, config, ClassicDenoiser, DENOISER_NAMES, prefix="transformer/", dtype=dtype)
     report("transformer", reading.unused)
-    sizes = codec_config(folder / "vqvae" / "config.json", config)
-    state = _codec_state(weights("vqvae", "image_tokenizer"), sizes)
-    codec = collect(state, sizes, VQGAN, codec_names(sizes), prefix="vqvae/")
+    state = weights("vqvae", "image_tokenizer")
+    sizes = codec_config(folder / "vqvae" / "config.json", state, config)
+    codec = collect(_codec_state(state, sizes), sizes, VQGAN, codec_names(sizes), prefix="vqvae/")
     report("vqvae", codec.unused)
     encoder = read_clip_folder(
         folder / "text_encoder", folder / "tokenizer", weights("text_encoder", "text_encoder"), shapes_only=shapes_only
@@ -134,7 +135,7 @@ def read_model(folder: Path, *, dtype: torch.dtype | None = None, shapes_only: b
     if not learned:
         origin["null_condition"] = "CLIP's features of the empty text"
     return Model(
-        _schedule(folder / "scheduler" / "scheduler_config.json", config),
+        schedule_of(folder / "scheduler" / "scheduler_config.json", config),
         assemble(ClassicDenoiser, reading),
         assemble(VQGAN, codec),
         encoder,
@@ -184,16 +185,23 @@ def denoiser_config(file: Path, state: StateDict) -> ClassicConfig:
     )
 
 
-def codec_config(file: Path, denoiser: ClassicConfig) -> VQGANConfig:
+def codec_config(file: Path, state: StateDict, denoiser: ClassicConfig) -> VQGANConfig:
     """The configuration in ``vqvae/config.json``; InputError if it is no codec for the denoiser's tokens."""
     config = read_json(file)
     _expect(config, CODEC | _CODEC_NOW, file)
     widths, down, up = (config.get(key) for key in ("block_out_channels", "down_block_types", "up_block_types"))
-    if not (isinstance(widths, list) and widths and all(isinstance(width, int) and width > 0 for width in widths)):
+    if not (
+        isinstance(widths, list) and widths and all(isinstance(width, int) and 0 < width < _LARGEST for width in widths)
+    ):
         raise InputError(f"{file}: block_out_channels is {widths!r} where a list of sizes is needed")
-    levels = [level for level, name in enumerate(down or ()) if name == "AttnDownEncoderBlock2D"]
+    levels = [
+        level for level, name in enumerate(down if isinstance(down, list) else ()) if name == "AttnDownEncoderBlock2D"
+    ]
     if [down, up] != list(block_types(len(widths), levels)) or any(width % widths[0] for width in widths):
         raise InputError(f"{file}: the blocks {down} and {up} of {widths} channels are no VQ-Diffusion codec's")
+    blocks = _size(config, "layers_per_block", file)
+    if (len(widths), blocks) != (found := tuple(count(state, f"encoder.down_blocks{x}") for x in ("", ".0.resnets"))):
+        raise InputError(f"{file} tells of {len(widths)} levels of {blocks} blocks, but the weights are of {found}")
     codes = _size(config, "num_vq_embeddings", file)
     if codes != denoiser.num_codes:
         raise InputError(f"{file}: the codec has {codes} codes, the transformer {denoiser.num_codes}: not of one model")
@@ -202,7 +210,7 @@ def codec_config(file: Path, denoiser: ClassicConfig) -> VQGANConfig:
         image_size=denoiser.grid_size * 2 ** (len(widths) - 1),
         channels=widths[0],
         channel_mult=tuple(width // widths[0] for width in widths),
-        num_blocks=_size(config, "layers_per_block", file),
+        num_blocks=blocks,
         attention_levels=tuple(levels),
         latent_channels=latent,
         code_dim=latent if config.get("vq_embed_dim") is None else _size(config, "vq_embed_dim", file),
@@ -228,7 +236,8 @@ def _codec_state(state: StateDict, config: VQGANConfig) -> dict[str, Tensor]:
     return found | {"codebook.class_of": codes, "codebook.code_of": codes}
 
 
-def _schedule(file: Path, config: ClassicConfig) -> Schedule:
+def schedule_of(file: Path, config: ClassicConfig) -> Schedule:
+    """The noise schedule in ``scheduler_config.json``; InputError if it is not one for the denoiser."""
     values = read_json(file)
     published = Schedule.published(config.num_steps, config.num_codes)
     (a1, aT), (g1, gT) = published.alpha_bar_ends, published.gamma_bar_ends
@@ -254,6 +263,6 @@ def _expect(config: Mapping[str, Any], wanted: Mapping[str, Any], file: Path) ->
 
 def _size(config: Mapping[str, Any], key: str, file: Path) -> int:
     value = config.get(key)
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < _LARGEST:
         raise InputError(f"{file}: {key} is {value!r} where a size is needed")
     return value

@@ -32,5 +32,7 @@ def download(source: str) -> Path:
         folder = snapshot_download(name["repo"], revision=name["revision"], ignore_patterns=["*.fp16.*", "*.msgpack"])
     except Exception as error:  # its own errors, and those of whichever HTTP library it uses
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(f"cannot fetch {source} from the Hub, and there is no such folder or file: {reason}") from error
+        raise InputError(
+            f"cannot fetch {source} from the Hub, and there is no such folder or file: {reason}"
+        ) from error
     return Path(folder)
