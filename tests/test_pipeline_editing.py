@@ -10,10 +10,10 @@ import torch
 from PIL import Image, ImageDraw
 
 import vqdiff
+from vqdiff import Blend, Guidance
 from vqdiff.errors import InputError
 from vqdiff.pipeline import Pipeline
-from vqdiff.sampling import Canvas, Guidance, doubtful, get_sampler
-from vqdiff.text import Blend
+from vqdiff.sampling import Canvas, doubtful, get_sampler
 
 STEPS = 3
 
@@ -204,3 +204,13 @@ def test_guidance_schedules_everywhere(pipe: Pipeline, apple: Image.Image, mask:
 def test_mistakes_are_named(pipe: Pipeline, apple: Image.Image, call: object, message: str) -> None:
     with pytest.raises(InputError, match=message):
         call(pipe, apple)  # type: ignore[operator]
+
+
+@pytest.mark.gpu
+def test_editing_on_cuda(apple: Image.Image, mask: Image.Image) -> None:
+    pipe = vqdiff.load("emoji", device="cuda")
+    edited = pipe.edit(apple, mask, "a cat", negative="a dog", guidance=Guidance(3.0, "linear", (0.1, 0.9)))
+    white = np.asarray(mask) > 0
+    assert (pixels(edited)[~white] == pixels(apple)[~white]).all()
+    assert pipe.vary(apple, 1.0, "a cat", seed=2)[0].tobytes() == pipe("a cat", seed=2)[0].tobytes()
+    assert pipe.revise(apple, 0.1, "a cat").size == apple.size

@@ -10,12 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vqdiff.pipeline import Pipeline, load
-    from vqdiff.sampling import samplers
+    from vqdiff.sampling import Guidance, samplers
+    from vqdiff.text import Blend
 
 __version__ = "0.1.0"
-__all__ = ["Pipeline", "__version__", "load", "samplers"]
+__all__ = ["Blend", "Guidance", "Pipeline", "__version__", "load", "samplers"]
 
-_HOMES = {"Pipeline": "vqdiff.pipeline", "load": "vqdiff.pipeline", "samplers": "vqdiff.sampling"}
+_HOMES = {
+    "Blend": "vqdiff.text",
+    "Guidance": "vqdiff.sampling",
+    "Pipeline": "vqdiff.pipeline",
+    "load": "vqdiff.pipeline",
+    "samplers": "vqdiff.sampling",
+}
 
 
 def __getattr__(name: str) -> Any:

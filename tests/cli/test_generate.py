@@ -40,6 +40,14 @@ def test_a_picture_with_its_origin(tmp_path: Path, capsys: pytest.CaptureFixture
     assert stored["network_calls"] == 2
 
 
+def test_the_record_tells_what_guided(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--guidance-interval", "0.2", "0.8", "--negative", "red", "--towards", "a dog", "--weight", "0.25"]
+    assert run("a cat", "-o", str(tmp_path / "cat.png"), "--steps", "1", "--json", *options) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record["guidance"] == {"scale": 3.0, "schedule": "constant", "interval": [0.2, 0.8]}
+    assert {"prompts": ["a cat"], "negative": "red", "towards": "a dog", "weight": 0.25}.items() <= record.items()
+
+
 def test_the_record_tells_the_calls_that_were_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "cat.png"
     assert run("cat", "-o", str(out), "--sampler", "strided", "--steps", "120", "--guidance", "1", "--json") == 0
