@@ -15,10 +15,13 @@ from PIL import Image
 
 from vqdiff.cli import main
 from vqdiff.config import read_config
+from vqdiff.data import load
 from vqdiff.errors import InputError
 from vqdiff.evaluation import drawing, judge
 from vqdiff.evaluation.protocol import Result
+from vqdiff.evaluation.scoring import Scoring
 from vqdiff.evaluation.study import Study
+from vqdiff.pictures import batches
 from vqdiff.pipeline import bundled
 from vqdiff.sampling import Reveal
 
@@ -90,13 +93,26 @@ def test_evaluate_writes_a_result_and_draws_nothing_twice(
     assert Result.load(folder / "result.json").scores == first.scores
 
 
+def test_the_scorers_know_real_drawings(folder: Path) -> None:
+    """Style, role and R-precision of the drawings themselves are high, and low for the same drawings in another order."""
+    trial = read_config(Study, Path(config(folder, STUDY + TRIAL))).trial
+    pictures = load(folder / "data", "train", 128)
+    scoring = Scoring(trial, pictures, pictures)
+    right = scoring.scores(batches(pictures.pixels))
+    wrong = scoring.scores(batches(pictures.pixels[::-1]))
+    assert set(right) == set(scoring.names())
+    for name in ("style_accuracy", "role_accuracy", "r_precision"):
+        assert right[f"{name}_emoji_check"] > 0.8 > 0.4 > wrong[f"{name}_emoji_check"]
+    assert abs(right["fd_effnet"]) < 1e-3
+
+
 def test_two_processes_share_the_drawing(folder: Path) -> None:
     path = config(folder, EVALUATION)
     main(["evaluate", path])
     alone = Result.load(folder / "result.json")
     tokens = {file: file.read_bytes() for file in (folder / "drawn").rglob("*.safetensors")}
     shutil.rmtree(folder / "drawn")
-    launch = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--main_process_port", "0"]
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     run = subprocess.run(
         [sys.executable, *launch, "-m", "vqdiff", "evaluate", path],
         capture_output=True,

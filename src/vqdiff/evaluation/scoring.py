@@ -114,6 +114,9 @@ class Scoring:
             f"r_precision_{name}": self._r_precision(pictures, texts),
         }
         accuracy = scorer.accuracy(features, self.asked.columns)
+        if "role" in self.asked.columns:
+            role = self.asked.columns["role"]
+            accuracy["role"] = float((role[(pictures @ texts.T).argmax(1).numpy()] == role).mean())
         return scores | {f"{factor}_accuracy_{name}": share for factor, share in accuracy.items()}
 
     def _r_precision(self, pictures: Tensor, texts: Tensor) -> float:
@@ -124,6 +127,7 @@ class Scoring:
         names = ["fd_effnet", "kd_effnet", "precision", "recall", "density", "coverage"]
         for name, scorer in self.scorers.items():
             told = [f for f, probe in scorer.config.probes.items() if (probe.labels(self.asked.columns) >= 0).any()]
+            told += ["role"] if "role" in self.asked.columns else []
             names += [f"text_score_{name}", f"r_precision_{name}", *(f"{factor}_accuracy_{name}" for factor in told)]
         names += ["fid", "kid", "inception_score"] if self.inception else []
         return names + (["clip_score", "r_precision_clip"] if self.clip else [])
