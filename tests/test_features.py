@@ -63,6 +63,12 @@ def test_efficientnet_sees_what_its_package_computes() -> None:
     assert nn.functional.cosine_similarity(views.final, theirs).min() > 0.999  # bfloat16 against float32
 
 
+def test_efficientnet_sees_tiny_pictures_enlarged() -> None:
+    network, pixels = EfficientNetLite0(), torch.rand(2, 3, 8, 8)
+    enlarged = pixels.repeat_interleave(4, 2).repeat_interleave(4, 3)
+    assert torch.equal(network(pixels).final, network(enlarged).final)
+
+
 def test_inception_takes_8_bit_pictures(inception: Path) -> None:
     network, pixels = Inception(inception), torch.tensor([0.2, 0.5, 0.9]).view(1, 3, 1, 1).expand(1, 3, 8, 8)
     rounded = (pixels[..., 0, 0] * 255).round() / 255

@@ -51,7 +51,6 @@ class EfficientNetLite0(nn.Module):
         self.fingerprint = file_hash(weights)
         self.network = EfficientNet.from_name("efficientnet-lite0")
         self.network.load_state_dict(torch.load(weights, weights_only=True))
-        self.network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self.eval().requires_grad_(False)
 
     @torch.inference_mode()
@@ -65,8 +64,13 @@ class EfficientNetLite0(nn.Module):
         return Views(final, torch.cat([quarters, middle.amax((2, 3))], 1))
 
     def maps(self, pixels: Float[Tensor, "B 3 H W"], blocks: Sequence[int]) -> list[Float[Tensor, "B _ _ _"]]:
-        """What the given blocks, in ascending order, put out; those after the last of them are not run."""
+        """What the given blocks, in ascending order, put out; those after the last of them are not run.
+
+        Pictures of less than 32 pixels, for which its kernels are too large, are enlarged.
+        """
         net: Any = self.network
+        if min(pixels.shape[-2:]) < 32:
+            pixels = nn.functional.interpolate(pixels, scale_factor=float(-(-32 // min(pixels.shape[-2:]))))
         x = standardise(pixels).contiguous(memory_format=torch.channels_last)
         x = net._swish(net._bn0(net._conv_stem(x)))
         maps = list[Tensor]()

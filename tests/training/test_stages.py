@@ -6,7 +6,6 @@ import json
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -149,22 +148,6 @@ def test_the_null_condition_is_trained(trained: Path) -> None:
     torch.manual_seed(0)
     untrained = type(model.null_condition)(model.null_condition.config)
     assert not torch.allclose(model.null(1), untrained(1), atol=1e-3)
-
-
-def test_reconstruction_quality_knows_perfect_and_poor() -> None:
-    class Perfect:
-        num_codes = 4
-        encode = staticmethod(lambda pixels: pixels.flatten(1))
-        decode = staticmethod(lambda tokens: tokens.view(-1, 3, 4, 4))
-
-    pictures = np.random.default_rng(0).integers(0, 2, (6, 4, 4, 3), dtype=np.uint8) * 255
-    perfect = Perfect()
-    perfect.encode = lambda pixels: pixels.flatten(1).long()  # type: ignore[method-assign]
-    quality = tokenizer.reconstruction_quality(perfect, pictures)
-    assert quality["psnr"] == pytest.approx(100)
-    assert quality["codes_used"] == 0.5
-    perfect.decode = lambda tokens: 1 - tokens.view(-1, 3, 4, 4).float()  # type: ignore[method-assign]
-    assert tokenizer.reconstruction_quality(perfect, pictures)["psnr"] == pytest.approx(0)
 
 
 def test_components_round_trip(trained: Path) -> None:

@@ -10,30 +10,21 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from vqdiff.data import PictureSet, load
+from vqdiff.errors import InputError
+from vqdiff.features import EfficientNetLite0
 from vqdiff.files import atomic_path
-from vqdiff.image_tokenizers import CompactConfig, CompactTokenizer, code_use
-from vqdiff.metrics import psnr
-from vqdiff.model import save_component
+from vqdiff.image_tokenizers import VQGAN, CompactConfig, CompactTokenizer, VQGANConfig, code_use
+from vqdiff.image_tokenizers.losses import AdversarialConfig, PerceptualConfig, ReconstructionLoss, TokenizerObjective
+from vqdiff.metrics import frechet_distance, principal_directions, psnr, structural_similarity
+from vqdiff.model import load_component, save_component
 from vqdiff.pictures import grid, to_pixels
 from vqdiff.training.loop import RunConfig, train
 
-
-@dataclass(frozen=True)
-class ReconstructionLoss:
-    """Weights of the reconstruction terms; pixels in [0, 1]."""
-
-    absolute: float = 1.0
-    squared: float = 2.0
-    gradient: float = 0.5
-    """On horizontal and vertical differences of neighbouring pixels: keeps edges sharp."""
-
-    def __call__(self, decoded: Tensor, pixels: Tensor) -> Tensor:
-        error = decoded - pixels
-        gradient = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
-        return self.absolute * error.abs().mean() + self.squared * error.square().mean() + self.gradient * gradient
+_POOR_USE = 0.9
+"""Share of the codes below which a warning is due, if there are enough tokens to tell."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +35,13 @@ class TokenizerTraining:
     output: Path
     run: RunConfig
     model: CompactConfig = field(default_factory=CompactConfig)
+    vqgan: VQGANConfig | None = None
+    """Train the network of the published models in place of ``model``."""
+    start: Path | None = None
+    """Go on from this trained tokenizer, in place of ``model``."""
     loss: ReconstructionLoss = field(default_factory=ReconstructionLoss)
+    perceptual: PerceptualConfig = field(default_factory=PerceptualConfig)
+    adversarial: AdversarialConfig = field(default_factory=AdversarialConfig)
     flip: bool = True
     """Mirror half of the pictures."""
     held_out: str = "test"
@@ -52,79 +49,108 @@ class TokenizerTraining:
     evaluate: int = 512
     """Held-out pictures scored at every preview."""
 
+    def __post_init__(self) -> None:
+        if self.run.shard and self.adversarial.weight:
+            raise InputError(
+                "run.shard does not go with an adversarial term, which looks at a whole layer: set it false"
+            )
+
+    def tokenizer(self) -> CompactTokenizer | VQGAN:
+        """The network to train, as it is at the start."""
+        if self.start is not None:
+            return load_component(self.start).requires_grad_(True)
+        return CompactTokenizer(self.model) if self.vqgan is None else VQGAN(self.vqgan)
+
 
 class TokenizerTask:
     """Reconstruct pictures through the quantizer."""
 
-    def __init__(self, config: TokenizerTraining, train_set: PictureSet, test_set: PictureSet) -> None:
-        self.config, self.train_set = config, train_set
-        rows = np.linspace(0, len(test_set.pixels) - 1, min(config.evaluate, len(test_set.pixels))).astype(int)
-        self.test_pixels = test_set.pixels[rows]
+    def __init__(self, config: TokenizerTraining) -> None:
+        self.config = config
         torch.manual_seed(config.run.seed)
-        self.model = CompactTokenizer(config.model)
-        self.model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        network = config.tokenizer()
+        self.model: nn.Module = network
+        self.objective: nn.Module = TokenizerObjective(network, config.loss, config.perceptual, config.adversarial)
+        self.learning_rates: Mapping[str, float] = {"discriminator.": config.adversarial.learning_rate}
+        size = network.config.image_size
+        self.train_set, test_set = (load(config.data, split, size) for split in ("train", config.held_out))
+        self.held_out = HeldOut(test_set, config.evaluate)
 
-    def loss(self, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+    def batch(self, step: int, share: slice) -> dict[str, Tensor]:
         random = np.random.default_rng((self.config.run.seed, step))
-        torch.manual_seed(int(random.integers(2**63)))  # where revived codes are placed
-        size = self.config.run.batch_size
-        rows = random.choice(len(self.train_set.pixels), size, p=self.train_set.weights)
-        batch = self.train_set.pixels[np.sort(rows)]
-        if self.config.flip:
-            batch = np.concatenate([batch[: size // 2], batch[size // 2 :, :, ::-1]])
-        pixels = to_pixels(batch)
-        out = self.model(pixels)
-        loss = self.config.loss(out.pixels, pixels) + out.loss
-        with torch.no_grad():
-            use = code_use(out.tokens, self.model.num_codes)
-            metrics = {"psnr": psnr(out.pixels, pixels).mean(), "perplexity": torch.tensor(use.perplexity)}
-        return loss, metrics
+        rows = random.choice(len(self.train_set), self.config.run.batch_size, p=self.train_set.weights)
+        flipped = random.random(len(rows)) < 0.5 * self.config.flip
+        pixels = to_pixels(self.train_set.pixels[rows[share]])
+        mirrored = torch.from_numpy(flipped[share])[:, None, None, None]
+        return {"pixels": torch.where(mirrored, pixels.flip(3), pixels), "step": torch.tensor(step)}
 
-    @torch.no_grad()
     def evaluate(self, model: Any) -> dict[str, float]:
-        quality = reconstruction_quality(model, self.test_pixels)
-        if quality["codes_used"] < 0.9:
-            print(
-                f"warning: held-out pictures use only {quality['codes_used']:.0%} of the codes; fewer would do as well"
-            )
-        return quality
+        return self.held_out.scores(model)
 
     @torch.no_grad()
     def preview(self, model: Any, path: Path) -> None:
-        pixels = to_pixels(self.test_pixels[:: max(1, len(self.test_pixels) // 24)][:24])
-        decoded = model.decode(model.encode(pixels))
-        rows = [row for pair in zip(pixels.split(8), decoded.split(8), strict=True) for row in pair]
+        """Up to 24 originals over their reconstructions, eight a row."""
+        device, pictures = next(model.parameters()).device, self.held_out.pictures
+        columns = min(8, len(pictures))
+        count = min(24, len(pictures)) // columns * columns
+        pixels = to_pixels(pictures[:: len(pictures) // count][:count])
+        decoded = model.decode(model.encode(pixels.to(device))).cpu()
+        rows = [row for pair in zip(pixels.split(columns), decoded.split(columns), strict=True) for row in pair]
         with atomic_path(path) as temporary:
-            grid(torch.cat(rows), columns=8).save(temporary)
+            grid(torch.cat(rows), columns).save(temporary)
 
     def save(self, model: Any, folder: Path) -> None:
         save_component(model, folder / "image_tokenizer")
 
-    def state_dict(self) -> dict[str, Any]:
-        return {}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        del state
+class HeldOut:
+    """Evenly spread pictures of a split, and how well a tokenizer keeps them."""
+
+    components = 64
+    """Principal directions in which the Fréchet distance is taken, as in ``vqdiff evaluate``."""
+
+    def __init__(self, pictures: PictureSet, count: int) -> None:
+        rows = np.linspace(0, len(pictures) - 1, min(count, len(pictures))).astype(int)
+        self.pictures: NDArray[np.uint8] = pictures.pixels[rows]
+        try:
+            self.network = EfficientNetLite0()
+        except InputError:
+            self.network = None
+            print("rfd_effnet is not measured, as that takes more packages: pip install 'vqdiff[eval]'", flush=True)
+
+    @torch.no_grad()
+    def scores(self, model: Any, batch_size: int = 64) -> dict[str, float]:
+        """PSNR (dB) and SSIM after rounding to 8 bits, Fréchet distance to the originals, use of the codes.
+
+        ``rfd_effnet`` is in 64 principal directions of the originals' EfficientNet-Lite0 features, and no FID. It is
+        left out where the network's package is missing.
+        """
+        device = next(model.parameters()).device
+        pixels, decoded, tokens = list[Tensor](), list[Tensor](), list[Tensor]()
+        for start in range(0, len(self.pictures), batch_size):
+            pixels.append(to_pixels(self.pictures[start : start + batch_size]))
+            tokens.append(model.encode(pixels[-1].to(device)))
+            decoded.append((model.decode(tokens[-1]).float() * 255).round().cpu() / 255)
+        codes = torch.cat(tokens)
+        use = code_use(codes, model.num_codes)
+        if use.used < _POOR_USE and codes.numel() > 20 * model.num_codes:
+            print(
+                f"warning: held-out pictures use only {use.used:.0%} of the codes; fewer would do as well", flush=True
+            )
+        with torch.autocast("cpu", enabled=False):  # variances are small differences of large numbers
+            fidelity = self._fidelity(pixels, decoded)
+        return fidelity | {"codes_used": use.used, "perplexity": use.perplexity}
+
+    def _fidelity(self, pixels: list[Tensor], decoded: list[Tensor]) -> dict[str, float]:
+        real, copies = torch.cat(pixels), torch.cat(decoded)
+        scores = {"psnr": float(psnr(copies, real).mean()), "ssim": structural_similarity(copies, real)}
+        if self.network is not None:
+            near, far = (torch.cat([self.network(part).final for part in parts]) for parts in (pixels, decoded))
+            directions = principal_directions(near, self.components).to(near)
+            scores["rfd_effnet"] = frechet_distance(near @ directions.T, far @ directions.T)
+        return scores
 
 
-@torch.no_grad()
-def reconstruction_quality(model: Any, pictures: NDArray[np.uint8], batch_size: int = 64) -> dict[str, float]:
-    """Mean PSNR (dB, after rounding to 8 bits) over ``pictures`` and the codebook's use on them."""
-    scores, tokens = list[Tensor](), list[Tensor]()
-    for start in range(0, len(pictures), batch_size):
-        pixels = to_pixels(pictures[start : start + batch_size])
-        tokens.append(model.encode(pixels))
-        decoded = model.decode(tokens[-1])
-        scores.append(psnr((decoded * 255).round() / 255, pixels))
-    use = code_use(torch.cat(tokens), model.num_codes)
-    return {"psnr": float(torch.cat(scores).mean()), "codes_used": use.used, "perplexity": use.perplexity}
-
-
-def train_tokenizer(config: TokenizerTraining, *, resume: bool = False) -> None:
+def train_tokenizer(config: TokenizerTraining, *, resume: bool = False, sanity: bool = False) -> None:
     """Train and write ``output/image_tokenizer``; see :func:`vqdiff.training.loop.train`."""
-
-    def task() -> TokenizerTask:
-        sets = (load(config.data, split, config.model.image_size) for split in ("train", config.held_out))
-        return TokenizerTask(config, *sets)
-
-    train(task, config.run, config.output, resume=resume)
+    train(lambda: TokenizerTask(config), config.run, config.output, resume=resume, sanity=sanity)

@@ -1,0 +1,190 @@
+"""Training a tokenizer on a few committed drawings, by every term there is."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from vqdiff.config import build, read_config
+from vqdiff.data import PictureSet, load
+from vqdiff.errors import InputError
+from vqdiff.image_tokenizers import VQGAN, CompactTokenizer
+from vqdiff.model import load_component
+from vqdiff.training.loop import RunConfig
+from vqdiff.training.tokenizer import HeldOut, TokenizerTask, TokenizerTraining, train_tokenizer
+
+SAMPLE = Path(__file__).parents[1] / "fixtures" / "emoji-sample"
+RECIPES = Path(__file__).parents[2] / "configs"
+
+CONFIG: dict[str, Any] = {
+    "evaluate": 6,
+    "model": {
+        "image_size": 32,
+        "channels": [8, 16, 16],
+        "encoder_blocks": [0, 0, 0],
+        "decoder_blocks": [0, 0, 0],
+        "num_codes": 16,
+        "code_dim": 4,
+    },
+    "perceptual": {"weight": 0.1},
+    "adversarial": {"weight": 0.1, "start": 10, "ramp": 5, "channels": 8, "levels": 2},
+    "run": {
+        "steps": 20,
+        "batch_size": 4,
+        "learning_rate": 3e-3,
+        "warmup": 5,
+        "ema": 0.9,
+        "log_every": 10,
+        "preview_every": 20,
+        "checkpoint_every": 8,
+    },
+}
+
+
+def config(folder: Path, **changes: Any) -> TokenizerTraining:
+    return build(TokenizerTraining, {"data": str(SAMPLE), "output": str(folder), **CONFIG, **changes}, "test")
+
+
+def records(folder: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tokenizer") / "run"
+    train_tokenizer(config(folder))
+    return folder
+
+
+def test_it_learns_and_says_how_well(trained: Path) -> None:
+    first, second, held_out = records(trained)
+    assert second["psnr"] > first["psnr"]
+    assert {"perplexity", "perceptual", "critic", "adversarial", "adversarial_weight"} <= second.keys()
+    assert {"psnr", "ssim", "rfd_effnet", "codes_used", "perplexity"} <= held_out.keys()
+    with Image.open(trained / "preview-0000020.png") as image:
+        assert image.size == (6 * 36 + 4, 2 * 36 + 4)  # six originals over their reconstructions
+
+
+def test_what_is_saved_is_the_tokenizer_alone(trained: Path) -> None:
+    saved = load_component(trained / "image_tokenizer")
+    assert isinstance(saved, CompactTokenizer)
+    assert saved.state_dict().keys() == TokenizerTask(config(trained)).model.state_dict().keys()
+    pixels = torch.rand(2, 3, 32, 32)
+    assert torch.equal(saved.encode(pixels), saved.encode(pixels))
+
+
+def test_training_goes_on_from_a_trained_tokenizer(trained: Path) -> None:
+    task = TokenizerTask(config(trained, start=str(trained / "image_tokenizer")))
+    assert all(parameter.requires_grad for parameter in task.model.parameters())
+    saved = load_component(trained / "image_tokenizer").state_dict()
+    assert all(torch.equal(value, saved[name]) for name, value in task.model.state_dict().items())
+
+
+def test_the_published_network_trains_too(tmp_path: Path) -> None:
+    sizes = {"image_size": 32, "channels": 32, "channel_mult": [1, 1], "num_blocks": 1, "attention_levels": []}
+    codes = {"latent_channels": 4, "code_dim": 4, "codebook_size": 16, "num_codes": 16}
+    run = CONFIG["run"] | {"steps": 2, "warmup": 1}
+    train_tokenizer(config(tmp_path / "run", vqgan=sizes | codes, run=run))
+    assert isinstance(load_component(tmp_path / "run" / "image_tokenizer"), VQGAN)
+
+
+def test_shares_make_up_the_batch_which_is_a_function_of_the_step(tmp_path: Path) -> None:
+    task = TokenizerTask(config(tmp_path))
+    whole = task.batch(7, slice(0, 4))
+    parts = [task.batch(7, slice(start, start + 2))["pixels"] for start in (0, 2)]
+    assert torch.equal(torch.cat(parts), whole["pixels"])
+    assert int(whole["step"]) == 7
+    assert not torch.equal(task.batch(8, slice(0, 4))["pixels"], whole["pixels"])
+
+
+def test_half_of_the_pictures_are_mirrored(tmp_path: Path) -> None:
+    task, plain = (TokenizerTask(config(tmp_path, flip=flip)) for flip in (True, False))
+    mirrored = 0
+    for step in range(20):
+        ours, theirs = (one.batch(step, slice(0, 4))["pixels"] for one in (task, plain))
+        for one, other in zip(ours, theirs, strict=True):
+            assert torch.equal(one, other) or torch.equal(one.flip(2), other)
+            mirrored += not torch.equal(one, other)
+    assert 25 < mirrored < 55
+
+
+class Copier(nn.Module):
+    """Every pixel is a token of its own: perfect, or with its colours inverted."""
+
+    def __init__(self, num_codes: int, inverted: bool = False) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(()))
+        self.num_codes, self.inverted = num_codes, inverted
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        return pixels.flatten(1).long()
+
+    def decode(self, tokens: Tensor) -> Tensor:
+        return (tokens != self.inverted).view(-1, 3, 16, 16).float()
+
+
+def black_and_white() -> PictureSet:
+    pictures = load(SAMPLE, "train", 16)
+    pixels = np.random.default_rng(0).integers(0, 2, (len(pictures), 16, 16, 3), dtype=np.uint8) * 255
+    return PictureSet(**{**vars(pictures), "pixels": pixels})
+
+
+def test_scores_know_perfect_from_poor(capsys: pytest.CaptureFixture[str]) -> None:
+    held_out = HeldOut(black_and_white(), 70)
+    scores = held_out.scores(Copier(2))
+    assert scores["psnr"] == pytest.approx(100)
+    assert scores["ssim"] == pytest.approx(1)
+    assert scores["rfd_effnet"] == pytest.approx(0, abs=1e-3)
+    assert scores["codes_used"] == 1
+    assert scores["perplexity"] == pytest.approx(2, rel=0.01)
+    assert "warning" not in capsys.readouterr().out
+    poor = held_out.scores(Copier(4, inverted=True))
+    assert poor["psnr"] == pytest.approx(0)
+    assert poor["ssim"] < 0
+    assert poor["rfd_effnet"] > 1
+    assert "only 50% of the codes" in capsys.readouterr().out
+
+
+def test_scores_are_not_taken_in_bfloat16() -> None:
+    class Rounder(Copier):
+        def decode(self, tokens: Tensor) -> Tensor:
+            return super().decode(tokens) * 0.9
+
+    held_out, model = HeldOut(black_and_white(), 70), Rounder(2)
+    exact = held_out.scores(model)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert held_out.scores(model) == pytest.approx(exact)
+
+
+def test_without_the_package_the_rest_is_measured(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def missing() -> None:
+        raise InputError("not installed")
+
+    monkeypatch.setattr("vqdiff.training.tokenizer.EfficientNetLite0", missing)
+    held_out = HeldOut(black_and_white(), 4)
+    assert "vqdiff[eval]" in capsys.readouterr().out
+    assert held_out.scores(Copier(2)).keys() == {"psnr", "ssim", "codes_used", "perplexity"}
+
+
+def test_a_sharded_critic_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"run\.shard"):
+        config(tmp_path, run=CONFIG["run"] | {"shard": True})
+
+
+def test_unknown_keys_are_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="did you mean 'weight'"):
+        config(tmp_path, perceptual={"wieght": 1.0})
+
+
+@pytest.mark.parametrize("recipe", sorted(RECIPES.glob("*tokenizer*.toml")), ids=lambda path: path.stem)
+def test_recipes_can_be_read(recipe: Path) -> None:
+    assert isinstance(read_config(TokenizerTraining, recipe).run, RunConfig)
