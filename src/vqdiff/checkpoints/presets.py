@@ -69,6 +69,7 @@ RECIPES = {
     "ithq-guided": SamplingSettings("ancestral", steps=100, guidance=5.0, truncation=1.0),
     "ithq-fast": SamplingSettings("reference-fast", steps=51, guidance=1.0, truncation=0.86),
     "ithq-guided-fast": SamplingSettings("reference-fast", steps=51, guidance=5.0, truncation=1.0),
+    "ithq-few": SamplingSettings("reference-fewer-tokens", steps=100, guidance=1.0, truncation=0.86),
     "ithq-purity": SamplingSettings("reference-purity", steps=100, guidance=1.0, truncation=0.86, prior_scale=1.0),
     "coco": _PLAIN,
     "coco-guided": SamplingSettings("ancestral", steps=100, guidance=3.0, truncation=1.0),

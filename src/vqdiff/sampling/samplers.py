@@ -240,6 +240,10 @@ _SAMPLERS: dict[str, tuple[Sampler, str]] = {
     ),
     "ancestral": (Strided(every=True), "the exact posterior at every one of the T times, whatever `steps` says"),
     "reference-fast": (ReferenceFast(), "the published code's fast sampler: one-step posteriors at shifted times"),
+    "reference-fewer-tokens": (
+        ReferenceReveal(by_random, most=5),
+        "the published code at `infer_speed=0.5`: at most five random positions a call, all redrawn in the last",
+    ),
     "reference-purity": (
         ReferenceReveal(by_purity, sharpened=True),
         "the published code's purity sampler: fixed counts at each of the T times, all redrawn in the last",
