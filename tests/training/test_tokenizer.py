@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +87,31 @@ def test_training_goes_on_from_a_trained_tokenizer(trained: Path) -> None:
     assert all(parameter.requires_grad for parameter in task.model.parameters())
     saved = load_component(trained / "image_tokenizer").state_dict()
     assert all(torch.equal(value, saved[name]) for name, value in task.model.state_dict().items())
+
+
+def test_interrupted_and_resumed_equals_uninterrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Codes die and are placed anew, and the critic begins, after the interruption."""
+    small = {
+        "perceptual": {"weight": 0.0},
+        "adversarial": CONFIG["adversarial"] | {"start": 104},
+        "run": CONFIG["run"] | {"steps": 106, "warmup": 1, "preview_every": 106},
+        "evaluate": 2,
+    }
+    train_tokenizer(config(tmp_path / "whole", **small))
+    batch = TokenizerTask.batch
+
+    def interrupted(task: TokenizerTask, step: int, share: slice) -> dict[str, Tensor]:
+        if step == 103:
+            os.kill(os.getpid(), signal.SIGINT)
+        return batch(task, step, share)
+
+    monkeypatch.setattr(TokenizerTask, "batch", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train_tokenizer(config(tmp_path / "broken", **small))
+    monkeypatch.undo()
+    train_tokenizer(config(tmp_path / "broken", **small), resume=True)
+    whole, broken = (tmp_path / name / "image_tokenizer" / "model.safetensors" for name in ("whole", "broken"))
+    assert whole.read_bytes() == broken.read_bytes()
 
 
 def test_the_published_network_trains_too(tmp_path: Path) -> None:
