@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
 import hashlib
 import json
+import mmap
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -249,7 +252,7 @@ def load_component(
         kinds = {key: value.dtype for key, value in module.state_dict().items()}
         # Assigned, tensor by tensor: a large model must never be in memory twice.
         state = {
-            key: value.to(dtype if dtype and value.is_floating_point() else kinds.get(key))
+            key: converted(value, dtype if dtype and value.is_floating_point() else kinds.get(key, value.dtype))
             for key, value in load_file(weights).items()
         }
         module.load_state_dict(state, assign=True)
@@ -258,6 +261,28 @@ def load_component(
     except (SafetensorError, RuntimeError, OSError) as error:
         raise InputError(f"{weights} is broken or of another network: {str(error).splitlines()[0]}") from error
     return module.eval().requires_grad_(False)
+
+
+def converted(value: Tensor, dtype: torch.dtype) -> Tensor:
+    """A file's tensor as ``dtype``, without leaving what was read of the file in memory."""
+    if value.dtype == dtype:
+        return value
+    copy = value.to(dtype)
+    release(value)
+    return copy
+
+
+def release(value: Tensor) -> None:
+    """Let go of the memory of a tensor that lies in a file; it stays valid, and is read again if it is used again.
+
+    The pages of a mapped file would else pile up beside the copies made of them, a second model in memory. A hint to
+    Linux (``MADV_PAGEOUT``), which loses nothing in any memory; elsewhere nothing happens.
+    """
+    page = mmap.PAGESIZE
+    start = -(-value.data_ptr() // page) * page
+    length = (value.data_ptr() + value.nbytes) // page * page - start
+    if sys.platform == "linux" and value.device.type == "cpu" and length > 0:
+        ctypes.CDLL(None).madvise(ctypes.c_void_p(start), ctypes.c_size_t(length), 21)
 
 
 def fingerprint(folder: Path) -> str:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from vqdiff.errors import InputError
+from vqdiff.model import release
 
 StateDict = Mapping[str, Tensor]
 Config = TypeVar("Config")
@@ -95,6 +96,7 @@ def collect(
         weights[name] = torch.empty(like.shape, dtype=kind, device=state[theirs[name][0]].device)
         for place, key in zip(weights[name].chunk(parts), theirs[name], strict=True):
             place.copy_(state[key])
+            release(state[key])
             if place.is_floating_point() and not place.is_meta and not place.isfinite().all():
                 raise InputError(
                     f"{prefix}{key} is not finite: the training that wrote it had failed, or the file is damaged"
