@@ -110,7 +110,7 @@ class AdversarialConfig:
     """Steps from there over which the weight rises to its value: a young critic says nothing worth hearing."""
     channels: int = 64
     levels: int = 3
-    """Halvings of the picture; a patch is about 8 · 2^levels pixels wide."""
+    """Halvings of the picture; a score is that of a patch 5 · 2^levels pixels wide."""
     learning_rate: float = 0.5
     """The critic's, as a factor on that of the run."""
 
@@ -129,7 +129,7 @@ class PatchDiscriminator(nn.Module):
             wider = channels * min(2**level, 8)
             layers += [nn.LeakyReLU(0.2), nn.Conv2d(width, wider, 4, stride=2, padding=1), nn.GroupNorm(8, wider)]
             width = wider
-        self.layers = nn.Sequential(*layers, nn.LeakyReLU(0.2), nn.Conv2d(width, 1, 4, padding=1))
+        self.layers = nn.Sequential(*layers, nn.LeakyReLU(0.2), nn.Conv2d(width, 1, 3, padding=1))
 
     def forward(self, pixels: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 1 h w"]:
         return self.layers(pixels * 2 - 1).float()
