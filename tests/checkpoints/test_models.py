@@ -10,6 +10,7 @@ from torch import Tensor
 
 from golden_cases import GOLDEN, Case, cases, load
 from vqdiff.checkpoints import read_model
+from vqdiff.checkpoints.archive import read_weights
 from vqdiff.checkpoints.clip import read_clip
 from vqdiff.checkpoints.microsoft import Extras, read_schedule
 from vqdiff.checkpoints.presets import ARCHITECTURES, RECIPES, architecture, recipe
@@ -92,6 +93,14 @@ def test_without_its_codec_a_model_denoises_and_names_the_file() -> None:
     assert logits.shape == (1, 64, 22)
     with pytest.raises(InputError, match=r"image_tokenizer=openimages_like_gumbel\.pth"):
         model.image_tokenizer.decode(torch.zeros(1, 64, dtype=torch.int64))
+
+
+def test_the_grid_of_a_text_model_without_its_masks_is_not_guessed(tmp_path: Path) -> None:
+    state = read_weights(FOLDER / "text_learnable_null.pth")["ema"]
+    torch.save({"ema": {k: v for k, v in state.items() if "attn2.mask" not in k}, "model": {}}, tmp_path / "x.pth")
+    with pytest.raises(InputError, match="pass grid_size"):
+        read_model(tmp_path / "x.pth", {"heads": 2})
+    assert read_model(tmp_path / "x.pth", {"heads": 2, "grid_size": 8}).num_tokens == 64
 
 
 def test_the_codec_of_another_model() -> None:

@@ -63,7 +63,7 @@ def read(path: Path, extras: Extras, *, dtype: torch.dtype | None = None, shapes
     told |= {key: value for key, value in given.items() if value is not None}
     if "heads" not in told:
         notes.append("the number of heads is not in the file: taken as 16, as in every published model")
-    published_grid = 16 if _rows(state) == 32 and "attn2.mask" not in " ".join(state) else None
+    published_grid = 16 if _rows(state) == 32 and not any(".attn2." in key for key in state) else None
     reading = read_denoiser(
         state,
         heads=told.get("heads", 16),
@@ -149,7 +149,9 @@ def read_denoiser(
     null_class = has_classes and (class_rows == 1001 if null_class is None else null_class)
     if grid_size is None:
         if "blocks.0.attn2.mask" not in state:
-            raise InputError("this checkpoint does not tell its token grid: pass grid_size (16 for the published ones)")
+            raise InputError(
+                "this checkpoint does not tell its token grid: pass grid_size (published: 32 for text, else 16)"
+            )
         grid_size = round(shape_of(state, "blocks.0.attn2.mask")[-1] ** 0.5)
     config = ClassicConfig(
         num_codes=rows - 1,
