@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from vqdiff.errors import InputError
+from vqdiff.files import read_json
 from vqdiff.shapes import Float, Int
 
 
@@ -173,6 +174,20 @@ def _read_model(kind: Any, folder: Path, shapes_only: bool) -> Any:
 
 
 AnyTextEncoder = TextEncoder | ClipTextEncoder
+
+
+def read_text_encoder(folder: Path, max_tokens: int) -> AnyTextEncoder:
+    """The encoder in a transformers folder: CLIP's text tower as the published models use it, or another network.
+
+    Raises InputError if it is none, or incomplete.
+    """
+    if not str(read_json(folder / "config.json").get("model_type", "")).startswith("clip"):
+        return TextEncoder(folder, max_tokens)
+    encoder = ClipTextEncoder.read(folder)
+    if encoder.max_tokens != max_tokens:
+        raise InputError(f"max_tokens is {max_tokens}, but this CLIP has {encoder.max_tokens} places for words")
+    return encoder
+
 
 NullKind = Literal["learnable", "empty", "zero"]
 

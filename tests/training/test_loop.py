@@ -82,7 +82,10 @@ def test_a_run_leaves_what_it_promises(tmp_path: Path) -> None:
 def losses(folder: Path) -> list[dict[str, float]]:
     """What the log says of every step, but for the speed."""
     records = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in record.items() if name not in ("pictures_per_s", "share_of_matmul_peak")} for record in records]
+    return [
+        {name: value for name, value in record.items() if name not in ("pictures_per_s", "share_of_matmul_peak")}
+        for record in records
+    ]
 
 
 def assert_same_run(one: Path, other: Path) -> None:

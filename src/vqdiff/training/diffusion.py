@@ -25,7 +25,7 @@ from vqdiff.pictures import sheet
 from vqdiff.pipeline import Pipeline
 from vqdiff.sampling import SamplingSettings
 from vqdiff.shapes import Float, Int
-from vqdiff.text import NullCondition, NullKind, TextEncoder
+from vqdiff.text import NullCondition, NullKind, read_text_encoder
 from vqdiff.training.conditions import conditions_of
 from vqdiff.training.loop import Batch, RunConfig, train
 from vqdiff.training.tokenizer import HeldOut
@@ -134,7 +134,7 @@ class DiffusionTraining(DenoiserTraining):
         if (self.condition == "text") != (self.text_encoder is not None):
             wants = "wants a" if self.text_encoder is None else "takes no"
             raise InputError(f"condition = {self.condition!r} {wants} text_encoder")
-        encoder = TextEncoder(self.text_encoder, self.max_tokens) if self.text_encoder is not None else None
+        encoder = None if self.text_encoder is None else read_text_encoder(self.text_encoder, self.max_tokens)
         if self.condition == "class":
             rows.require_labels()
         noise = self.noise
@@ -298,7 +298,7 @@ class DiffusionTask:
     def evaluate(self, model: Any) -> dict[str, float]:
         """Mean cross-entropy (nats) of x0 at masked positions of held-out pictures, as told and under ∅."""
         schedule, x0, noise = self.parts.schedule, self.test_tokens, torch.Generator().manual_seed(0)
-        t = torch.arange(len(x0)) * schedule.num_steps // len(x0) + 1
+        t = ((torch.arange(len(x0)) + 0.5) * schedule.num_steps / len(x0)).long() + 1
         xt = draw_forward(schedule, x0, t, torch.rand(x0.shape, generator=noise, dtype=torch.float64))
         masked = xt == schedule.num_codes
         known = {"": self.told} if self.told is None else {"": self.told, "_null": model.null(self.told)}
@@ -306,15 +306,11 @@ class DiffusionTask:
         for name, condition in known.items():
             total = 0.0
             for part in torch.arange(len(x0)).split(64):
-                given = condition if condition is None else condition[part].to(self.device)
-                logits = model.denoiser(xt[part].to(self.device), t[part].to(self.device), given)
-                chosen = masked[part].to(self.device)
-                total += float(
-                    nn.functional.cross_entropy(
-                        logits[chosen].float(), x0[part][masked[part]].to(self.device), reduction="sum"
-                    )
-                )
-            values[f"held_out_masked_nll{name}"] = total / int(masked.sum())
+                given = None if condition is None else condition[part].to(self.device)
+                logits = model.denoiser(xt[part].to(self.device), t[part].to(self.device), given).cpu()
+                logits, true = logits[masked[part]].float(), x0[part][masked[part]]
+                total += float(nn.functional.cross_entropy(logits, true, reduction="sum"))
+            values[f"held_out_masked_nll{name}"] = total / max(1, int(masked.sum()))
         return values
 
     def preview(self, model: Any, path: Path) -> None:

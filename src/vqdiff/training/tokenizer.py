@@ -144,7 +144,7 @@ class HeldOut:
     def _fidelity(self, pixels: list[Tensor], decoded: list[Tensor]) -> dict[str, float]:
         real, copies = torch.cat(pixels), torch.cat(decoded)
         scores = {"psnr": float(psnr(copies, real).mean()), "ssim": structural_similarity(copies, real)}
-        if self.network is not None:
+        if self.network is not None and len(self.pictures) > 1:
             near, far = (torch.cat([self.network(part).final for part in parts]) for parts in (pixels, decoded))
             directions = principal_directions(near, self.components).to(near)
             scores["rfd_effnet"] = frechet_distance(near @ directions.T, far @ directions.T)

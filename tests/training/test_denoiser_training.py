@@ -1,0 +1,187 @@
+"""What a denoiser can be trained for: text by CLIP, classes, nothing; published network and recipe; less memory."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import vqdiff
+from vqdiff.config import read_config
+from vqdiff.data import TokenSet, tokenize
+from vqdiff.errors import InputError
+from vqdiff.image_tokenizers import CompactConfig, CompactTokenizer
+from vqdiff.model import save_component
+from vqdiff.training.diffusion import DiffusionTask, DiffusionTraining, GuidanceTraining, train_diffusion
+
+CONFIG = """
+data = "OUT/pictures"
+output = "OUT/run"
+image_tokenizer = "OUT/tokenizer"
+condition = "class"
+evaluate = 4
+compile = false
+[model]
+width = 16
+depth = 2
+heads = 2
+patch_size = 1
+token_width = 16
+[sampling]
+steps = 2
+guidance = 2.0
+[run]
+steps = 4
+batch_size = 8
+learning_rate = 3e-3
+warmup = 2
+log_every = 2
+preview_every = 4
+"""
+CLASSIC = ("classic.width=16", "classic.depth=2", "classic.heads=2")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pictures of two classes, and an image tokenizer of 2 × 2 tokens."""
+    folder = tmp_path_factory.mktemp("denoisers")
+    random = np.random.default_rng(0)
+    for name, colour in (("blue", (0, 0, 255)), ("red", (255, 0, 0))):
+        (folder / "pictures" / name).mkdir(parents=True)
+        for number in range(12):
+            noise = random.integers(0, 40, (8, 8, 3))
+            picture = Image.fromarray(np.clip(np.array(colour) + noise - 20, 0, 255).astype(np.uint8))
+            picture.save(folder / "pictures" / name / f"{number}.png")
+    torch.manual_seed(0)
+    sizes = CompactConfig(8, (8, 8), (0, 0), (0, 0), num_codes=16, code_dim=4)
+    save_component(CompactTokenizer(sizes), folder / "tokenizer")
+    (folder / "config.toml").write_text(CONFIG.replace("OUT", str(folder)))
+    return folder
+
+
+def config(folder: Path, output: str, *changes: str) -> DiffusionTraining:
+    return read_config(DiffusionTraining, folder / "config.toml", [f"output={folder / output}", *changes])
+
+
+@pytest.mark.parametrize("changes", [(), CLASSIC], ids=["modern", "classic"])
+def test_classes(folder: Path, changes: tuple[str, ...]) -> None:
+    output = f"class-{len(changes)}"
+    train_diffusion(config(folder, output, *changes))
+    pipe = vqdiff.load(folder / output / "model")
+    assert pipe.model.num_classes == 2
+    assert pipe.model.null(1).tolist() == [2]
+    assert len(pipe([0, 1], guidance=2.0)) == 2
+
+
+@pytest.mark.parametrize("changes", [(), CLASSIC], ids=["modern", "classic"])
+def test_unconditional(folder: Path, changes: tuple[str, ...]) -> None:
+    output = f"none-{len(changes)}"
+    train_diffusion(config(folder, output, "condition=none", *changes))
+    pipe = vqdiff.load(folder / output / "model")
+    assert pipe.model.null(1) is None
+    assert len(pipe([None], guidance=1.0)) == 1
+
+
+def test_a_model_of_classes_gains_a_null_class(folder: Path) -> None:
+    """As the published ImageNet model did: a row more, which begins as the mean of the others."""
+    train_diffusion(config(folder, "base", *CLASSIC, "drop=0.0"))
+    path = folder / "base" / "model" / "denoiser"
+    written = json.loads((path / "config.json").read_text())
+    assert written["null_class"]
+    start = vqdiff.load(folder / "base" / "model").model
+    values = {"start": str(folder / "base" / "model"), "data": str(folder / "pictures"), "output": str(folder / "more")}
+    text = "".join(f'{key} = "{value}"\n' for key, value in values.items())
+    (folder / "guidance.toml").write_text(
+        text + "compile = false\n[run]\nsteps = 2\nbatch_size = 8\nlearning_rate = 1e-3\n"
+    )
+    train_diffusion(read_config(GuidanceTraining, folder / "guidance.toml"))
+    tuned = vqdiff.load(folder / "more" / "model").model
+    assert tuned.num_classes == start.num_classes == 2
+
+
+def test_a_network_without_null_class_keeps_what_it_computes() -> None:
+    torch.manual_seed(0)
+    sizes = vqdiff.denoisers.ClassicConfig(8, 10, 2, 16, 2, 2, num_classes=3, position_rows=2, position_columns=2)
+    network = vqdiff.denoisers.ClassicDenoiser(sizes)
+    grown = network.with_null_class()
+    assert grown.config.null_class
+    assert grown.with_null_class() is grown
+    tokens, t = torch.randint(9, (4, 4)), torch.tensor([1, 4, 7, 10])
+    labels = torch.tensor([0, 1, 2, 3])  # the last: no class
+    torch.testing.assert_close(grown(tokens, t, labels), network(tokens, t, labels))
+
+
+def test_recomputing_activations_changes_no_gradient(folder: Path) -> None:
+    for changes in (), CLASSIC:
+        gradients = list[torch.Tensor]()
+        for recompute in ("false", "true"):
+            task = DiffusionTask(config(folder, "recompute", f"recompute={recompute}", *changes))
+            loss, _ = task.objective(**task.batch(0, slice(0, 8)))
+            loss.backward()
+            gradients.append(torch.cat([p.grad.flatten() for p in task.model.parameters() if p.grad is not None]))
+        assert gradients[0].norm() > 0
+        torch.testing.assert_close(*gradients)
+
+
+def test_processes_see_different_rows_of_one_batch(folder: Path) -> None:
+    task = DiffusionTask(config(folder, "shares"))
+    whole = task.batch(3, slice(0, 8))
+    parts = [task.batch(3, share) for run in [task.config.run] for share in run.shares(0, 2) + run.shares(1, 2)]
+    assert len(parts) == 2
+    for name, value in whole.items():
+        torch.testing.assert_close(torch.cat([part[name] for part in parts]), value)
+
+
+def test_importance_learns_where_the_loss_is(folder: Path) -> None:
+    task = DiffusionTask(config(folder, "importance", "loss.importance=true", "noise.num_steps=4"))
+    assert task.objective.count.sum() == 0
+    for step in range(30):
+        task.objective(**task.batch(step, slice(0, 8)))
+    assert task.objective.count.sum() == 240
+    assert (task.objective.second_moment > 0).all()
+
+
+def test_tokens_made_before_are_used_and_checked(folder: Path) -> None:
+    tokenizer = vqdiff.model.load_component(folder / "tokenizer")
+    for split in ("train", "test"):
+        tokenize(folder / "pictures", split, tokenizer, folder / "tokens")
+    task = DiffusionTask(config(folder, "from-tokens", f"data={folder / 'tokens'}"))
+    assert np.array_equal(task.train_set.tokens, TokenSet.load(folder / "tokens", "train").tokens)
+    torch.manual_seed(1)
+    save_component(CompactTokenizer(tokenizer.config), folder / "other")
+    with pytest.raises(InputError, match="tokens of another image tokenizer"):
+        DiffusionTask(config(folder, "x", f"data={folder / 'tokens'}", f"image_tokenizer={folder / 'other'}"))
+
+
+def test_sanity_learns_one_batch_and_writes_nothing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train_diffusion(config(folder, "sane", "run.learning_rate=0.01"), sanity=True)
+    assert "one batch, step 200" in capsys.readouterr().out
+    assert not (folder / "sane" / "last.pt").exists()
+    with pytest.raises(InputError, match="a run would not learn either"):
+        train_diffusion(config(folder, "insane", "run.learning_rate=1e-9"), sanity=True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (("condition=text",), "wants a text_encoder"),
+        (("text_encoder=somewhere",), "takes no text_encoder"),
+        (("drop=1.0",), "drop is 1.0"),
+        (("emphasis.colour.red=2.0",), "no column 'colour'"),
+    ],
+)
+def test_what_does_not_fit_is_refused(folder: Path, changes: tuple[str, ...], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        DiffusionTask(config(folder, "refused", *changes))
+
+
+def test_captions_are_needed_for_text(folder: Path) -> None:
+    shutil.copytree(folder / "pictures", folder / "silent")
+    encoder = Path(vqdiff.__file__).parent / "models" / "emoji" / "text_encoder"
+    with pytest.raises(InputError, match="has no caption"):
+        DiffusionTask(config(folder, "t", "condition=text", f"text_encoder={encoder}", f"data={folder / 'silent'}"))
