@@ -6,10 +6,12 @@ import io
 import json
 import pickle
 import struct
+import sys
 import tempfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -20,7 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from golden_cases import GOLDEN, load
-from vqdiff.checkpoints import diffusers, kind_of, read_model
+from vqdiff.checkpoints import diffusers, kind_of, read, read_model
 from vqdiff.checkpoints.archive import read_table, read_weights
 from vqdiff.checkpoints.clip import read_clip, text_model
 from vqdiff.errors import InputError
@@ -36,7 +38,7 @@ def saved(content: Any, **options: Any) -> bytes:
     return buffer.getvalue()
 
 
-def read(content: bytes, suffix: str = ".pth", reader: Callable[[Path], Any] = read_weights) -> Any:
+def read_bytes(content: bytes, suffix: str = ".pth", reader: Callable[[Path], Any] = read_weights) -> Any:
     """What `reader` makes of these bytes; None if it refuses them, which takes exactly one line."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / f"file{suffix}"
@@ -83,29 +85,29 @@ def test_a_flipped_byte_is_noticed_or_harmless(flipped: tuple[int, int]) -> None
     def model(path: Path) -> dict[str, Tensor]:
         return read_weights(path)["model"]
 
-    found = read(flip(ZIPPED, *flipped), reader=model)
+    found = read_bytes(flip(ZIPPED, *flipped), reader=model)
     assert found is None or intact(found)
 
 
 @given(FLIPS)
 @settings(max_examples=60)
 def test_a_flipped_byte_in_a_mapping_table(flipped: tuple[int, int]) -> None:
-    found = read(flip(TABLE, *flipped), ".pt", read_table)
+    found = read_bytes(flip(TABLE, *flipped), ".pt", read_table)
     assert found is None or torch.equal(found, torch.arange(50) % 22)
 
 
 @given(st.integers(0, 1 << 20), st.sampled_from([ZIPPED, LEGACY, TABLE]))
 @settings(max_examples=60)
 def test_a_file_cut_anywhere_is_refused(length: int, content: bytes) -> None:
-    assert read(content[: length % len(content)]) is None
+    assert read_bytes(content[: length % len(content)]) is None
 
 
 @given(st.binary(max_size=200), st.sampled_from([".pth", ".pt", ".bin", ".safetensors"]))
 @settings(max_examples=60)
 def test_any_bytes_are_refused(content: bytes, suffix: str) -> None:
-    assert read(content, suffix) is None
-    assert read(b"\x80\x02" + content, suffix) is None  # as a pickle begins
-    assert read(b"PK\x03\x04" + content, suffix) is None  # as an archive does
+    assert read_bytes(content, suffix) is None
+    assert read_bytes(b"\x80\x02" + content, suffix) is None  # as a pickle begins
+    assert read_bytes(b"PK\x03\x04" + content, suffix) is None  # as an archive does
 
 
 JSON = st.recursive(
@@ -127,8 +129,8 @@ ENTRY = st.fixed_dictionaries(
 @settings(max_examples=60)
 def test_safetensors_headers(header: dict[str, Any], off: int, data: bytes) -> None:
     content = json.dumps(header).encode()
-    read(struct.pack("<Q", max(len(content) + off, 0)) + content + data, ".safetensors")
-    read(struct.pack("<Q", len(content)) + content + data, ".safetensors")
+    read_bytes(struct.pack("<Q", max(len(content) + off, 0)) + content + data, ".safetensors")
+    read_bytes(struct.pack("<Q", len(content)) + content + data, ".safetensors")
 
 
 CONFIG = diffusers.denoiser_config(PIPELINE / "transformer" / "config.json", read_part("transformer"))
@@ -160,7 +162,7 @@ def test_configurations_of_diffusers(part: str, tmp_path: Path) -> None:
 
 
 def test_a_pickle_of_before_torch_1_6() -> None:
-    assert intact(read(LEGACY))
+    assert intact(read_bytes(LEGACY))
 
 
 class Opener:
@@ -179,8 +181,8 @@ def test_pickles_that_would_run_code(
     zipped = saved(hostile, pickle_protocol=max(protocol, 2))
     legacy = saved(hostile, pickle_protocol=max(protocol, 2), _use_new_zipfile_serialization=False)
     for content in (plain, zipped, legacy):
-        assert read(content) is None
-        assert read(content, ".pt", read_table) is None
+        assert read_bytes(content) is None
+        assert read_bytes(content, ".pt", read_table) is None
     assert not list(tmp_path.iterdir())
 
 
@@ -195,7 +197,7 @@ def test_a_packed_archive_is_no_bomb() -> None:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("archive/data.pkl", bytes(10_000_000))
-    assert read(buffer.getvalue()) is None
+    assert read_bytes(buffer.getvalue()) is None
 
 
 class Script(nn.Module):
@@ -262,3 +264,25 @@ def test_folders_that_are_several_formats_or_none(tmp_path: Path) -> None:
     words = r"several formats at once: a model folder, a diffusers folder, the checkpoint coco_pretrained\.pth"
     with pytest.raises(InputError, match=words):
         read_model(tmp_path / "a", {})
+
+
+def test_what_training_frameworks_leave_beside_the_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A Lightning file of taming's: its callbacks are read as empty stand-ins, and nothing of them runs."""
+    module = ModuleType("pytorch_lightning.callbacks")
+
+    class Callback:
+        def __init__(self) -> None:
+            self.best = 3
+
+        def __setstate__(self, state: object) -> None:
+            raise AssertionError("this must not run")
+
+    Callback.__module__, Callback.__qualname__ = module.__name__, "Callback"
+    module.Callback = Callback  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "pytorch_lightning", ModuleType("pytorch_lightning"))
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    state = read_weights(GOLDEN / "codecs" / "openimages_like_gumbel.pth")
+    torch.save({**state, "callbacks": [Callback()], "epoch": 3}, tmp_path / "last.ckpt")
+    codec = read(tmp_path / "last.ckpt", {"grid_size": 8})
+    assert (codec.config.image_size, codec.num_codes) == (16, 50)
+    assert codec.config.gumbel
