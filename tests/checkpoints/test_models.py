@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,8 @@ from vqdiff.checkpoints.presets import ARCHITECTURES, RECIPES, architecture, rec
 from vqdiff.diffusion import posterior_log_probs
 from vqdiff.errors import InputError
 from vqdiff.model import Model
+from vqdiff.sampling import samplers
+from vqdiff.text import NullCondition
 
 FOLDER = GOLDEN / "checkpoints"
 
@@ -168,3 +171,23 @@ def test_recipes() -> None:
     assert (recipe("ithq-guided").guidance, recipe("ithq-guided").truncation) == (5.0, 1.0)
     with pytest.raises(InputError, match=", ".join(RECIPES)):
         recipe("ithq-guidde")
+
+
+def test_the_pages_name_every_recipe() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "migrating.md").read_text("utf-8")
+    assert {name for name in re.findall(r"`([a-z-]+)`", page) if name.split("-")[0] in ARCHITECTURES} == RECIPES.keys()
+    assert all(sampler in samplers() for sampler in re.findall(r'sampler="([a-z-]+)"', page))
+
+
+def test_a_null_condition_without_learning() -> None:
+    """What the pages give for the original's `learnable_cf=False`."""
+    case = next(case for case in cases("checkpoint") if case["case"] == "checkpoint_text_learnable_null")
+    model, data = read(case), load(case)
+    encoder = model.text_encoder
+    assert encoder is not None
+    empty = encoder.encode([""])
+    model.null_condition = NullCondition.of("empty", encoder)
+    assert torch.equal(model.null(1), empty)  # type: ignore[arg-type]
+    expected = data["exp/log_p_x0_zero_shot_null"][:, : model.schedule.num_codes]
+    found = log_p0(model, data, model.null(len(expected)))
+    assert torch.allclose(found, expected, rtol=0, atol=case["tolerance"]["log_p_from_ids_atol"])
