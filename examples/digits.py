@@ -1,4 +1,4 @@
-"""Write scikit-learn's 1,797 handwritten digits as a folder of pictures with captions: python examples/digits.py digits."""
+"""Write scikit-learn's 1,797 handwritten digits as pictures with captions: python examples/digits.py FOLDER."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight",
 
 def write_digits(folder: Path) -> None:
     """Write a picture of 32 × 32 pixels for each digit, and a ``metadata.jsonl`` with captions and labels."""
-    digits = load_digits()
+    inks, labels = load_digits(return_X_y=True)
     folder.mkdir(parents=True)
     with (folder / "metadata.jsonl").open("w") as lines:
-        for number, (ink, label) in enumerate(zip(digits.images, digits.target, strict=True)):
+        for number, (ink, label) in enumerate(zip(inks, labels, strict=True)):
             name, file = NAMES[label], f"{number:04d}.png"
-            paper = Image.fromarray((255 - 15.9 * ink).astype(np.uint8)).resize((32, 32), Image.Resampling.BICUBIC)
+            paper = Image.fromarray((255 - 15.9 * ink.reshape(8, 8)).astype(np.uint8))
+            paper = paper.resize((32, 32), Image.Resampling.BICUBIC)
             paper.save(folder / file)
             captions = [f"a handwritten {name}", f"the digit {name}", name]
             lines.write(json.dumps({"file_name": file, "captions": captions, "label": name}) + "\n")

@@ -82,7 +82,7 @@ def _start(config: DiffusionTraining, resume: bool, rank: int, processes: int, p
     try:
         if processes > 1:
             os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes)}
-            os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true"}
+            os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
         PartialState._reset_state()
         train_diffusion(config, resume=resume)
         os._exit(0)

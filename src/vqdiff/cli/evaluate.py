@@ -31,7 +31,12 @@ def evaluate(
         auto, cpu or cuda.
     """
     from vqdiff.config import read_config
+    from vqdiff.evaluation.drawing import only_main_process
     from vqdiff.evaluation.evaluate import Evaluation
+    from vqdiff.evaluation.drawing import only_main_process
     from vqdiff.evaluation.evaluate import evaluate as run
 
-    print(run(read_config(Evaluation, config, set), against, device))
+    text = run(read_config(Evaluation, config, set), against, device)
+    with only_main_process() as main:
+        if main:
+            print(text)

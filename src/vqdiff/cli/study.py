@@ -28,5 +28,4 @@ def study(*configs: Path, set: Changes = (), device: str = "auto") -> None:
     if not configs:
         raise InputError("name at least one study, such as configs/studies/guidance.toml")
     for one in [read_config(Study, config, set) for config in configs]:
-        print(f"{one.title} → {one.output}", flush=True)
         run_study(one, device, lambda line: print(line, flush=True))

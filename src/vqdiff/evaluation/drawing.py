@@ -22,7 +22,8 @@ def processes(device: str) -> str:
     """Join the processes of ``accelerate launch``, if there are several, and name the device that is this one's."""
     from accelerate import PartialState
 
-    own = PartialState(cpu=device == "cpu").device
+    # Accelerate joins processes without accelerators only if told that there are none.
+    own = PartialState(cpu=device == "cpu" or not torch.accelerator.is_available()).device
     return str(own) if device == "auto" and own is not None and own.type in ("cpu", "cuda") else device
 
 

@@ -91,6 +91,9 @@ def run_study(study: Study, device: str = "auto", report: Callable[[str], None] 
         raise InputError(f"x is {study.x!r}: it must be one of {', '.join(facts[0])}")
     varying = _varying(facts)
     labels = [_label(fact, varying, study.names) for fact in facts]
+    with only_main_process() as main:
+        if main:
+            report(f"{study.title} → {study.output}")
     results = list[Result]()
     for number, (cell, label) in enumerate(zip(cells, labels, strict=True), start=1):
         results.append(judge.measure(cell))

@@ -200,6 +200,7 @@ def make_accelerator(run: RunConfig, output: Path) -> Accelerator:
     AcceleratorState._reset_state()  # an earlier run of this process may have had another precision
     try:
         return Accelerator(
+            cpu=not torch.accelerator.is_available(),  # joins processes without accelerators only if told so
             mixed_precision="no" if run.precision == "fp32" else run.precision,
             log_with=["tensorboard", *run.trackers],
             project_dir=output.parent,
