@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from full_size import large_folder, memory_of
+from vqdiff.checkpoints.microsoft import names_of
+from vqdiff.checkpoints.presets import architecture
+from vqdiff.checkpoints.reading import scatter
+from vqdiff.denoisers.classic import ClassicDenoiser
 
 
 @pytest.mark.slow
@@ -23,3 +29,17 @@ assert weights[0].dtype == torch.{"bfloat16" if bf16 else "float32"}
 assert all(bool((weight == 0).all()) for weight in weights)
 """)
     assert memory < (5e9 if bf16 else 8e9)
+
+
+@pytest.mark.slow
+def test_info_reads_no_weights_of_a_checkpoint(tmp_path: Path) -> None:
+    config = architecture("ffhq").denoiser
+    with torch.device("meta"):
+        keys = scatter(ClassicDenoiser(config), names_of(config))
+    ema = {f"transformer.{key}": torch.ones(value.shape) for key, value in keys.items()}
+    torch.save({"model": {}, "ema": ema}, tmp_path / "ffhq.pth")
+    del ema
+    size = (tmp_path / "ffhq.pth").stat().st_size
+    record, memory = memory_of(f"from vqdiff.cli import main\nmain(['info', {str(tmp_path / 'ffhq.pth')!r}, '--json'])")
+    assert json.loads(record)["parameters"]["denoiser"] == 411_185_664
+    assert memory < 1.2e9 < size

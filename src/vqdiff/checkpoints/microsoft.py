@@ -168,10 +168,11 @@ def read_denoiser(
         position_rows=shape_of(state, "content_emb.height_emb.weight")[0],
         position_columns=shape_of(state, "content_emb.width_emb.weight")[0],
     )
-    return collect(state, config, ClassicDenoiser, _names(config), prefix=prefix, dtype=dtype)
+    return collect(state, config, ClassicDenoiser, names_of(config), prefix=prefix, dtype=dtype)
 
 
-def _names(config: ClassicConfig) -> Names:
+def names_of(config: ClassicConfig) -> Names:
+    """What the original calls the weights of a denoiser."""
     pieces = {
         "token_embedding.": "content_emb.emb.",
         "row_embedding.": "content_emb.height_emb.",

@@ -26,7 +26,7 @@ class Source:
     """Which model, and where it runs."""
 
     model: str = "emoji"
-    """A bundled model's name, a model folder, an original checkpoint (.pth), or a Hub id."""
+    """A bundled model's name, a model or diffusers folder, an original checkpoint (.pth), or a Hub id."""
     image_tokenizer: Path | None = None
     """The image codec's file, where a checkpoint does not hold it."""
     device: str = "auto"
