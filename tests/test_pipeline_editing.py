@@ -14,6 +14,7 @@ from vqdiff import Blend, Guidance
 from vqdiff.errors import InputError
 from vqdiff.pipeline import Pipeline
 from vqdiff.sampling import Canvas, doubtful, get_sampler
+from vqdiff.work import tokenize
 
 STEPS = 3
 
@@ -85,7 +86,7 @@ def test_a_variation_belongs_to_its_seed(pipe: Pipeline, apple: Image.Image) -> 
 
 
 def test_strength_is_the_way_from_the_reconstruction(pipe: Pipeline, apple: Image.Image) -> None:
-    tokens = pipe._tokenize(apple)
+    tokens = tokenize(pipe.model, apple)
     reconstruction = pipe.decode(tokens)[0]
     for prompt in (None, "a cat"):
         assert pipe.vary(apple, 0.0, prompt, steps=STEPS)[0].tobytes() == reconstruction.tobytes()
@@ -116,7 +117,7 @@ def test_expanding_keeps_the_picture(pipe: Pipeline, apple: Image.Image) -> None
 
 
 def test_revising_draws_a_share_anew(pipe: Pipeline, apple: Image.Image) -> None:
-    reconstruction = pipe.decode(pipe._tokenize(apple))[0]
+    reconstruction = pipe.decode(tokenize(pipe.model, apple))[0]
     assert pipe.revise(apple, 0.0, "a cat", steps=STEPS).tobytes() == reconstruction.tobytes()
     changed = []
     for share in (0.05, 0.5):

@@ -10,7 +10,7 @@ import mmap
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from vqdiff.diffusion import Schedule
 from vqdiff.errors import InputError
 from vqdiff.files import atomic_path, read_json
 from vqdiff.image_tokenizers import VQGAN, AbsentConfig, AbsentTokenizer, CompactConfig, CompactTokenizer, VQGANConfig
-from vqdiff.sampling import Denoise, SamplingSettings
+from vqdiff.sampling import SamplingSettings
 from vqdiff.text import AnyTextEncoder, Blend, ClipTextEncoder, Condition, NullCondition, NullConfig, TextEncoder
 
 FORMAT_VERSION = 1
@@ -51,6 +51,42 @@ class Card:
     """Of a model from elsewhere: the file each part came from."""
     notes: tuple[str, ...] = ()
     """What was odd about those files."""
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A denoiser and the prepared conditions of a batch of pictures (a `Denoise`); see `Model.bind`.
+
+    As the rows of a `Batch`, conditions may leave (`select`) and come (`join`) between two steps.
+    """
+
+    denoiser: Any
+    num_images: int | None
+    """B; None for an unconditional model, whose conditions take no rows."""
+    condition: Any
+    null: Any | None = None
+
+    def __call__(self, tokens: Tensor, t: Tensor) -> Tensor:
+        guided = self.null is not None and len(tokens) != self.num_images
+        return self.denoiser(tokens, t, self._both if guided else self.condition)
+
+    @cached_property
+    def _both(self) -> Any:
+        return self.condition.join(self.null)
+
+    def select(self, rows: Sequence[int]) -> Bound:
+        """Return the conditions with these numbers, in this order."""
+        if self.num_images is None:
+            return self
+        null = None if self.null is None else self.null.select(rows)
+        return Bound(self.denoiser, len(rows), self.condition.select(rows), null)
+
+    def join(self, other: Bound) -> Bound:
+        """Return these conditions and then those of `other`, which has the same denoiser and as well a null or none."""
+        if self.num_images is None or other.num_images is None:
+            return self
+        null = None if self.null is None else self.null.join(other.null)
+        return Bound(self.denoiser, self.num_images + other.num_images, self.condition.join(other.condition), null)
 
 
 @dataclass
@@ -131,18 +167,14 @@ class Model:
             return torch.full((batch_size,), self.num_classes, device=self.device)
         return None
 
-    def bind(self, condition: Tensor | None, null: Tensor | None = None) -> Denoise:
+    def bind(self, condition: Tensor | None, null: Tensor | None = None) -> Bound:
         """The denoiser with its conditions prepared once for all steps.
 
         Called with twice as many rows as there are conditions, it predicts the second half under ``null``.
         """
-        rows = condition if condition is None or null is None else torch.cat([condition, null.to(condition.dtype)])
-
-        @cache
-        def context(count: int) -> Any:
-            return self.denoiser.prepare(None if rows is None else rows[:count])
-
-        return lambda tokens, t: self.denoiser(tokens, t, context(len(tokens)))
+        prepare = self.denoiser.prepare
+        num_images = None if condition is None else len(condition)
+        return Bound(self.denoiser, num_images, prepare(condition), None if null is None else prepare(null))
 
     def save(self, folder: Path, dtype: torch.dtype | None = None) -> None:
         """Write the model folder; floating-point weights as ``dtype`` if given."""

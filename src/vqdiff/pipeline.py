@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import TypedDict, Unpack
+from typing import Unpack
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -19,20 +18,11 @@ from vqdiff.checkpoints import Extras, read_model
 from vqdiff.checkpoints.hub import download, is_hub_id
 from vqdiff.errors import InputError
 from vqdiff.model import Model
-from vqdiff.pictures import to_images, to_pixels
-from vqdiff.sampling import Canvas, Frame, Guidance, SamplingSettings, doubtful, get_sampler, sample
-from vqdiff.shapes import Bool, Float, Int
-from vqdiff.text import Blend, Condition
-
-
-class Changes(TypedDict, total=False):
-    """Settings of `SamplingSettings` to change for one call; None leaves the model's own."""
-
-    steps: int | None
-    guidance: float | Guidance | None
-    sampler: str | None
-    truncation: float | None
-    prior_scale: float | None
+from vqdiff.pictures import to_images
+from vqdiff.sampling import Canvas, Frame, SamplingSettings, run
+from vqdiff.shapes import Float, Int
+from vqdiff.text import Condition
+from vqdiff.work import Changes, Work, avoid, conditions_of, settings_of
 
 
 @dataclass(frozen=True)
@@ -71,9 +61,8 @@ class Pipeline:
 
         Raises InputError for an empty or over-long prompt, or a setting out of range.
         """
-        jobs = [one for one in self.conditions(prompts) for _ in range(num_images)]
-        tokens = self._draw(jobs, seed, self.settings(**changes), negative, batch_size=batch_size, on_step=on_step)
-        return self.decode(tokens)
+        work = Work.generate(self.model, prompts, num_images=num_images, seed=seed, negative=negative, **changes)
+        return self.draw(work, batch_size=batch_size, on_step=on_step)
 
     def edit(
         self,
@@ -95,11 +84,8 @@ class Pipeline:
 
         Raises InputError for a mask of another size, and as a call does.
         """
-        settings = self.settings(**changes)
-        redraw = editing.white(mask, image.size)
-        x0, holes = self._tokenize(image), editing.to_tokens(redraw, self.model.image_tokenizer.grid_size)
-        tokens = self._draw(self._wish(prompt), seed, settings, negative, x0, redraw=holes[None])
-        return editing.paste(editing.unfit(self.decode(tokens)[0], image.size), image, redraw, feather)
+        asked = {"seed": seed, "negative": negative, "feather": feather}
+        return self.draw(Work.edit(self.model, image, mask, prompt, **asked, **changes))[0]
 
     def expand(
         self,
@@ -138,14 +124,8 @@ class Pipeline:
 
         Raises InputError for a strength outside [0, 1], and as a call does.
         """
-        if not 0 <= strength <= 1:
-            raise InputError(f"strength is {strength}: give a number from 0, no change, to 1, a fresh picture")
-        start = round(strength * self.model.schedule.num_steps)
-        jobs = self._wish(prompt) * num_images
-        tokens = self._draw(
-            jobs, seed, self.settings(**changes), negative, self._tokenize(image), start=start, batch_size=batch_size
-        )
-        return [editing.unfit(drawn, image.size) for drawn in self.decode(tokens)]
+        asked = {"num_images": num_images, "seed": seed, "negative": negative}
+        return self.draw(Work.vary(self.model, image, strength, prompt, **asked, **changes), batch_size=batch_size)
 
     @torch.inference_mode()
     def decode(self, tokens: Int[Tensor, "B L"]) -> list[Image.Image]:
@@ -170,12 +150,8 @@ class Pipeline:
 
         Raises InputError for a share outside [0, 1], and as a call does.
         """
-        settings, x0, wish = self.settings(**changes), self._tokenize(image), self._wish(prompt)
-        with torch.inference_mode():
-            denoise = self.model.bind(self.model.encode(wish))
-            redraw = doubtful(denoise, self.model.schedule, x0.to(self.model.device), share).cpu()
-        tokens = self._draw(wish, seed, settings, negative, x0, redraw=redraw)
-        return editing.unfit(self.decode(tokens)[0], image.size)
+        work = Work.revise(self.model, image, share, prompt, seed=seed, negative=negative, **changes)
+        return self.draw(work)[0]
 
     def stream(
         self,
@@ -188,7 +164,7 @@ class Pipeline:
         """Draw one picture and yield it after every step, with its tokens and the purity of every position."""
         side = self.model.image_tokenizer.grid_size
         settings = settings or self.model.sampling
-        for frame in self.frames(self.conditions(prompt), [seed], settings, self._avoid(negative, settings)):
+        for frame in self.frames(self.conditions(prompt), [seed], settings, avoid(self.model, negative, settings)):
             yield Preview(
                 frame.step,
                 frame.steps,
@@ -207,61 +183,26 @@ class Pipeline:
         canvas: Canvas | None = None,
     ) -> Iterator[Frame]:
         """The sampling loop for one batch of conditions, one seed each, as tensors."""
-        model, null = self.model, None
-        if negative is None and all(one is None for one in conditions or ()):
-            settings = replace(settings, guidance=1.0)  # from ∅ to ∅ there is no way
-        if Guidance.of(settings.guidance).scale != 1:
-            null = model.encode([negative] * len(seeds))
-        yield from sample(
-            model.bind(model.encode(conditions), null),
-            model.schedule,
-            num_tokens=model.num_tokens,
-            seeds=seeds,
-            settings=settings,
-            canvas=canvas,
-            device=model.device,
-        )
-
-    def _draw(
-        self,
-        conditions: Sequence[Condition],
-        seed: int,
-        settings: SamplingSettings,
-        negative: Condition,
-        x0: Int[Tensor, "1 L"] | None = None,
-        *,
-        redraw: Bool[Tensor, "1 L"] | None = None,
-        start: int | None = None,
-        batch_size: int = 8,
-        on_step: Callable[[int, int], None] | None = None,
-    ) -> Int[Tensor, "N L"]:
-        """Tokens for every condition, from nothing or from x0 noised where ``redraw`` says, to the time ``start``."""
-        negative = self._avoid(negative, settings)
-        drawn = list[Tensor]()
-        for first in range(0, len(conditions), batch_size):
-            batch = conditions[first : first + batch_size]
-            seeds, canvas, frame = range(seed + first, seed + first + len(batch)), None, None
-            if x0 is not None:
-                canvas = Canvas.noised(
-                    self.model.schedule,
-                    get_sampler(settings.sampler),
-                    x0.expand(len(batch), -1),
-                    seeds,
-                    redraw=None if redraw is None else redraw.expand(len(batch), -1),
-                    start=None if start is None else [start] * len(batch),
-                )
-            for frame in self.frames(batch, seeds, settings, negative, canvas):
-                if on_step is not None:
-                    on_step(first * frame.steps + frame.step * len(batch), len(conditions) * frame.steps)
-            assert frame is not None  # every sampler takes a step
-            drawn.append(frame.tokens)
-        return torch.cat(drawn)
+        yield from self._run(Work(conditions, seeds, settings, negative, canvas))
 
     @torch.inference_mode()
-    def _tokenize(self, image: Image.Image) -> Int[Tensor, "1 L"]:
-        """The tokens of a picture of any size, on the CPU."""
-        pixels = to_pixels(np.asarray(editing.fit(image, self.model.image_tokenizer.config.image_size))[None])
-        return self.model.image_tokenizer.encode(pixels.to(self.model.device)).cpu()
+    def draw(
+        self, work: Work, *, batch_size: int = 8, on_step: Callable[[int, int], None] | None = None
+    ) -> list[Image.Image]:
+        """The finished pictures of ``work``; other arguments as for a call."""
+        pictures = list[Image.Image]()
+        for part in work.parts(batch_size):
+            frame = None
+            for frame in self._run(part):
+                if on_step is not None:
+                    done = len(pictures) * frame.steps + frame.step * len(part.seeds)
+                    on_step(done, len(work.seeds) * frame.steps)
+            assert frame is not None  # every sampler takes a step
+            pictures += [work.finish(one) for one in self.decode(frame.tokens)]
+        return pictures
+
+    def _run(self, work: Work) -> Iterator[Frame]:
+        return run(work.start(self.model), self.model.bind(*work.encode(self.model)))
 
     @torch.inference_mode()
     def preview(self, tokens: Int[Tensor, "B L"]) -> Float[Tensor, "B 3 H W"]:
@@ -275,32 +216,11 @@ class Pipeline:
 
     def settings(self, **changes: object) -> SamplingSettings:
         """The model's own settings with ``changes`` (None = unchanged), checked against its number of tokens."""
-        settings = replace(self.model.sampling, **{k: v for k, v in changes.items() if v is not None})
-        settings.check(self.model.num_tokens)
-        return settings
+        return settings_of(self.model, **changes)
 
     def conditions(self, prompts: Condition | Sequence[Condition]) -> list[Condition]:
         """Prompts or labels as a checked list; for an unconditional model a list of one nothing."""
-        if self.model.text_encoder is None and self.model.num_classes is None:
-            return [None]
-        conditions: list[Condition] = [prompts] if isinstance(prompts, str | int | Blend) else list(prompts or ())
-        if not conditions:
-            raise InputError("no prompt: say what to draw")
-        parts = [part for one in conditions for part in (one.parts if isinstance(one, Blend) else (one,))]
-        for part in parts:
-            if isinstance(part, str) and not part.strip():
-                raise InputError("the prompt is empty: say what to draw")
-        if self.model.text_encoder is not None:
-            self.model.text_encoder.check([str(part) for part in parts if part is not None])
-        return conditions
-
-    def _wish(self, prompt: Condition) -> list[Condition]:
-        return [None] if prompt is None else self.conditions(prompt)
-
-    def _avoid(self, negative: Condition, settings: SamplingSettings) -> Condition:
-        if negative is not None and Guidance.of(settings.guidance).scale == 1:
-            raise InputError("a negative prompt acts through guidance, which is off: give a guidance above 1")
-        return self._wish(negative)[0]
+        return conditions_of(self.model, prompts)
 
     def save(self, folder: str | Path) -> None:
         """Write the model folder."""

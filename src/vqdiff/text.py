@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import Any, Literal
 
 import torch
@@ -62,6 +63,7 @@ class TextEncoder:
         except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             raise InputError(f"{folder} is no complete text encoder: {str(error).splitlines()[0]}") from error
         self.width: int = self.model.config.hidden_size
+        self._one_at_a_time = Lock()  # a tokenizer keeps its padding to itself, and refuses two threads at once
 
     def to(self, device: torch.device | str) -> TextEncoder:
         """Move the network to ``device``."""
@@ -70,7 +72,9 @@ class TextEncoder:
 
     def check(self, texts: Sequence[str]) -> None:
         """Raise InputError for the first text that does not fit."""
-        for text, pieces in zip(texts, self.tokenizer(list(texts))["input_ids"], strict=True):
+        with self._one_at_a_time:
+            ids = self.tokenizer(list(texts))["input_ids"]
+        for text, pieces in zip(texts, ids, strict=True):
             if len(pieces) > self.max_tokens:
                 raise InputError(
                     f"the prompt {text[:40] + '…'!r} has {len(pieces) - 2} word pieces, "
@@ -81,7 +85,8 @@ class TextEncoder:
     def encode(self, texts: Sequence[str]) -> Float[Tensor, "B N C"]:
         """Features of ``texts``, N = max_tokens; InputError for a text that does not fit."""
         self.check(texts)
-        batch = self.tokenizer(list(texts), padding=True, return_tensors="pt").to(self.model.device)
+        with self._one_at_a_time:
+            batch = self.tokenizer(list(texts), padding=True, return_tensors="pt").to(self.model.device)
         states = self.model(**batch).last_hidden_state * batch["attention_mask"][..., None]
         return nn.functional.pad(states, (0, 0, 0, self.max_tokens - states.shape[1]))
 

@@ -8,6 +8,7 @@ and value are one matrix, and all that does not depend on the image tokens is co
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple, cast
@@ -80,6 +81,26 @@ class Prepared:
     """A condition made ready by :meth:`ClassicDenoiser.prepare`; good until the weights change."""
 
     blocks: tuple[PreparedBlock, ...]
+
+    def select(self, rows: Sequence[int]) -> Prepared:
+        """What belongs to the pictures with these numbers, in this order."""
+        return _of_pictures(lambda values: values[list(rows)], self)
+
+    def join(self, other: Prepared) -> Prepared:
+        """What belongs to these pictures and then to those of ``other``, by the same denoiser."""
+        return _of_pictures(lambda *both: torch.cat(both), self, other)
+
+
+def _of_pictures(change: Callable[..., Tensor], *contexts: Prepared) -> Prepared:
+    """What ``change`` makes of all that has a row a picture."""
+    blocks = list[PreparedBlock]()
+    for layer in zip(*(one.blocks for one in contexts), strict=True):
+        steps, text, label = layer[0]
+        if text is not None:
+            keys, values = (change(*(getattr(one.text, name) for one in layer)) for name in ("keys", "values"))
+            text = PreparedText(text.steps, keys, values)
+        blocks.append(PreparedBlock(steps, text, None if label is None else change(*(one.label for one in layer))))
+    return Prepared(tuple(blocks))
 
 
 class AdaptiveNorm(nn.Module):

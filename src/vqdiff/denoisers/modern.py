@@ -9,6 +9,7 @@ Shapes: B pictures, L tokens on a square grid, P = L / patch_size² positions in
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, cast
 
@@ -60,6 +61,26 @@ class Prepared(NamedTuple):
     bias: Float[Tensor, "B 1 1 N"] | None
     """Added to the scores of text keys: 0, or −inf for padding."""
     vector: Float[Tensor, "B D"] | None
+
+    def select(self, rows: Sequence[int]) -> Prepared:
+        """What belongs to the pictures with these numbers, in this order."""
+        return _of_pictures(lambda values: values[list(rows)], self)
+
+    def join(self, other: Prepared) -> Prepared:
+        """What belongs to these pictures and then to those of ``other``, by the same denoiser."""
+        return _of_pictures(lambda *both: torch.cat(both), self, other)
+
+
+def _of_pictures(change: Callable[..., Tensor], *contexts: Prepared) -> Prepared:
+    """What ``change`` makes of all that has a row a picture."""
+    first = contexts[0]
+    return Prepared(
+        first.times,
+        tuple(map(change, *(one.keys for one in contexts))),
+        tuple(map(change, *(one.values for one in contexts))),
+        None if first.bias is None else change(*(one.bias for one in contexts)),
+        None if first.vector is None else change(*(one.vector for one in contexts)),
+    )
 
 
 class ModernDenoiser(nn.Module):

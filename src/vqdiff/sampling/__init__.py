@@ -1,7 +1,7 @@
 """Sampling: plans, orders, steps, the loop and its trace. A network is only a callable here."""
 
 from vqdiff.sampling.guidance import Guidance, GuidanceKind
-from vqdiff.sampling.loop import Batch, Canvas, Denoise, Frame, sample
+from vqdiff.sampling.loop import Batch, Canvas, Denoise, Frame, run, sample
 from vqdiff.sampling.plan import Plan, PlanStep, Task
 from vqdiff.sampling.random import uniforms
 from vqdiff.sampling.revision import doubtful
@@ -42,6 +42,7 @@ __all__ = [
     "Trace",
     "doubtful",
     "get_sampler",
+    "run",
     "sample",
     "samplers",
     "uniforms",

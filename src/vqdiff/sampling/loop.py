@@ -17,7 +17,7 @@ from vqdiff.sampling.samplers import Controls, Sampler, StepInput, get_sampler
 from vqdiff.sampling.settings import SamplingSettings
 from vqdiff.shapes import Bool, Float, Int
 
-__all__ = ["Batch", "Canvas", "Denoise", "Frame", "sample"]
+__all__ = ["Batch", "Canvas", "Denoise", "Frame", "run", "sample"]
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
 """(tokens (N, L), t (N,)) -> logits (N, L, K), with the conditions bound by the caller.
@@ -246,11 +246,12 @@ def sample(
         canvas=canvas,
         device=device,
     )
-    return _run(batch, denoise)
+    return run(batch, denoise)
 
 
 @torch.no_grad()
-def _run(batch: Batch, denoise: Denoise) -> Iterator[Frame]:
+def run(batch: Batch, denoise: Denoise) -> Iterator[Frame]:
+    """Take all the steps of a batch; yield a `Frame` after each."""
     mask, steps = batch.schedule.num_codes, batch.plan.num_steps
     for step in range(1, steps + 1):
         before = batch.tokens
