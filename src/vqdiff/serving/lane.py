@@ -1,0 +1,173 @@
+"""Pictures of different requests that take their steps in one batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import reduce
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from vqdiff.model import Bound
+from vqdiff.pictures import to_images
+from vqdiff.pipeline import Pipeline
+from vqdiff.sampling import Batch
+from vqdiff.shapes import Int
+from vqdiff.work import Work
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """The finished pictures of a request, and their tokens."""
+
+    images: list[Image.Image]
+    tokens: Int[Tensor, "N L"]
+
+
+@dataclass(frozen=True)
+class View:
+    """A picture as it stood after ``step`` of ``steps``, MASK shown as blank; ``number`` counts a request's views."""
+
+    number: int
+    step: int
+    steps: int
+    image: Image.Image
+
+
+class Ticket(Future[Drawn]):
+    """A request in the engine. Its methods may be called from any thread.
+
+    ``result`` waits for the pictures, or raises what went wrong; ``cancel`` frees the rows of the request before the
+    next step. The pictures are `Work.finish`ed by whoever asks for them, `images`.
+    """
+
+    def __init__(self, pipe: Pipeline, work: Work, previews: bool, on_change: Callable[[], None] | None) -> None:
+        super().__init__()
+        self.pipe, self.work, self.previews, self._on_change = pipe, work, previews, on_change
+        self.batch = work.start(pipe.model)
+        self.encoded = work.encode(pipe.model)
+        self.bound: Bound | None = None
+        self.joined = 0
+        """Pictures that have left the queue."""
+        self.steps = self.batch.left.tolist()
+        self.taken = 0
+        self.views: dict[int, View] = {}
+        """The last preview of each picture that has one, by its number in the request."""
+        self.pictures: dict[int, tuple[Image.Image, Tensor]] = {}
+
+    @property
+    def progress(self) -> tuple[int, int]:
+        """Network calls × pictures: taken, and in all."""
+        return self.taken, sum(self.steps)
+
+    def images(self, timeout: float | None = None) -> list[Image.Image]:
+        """The finished pictures, as `Pipeline` returns them."""
+        return [self.work.finish(one) for one in self.result(timeout).images]
+
+    def take(self, count: int) -> Lane:
+        """The next ``count`` pictures, ready for their first step."""
+        # Prepared when the first leaves the queue: what waits is small.
+        self.bound = self.bound or self.pipe.model.bind(*self.encoded)
+        numbers = range(self.joined, self.joined + count)
+        lane = Lane([Row(self, one) for one in numbers], self.batch.select(numbers), self.bound.select(numbers))
+        self.joined += count
+        if self.joined == len(self.steps):
+            self.bound = None
+        return lane
+
+    def tell(self) -> None:
+        """Say that progress, views or the result have changed."""
+        if self._on_change is not None:
+            self._on_change()
+
+    def fail(self, error: BaseException) -> None:
+        """End the request with an error, unless it has ended."""
+        with suppress(InvalidStateError):
+            self.set_exception(error)
+
+    def keep(self, number: int, image: Image.Image, tokens: Int[Tensor, "L"]) -> None:
+        """Take a finished picture in; the last one ends the request."""
+        self.pictures[number] = (image, tokens)
+        if len(self.pictures) == len(self.steps):
+            images, rows = zip(*(self.pictures[one] for one in range(len(self.steps))), strict=True)
+            with suppress(InvalidStateError):
+                self.set_result(Drawn(list(images), torch.stack(rows)))
+
+
+@dataclass
+class Row:
+    """One picture on its way; ``shown``: the engine's count of previews when this picture was last shown."""
+
+    ticket: Ticket
+    number: int
+    shown: int = field(default=0)
+
+
+@dataclass(frozen=True)
+class Lane:
+    """Pictures with one model and one sampler, all guided or none: one network call a step for all of them."""
+
+    rows: Sequence[Row]
+    batch: Batch
+    bound: Bound
+
+    @property
+    def pipe(self) -> Pipeline:
+        """The model's pipeline."""
+        return self.rows[0].ticket.pipe
+
+    def select(self, numbers: Sequence[int]) -> Lane | None:
+        """These rows, None if there are none, and the lane itself if they are all."""
+        if len(numbers) == len(self.rows):
+            return self
+        if not numbers:
+            return None
+        return Lane([self.rows[one] for one in numbers], self.batch.select(numbers), self.bound.select(numbers))
+
+    def join(self, other: Lane) -> Lane:
+        """These rows and then those of ``other``."""
+        return Lane([*self.rows, *other.rows], self.batch.join(other.batch), self.bound.join(other.bound))
+
+    def advance(self) -> Lane | None:
+        """Take a step; where that fails, each request takes it alone, and those that fail again end with the error."""
+        try:
+            batch, _ = self.batch.advance(self.bound)
+        except Exception as error:
+            tickets = list(dict.fromkeys(row.ticket for row in self.rows))
+            if len(tickets) == 1:
+                tickets[0].fail(error)
+                tickets[0].tell()
+                return None
+            apart = (self.select([i for i, row in enumerate(self.rows) if row.ticket is one]) for one in tickets)
+            moved = [lane for one in apart if one is not None and (lane := one.advance()) is not None]
+            return reduce(Lane.join, moved) if moved else None
+        for row, left in zip(self.rows, self.batch.left.tolist(), strict=True):
+            row.ticket.taken += left > 0
+        return Lane(self.rows, batch, self.bound)
+
+    def settle(self) -> Lane | None:
+        """Decode the finished pictures; return the lane without them and without those of ended requests."""
+        going = list[int]()
+        for i, (row, left) in enumerate(zip(self.rows, self.batch.left.tolist(), strict=True)):
+            if row.ticket.done():
+                continue
+            if left:
+                going.append(i)
+                continue
+            try:
+                tokens = self.batch.tokens[i].cpu()
+                row.ticket.keep(row.number, self.pipe.decode(tokens[None].to(self.batch.tokens.device))[0], tokens)
+            except Exception as error:
+                row.ticket.fail(error)
+        return self.select(going)
+
+    def show(self, i: int, count: int) -> None:
+        """Decode the i-th picture as it stands; ``count`` numbers the view."""
+        row, steps = self.rows[i], self.rows[i].ticket.steps[self.rows[i].number]
+        image = to_images(self.pipe.preview(self.batch.tokens[i : i + 1]))[0]
+        row.ticket.views[row.number] = View(count, steps - int(self.batch.left[i]), steps, image)
+        row.shown = count

@@ -1,0 +1,278 @@
+"""Requests that share the steps of one batch: the same tokens as alone, in turn, within bounds, and each on its own."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import CancelledError
+from contextlib import contextmanager
+
+import pytest
+import torch
+from PIL import Image, ImageDraw
+
+import vqdiff
+from toy_pipelines import POISON, Gate, toy_pipeline
+from vqdiff.errors import InputError
+from vqdiff.pipeline import Pipeline
+from vqdiff.sampling import Guidance, run
+from vqdiff.serving.engine import Engine, QueueFullError, StoppedError
+from vqdiff.work import Work
+
+PATIENCE = 30.0
+
+
+@contextmanager
+def engine_for(gate: Gate | None = None, **limits: int) -> Iterator[Engine]:
+    engine = Engine(**limits)
+    try:
+        yield engine
+    finally:
+        if gate is not None:
+            gate.open()
+        assert engine.stop(drain=False, timeout=PATIENCE)
+
+
+def alone(pipe: Pipeline, work: Work) -> torch.Tensor:
+    with torch.inference_mode():
+        *_, last = run(work.start(pipe.model), pipe.model.bind(*work.encode(pipe.model)))
+    return last.tokens
+
+
+def requests(pipe: Pipeline, prompts: tuple[str | int, str | int, str | int]) -> list[Work]:
+    model, (one, two, three) = pipe.model, prompts
+    side = model.image_tokenizer.config.image_size
+    picture, mask = Image.effect_noise((side, side), 60).convert("RGB"), Image.new("L", (side, side))
+    ImageDraw.Draw(mask).rectangle((0, 0, side // 2, side // 3), fill=255)
+    return [
+        Work.generate(model, one, seed=1),
+        Work.generate(model, two, seed=2, num_images=3, steps=7),
+        Work.generate(model, one, seed=3, sampler="strided", steps=5, truncation=0.8),
+        Work.generate(model, three, seed=4, guidance=1.0),
+        Work.generate(model, three, seed=5, guidance=Guidance(2.0, "linear", (0.2, 0.7)), steps=6),
+        Work.generate(model, one, seed=6, negative=two, guidance=2.5),
+        Work.edit(model, picture, mask, two, seed=7),
+        Work.edit(model, picture, mask, seed=8, sampler="strided"),
+        Work.vary(model, picture, 0.5, three, num_images=2, seed=9),
+        Work.vary(model, picture, 0.0, seed=10),
+        Work.revise(model, picture, 0.3, one, seed=11, prior_scale=2.0),
+        Work.generate(model, two, seed=12, sampler="reference-purity"),
+        Work.generate(model, two, seed=13, steps=1),
+    ]
+
+
+@pytest.mark.parametrize("kind", ["modern", "classic"])
+def test_requests_at_any_time_get_the_tokens_they_get_alone(kind: str) -> None:
+    pipe = toy_pipeline(kind)
+    works = requests(pipe, (0, 1, 2))
+    wanted = [alone(pipe, work) for work in works]
+    assert not torch.equal(wanted[0], alone(pipe, Work.generate(pipe.model, 3, seed=1)))  # the condition has a say
+    gate = Gate(pipe)
+    with engine_for(gate, max_rows=5) as engine:
+        tickets = [engine.submit(pipe, works[0])]
+        gate.await_call()
+        for number, work in enumerate(works[1:]):
+            tickets.append(engine.submit(pipe, work))
+            gate.let(number % 3)
+        gate.open()
+        drawn = [ticket.result(PATIENCE) for ticket in tickets]
+    for ticket, one, tokens in zip(tickets, drawn, wanted, strict=True):
+        assert torch.equal(one.tokens, tokens)
+        assert ticket.progress[0] == ticket.progress[1]
+    assert max(gate.sizes) == 10  # five pictures, twice: rows were shared, and no more than allowed
+    images = [image.tobytes() for image in tickets[6].images()]
+    assert images == [image.tobytes() for image in pipe.draw(works[6])]
+
+
+@pytest.mark.slow
+def test_the_bundled_model_gives_the_tokens_of_alone() -> None:
+    pipe = vqdiff.load("emoji", device="cpu")
+    works = requests(pipe, ("a red apple", "a cat", "a green tree"))
+    with engine_for(max_rows=8) as engine:
+        tickets = [engine.submit(pipe, work) for work in works]
+        drawn = [ticket.result(600.0) for ticket in tickets]
+    for work, one in zip(works, drawn, strict=True):
+        assert torch.equal(one.tokens, alone(pipe, work))
+
+
+def test_unconditional_models_and_several_models_at_once() -> None:
+    pipes = [toy_pipeline("unconditional"), toy_pipeline("modern"), toy_pipeline("classic")]
+    works = [Work.generate(pipe.model, 1, num_images=2, seed=3) for pipe in pipes for _ in range(2)]
+    with engine_for(max_rows=5) as engine:
+        tickets = [engine.submit(pipes[i // 2], work) for i, work in enumerate(works)]
+        for i, ticket in enumerate(tickets):
+            assert [one.tobytes() for one in ticket.images(PATIENCE)] == [
+                one.tobytes() for one in pipes[i // 2](1, num_images=2, seed=3)
+            ]
+
+
+def test_first_come_first_served_picture_by_picture() -> None:
+    """Ten pictures and then two single ones, four rows: in three rounds all are done, whoever else comes after."""
+    pipe = toy_pipeline(steps=2)
+    gate = Gate(pipe)
+    with engine_for(gate, max_rows=4) as engine:
+        large = engine.submit(pipe, Work.generate(pipe.model, 0, num_images=10, guidance=1.0))
+        gate.await_call()
+        small = [engine.submit(pipe, Work.generate(pipe.model, 1, guidance=1.0)) for _ in range(2)]
+        crowd = [engine.submit(pipe, Work.generate(pipe.model, 2, guidance=1.0)) for _ in range(9)]
+        gate.let(4)
+        assert engine.running == 4
+        assert large.progress == (16, 20)
+        assert not any(ticket.done() for ticket in small)  # none has overtaken
+        gate.let(2)
+        assert large.done()
+        assert all(ticket.done() for ticket in small)  # nor waited for more than its turn
+        assert not any(ticket.done() for ticket in crowd)
+        assert set(gate.sizes) == {4}
+
+
+def test_a_full_queue_says_so_and_has_room_when_one_gives_up() -> None:
+    pipe = toy_pipeline()
+    gate, work = Gate(pipe), Work.generate(pipe.model, 0)
+    with engine_for(gate, max_rows=1, max_waiting=2) as engine:
+        engine.submit(pipe, work)
+        gate.await_call()
+        waiting = [engine.submit(pipe, work) for _ in range(2)]
+        with pytest.raises(QueueFullError) as error:
+            engine.submit(pipe, work)
+        assert error.value.retry_after >= 1
+        assert waiting[1].cancel()
+        assert engine.waiting == 1
+        engine.submit(pipe, work)
+
+
+def test_cancelling_frees_the_rows_before_the_next_step() -> None:
+    pipe = toy_pipeline()
+    gate = Gate(pipe)
+    with engine_for(gate, max_rows=4) as engine:
+        first = engine.submit(pipe, Work.generate(pipe.model, 0, num_images=3, guidance=1.0))
+        gate.await_call()
+        second = engine.submit(pipe, Work.generate(pipe.model, 1, num_images=4, guidance=1.0))
+        gate.let(1)
+        assert first.cancel()
+        gate.let(2)
+        assert gate.sizes == [3, 4, 4]  # three; three and one of the second; the second's four
+        with pytest.raises(CancelledError):
+            first.result(0)
+        gate.open()
+        assert torch.equal(second.result(PATIENCE).tokens, alone(pipe, second.work))
+    assert (engine.counts.pictures, engine.counts.cancelled) == (4, 1)
+
+
+def test_a_request_that_fails_fails_alone() -> None:
+    pipe = toy_pipeline()
+    works = [Work.generate(pipe.model, label, num_images=2, seed=label) for label in (0, POISON, 1)]
+    wanted = [alone(pipe, work) for work in works]
+    gate = Gate(pipe)
+    gate.spoil = True
+    with engine_for(gate, max_rows=8) as engine:
+        tickets = [engine.submit(pipe, work) for work in works]
+        gate.open()
+        with pytest.raises(RuntimeError, match="poisoned"):
+            tickets[1].result(PATIENCE)
+        for i in (0, 2):
+            assert torch.equal(tickets[i].result(PATIENCE).tokens, wanted[i])
+        assert engine.alive
+
+
+@pytest.mark.parametrize("part", ["decode", "preview", "bind"])
+def test_what_else_fails_ends_its_request(part: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe, other = toy_pipeline(), toy_pipeline()
+
+    def broken(*arguments: object) -> None:
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr(pipe.model if part == "bind" else pipe, part, broken)
+    with engine_for() as engine:
+        works = [(one, Work.generate(one.model, 0)) for one in (pipe, other)]
+        tickets = [engine.submit(one, work, previews=True) for one, work in works]
+        with pytest.raises(RuntimeError, match="broken"):
+            tickets[0].result(PATIENCE)
+        assert len(tickets[1].images(PATIENCE)) == 1
+
+
+def test_progress_and_previews(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vqdiff.serving.engine.PREVIEW_SHARE", float("inf"))  # one after every step
+    pipe = toy_pipeline(steps=4)
+    gate, told = Gate(pipe), list[tuple[int, int]]()
+    with engine_for(gate) as engine:
+        work = Work.generate(pipe.model, 0, num_images=2, guidance=1.0)
+        ticket = engine.submit(pipe, work, previews=True, on_change=lambda: told.append(ticket.progress))
+        gate.await_call()
+        other = engine.submit(pipe, work)
+        gate.let(3)
+        assert ticket.progress == (6, 8)
+        views = [ticket.views[i] for i in (0, 1)]
+        assert [(one.number, one.step, one.steps) for one in views] == [(3, 3, 4), (2, 2, 4)]  # taking turns
+        assert views[0].image.size == (32, 32)
+        gate.open()
+        ticket.result(PATIENCE)
+        assert other.result(PATIENCE)
+        assert (told[0], told[-1]) == ((2, 8), (8, 8))
+        assert not other.views
+
+
+def test_previews_take_no_more_than_their_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe, times = toy_pipeline(), iter(range(1000))
+    monkeypatch.setattr("vqdiff.serving.engine.time.monotonic", lambda: float(next(times)))
+    shown, preview = list[int](), pipe.preview
+    monkeypatch.setattr(pipe, "preview", lambda tokens: shown.append(0) or preview(tokens))
+    with engine_for() as engine:
+        engine.submit(pipe, Work.generate(pipe.model, 0, steps=40), previews=True).result(PATIENCE)
+    # A preview lasts a tick, and a turn of the engine three or four: after each, five ticks pass before the next.
+    assert 40 / 3 <= len(shown) <= 40 / 2 + 1
+
+
+def test_stopping_finishes_what_is_here_and_takes_no_more() -> None:
+    pipe = toy_pipeline()
+    gate, work = Gate(pipe), Work.generate(pipe.model, 0, num_images=2)
+    engine = Engine(max_rows=1)
+    tickets = [engine.submit(pipe, work) for _ in range(3)]
+    gate.await_call()
+    threading.Timer(0.05, gate.open).start()
+    assert engine.stop(timeout=PATIENCE)
+    assert all(len(ticket.images(0.0)) == 2 for ticket in tickets)
+    with pytest.raises(StoppedError):
+        engine.submit(pipe, work)
+
+
+def test_a_callers_mistake_is_raised_at_once() -> None:
+    pipe = toy_pipeline()
+    with engine_for() as engine:
+        with pytest.raises(InputError, match="labels run from 0"):
+            engine.submit(pipe, Work.generate(pipe.model, 99))
+        assert engine.waiting == 0
+    with pytest.raises(InputError, match="max_rows"):
+        Engine(max_rows=0)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_nobody_waits_for_an_engine_that_died(monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe, engine = toy_pipeline(), Engine()
+
+    def die(engine: Engine) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(Engine, "_admit", die)
+    ticket = engine.submit(pipe, Work.generate(pipe.model, 0))
+    with pytest.raises(MemoryError):
+        ticket.result(PATIENCE)
+    assert engine.stop(timeout=PATIENCE)
+    assert not engine.alive
+
+
+def test_many_threads_at_once() -> None:
+    pipe = toy_pipeline(steps=2)
+    wanted = [one.tobytes() for seed in range(40) for one in pipe(1, seed=seed)]
+    got: dict[int, bytes] = {}
+    with engine_for(max_rows=8) as engine:
+
+        def ask(seed: int) -> None:
+            got[seed] = engine.submit(pipe, Work.generate(pipe.model, 1, seed=seed)).images(PATIENCE)[0].tobytes()
+
+        threads = [threading.Thread(target=ask, args=(seed,)) for seed in range(40)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert [got[seed] for seed in range(40)] == wanted

@@ -1,0 +1,70 @@
+"""Class-conditional pipelines of 64 tokens with random weights, whose network calls can be paced and spoilt."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import torch
+
+from vqdiff.denoisers import ClassicConfig, ClassicDenoiser, ModernConfig, ModernDenoiser
+from vqdiff.diffusion import Schedule
+from vqdiff.image_tokenizers import CompactConfig, CompactTokenizer
+from vqdiff.model import Model
+from vqdiff.pipeline import Pipeline
+from vqdiff.sampling import SamplingSettings
+
+CODES, TIMES, CLASSES, POISON = 12, 8, 5, 4
+
+
+def toy_pipeline(kind: str = "modern", steps: int = 4) -> Pipeline:
+    """A modern, classic or unconditional model; where the class is POISON, `Gate.spoil` makes the network fail."""
+    torch.manual_seed(0)
+    classes = None if kind == "unconditional" else CLASSES
+    if kind == "classic":
+        denoiser: Any = ClassicDenoiser(ClassicConfig(CODES, TIMES, 8, 16, 1, 2, num_classes=classes, null_class=True))
+    else:
+        denoiser = ModernDenoiser(ModernConfig(CODES, TIMES, 8, 16, 1, 2, token_width=8, num_classes=classes))
+    for weight in denoiser.parameters():
+        weight.data.normal_(0, 0.4)  # the modulation begins at 0: a fresh network would be deaf to its class
+    tokenizer = CompactTokenizer(CompactConfig(32, (4, 8), (0, 0), (0, 0), num_codes=CODES, code_dim=4)).eval()
+    schedule, settings = Schedule.paper(TIMES, CODES), SamplingSettings(steps=steps)
+    model = Model(schedule, denoiser.eval().requires_grad_(False), tokenizer.requires_grad_(False), sampling=settings)
+    return Pipeline(model)
+
+
+class Gate:
+    """Lets the network calls of a pipeline through one by one, and notes how many pictures each had."""
+
+    def __init__(self, pipe: Pipeline, *, shut: bool = True) -> None:
+        self.sizes = list[int]()
+        self.spoil = False
+        self._denoiser = pipe.model.denoiser
+        self._tickets = threading.Semaphore(0)
+        self._arrived = threading.Semaphore(0)
+        self._shut = shut
+        self._denoiser.register_forward_pre_hook(self._wait)
+
+    def _wait(self, denoiser: Any, arguments: tuple[Any, ...]) -> None:
+        tokens, _, context = arguments
+        self._arrived.release()
+        if self._shut:
+            assert self._tickets.acquire(timeout=30), "the test has forgotten the network"
+        self.sizes.append(len(tokens))
+        if self.spoil and (context.vector == denoiser.class_embedding.weight[POISON]).all(-1).any():
+            raise RuntimeError("poisoned")
+
+    def await_call(self) -> None:
+        """Wait until the network is about to be called, once more than before."""
+        assert self._arrived.acquire(timeout=30), "the network was not called"
+
+    def let(self, calls: int) -> None:
+        """Let so many calls through, and wait until the next is about to begin."""
+        for _ in range(calls):
+            self._tickets.release()
+            self.await_call()
+
+    def open(self) -> None:
+        """Let all calls through from now on."""
+        self._shut = False
+        self._tickets.release()
