@@ -33,7 +33,6 @@ def evaluate(
     from vqdiff.config import read_config
     from vqdiff.evaluation.drawing import only_main_process
     from vqdiff.evaluation.evaluate import Evaluation
-    from vqdiff.evaluation.drawing import only_main_process
     from vqdiff.evaluation.evaluate import evaluate as run
 
     text = run(read_config(Evaluation, config, set), against, device)
