@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import io
+import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from vqdiff.errors import InputError
@@ -37,6 +41,14 @@ def on_white(image: Image.Image) -> Image.Image:
         return image.convert("RGB")
     image = image.convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+
+
+def encode_png(image: Image.Image, record: dict[str, Any]) -> bytes:
+    """A PNG file with a record of the picture's making inside."""
+    info, file = PngInfo(), io.BytesIO()
+    info.add_itxt("vqdiff", json.dumps(record))
+    image.save(file, format="PNG", pnginfo=info)
+    return file.getvalue()
 
 
 def read_picture(path: Path) -> Image.Image:

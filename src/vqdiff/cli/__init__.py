@@ -29,6 +29,7 @@ app.command("vqdiff.cli.info:info", help="Say what a model is: parts and their o
 app.command("vqdiff.cli.data:app", name="data", help="Build and check sets of pictures with captions.")
 app.command("vqdiff.cli.train:app", name="train", help="Train an image tokenizer, a diffusion model or a scorer.")
 app.command("vqdiff.cli.evaluate:evaluate", help="Measure a model by a protocol.")
+app.command("vqdiff.cli.serve:serve", help="Draw for others: an HTTP server.")
 app.command("vqdiff.cli.study:study", help="Measure a grid of settings: a table, a plot and pictures.")
 
 

@@ -99,14 +99,11 @@ class Drawing:
 
 def write_png(picture: Image.Image, record: dict[str, Any], path: Path) -> None:
     """Write a picture with a record of its making inside."""
-    from PIL.PngImagePlugin import PngInfo
-
     from vqdiff.files import atomic_path
+    from vqdiff.pictures import encode_png
 
-    info = PngInfo()
-    info.add_itxt("vqdiff", json.dumps(record))
     with atomic_path(path) as temporary:
-        picture.save(temporary, format="PNG", pnginfo=info)
+        temporary.write_bytes(encode_png(picture, record))
 
 
 def draw(

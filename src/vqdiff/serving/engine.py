@@ -79,7 +79,7 @@ class Engine:
         self._thread.start()
 
     def submit(
-        self, pipe: Pipeline, work: Work, *, previews: bool = False, on_change: Callable[[], None] | None = None
+        self, pipe: Pipeline, work: Work, *, previews: bool = False, on_change: Callable[[], object] | None = None
     ) -> Ticket:
         """Queue ``work``; what is wrong with it is raised here, in the thread of the caller, who encodes its prompts.
 
@@ -199,7 +199,6 @@ class Engine:
                 self._put(key, self._lanes[key].join(lane) if key in self._lanes else lane)
             except Exception as error:
                 ticket.fail(error)
-                ticket.tell()
 
     def _step(self, key: tuple[int, str, bool], lane: Lane) -> None:
         tickets = dict.fromkeys(row.ticket for row in lane.rows)

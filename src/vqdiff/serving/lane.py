@@ -45,7 +45,7 @@ class Ticket(Future[Drawn]):
     next step. The pictures are `Work.finish`ed by whoever asks for them, `images`.
     """
 
-    def __init__(self, pipe: Pipeline, work: Work, previews: bool, on_change: Callable[[], None] | None) -> None:
+    def __init__(self, pipe: Pipeline, work: Work, previews: bool, on_change: Callable[[], object] | None) -> None:
         super().__init__()
         self.pipe, self.work, self.previews, self._on_change = pipe, work, previews, on_change
         self.batch = work.start(pipe.model)
@@ -58,6 +58,7 @@ class Ticket(Future[Drawn]):
         self.views: dict[int, View] = {}
         """The last preview of each picture that has one, by its number in the request."""
         self.pictures: dict[int, tuple[Image.Image, Tensor]] = {}
+        self.add_done_callback(lambda _: self.tell())
 
     @property
     def progress(self) -> tuple[int, int]:
@@ -80,7 +81,7 @@ class Ticket(Future[Drawn]):
         return lane
 
     def tell(self) -> None:
-        """Say that progress, views or the result have changed."""
+        """Say that progress or views have changed, or that the end has come."""
         if self._on_change is not None:
             self._on_change()
 
@@ -140,7 +141,6 @@ class Lane:
             tickets = list(dict.fromkeys(row.ticket for row in self.rows))
             if len(tickets) == 1:
                 tickets[0].fail(error)
-                tickets[0].tell()
                 return None
             apart = (self.select([i for i, row in enumerate(self.rows) if row.ticket is one]) for one in tickets)
             moved = [lane for one in apart if one is not None and (lane := one.advance()) is not None]

@@ -1,0 +1,106 @@
+"""``vqdiff serve``: an HTTP server that draws."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from vqdiff.errors import InputError
+
+
+def serve(
+    *,
+    model: Annotated[tuple[str, ...], Parameter(negative="")] = ("emoji",),
+    device: str = "auto",
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    token: Annotated[str | None, Parameter(env_var="VQDIFF_TOKEN")] = None,
+    max_rows: int | None = None,
+    max_waiting: int = 64,
+    max_connections: int = 512,
+    max_body: int = 16 * 2**20,
+    max_prompt: int = 1000,
+    max_images: int = 10,
+    max_steps: int = 256,
+    max_image_bytes: int = 5 * 2**20,
+    max_image_pixels: int = 1024**2,
+    timeout: float = 120.0,
+) -> None:
+    """Draw for others: an HTTP API, OpenAI-compatible and a native one with previews.
+
+    The OpenAPI page is at /docs. SIGTERM and Ctrl-C let the server finish what it has taken.
+
+    Parameters
+    ----------
+    model
+        What to serve, as name=source or source; may be repeated. The first is the default.
+    device
+        auto, cpu or cuda.
+    host
+        The address to listen at; 0.0.0.0 for all.
+    port
+        The port to listen at; 0 for any that is free.
+    token
+        What requests must bring as a bearer token; better in the environment than on the command line.
+    max_rows
+        Pictures drawn at once, over all models (default: 8 on a CPU, 64 on a GPU).
+    max_waiting
+        Requests that may wait; more are answered 429.
+    max_connections
+        Open connections; more are answered 503.
+    max_body
+        Bytes of a request.
+    max_prompt
+        Characters of a prompt.
+    max_images
+        Pictures of a request.
+    max_steps
+        Steps of a picture.
+    max_image_bytes
+        Bytes of a picture that is sent.
+    max_image_pixels
+        Pixels of the square around a picture that is sent.
+    timeout
+        Seconds that a request may take, and that a client may take to send or receive.
+    """
+    import signal
+    import socket
+
+    try:
+        import uvicorn
+
+        from vqdiff.serving.api import create_app
+    except ModuleNotFoundError as error:
+        raise InputError(f"serving needs {error.name}: pip install 'vqdiff[serve]'") from error
+
+    from vqdiff.pipeline import load
+    from vqdiff.serving.engine import Engine, default_rows
+    from vqdiff.serving.limits import Limits
+
+    limits = Limits(max_body, max_prompt, max_images, max_steps, max_image_bytes, max_image_pixels, timeout)
+    if token == "":
+        raise InputError("the token is empty: give one, or none for an open server")
+    try:
+        listener = socket.create_server((host, port), backlog=2048)
+    except (OSError, OverflowError) as error:
+        raise InputError(f"cannot listen at {host}:{port}: {error}; choose another --host or --port") from error
+    pipes = {}
+    for one in model:
+        name, named, source = one.partition("=")
+        if name in pipes:
+            raise InputError(f"two models are called {name!r}: give one another name, --model other={source or name}")
+        pipes[name] = load(source if named else one, device=device)
+    rows = max_rows or default_rows(next(iter(pipes.values())).model.device)
+    app = create_app(pipes, Engine(max_rows=rows, max_waiting=max_waiting), limits, token)
+    config = uvicorn.Config(
+        app,
+        log_level="warning",
+        limit_concurrency=max_connections,
+        timeout_graceful_shutdown=round(timeout) + 1,
+        server_header=False,
+    )
+    # uvicorn stops gracefully and then raises the signal again: to have stopped is no failure.
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    print(f"http://{host}:{listener.getsockname()[1]}/docs: {', '.join(pipes)}, {rows} pictures at once", flush=True)
+    uvicorn.Server(config).run(sockets=[listener])

@@ -1,0 +1,46 @@
+"""The HTTP application."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+from prometheus_client import CollectorRegistry
+
+from vqdiff import __version__
+from vqdiff.pipeline import Pipeline
+from vqdiff.serving.engine import Engine
+from vqdiff.serving.errors import add_handlers
+from vqdiff.serving.guards import Guards
+from vqdiff.serving.limits import Limits
+from vqdiff.serving.metrics import EngineMetrics, RequestMetrics
+from vqdiff.serving.routes import health, native, openai
+from vqdiff.serving.service import Service
+
+
+def create_app(
+    pipes: Mapping[str, Pipeline], engine: Engine, limits: Limits | None = None, token: str | None = None
+) -> FastAPI:
+    """An application that draws with ``pipes``, by name, the first of them by default, and stops ``engine`` at its end.
+
+    token: what requests must bring as a bearer token; None for an open server.
+    """
+    limits, registry = limits or Limits(), CollectorRegistry()
+    service = Service(pipes, engine, limits)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        yield
+        await asyncio.to_thread(service.close)
+
+    app = FastAPI(title="vqdiff", version=__version__, lifespan=lifespan)
+    app.state.service, app.state.registry = service, registry
+    registry.register(EngineMetrics(engine))
+    for router in (openai, native, health):
+        app.include_router(router)
+    add_handlers(app)
+    app.add_middleware(Guards, limits=limits, token=token)
+    app.add_middleware(RequestMetrics, registry=registry)
+    return app

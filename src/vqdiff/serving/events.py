@@ -1,0 +1,71 @@
+"""Server-sent events: the progress and previews of a request, and its pictures or what went wrong."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+from fastapi import Request
+
+from vqdiff.serving.errors import failure_of
+from vqdiff.serving.lane import View
+from vqdiff.serving.schemas import Drawing
+from vqdiff.serving.service import ClientGoneError, Order, Service, patience_of
+
+
+async def first_and_rest(events: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """The same events, the first having been waited for: what is wrong at once is a status, not an event."""
+    first = await anext(events)
+
+    async def both() -> AsyncIterator[bytes]:
+        yield first
+        async for event in events:
+            yield event
+
+    return both()
+
+
+async def events(service: Service, options: Drawing, request: Request) -> AsyncIterator[bytes]:
+    """Events until the pictures are done. A client that reads slowly misses some, and keeps nobody waiting."""
+    begun = False
+    try:
+        async with (
+            patience_of(request, service.limits.timeout) as patience,
+            service.order(options, patience, previews=options.previews) as order,
+        ):
+            yield _progress(order)
+            begun, shown = True, dict[int, int]()
+            while not order.ticket.done():
+                await patience(order.changed.wait())
+                order.changed.clear()
+                yield _progress(order)
+                for index, view in sorted(order.ticket.views.items()):
+                    if shown.get(index) != view.number:
+                        shown[index] = view.number
+                        yield _preview(index, view)
+            yield _event("done", (await service.answer(order, patience)).model_dump())
+    except ClientGoneError:
+        return
+    except Exception as error:
+        if not begun:
+            raise
+        yield _event("error", failure_of(error)[1].model_dump())
+
+
+def _progress(order: Order) -> bytes:
+    done, total = order.ticket.progress
+    return _event("progress", {"done": done, "total": total})
+
+
+def _preview(index: int, view: View) -> bytes:
+    file = io.BytesIO()
+    view.image.save(file, format="PNG", compress_level=1)
+    picture = base64.b64encode(file.getvalue()).decode()
+    return _event("preview", {"index": index, "step": view.step, "steps": view.steps, "b64_json": picture})
+
+
+def _event(name: str, data: dict[str, Any]) -> bytes:
+    return f"event: {name}\ndata: {json.dumps(data)}\n\n".encode()

@@ -1,0 +1,81 @@
+"""ASGI middleware: who may ask, how much and how slowly may be sent and taken."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from typing import Any
+
+from fastapi import HTTPException
+from fastapi.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from vqdiff.serving.errors import failure_of
+from vqdiff.serving.limits import Limits
+
+OPEN = ("/healthz", "/readyz")
+"""Paths that need no token."""
+
+
+class Guards:
+    """Checks the bearer token, counts and times the body as it comes, and hangs up on who doesn't take the answer."""
+
+    def __init__(self, app: ASGIApp, *, limits: Limits, token: str | None) -> None:
+        self.app, self.limits, self.token = app, limits, token
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        headers: dict[bytes, bytes] = dict(scope["headers"])
+        if not self._may_enter(scope["path"], headers.get(b"authorization", b"")):
+            error = HTTPException(401, "give the token: Authorization: Bearer …", {"WWW-Authenticate": "Bearer"})
+            return await _refuse(error, scope, receive, send)
+        length = headers.get(b"content-length", b"0")
+        if length.isdigit() and int(length) > self.limits.max_body:
+            return await _refuse(self._too_large(), scope, receive, send)
+        body = _Body(receive, self.limits, self._too_large)
+        return await self.app(scope, body.receive, self._hurried(send))
+
+    def _may_enter(self, path: str, header: bytes) -> bool:
+        if self.token is None or path in OPEN:
+            return True
+        kind, _, given = header.partition(b" ")
+        return secrets.compare_digest(given.strip(), self.token.encode()) and kind.lower() == b"bearer"
+
+    def _too_large(self) -> HTTPException:
+        return HTTPException(413, f"the request is larger than {self.limits.max_body} bytes")
+
+    def _hurried(self, send: Send) -> Send:
+        async def hurried(message: Message) -> None:
+            async with asyncio.timeout(self.limits.timeout):
+                await send(message)
+
+        return hurried
+
+
+class _Body:
+    """The body of a request, which ends in time and within its limit or in an HTTPException."""
+
+    def __init__(self, receive: Receive, limits: Limits, too_large: Any) -> None:
+        self._receive, self._limits, self._too_large = receive, limits, too_large
+        self._size, self._complete = 0, False
+        self._deadline = asyncio.get_running_loop().time() + limits.timeout
+
+    async def receive(self) -> Message:
+        if self._complete:
+            return await self._receive()
+        try:
+            async with asyncio.timeout_at(self._deadline):
+                message = await self._receive()
+        except TimeoutError:
+            raise HTTPException(408, "the request did not arrive in time") from None
+        self._size += len(message.get("body", b""))
+        self._complete = not message.get("more_body", False)
+        if self._size > self._limits.max_body:
+            raise self._too_large()
+        return message
+
+
+async def _refuse(error: HTTPException, scope: Scope, receive: Receive, send: Send) -> None:
+    status, failure, headers = failure_of(error)
+    await JSONResponse(failure.model_dump(), status, headers | {"Connection": "close"})(scope, receive, send)

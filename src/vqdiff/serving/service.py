@@ -1,0 +1,145 @@
+"""Between the HTTP endpoints and the engine: from a request to its work, and from its ticket to an answer."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import time
+from collections.abc import AsyncIterator, Awaitable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import asdict
+from typing import TypeVar
+
+from fastapi import HTTPException, Request
+
+from vqdiff.pictures import encode_png
+from vqdiff.pipeline import Pipeline
+from vqdiff.serving.engine import Engine, StoppedError
+from vqdiff.serving.lane import Ticket
+from vqdiff.serving.limits import Limits
+from vqdiff.serving.schemas import Options, Picture, Pictures
+
+T = TypeVar("T")
+
+
+class Order:
+    """A request that the engine has taken."""
+
+    def __init__(self, model: str, seed: int, ticket: Ticket, changed: asyncio.Event) -> None:
+        self.model, self.seed, self.ticket, self.changed = model, seed, ticket, changed
+
+    def answer(self) -> Pictures:
+        """The finished pictures, as PNG files."""
+        work, model = self.ticket.work, self.ticket.pipe.model
+        record = asdict(work.settings) | {"model": model.card.name, "model_hash": model.fingerprint}
+        if work.negative is not None:
+            record["negative"] = work.negative
+        data = list[Picture]()
+        for i, image in enumerate(self.ticket.images()):
+            seed = self.seed + i
+            condition = None if work.conditions is None else work.conditions[i]
+            prompt = condition if isinstance(condition, str | int | None) else asdict(condition)
+            png = encode_png(image, {"prompt": prompt, "seed": seed} | record)
+            data.append(Picture(b64_json=base64.b64encode(png).decode(), seed=seed))
+        return Pictures(created=int(time.time()), model=self.model, data=data)
+
+
+class Service:
+    """The models by name, the engine that draws with them, and the limits of a request."""
+
+    def __init__(self, pipes: Mapping[str, Pipeline], engine: Engine, limits: Limits) -> None:
+        self.pipes, self.engine, self.limits = dict(pipes), engine, limits
+        # Two at a time: each thread that computes brings threads of its own, and the engine shares the processor.
+        self._threads = ThreadPoolExecutor(2, "vqdiff-pictures")
+
+    def pipe(self, name: str | None) -> tuple[str, Pipeline]:
+        """A model by name, the first by default; nothing but the names given at the start is looked at."""
+        name = name or next(iter(self.pipes))
+        if name not in self.pipes:
+            raise HTTPException(404, f"no model of that name is served: choose one of {', '.join(self.pipes)}")
+        return name, self.pipes[name]
+
+    @asynccontextmanager
+    async def order(self, options: Options, patience: Patience, *, previews: bool = False) -> AsyncIterator[Order]:
+        """Have the engine draw what is asked for; whoever leaves the block early cancels it."""
+        options.check(self.limits)
+        name, pipe = self.pipe(options.model)
+        seed, loop, changed = options.seeded(), asyncio.get_running_loop(), asyncio.Event()
+
+        def submit() -> Ticket:
+            work = options.work(pipe.model, seed, self.limits)
+            return self.engine.submit(
+                pipe, work, previews=previews, on_change=lambda: loop.call_soon_threadsafe(changed.set)
+            )
+
+        submitted = self._threads.submit(submit)
+        try:
+            ticket = await patience(asyncio.wrap_future(submitted))
+        except BaseException:
+            submitted.add_done_callback(_cancel_ticket)  # it may be in the engine by now
+            raise
+        try:
+            yield Order(name, seed, ticket, changed)
+        finally:
+            ticket.cancel()
+
+    async def answer(self, order: Order, patience: Patience) -> Pictures:
+        """Wait for the pictures."""
+        await patience(asyncio.wrap_future(order.ticket))
+        return await patience(asyncio.wrap_future(self._threads.submit(order.answer)))
+
+    async def draw(self, options: Options, request: Request) -> Pictures:
+        """Answer a request, unless the client goes away or the time is up."""
+        async with patience_of(request, self.limits.timeout) as patience, self.order(options, patience) as order:
+            return await self.answer(order, patience)
+
+    def close(self) -> None:
+        """Finish what is here, and end the threads."""
+        self.engine.stop()
+        self._threads.shutdown()
+
+
+class ClientGoneError(Exception):
+    """The client has hung up: there is nobody to answer."""
+
+
+class Patience:
+    """Waits for things as long as the client does, and no longer than its time."""
+
+    def __init__(self, gone: asyncio.Task[None], deadline: float) -> None:
+        self._gone, self._deadline = gone, deadline
+
+    async def __call__(self, awaited: Awaitable[T]) -> T:
+        """Its result; raises ClientGoneError, TimeoutError, or StoppedError where the engine has given it up."""
+        task = asyncio.ensure_future(awaited)
+        left = self._deadline - asyncio.get_running_loop().time()
+        try:
+            done, _ = await asyncio.wait({task, self._gone}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+            if task.cancelled():
+                raise StoppedError("the server is stopping")
+            if task in done:
+                return task.result()
+            raise ClientGoneError if self._gone in done else TimeoutError
+        finally:
+            task.cancel()
+
+
+@asynccontextmanager
+async def patience_of(request: Request, timeout: float) -> AsyncIterator[Patience]:
+    """The patience of a client whose request has been read, for ``timeout`` seconds."""
+
+    async def until_gone() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    gone = asyncio.create_task(until_gone())
+    try:
+        yield Patience(gone, asyncio.get_running_loop().time() + timeout)
+    finally:
+        gone.cancel()
+
+
+def _cancel_ticket(submitted: Future[Ticket]) -> None:
+    if not submitted.cancelled() and submitted.exception() is None:
+        submitted.result().cancel()

@@ -1,0 +1,274 @@
+"""The HTTP API on loopback: what it draws, what it refuses, and with which words."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import zlib
+from collections.abc import Iterator
+from typing import Any
+
+import httpx2 as httpx
+import openai
+import pytest
+from PIL import Image, ImageDraw
+
+from serving.servers import client, serving, wait_for
+from toy_pipelines import POISON, Gate, toy_pipeline
+from vqdiff.serving.limits import Limits
+
+LIMITS = Limits(max_body=200_000, max_prompt=50, max_images=4, max_steps=32, max_image_pixels=256**2, timeout=30.0)
+
+
+def png(size: tuple[int, int] = (32, 32), mode: str = "RGB", holes: tuple[int, ...] | None = None) -> bytes:
+    image = Image.effect_noise(size, 50).convert(mode)
+    if holes is not None:
+        ImageDraw.Draw(image).rectangle(holes, fill=(0, 0, 0, 0))
+    file = io.BytesIO()
+    image.save(file, format="PNG")
+    return file.getvalue()
+
+
+def in_base64(content: bytes) -> str:
+    return base64.b64encode(content).decode()
+
+
+def picture(text: str) -> Image.Image:
+    return Image.open(io.BytesIO(base64.b64decode(text)))
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[tuple[str, Any]]:
+    pipe = toy_pipeline()
+    with serving(pipe, toy_pipeline("unconditional"), limits=LIMITS) as (address, _):
+        yield address, pipe
+
+
+@pytest.fixture
+def http(server: tuple[str, Any]) -> Iterator[httpx.Client]:
+    with client(server[0]) as http:
+        yield http
+
+
+# --- OpenAI's client --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def ai(server: tuple[str, Any]) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{server[0]}/v1", api_key="any", max_retries=0)
+
+
+def test_openai_generates(server: tuple[str, Any], ai: openai.OpenAI) -> None:
+    answer = ai.images.generate(prompt="2", n=2, size="32x32", response_format="b64_json", extra_body={"seed": 5})
+    assert answer.data is not None
+    images = [picture(one.b64_json or "") for one in answer.data]
+    wanted = server[1]("2", num_images=2, seed=5)
+    assert [one.convert("RGB").tobytes() for one in images] == [one.tobytes() for one in wanted]
+    record = json.loads(images[1].info["vqdiff"])
+    assert (record["prompt"], record["seed"], record["sampler"]) == ("2", 6, "purity")
+    assert [one.id for one in ai.models.list()] == ["toy0", "toy1"]
+
+
+def test_openai_edits(server: tuple[str, Any], ai: openai.OpenAI) -> None:
+    image, mask = png(), png(mode="RGBA", holes=(0, 0, 15, 20))
+    answer = ai.images.edit(image=image, mask=mask, prompt="1", extra_body={"seed": 3, "steps": 2})
+    assert answer.data is not None
+    white = Image.new("L", (32, 32))
+    ImageDraw.Draw(white).rectangle((0, 0, 15, 20), fill=255)
+    wanted = server[1].edit(Image.open(io.BytesIO(image)), white, "1", seed=3, steps=2)
+    assert picture(answer.data[0].b64_json or "").convert("RGB").tobytes() == wanted.tobytes()
+    own = ai.images.edit(image=mask, prompt="1")  # without a mask the image's own transparency counts
+    assert own.data is not None
+    with pytest.raises(openai.BadRequestError, match="transparent part"):
+        ai.images.edit(image=image, prompt="1")
+
+
+def test_openai_is_told_what_is_wrong(ai: openai.OpenAI) -> None:
+    with pytest.raises(openai.BadRequestError, match="this model draws 32x32"):
+        ai.images.generate(prompt="2", size="1024x1024")
+    with pytest.raises(openai.NotFoundError, match="choose one of toy0, toy1"):
+        ai.images.generate(prompt="2", model="../../etc/passwd")
+    with pytest.raises(openai.UnprocessableEntityError, match="response_format"):
+        ai.images.generate(prompt="2", response_format="url")
+
+
+# --- the native endpoint ----------------------------------------------------------------------------------------------
+
+
+def test_native_draws_as_the_pipeline_does(server: tuple[str, Any], http: httpx.Client) -> None:
+    pipe, content = server[1], png((40, 20))
+    image, mask = Image.open(io.BytesIO(content)), Image.new("L", (40, 20), 255)
+    mask.paste(0, (0, 0, 20, 20))
+    file = io.BytesIO()
+    mask.save(file, format="PNG")
+    sent = {"image": in_base64(content), "seed": 4, "steps": 3, "prompt": "1"}
+    asked = {"seed": 4, "steps": 3}
+    cases = [
+        ({"prompt": "1", "seed": 4, "steps": 3, "negative": "2", "guidance": 2.0, "truncation": 0.9},
+         pipe("1", negative="2", guidance=2.0, truncation=0.9, **asked)[0]),
+        (sent | {"mask": in_base64(file.getvalue()), "feather": 3}, pipe.edit(image, mask, "1", feather=3, **asked)),
+        (sent | {"strength": 0.4, "sampler": "strided"}, pipe.vary(image, 0.4, "1", sampler="strided", **asked)[0]),
+        (sent | {"share": 0.3}, pipe.revise(image, 0.3, "1", **asked)),
+    ]  # fmt: skip
+    for body, wanted in cases:
+        answer = http.post("/api/draw", json=body)
+        assert answer.status_code == 200, answer.text
+        assert picture(answer.json()["data"][0]["b64_json"]).convert("RGB").tobytes() == wanted.tobytes()
+    free = http.post("/api/draw", json={"model": "toy1", "guidance_schedule": "linear"}).json()
+    assert 0 <= free["data"][0]["seed"] < 2**32  # a random one
+
+
+def test_events_end_with_the_pictures(http: httpx.Client) -> None:
+    body = {"prompt": "1", "n": 2, "seed": 4, "steps": 12, "stream": True}
+    with http.stream("POST", "/api/draw", json=body) as answer:
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        events = read_events(answer)
+    plain = http.post("/api/draw", json=body | {"stream": False}).json()
+    assert events[-1][0] == "done"
+    assert events[-1][1]["data"] == plain["data"]
+    progress = [data["done"] for name, data in events if name == "progress"]
+    assert progress == sorted(progress)
+    assert progress[-1] == 24
+    previews = [data for name, data in events if name == "preview"]
+    assert previews
+    assert picture(previews[0]["b64_json"]).size == (32, 32)
+    assert previews[0]["steps"] == 12
+    wrong = http.post("/api/draw", json=body | {"steps": 99})
+    assert wrong.status_code == 400  # not an event: nothing has begun
+
+
+def read_events(answer: httpx.Response) -> list[tuple[str, Any]]:
+    blocks = answer.read().decode().strip().split("\n\n")
+    return [(name[7:], json.loads(data[6:])) for name, data in (block.split("\n") for block in blocks)]
+
+
+def test_the_server_tells_of_itself(http: httpx.Client) -> None:
+    models = http.get("/api/models").json()
+    assert models["models"]["toy0"] | {"settings": 0} == {
+        "draws": "labels", "image_size": 32, "num_tokens": 64, "settings": 0,
+    }  # fmt: skip
+    assert "purity" in models["samplers"]
+    assert http.get("/healthz").json() == {"status": "ok"}
+    assert http.get("/readyz").status_code == 200
+    assert http.get("/docs").status_code == 200
+    http.post("/api/draw", json={"prompt": "1"})
+    metrics = http.get("/metrics").text
+    assert 'vqdiff_requests_total{endpoint="/api/draw",status="200"}' in metrics
+    assert "vqdiff_running_pictures 0.0" in metrics
+    assert "vqdiff_pictures_total" in metrics
+
+
+# --- limits -----------------------------------------------------------------------------------------------------------
+
+
+def bomb(side: int) -> bytes:
+    """A PNG of a few hundred bytes that says it has side × side pixels."""
+    header = side.to_bytes(4, "big") * 2 + bytes([8, 0, 0, 0, 0])
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(bytes(1000))), (b"IEND", b"")]
+    packed = (len(c).to_bytes(4, "big") + n + c + zlib.crc32(n + c).to_bytes(4, "big") for n, c in chunks)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "says"),
+    [
+        ({"prompt": "x" * 51}, 400, "51 characters, the limit is 50"),
+        ({"prompt": "1", "negative": "x" * 51}, 400, "51 characters"),
+        ({"prompt": "1", "towards": "x" * 51}, 400, "51 characters"),
+        ({"prompt": "1", "n": 5}, 400, "1 to 4 pictures"),
+        ({"prompt": "1", "n": 0}, 422, "n: "),
+        ({"prompt": "1", "steps": 33}, 400, "1 to 32"),
+        ({"prompt": "1", "sampler": "purify"}, 400, "did you mean"),
+        ({"prompt": "99"}, 400, "labels run from 0 to 4"),
+        ({"prompt": "a cat"}, 400, "labels 0 to 4"),
+        ({}, 400, "no prompt"),
+        ({"prompt": "1", "model": "toy0/.."}, 404, "toy0, toy1"),
+        ({"prompt": "1", "modle": "toy0"}, 422, "modle"),
+        ({"prompt": "1", "guidance": 1e9}, 400, "guidance"),
+        ({"prompt": "1", "seed": 2**63}, 422, "seed"),
+        ({"prompt": "1", "mask": "AAAA"}, 400, "give an image"),
+        ({"image": "AAAA", "share": 0.5, "strength": 0.5}, 400, "two ways"),
+        ({"image": "AAAA", "share": 0.5, "n": 2}, 400, "one picture"),
+        ({"image": "A*"}, 400, "base64"),
+        ({"image": "AAAA"}, 400, "no readable picture"),
+        ({"image": in_base64(png()[:-40])}, 400, "no readable picture"),
+        ({"image": in_base64(bomb(5000))}, 413, "longest side may have 256"),
+        ({"image": in_base64(bomb(50_000))}, 413, "bomb"),
+        ({"image": in_base64(png((257, 1)))}, 413, "257×1 pixels"),
+        ({"image": in_base64(png((8, 8))), "mask": in_base64(png((9, 9)))}, 400, "must be alike"),
+        ({"prompt": "x" * 250_000}, 413, "larger than 200000 bytes"),
+    ],
+)  # fmt: skip
+def test_limits_say_what_and_how_much(http: httpx.Client, body: Any, status: int, says: str) -> None:
+    answer = http.post("/api/draw", json=body)
+    assert answer.status_code == status, answer.text
+    assert says in answer.json()["error"]["message"]
+    assert answer.json()["error"]["type"] == "invalid_request_error"
+
+
+def test_a_body_without_a_length_is_counted_as_it_comes(http: httpx.Client) -> None:
+    answer = http.post("/api/draw", content=(b" " * 10_000 for _ in range(30)))
+    assert answer.status_code == 413
+
+
+def test_odd_bodies_and_paths(http: httpx.Client) -> None:
+    bodies = [
+        b"{",
+        b"[" * 50_000,
+        b"\xff\xfe",
+        b'{"prompt": "\\ud800"}',
+        b'{"prompt": "1", "guidance": NaN}',
+        b"null",
+        b"",
+    ]
+    for body in bodies:
+        answer = http.post("/api/draw", content=body, headers={"Content-Type": "application/json"})
+        assert answer.status_code in (400, 422), (body[:20], answer.text)
+        assert answer.json()["error"]["message"]
+    assert http.get("/nowhere").json()["error"]["message"] == "Not Found"
+    assert http.put("/api/draw").status_code == 405
+    preflight = http.options("/api/draw", headers={"Origin": "http://evil", "Access-Control-Request-Method": "POST"})
+    assert "access-control-allow-origin" not in preflight.headers
+
+
+def test_a_token_is_asked_for() -> None:
+    with serving(toy_pipeline(), token="söcret") as (address, _), client(address) as http:
+        for header in (None, "Bearer wrong", "Basic söcret", "Bearer", "söcret"):
+            headers = {} if header is None else {"Authorization": header.encode()}
+            answer = http.post("/api/draw", json={"prompt": "1"}, headers=headers)
+            assert answer.status_code == 401
+            assert answer.headers["www-authenticate"] == "Bearer"
+        assert http.get("/metrics").status_code == 401
+        assert http.get("/docs").status_code == 401
+        assert http.get("/healthz").status_code == 200
+        asked = {"prompt": "1"}
+        answer = http.post("/api/draw", json=asked, headers={"Authorization": "Bearer söcret".encode()})
+        assert answer.status_code == 200
+
+
+def test_what_goes_wrong_inside_goes_wrong_alone() -> None:
+    pipe = toy_pipeline()
+    gate = Gate(pipe, shut=False)
+    gate.spoil = True
+    with serving(pipe) as (address, engine), client(address) as http:
+        answer = http.post("/api/draw", json={"prompt": str(POISON)})
+        assert answer.status_code == 500
+        assert answer.json()["error"]["type"] == "server_error"
+        assert "poisoned" not in answer.text
+        with http.stream("POST", "/api/draw", json={"prompt": str(POISON), "stream": True}) as answer:
+            assert read_events(answer)[-1][0] == "error"
+        assert http.post("/api/draw", json={"prompt": "1"}).status_code == 200
+        assert engine.counts.failures == 2
+
+
+def test_time_is_up() -> None:
+    pipe = toy_pipeline()
+    gate = Gate(pipe)
+    with serving(pipe, limits=Limits(timeout=0.3)) as (address, engine), client(address) as http:
+        answer = http.post("/api/draw", json={"prompt": "1"})
+        assert answer.status_code == 503
+        assert "time for this request is up" in answer.json()["error"]["message"]
+        gate.open()
+        wait_for(lambda: engine.running == 0)
+        assert engine.counts.cancelled == 1
