@@ -212,15 +212,25 @@ def test_progress_and_previews(monkeypatch: pytest.MonkeyPatch) -> None:
         assert not other.views
 
 
-def test_previews_take_no_more_than_their_share(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("alone", "least", "most"), [(True, 39, 39), (False, 40 / 3, 40 / 2 + 1)])
+def test_previews_take_their_share_from_others(
+    alone: bool, least: float, most: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A preview lasts a tick, and a turn of the engine two more: with others, five ticks pass from one to the next."""
     pipe, times = toy_pipeline(), iter(range(1000))
     monkeypatch.setattr("vqdiff.serving.engine.time.monotonic", lambda: float(next(times)))
-    shown, preview = list[int](), pipe.preview
+    shown, preview, gate = list[int](), pipe.preview, Gate(pipe)
     monkeypatch.setattr(pipe, "preview", lambda tokens: shown.append(0) or preview(tokens))
-    with engine_for() as engine:
-        engine.submit(pipe, Work.generate(pipe.model, 0, steps=40), previews=True).result(PATIENCE)
-    # A preview lasts a tick, and a turn of the engine three or four: after each, five ticks pass before the next.
-    assert 40 / 3 <= len(shown) <= 40 / 2 + 1
+    with engine_for(gate) as engine:
+        work = Work.generate(pipe.model, 0, steps=40)
+        tickets = [engine.submit(pipe, work, previews=True)]
+        gate.await_call()
+        if not alone:
+            tickets.append(engine.submit(pipe, Work.generate(pipe.model, 1, steps=50)))
+        gate.open()
+        for ticket in tickets:
+            ticket.result(PATIENCE)
+    assert least <= len(shown) <= most
 
 
 def test_stopping_finishes_what_is_here_and_takes_no_more() -> None:

@@ -21,7 +21,7 @@ from vqdiff.serving.lane import Lane, Ticket
 from vqdiff.work import Work
 
 PREVIEW_SHARE = 0.2
-"""The most of the engine's time that previews take."""
+"""The most of the engine's time that previews take while other requests are there."""
 
 
 class QueueFullError(Exception):
@@ -221,11 +221,14 @@ class Engine:
             for i, row in enumerate(lane.rows)
             if row.ticket.previews
         ]
-        if not asked or start < self._next_preview:
+        if not asked:
             return
         _, key, i = min(asked)
-        self._views += 1
         ticket = self._lanes[key].rows[i].ticket
+        alone = not self._waiting and all(row.ticket is ticket for lane in self._lanes.values() for row in lane.rows)
+        if not alone and start < self._next_preview:
+            return
+        self._views += 1
         try:
             self._lanes[key].show(i, self._views)
             ticket.tell()

@@ -13,7 +13,7 @@ from fastapi import Request
 from vqdiff.serving.errors import failure_of
 from vqdiff.serving.lane import View
 from vqdiff.serving.schemas import Drawing
-from vqdiff.serving.service import ClientGoneError, Order, Service, patience_of
+from vqdiff.serving.service import ClientGoneError, Service, patience_of
 
 
 async def first_and_rest(events: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
@@ -36,16 +36,20 @@ async def events(service: Service, options: Drawing, request: Request) -> AsyncI
             patience_of(request, service.limits.timeout) as patience,
             service.order(options, patience, previews=options.previews) as order,
         ):
-            yield _progress(order)
-            begun, shown = True, dict[int, int]()
-            while not order.ticket.done():
-                await patience(order.changed.wait())
-                order.changed.clear()
-                yield _progress(order)
+            begun, told, shown = True, None, dict[int, int]()
+            while True:
+                done, total = order.ticket.progress
+                if done != told:
+                    told = done
+                    yield _event("progress", {"done": done, "total": total})
                 for index, view in sorted(order.ticket.views.items()):
                     if shown.get(index) != view.number:
                         shown[index] = view.number
                         yield _preview(index, view)
+                if order.ticket.done():
+                    break
+                await patience(order.changed.wait())
+                order.changed.clear()
             yield _event("done", (await service.answer(order, patience)).model_dump())
     except ClientGoneError:
         return
@@ -53,11 +57,6 @@ async def events(service: Service, options: Drawing, request: Request) -> AsyncI
         if not begun:
             raise
         yield _event("error", failure_of(error)[1].model_dump())
-
-
-def _progress(order: Order) -> bytes:
-    done, total = order.ticket.progress
-    return _event("progress", {"done": done, "total": total})
 
 
 def _preview(index: int, view: View) -> bytes:

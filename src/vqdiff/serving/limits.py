@@ -77,7 +77,7 @@ class Limits:
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
             raise TooLargeError(f"the {name} is too large: {error}") from error
         except Exception as error:  # a damaged file may make its reader stumble over anything
-            raise InputError(f"the {name} is no readable picture ({', '.join(FORMATS)}): {error}") from error
+            raise InputError(f"the {name} is no readable picture: send {', '.join(FORMATS)}") from error
 
     def read_base64(self, text: str, name: str = "image") -> Image.Image:
         """A picture from its file in base64, with or without the head of a data URL."""

@@ -1,0 +1,176 @@
+"""Many clients, slow ones, ones that go away, and a server that is told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import io
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx2 as httpx
+import psutil
+import pytest
+from PIL import Image
+
+from serving.servers import client, serving, wait_for
+from toy_pipelines import Gate, toy_pipeline
+from vqdiff.serving.limits import Limits
+
+
+async def ask_all(address: str, bodies: list[dict[str, object]]) -> list[httpx.Response]:
+    """The answers to as many clients at once, each with a connection of its own."""
+    everyone = httpx.Limits(max_connections=None, max_keepalive_connections=0)
+    async with httpx.AsyncClient(base_url=address, timeout=120, limits=everyone) as http:
+        return await asyncio.gather(*(http.post("/api/draw", json=body) for body in bodies))
+
+
+def pixels(answer: httpx.Response) -> bytes:
+    png = base64.b64decode(answer.json()["data"][0]["b64_json"])
+    return Image.open(io.BytesIO(png)).convert("RGB").tobytes()
+
+
+def test_two_hundred_clients_at_once() -> None:
+    pipe = toy_pipeline(steps=2)
+    bodies: list[dict[str, object]] = [{"prompt": "1", "seed": seed} for seed in range(200)]
+    with serving(pipe, max_rows=8, max_waiting=200) as (address, _):
+        answers = asyncio.run(ask_all(address, bodies))
+    assert {one.status_code for one in answers} == {200}
+    for seed in (0, 77, 199):
+        assert pixels(answers[seed]) == pipe(1, seed=seed)[0].tobytes()
+
+
+def test_more_clients_than_may_wait() -> None:
+    pipe = toy_pipeline(steps=2)
+    gate = Gate(pipe)
+    with serving(pipe, max_rows=2, max_waiting=3) as (address, engine):
+        threading.Thread(target=lambda: (wait_for(lambda: engine.waiting == 3), time.sleep(0.5), gate.open())).start()
+        answers = asyncio.run(ask_all(address, [{"prompt": "1", "seed": seed} for seed in range(20)]))
+        refused = [one for one in answers if one.status_code == 429]
+        assert 10 <= len(refused) < 20
+        assert {one.status_code for one in answers} == {200, 429}
+        assert all(int(one.headers["retry-after"]) >= 1 for one in refused)
+        assert "the queue is full" in refused[0].json()["error"]["message"]
+
+
+def post(address: str, body: dict[str, object], *, keep: int | None = None) -> socket.socket:
+    """A socket on which a request was sent, or the first ``keep`` bytes of its body, and nothing was read."""
+    host, _, port = address.removeprefix("http://").partition(":")
+    sock = socket.create_connection((host, int(port)), timeout=30)
+    content = json.dumps(body).encode()
+    head = ["POST /api/draw HTTP/1.1", "Host: x", "Content-Type: application/json", f"Content-Length: {len(content)}"]
+    sock.sendall("\r\n".join([*head, "", ""]).encode() + content[:keep])
+    return sock
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_who_goes_away_costs_nothing_from_the_next_step_on(stream: bool) -> None:
+    pipe = toy_pipeline(steps=8)
+    gate = Gate(pipe)
+    with serving(pipe, max_rows=2) as (address, engine):
+        body: dict[str, object] = {"prompt": "1", "n": 2, "guidance": 1.0, "stream": stream}
+        running = post(address, body)
+        gate.await_call()
+        waiting = post(address, body)
+        wait_for(lambda: engine.waiting == 1)
+        stays = post(address, body | {"n": 1, "stream": False})
+        wait_for(lambda: engine.waiting == 2)
+        for sock in (running, waiting):
+            sock.close()
+        wait_for(lambda: engine.counts.cancelled == 2)
+        gate.let(1)
+        assert gate.sizes == [2]  # the call that was under way
+        assert engine.running == 1
+        gate.open()
+        assert stays.recv(12) == b"HTTP/1.1 200"
+        stays.close()
+
+
+def test_slow_readers_and_slow_writers_keep_nobody_waiting() -> None:
+    with serving(toy_pipeline(), limits=Limits(timeout=4.0)) as (address, engine), client(address) as http:
+        readers = [post(address, {"prompt": "1", "n": 2, "steps": 8, "stream": True}) for _ in range(5)]
+        writers = [post(address, {"prompt": "1"}, keep=5) for _ in range(5)]
+        assert http.post("/api/draw", json={"prompt": "1"}).status_code == 200
+        wait_for(lambda: engine.running == 0)
+        for sock in writers:
+            assert sock.recv(12) == b"HTTP/1.1 408"
+        for sock in (*readers, *writers):
+            sock.close()
+
+
+@contextlib.contextmanager
+def process(folder: Path, *options: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """``vqdiff serve`` with a toy model: its address, and the process."""
+    toy_pipeline(steps=40).save(folder / "toy")
+    command = [sys.executable, "-m", "vqdiff", "serve", "--model", f"toy={folder / 'toy'}", "--port", "0", *options]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as server:
+        try:
+            assert server.stdout is not None
+            yield server.stdout.readline().partition("/docs")[0], server
+        finally:
+            server.kill()
+
+
+def test_told_to_stop_it_finishes_what_it_has_taken(tmp_path: Path) -> None:
+    with process(tmp_path, "--device", "cpu") as (address, server):
+        socks = [post(address, {"prompt": "1", "n": 2, "seed": seed}) for seed in range(30)]
+        with client(address) as http:
+            wait_for(lambda: "vqdiff_running_pictures 8.0" in http.get("/metrics").text)
+        server.send_signal(signal.SIGTERM)
+        answers = [b"".join(iter(lambda one=one: one.recv(65536), b"")) for one in socks]
+        assert server.wait(60) == 0
+    for answer in answers:
+        head, _, body = answer.partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 200")
+        assert len(json.loads(body)["data"]) == 2
+    with pytest.raises(ConnectionRefusedError):
+        post(address, {})
+
+
+@pytest.mark.slow
+def test_memory_stays_flat_under_mixed_load(tmp_path: Path) -> None:
+    """Two minutes, or VQDIFF_LOAD_SECONDS, of all kinds of requests: between thirds, memory grows by less than 5 %."""
+    seconds = float(os.environ.get("VQDIFF_LOAD_SECONDS", "120"))
+    file = io.BytesIO()
+    Image.effect_noise((300, 200), 50).convert("RGB").save(file, format="PNG")
+    image = base64.b64encode(file.getvalue()).decode()
+    kinds: list[dict[str, object]] = [
+        {"prompt": "1", "n": 4}, {"prompt": "2", "stream": True}, {"prompt": "3", "sampler": "strided"}, {"prompt": ""},
+        {"prompt": "1", "image": image, "strength": 0.4}, {"image": image, "share": 0.2}, {"prompt": "1", "steps": 999},
+    ]  # fmt: skip
+
+    async def load(address: str, server: psutil.Process) -> list[int]:
+        sizes, end = list[int](), time.monotonic() + seconds
+
+        async def user(number: int) -> None:
+            turn = number
+            async with httpx.AsyncClient(base_url=address, timeout=60) as http:
+                while time.monotonic() < end:
+                    turn += 1
+                    with contextlib.suppress(httpx.TimeoutException):
+                        impatient = 0.2 if turn % 11 == 0 else 60
+                        answer = await http.post("/api/draw", json=kinds[turn % len(kinds)], timeout=impatient)
+                        assert answer.status_code < 500, answer.text
+
+        async def watch() -> None:
+            while time.monotonic() < end:
+                sizes.append(server.memory_info().rss)
+                await asyncio.sleep(0.5)
+
+        await asyncio.gather(watch(), *map(user, range(24)))
+        return sizes
+
+    with process(tmp_path, "--device", "cpu") as (address, server):
+        sizes = asyncio.run(load(address, psutil.Process(server.pid)))
+    third = len(sizes) // 3
+    assert max(sizes[2 * third :]) < 1.05 * max(sizes[third : 2 * third])
