@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TypedDict, Unpack
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
 import torch
@@ -190,9 +190,9 @@ def tokenize(model: Model, image: Image.Image) -> Int[Tensor, "1 L"]:
     return model.image_tokenizer.encode(pixels.to(model.device)).cpu()
 
 
-def settings_of(model: Model, **changes: object) -> SamplingSettings:
+def settings_of(model: Model, **changes: Any) -> SamplingSettings:
     """The model's own settings with ``changes`` (None = unchanged), checked against its number of tokens."""
-    settings = replace(model.sampling, **{k: v for k, v in changes.items() if v is not None})
+    settings = model.sampling.changed(**changes)
     settings.check(model.num_tokens)
     return settings
 

@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx2 as httpx
 import psutil
@@ -24,6 +25,7 @@ from PIL import Image
 
 from serving.servers import client, serving, wait_for
 from toy_pipelines import Gate, toy_pipeline
+from vqdiff.serving.guards import Guards
 from vqdiff.serving.limits import Limits
 
 
@@ -105,6 +107,18 @@ def test_slow_readers_and_slow_writers_keep_nobody_waiting() -> None:
             assert sock.recv(12) == b"HTTP/1.1 408"
         for sock in (*readers, *writers):
             sock.close()
+
+
+def test_who_takes_no_answer_is_hung_up_on() -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    async def never(*message: Any) -> None:
+        await asyncio.sleep(60)
+
+    guards = Guards(app, limits=Limits(timeout=0.05), token=None)
+    with pytest.raises(TimeoutError):
+        asyncio.run(guards({"type": "http", "path": "/", "headers": []}, never, never))
 
 
 @contextlib.contextmanager

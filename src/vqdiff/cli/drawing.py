@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -67,15 +67,8 @@ class Drawing:
 
     def settings(self, own: SamplingSettings) -> SamplingSettings:
         """The settings ``own`` with what was given in their place."""
-        from vqdiff.sampling import Guidance
-
-        names = ("steps", "sampler", "truncation", "prior_scale", "guidance")
-        changes: dict[str, Any] = {name: value for name in names if (value := getattr(self, name)) is not None}
-        if self.guidance_schedule or self.guidance_interval:
-            base = Guidance.of(changes.get("guidance", own.guidance))
-            schedule, interval = self.guidance_schedule or base.schedule, self.guidance_interval or base.interval
-            changes["guidance"] = Guidance(base.scale, schedule, interval)
-        return replace(own, **changes)
+        names = ("steps", "sampler", "truncation", "prior_scale", "guidance", "guidance_schedule", "guidance_interval")
+        return own.changed(**{name: getattr(self, name) for name in names})
 
     def condition(self, prompt: str | int | None) -> Condition:
         """The prompt, or what lies between it and the second one."""

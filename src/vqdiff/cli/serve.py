@@ -91,7 +91,7 @@ def serve(
         if name in pipes:
             raise InputError(f"two models are called {name!r}: give one another name, --model other={source or name}")
         pipes[name] = load(source if named else one, device=device)
-    rows = max_rows or default_rows(next(iter(pipes.values())).model.device)
+    rows = default_rows(next(iter(pipes.values())).model.device) if max_rows is None else max_rows
     app = create_app(pipes, Engine(max_rows=rows, max_waiting=max_waiting), limits, token)
     config = uvicorn.Config(
         app,

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from vqdiff.errors import InputError
-from vqdiff.sampling.guidance import Guidance
+from vqdiff.sampling.guidance import Guidance, GuidanceKind
 from vqdiff.sampling.samplers import get_sampler
 
 __all__ = ["SamplingSettings"]
@@ -40,6 +41,24 @@ class SamplingSettings:
             raise InputError(f"truncation is {self.truncation}: it must be above 0 and at most 1, 1 for none")
         if not 0 <= self.prior_scale <= _LARGEST:
             raise InputError(f"prior_scale is {self.prior_scale}: it must be a finite number from 0 up, 0 for none")
+
+    def changed(
+        self,
+        *,
+        guidance_schedule: GuidanceKind | None = None,
+        guidance_interval: tuple[float, float] | None = None,
+        **changes: Any,
+    ) -> SamplingSettings:
+        """Return these settings with `changes`, of which None changes nothing.
+
+        guidance_schedule, guidance_interval: change these parts of the guidance, and leave its scale.
+        """
+        changes = {name: value for name, value in changes.items() if value is not None}
+        if guidance_schedule is not None or guidance_interval is not None:
+            base = Guidance.of(changes.get("guidance", self.guidance))
+            schedule, interval = guidance_schedule or base.schedule, guidance_interval or base.interval
+            changes["guidance"] = Guidance(base.scale, schedule, interval)
+        return replace(self, **changes)
 
     def check(self, num_tokens: int) -> None:
         """Raise InputError if there are more steps than tokens, since no step would be left for some."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import base64
 import io
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from typing import Any
 
 from fastapi import Request
@@ -16,19 +17,20 @@ from vqdiff.serving.schemas import Drawing
 from vqdiff.serving.service import ClientGoneError, Service, patience_of
 
 
-async def first_and_rest(events: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+async def first_and_rest(events: AsyncGenerator[bytes]) -> AsyncIterator[bytes]:
     """The same events, the first having been waited for: what is wrong at once is a status, not an event."""
     first = await anext(events)
 
     async def both() -> AsyncIterator[bytes]:
-        yield first
-        async for event in events:
-            yield event
+        async with aclosing(events):
+            yield first
+            async for event in events:
+                yield event
 
     return both()
 
 
-async def events(service: Service, options: Drawing, request: Request) -> AsyncIterator[bytes]:
+async def events(service: Service, options: Drawing, request: Request) -> AsyncGenerator[bytes]:
     """Events until the pictures are done. A client that reads slowly misses some, and keeps nobody waiting."""
     begun = False
     try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-from dataclasses import replace
 from typing import Annotated, Literal
 
 from fastapi import UploadFile
@@ -11,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from vqdiff.errors import InputError
 from vqdiff.model import Model
-from vqdiff.sampling import Guidance, SamplingSettings
+from vqdiff.sampling import SamplingSettings
 from vqdiff.serving.limits import Limits
 from vqdiff.text import Blend, Condition
 from vqdiff.work import Work
@@ -42,13 +41,8 @@ class Options(BaseModel):
 
     def settings(self, own: SamplingSettings) -> SamplingSettings:
         """The settings ``own`` with what was given in their place."""
-        names = ("steps", "sampler", "truncation", "prior_scale", "guidance")
-        settings = replace(own, **{name: value for name in names if (value := getattr(self, name)) is not None})
-        if self.guidance_schedule is None and self.guidance_interval is None:
-            return settings
-        base = Guidance.of(settings.guidance)
-        schedule, interval = self.guidance_schedule or base.schedule, self.guidance_interval or base.interval
-        return replace(settings, guidance=Guidance(base.scale, schedule, interval))
+        names = ("steps", "sampler", "truncation", "prior_scale", "guidance", "guidance_schedule", "guidance_interval")
+        return own.changed(**{name: getattr(self, name) for name in names})
 
     def seeded(self) -> int:
         """The seed, or a random one."""
