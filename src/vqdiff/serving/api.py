@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry
 
 from vqdiff import __version__
 from vqdiff.pipeline import Pipeline
+from vqdiff.serving.docs import add_docs
 from vqdiff.serving.engine import Engine
 from vqdiff.serving.errors import add_handlers
 from vqdiff.serving.guards import Guards
@@ -35,11 +36,12 @@ def create_app(
         yield
         await asyncio.to_thread(service.close)
 
-    app = FastAPI(title="vqdiff", version=__version__, lifespan=lifespan)
+    app = FastAPI(title="vqdiff", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.service, app.state.registry = service, registry
     registry.register(EngineMetrics(engine))
     for router in (openai, native, health):
         app.include_router(router)
+    add_docs(app)
     add_handlers(app)
     app.add_middleware(Guards, limits=limits, token=token)
     app.add_middleware(RequestMetrics, registry=registry)
