@@ -157,7 +157,8 @@ class Judge:
     @staticmethod
     def _save(subject: Subject, measurement: Measurement, scores: dict[str, Estimate], stem: Path) -> None:
         versions = {"vqdiff": vqdiff.__version__, "torch": torch.__version__, "python": platform.python_version()}
-        command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+        program = Path(sys.argv[0]).name.replace("__main__.py", "vqdiff")  # python -m vqdiff
+        command = shlex.join([program, *sys.argv[1:]])
         stem.parent.mkdir(parents=True, exist_ok=True)
         Result(subject, measurement, versions, scores, command).save(stem)
 

@@ -67,7 +67,7 @@ def plot_lines(title: str, x: str | None, scores: Sequence[str], lines: Mapping[
             axis.set_xscale("log", base=2)
             axis.xaxis.set_major_formatter("{x:.0f}")
     if len(lines) > 1:
-        axes[-1].legend(fontsize=8)
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=min(len(lines), 8), fontsize=9)
     figure.suptitle(title)
     save_figure(figure, file)
 
