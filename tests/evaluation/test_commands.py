@@ -94,7 +94,7 @@ def test_evaluate_writes_a_result_and_draws_nothing_twice(
 
 
 def test_the_scorers_know_real_drawings(folder: Path) -> None:
-    """Style, role and R-precision of the drawings themselves are high, and low for the same drawings in another order."""
+    """Style, role and R-precision of the drawings themselves are high, and low in another order."""
     trial = read_config(Study, Path(config(folder, STUDY + TRIAL))).trial
     pictures = load(folder / "data", "train", 128)
     scoring = Scoring(trial, pictures, pictures)

@@ -67,7 +67,8 @@ def plot_lines(title: str, x: str | None, scores: Sequence[str], lines: Mapping[
             axis.set_xscale("log", base=2)
             axis.xaxis.set_major_formatter("{x:.0f}")
     if len(lines) > 1:
-        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=min(len(lines), 8), fontsize=9)
+        entries = axes[0].get_legend_handles_labels()
+        figure.legend(*entries, loc="outside lower center", ncols=min(len(lines), 8), fontsize=9)
     figure.suptitle(title)
     save_figure(figure, file)
 
