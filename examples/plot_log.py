@@ -23,11 +23,11 @@ def plot_logs(runs: list[Path], picture: Path) -> None:
     panels = {title: keys for title, keys in PANELS.items() if known & set(keys)}
     figure, axes = plt.subplots(1, len(panels), figsize=(5 * len(panels), 3.6), squeeze=False, layout="constrained")
     for axis, (title, keys) in zip(axes[0], panels.items(), strict=True):
-        for name, log in logs.items():
+        for number, (name, log) in enumerate(logs.items()):
             for key, style in zip(keys, ("-", "--"), strict=False):
                 if curve := [(record["step"], record[key]) for record in log if key in record]:
                     label = f"{name}, without caption" if key.endswith("_null") else name
-                    axis.plot(*zip(*curve, strict=True), style, label=label)
+                    axis.plot(*zip(*curve, strict=True), style, color=f"C{number}", label=label)
         axis.set(title=title, xlabel="step")
         axis.legend()
     figure.savefig(picture, dpi=100)
