@@ -12,7 +12,7 @@ from vqdiff.evaluation.judge import Judge
 from vqdiff.evaluation.trial import Cell, Choices, Trial
 from vqdiff.features import CLIP, EfficientNetLite0, Inception, standardise
 
-SAMPLE = Path(__file__).parents[1] / "fixtures" / "emoji-sample"
+SAMPLE = Path(__file__).parent / "fixtures" / "emoji-sample"
 
 
 class TinyInception(nn.Module):

@@ -191,6 +191,8 @@ def bomb(side: int) -> bytes:
         ({"prompt": "1", "modle": "toy0"}, 422, "modle"),
         ({"prompt": "1", "guidance": 1e9}, 400, "guidance"),
         ({"prompt": "1", "seed": 2**63}, 422, "seed"),
+        ({"prompt": "1", "prior_scale": False}, 422, "prior_scale"),
+        ({"prompt": "1", "n": "2"}, 422, "n: "),
         ({"prompt": "1", "mask": "AAAA"}, 400, "give an image"),
         ({"image": "AAAA", "share": 0.5, "strength": 0.5}, 400, "two ways"),
         ({"image": "AAAA", "share": 0.5, "n": 2}, 400, "one picture"),

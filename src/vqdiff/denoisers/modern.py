@@ -245,7 +245,7 @@ def frequencies(t: Float[Tensor, "B"], width: int) -> Float[Tensor, "B F"]:
 def rotations(side: int, width: int) -> Float[Tensor, "2 P C"]:
     """Cosines and sines of 2-D rotary embeddings: half of the channel pairs turn with rows, half with columns."""
     rates = 100.0 ** -torch.linspace(0, 1, width // 4)
-    steps = torch.arange(side)[:, None] * rates
+    steps = torch.arange(side, device=rates.device)[:, None] * rates
     rows = steps[:, None].expand(side, side, -1)
     columns = steps[None].expand(side, side, -1)
     angles = torch.cat([rows, columns], -1).flatten(0, 1)

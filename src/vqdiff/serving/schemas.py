@@ -33,7 +33,7 @@ class Options(BaseModel):
     guidance: Number | None = Field(None, description="Guidance scale s + 1 of the paper; 1 is off.")
     guidance_schedule: Literal["constant", "linear", "cosine"] | None = None
     guidance_interval: tuple[Number, Number] | None = Field(
-        None, description="Guide only from here to there on the way from noise (0) to picture (1)."
+        None, strict=False, description="Guide only from here to there on the way from noise (0) to picture (1)."
     )
     sampler: str | None = Field(None, description="A name of /api/models.")
     truncation: Number | None = Field(None, description="Share of each prediction's mass that is kept; 1 is off.")
@@ -60,6 +60,8 @@ class Options(BaseModel):
 
 class Drawing(Options):
     """A request to the native endpoint; with an ``image`` it edits (``mask``), revises (``share``) or varies it."""
+
+    model_config = ConfigDict(strict=True)  # no true for 1, no "1" for 1
 
     towards: str | None = Field(None, description="A second prompt: draw what lies between the two.")
     weight: float = Field(0.5, ge=0, le=1, description="Where between: 0 is the prompt, 1 the second one.")
@@ -124,6 +126,8 @@ class OpenAIOptions(Options):
 
 class Generation(OpenAIOptions):
     """A request to /v1/images/generations."""
+
+    model_config = ConfigDict(strict=True)
 
     def work(self, model: Model, seed: int, limits: Limits) -> Work:
         self.check_size(model)
