@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, TypedDict, Unpack
 
 import numpy as np
@@ -16,7 +17,7 @@ from vqdiff.errors import InputError
 from vqdiff.model import Model
 from vqdiff.pictures import to_pixels
 from vqdiff.sampling import Batch, Canvas, Guidance, SamplingSettings, doubtful, get_sampler
-from vqdiff.shapes import Int
+from vqdiff.shapes import Bool, Int
 from vqdiff.text import Blend, Condition
 
 
@@ -83,16 +84,10 @@ class Work:
         """See `Pipeline.edit`."""
         settings = settings_of(model, **changes)
         redraw = editing.white(mask, image.size)
-        seeds, x0 = range(seed, seed + num_images), tokenize(model, image).expand(num_images, -1)
-        holes = editing.to_tokens(redraw, model.image_tokenizer.grid_size).expand(num_images, -1)
-        return cls(
-            _wish(model, prompt) * num_images,
-            seeds,
-            settings,
-            avoid(model, negative, settings),
-            Canvas.noised(model.schedule, get_sampler(settings.sampler), x0, seeds, redraw=holes),
-            lambda drawn: editing.paste(editing.unfit(drawn, image.size), image, redraw, feather),
-        )
+        x0, holes = tokenize(model, image), editing.to_tokens(redraw, model.image_tokenizer.grid_size)[None]
+        seeds, wish = range(seed, seed + num_images), _wish(model, prompt)
+        work = cls._over(model, x0, wish, seeds, settings, negative, image.size, redraw=holes)
+        return replace(work, finish=lambda drawn: editing.paste(work.finish(drawn), image, redraw, feather))
 
     @classmethod
     def vary(
@@ -111,16 +106,9 @@ class Work:
         if not 0 <= strength <= 1:
             raise InputError(f"strength is {strength}: give a number from 0, no change, to 1, a fresh picture")
         settings = settings_of(model, **changes)
-        seeds, x0 = range(seed, seed + num_images), tokenize(model, image).expand(num_images, -1)
-        start = [round(strength * model.schedule.num_steps)] * num_images
-        return cls(
-            _wish(model, prompt) * num_images,
-            seeds,
-            settings,
-            avoid(model, negative, settings),
-            Canvas.noised(model.schedule, get_sampler(settings.sampler), x0, seeds, start=start),
-            lambda drawn: editing.unfit(drawn, image.size),
-        )
+        x0, start = tokenize(model, image), round(strength * model.schedule.num_steps)
+        seeds, wish = range(seed, seed + num_images), _wish(model, prompt)
+        return cls._over(model, x0, wish, seeds, settings, negative, image.size, start=start)
 
     @classmethod
     @torch.inference_mode()
@@ -138,14 +126,34 @@ class Work:
         """See `Pipeline.revise`."""
         settings, x0, wish = settings_of(model, **changes), tokenize(model, image), _wish(model, prompt)
         redraw = doubtful(model.bind(model.encode(wish)), model.schedule, x0.to(model.device), share).cpu()
-        return cls(
-            wish,
-            [seed],
-            settings,
-            avoid(model, negative, settings),
-            Canvas.noised(model.schedule, get_sampler(settings.sampler), x0, [seed], redraw=redraw),
-            lambda drawn: editing.unfit(drawn, image.size),
+        return cls._over(model, x0, wish, [seed], settings, negative, image.size, redraw=redraw)
+
+    @classmethod
+    def _over(
+        cls,
+        model: Model,
+        x0: Int[Tensor, "1 L"],
+        wish: list[Condition],
+        seeds: Sequence[int],
+        settings: SamplingSettings,
+        negative: Condition,
+        size: tuple[int, int],
+        *,
+        redraw: Bool[Tensor, "1 L"] | None = None,
+        start: int | None = None,
+    ) -> Work:
+        """Draw over one picture's tokens, once for each seed, and give what is drawn the ``size`` of the picture."""
+        count = len(seeds)
+        canvas = Canvas.noised(
+            model.schedule,
+            get_sampler(settings.sampler),
+            x0.expand(count, -1),
+            seeds,
+            redraw=None if redraw is None else redraw.expand(count, -1),
+            start=None if start is None else [start] * count,
         )
+        finish = partial(editing.unfit, size=size)
+        return cls(wish * count, seeds, settings, avoid(model, negative, settings), canvas, finish)
 
     @property
     def guided(self) -> bool:

@@ -101,6 +101,7 @@ def write_png(picture: Image.Image, record: dict[str, Any], path: Path) -> None:
 
 def draw(
     make: Callable[..., Image.Image],
+    image: Path,
     source: Source,
     drawing: Drawing,
     *,
@@ -110,10 +111,17 @@ def draw(
     output: Path,
     json_output: bool,
 ) -> None:
-    """Call ``make(pipe, prompt=…, seed=…, negative=…, steps=…, …)``, write the picture, and say so."""
+    """Call ``make(pipe, picture, prompt=…, seed=…, negative=…, steps=…, …)``, write what it draws, and say so."""
+    from vqdiff.files import check_writable
+    from vqdiff.pictures import read_picture
+
+    check_writable(output)
+    given = read_picture(image)
     pipe = source.load()
     settings = drawing.settings(pipe.model.sampling)
-    picture = make(pipe, prompt=drawing.condition(prompt), seed=seed, negative=drawing.negative, **vars(settings))
+    picture = make(
+        pipe, given, prompt=drawing.condition(prompt), seed=seed, negative=drawing.negative, **vars(settings)
+    )
     record = {"prompt": prompt, "seed": seed} | record | drawing.record(pipe, settings)
     write_png(picture, record, output)
     print(json.dumps(record | {"output": str(output)}) if json_output else f"{output}: seed {seed}")

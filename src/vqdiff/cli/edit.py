@@ -42,13 +42,12 @@ def edit(
     json_output
         Print a JSON record instead of a line.
     """
-    from vqdiff.files import check_writable
     from vqdiff.pictures import read_picture
 
-    check_writable(output)
-    picture, white = read_picture(image), read_picture(mask)
+    white = read_picture(mask)
     draw(
-        lambda pipe, **options: pipe.edit(picture, white, feather=feather, **options),
+        lambda pipe, picture, **options: pipe.edit(picture, white, feather=feather, **options),
+        image,
         source,
         drawing,
         prompt=prompt,
@@ -100,14 +99,10 @@ def expand(
     json_output
         Print a JSON record instead of a line.
     """
-    from vqdiff.files import check_writable
-    from vqdiff.pictures import read_picture
-
-    check_writable(output)
-    picture = read_picture(image)
     margins = {"left": left, "top": top, "right": right, "bottom": bottom}
     draw(
-        lambda pipe, **options: pipe.expand(picture, feather=feather, **margins, **options),
+        lambda pipe, picture, **options: pipe.expand(picture, feather=feather, **margins, **options),
+        image,
         source,
         drawing,
         prompt=prompt,

@@ -53,18 +53,15 @@ def vary(
     """
     if num_images < 1:
         raise InputError(f"--num-images is {num_images}: at least 1 is needed")
-    from vqdiff.files import check_writable
-    from vqdiff.pictures import read_picture, sheet
+    from vqdiff.pictures import sheet
 
-    check_writable(output)
-    picture = read_picture(image)
-
-    def make(pipe: Pipeline, **options: Any) -> Image.Image:
+    def make(pipe: Pipeline, picture: Image.Image, **options: Any) -> Image.Image:
         images = pipe.vary(picture, strength, num_images=num_images, **options)
         return images[0] if len(images) == 1 else sheet(images, num_images)
 
     draw(
         make,
+        image,
         source,
         drawing,
         prompt=prompt,
@@ -104,13 +101,9 @@ def revise(
     json_output
         Print a JSON record instead of a line.
     """
-    from vqdiff.files import check_writable
-    from vqdiff.pictures import read_picture
-
-    check_writable(output)
-    picture = read_picture(image)
     draw(
-        lambda pipe, **options: pipe.revise(picture, share, **options),
+        lambda pipe, picture, **options: pipe.revise(picture, share, **options),
+        image,
         source,
         drawing,
         prompt=prompt,
