@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import copy
-import sys
-import time
 from dataclasses import dataclass
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from vqdiff.errors import InputError
+from vqdiff.measuring import count_flops, matmul_peak, now, peak_memory
 
 
 @dataclass(frozen=True)
@@ -54,11 +52,10 @@ def rehearse(objective: nn.Module, batch: dict[str, Tensor], parts: int, acceler
         copied.zero_grad()
 
     try:
-        with FlopCounterMode(display=False) as counter:
-            part()
-        start = _now(device)
+        flops = count_flops(part)
+        start = now(device)
         part()
-        seconds = _now(device) - start
+        seconds = now(device) - start
     except torch.OutOfMemoryError as error:
         raise InputError(
             f"{_rows(batch)} pictures at once do not fit into the memory of {device}: lower run.batch_size, or raise "
@@ -67,22 +64,11 @@ def rehearse(objective: nn.Module, batch: dict[str, Tensor], parts: int, acceler
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(accelerator.mixed_precision, torch.float32)
     return Rehearsal(
         trained,
-        counter.get_total_flops() / _rows(batch),
+        flops / _rows(batch),
         seconds * parts,
-        _peak_memory(device) + 3 * 4 * trained,
+        peak_memory(device) + 3 * 4 * trained,
         matmul_peak(device, dtype),
     )
-
-
-def matmul_peak(device: torch.device, dtype: torch.dtype) -> float:
-    """Measure matrix products alone: flop/s, the best of a few."""
-    size, times = (8192 if device.type == "cuda" else 1024), list[float]()
-    a = torch.randn(size, size, device=device).to(dtype)
-    for _ in range(6):
-        start = _now(device)
-        _ = a @ a
-        times.append(_now(device) - start)
-    return 2 * size**3 / min(times)
 
 
 def check_sanity(
@@ -111,21 +97,3 @@ def check_sanity(
 
 def _rows(batch: dict[str, Tensor]) -> int:
     return max(len(value) for value in batch.values() if value.ndim)
-
-
-def _now(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
-
-
-def _peak_memory(device: torch.device) -> int:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    if sys.platform == "win32":
-        import psutil
-
-        return psutil.Process().memory_info().peak_wset
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

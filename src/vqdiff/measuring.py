@@ -1,0 +1,62 @@
+"""What work costs on a device: seconds, memory, floating-point operations; and what the device could do at best."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+
+def now(device: torch.device) -> float:
+    """Seconds on a clock, once ``device`` has done what it was told."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def matmul_peak(device: torch.device, dtype: torch.dtype) -> float:
+    """Measure matrix products alone: flop/s, the best of a few."""
+    size, times = (8192 if device.type == "cuda" else 1024), list[float]()
+    a = torch.randn(size, size, device=device).to(dtype)
+    for _ in range(6):
+        start = now(device)
+        _ = a @ a
+        times.append(now(device) - start)
+    return 2 * size**3 / min(times)
+
+
+def count_flops(work: Callable[[], object]) -> int:
+    """Do the work, and count the floating-point operations of its matrix products, convolutions and attention."""
+    with FlopCounterMode(display=False) as counter:
+        work()
+    return counter.get_total_flops()
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes at the peak: on CUDA of all tensors, on the CPU of the process, since `reset_peak_memory`."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if sys.platform == "win32":
+        import psutil
+
+        return psutil.Process().memory_info().peak_wset
+    if sys.platform == "linux":  # getrusage would begin with what the parent process had
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) * 1024
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """Let `peak_memory` begin anew at what is in use now; on the CPU Linux alone can do it."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    elif sys.platform == "linux":
+        with suppress(OSError):  # a container may forbid it
+            Path("/proc/self/clear_refs").write_text("5")
