@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from vqdiff.config import build, read_config
 from vqdiff.data import PictureSet, load
 from vqdiff.errors import InputError
-from vqdiff.image_tokenizers import VQGAN, CompactTokenizer
+from vqdiff.image_tokenizers import VQGAN, CompactTokenizer, VQGANConfig
 from vqdiff.model import load_component
+from vqdiff.pictures import to_pixels
 from vqdiff.training.loop import RunConfig
 from vqdiff.training.tokenizer import HeldOut, TokenizerTask, TokenizerTraining, train_tokenizer
 
@@ -215,3 +216,31 @@ def test_unknown_keys_are_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("recipe", sorted(RECIPES.glob("*tokenizer*.toml")), ids=lambda path: path.stem)
 def test_recipes_can_be_read(recipe: Path) -> None:
     assert isinstance(read_config(TokenizerTraining, recipe).run, RunConfig)
+
+
+def test_a_decoder_alone_learns_to_draw_the_same_tokens(trained: Path, tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    start = {"start": str(trained / "image_tokenizer"), "decoder_only": True}
+    train_tokenizer(config(output, **start))
+    before, after = (load_component(folder / "image_tokenizer") for folder in (trained, output))
+    pixels = to_pixels(load(SAMPLE, "train", 32).pixels)
+    assert torch.equal(before.encode(pixels), after.encode(pixels))
+    errors = [(each.decode(each.encode(pixels)) - pixels).square().mean() for each in (before, after)]
+    assert errors[1] < errors[0]
+    changed = {name for name, value in after.state_dict().items() if not torch.equal(value, before.state_dict()[name])}
+    assert changed == {name for name in before.state_dict() if name.startswith("decoder.")}
+
+
+def test_what_only_a_decoder_learns_in_the_published_network(tmp_path: Path) -> None:
+    network = VQGAN(VQGANConfig(32, 32, (1, 1), 1, (), 32, 8, codebook_size=16, num_codes=16))
+    network.fix_tokens()
+    out = network(torch.rand(2, 3, 32, 32))
+    out.pixels.sum().backward()
+    learnt = {name.split(".")[0] for name, value in network.named_parameters() if value.grad is not None}
+    assert learnt == {"from_code", "decoder"}
+    assert float(out.loss) == 0
+
+
+def test_a_decoder_alone_needs_something_to_begin_with(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="name it with start"):
+        config(tmp_path, decoder_only=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -62,6 +63,7 @@ class CompactTokenizer(nn.Module):
     def __init__(self, config: CompactConfig) -> None:
         super().__init__()
         self.config = config
+        self.tokens_fixed = False
         if config.fsq_levels:
             self.quantizer = FiniteScalarQuantizer(config.fsq_levels)
         else:
@@ -94,8 +96,17 @@ class CompactTokenizer(nn.Module):
         assert isinstance(last, nn.Conv2d)
         return last.weight
 
+    def fix_tokens(self) -> None:
+        """Let training change from now on what tokens look like, and not which tokens a picture has."""
+        self.tokens_fixed = True
+        self.encoder.requires_grad_(False)
+
     def forward(self, pixels: Float[Tensor, "B 3 H W"]) -> Reconstruction:
         """Encode, quantise with a straight-through gradient, decode (unclamped, for the loss)."""
+        if self.tokens_fixed:
+            with torch.no_grad():
+                tokens = self.encode(pixels)
+            return Reconstruction(self._drawn(tokens), tokens, pixels.new_zeros(()))
         latents, tokens, loss = self.quantizer(self._latents(pixels), self._blank(pixels))
         return Reconstruction(self._pixels(latents), tokens.flatten(1), loss)
 
@@ -109,8 +120,11 @@ class CompactTokenizer(nn.Module):
 
     def decode(self, tokens: Int[Tensor, "B L"]) -> Float[Tensor, "B 3 H W"]:
         """The pictures of ``tokens``, values in [0, 1]."""
+        return self._drawn(tokens).clamp(0, 1)
+
+    def _drawn(self, tokens: Int[Tensor, "B L"]) -> Tensor:
         grid = tokens.unflatten(1, (self.grid_size, self.grid_size))
-        return self._pixels(self.quantizer.decode(grid)).clamp(0, 1)
+        return self._pixels(self.quantizer.decode(grid))
 
     def _latents(self, pixels: Tensor) -> Float[Tensor, "B h w C"]:
         return self.encoder(pixels * 2 - 1).permute(0, 2, 3, 1).float()

@@ -245,6 +245,7 @@ class VQGAN(nn.Module):
     def __init__(self, config: VQGANConfig) -> None:
         super().__init__()
         self.config = config
+        self.tokens_fixed = False
         self.num_codes = config.num_codes
         self.grid_size = config.image_size // config.patch_size
         self.encoder = Encoder(config)
@@ -258,8 +259,17 @@ class VQGAN(nn.Module):
         """The weight nearest to the decoded pixels."""
         return self.decoder.conv_out.weight
 
+    def fix_tokens(self) -> None:
+        """Let training change from now on what tokens look like, and not which tokens a picture has."""
+        self.tokens_fixed = True
+        for part in (self.encoder, self.to_code, self.codebook):
+            part.requires_grad_(False)
+
     def forward(self, pixels: Float[Tensor, "B 3 H W"]) -> Reconstruction:
         """Encode, quantise with a straight-through gradient, decode."""
+        if self.tokens_fixed:
+            tokens = self.encode(pixels)
+            return Reconstruction(self._pixels(self.codebook.decode(tokens)), tokens, pixels.new_zeros(()))
         codes, tokens, loss = self.codebook(self.latents(pixels).flatten(2).transpose(1, 2))
         return Reconstruction(self._pixels(codes), tokens, loss)
 

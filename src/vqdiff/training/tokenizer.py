@@ -39,6 +39,9 @@ class TokenizerTraining:
     """Train the network of the published models in place of ``model``."""
     start: Path | None = None
     """Go on from this trained tokenizer, in place of ``model``."""
+    decoder_only: bool = False
+    """Leave the tokens of ``start`` as they are and train only what draws them, so that denoisers trained on these
+    tokens stay good."""
     loss: ReconstructionLoss = field(default_factory=ReconstructionLoss)
     perceptual: PerceptualConfig = field(default_factory=PerceptualConfig)
     adversarial: AdversarialConfig = field(default_factory=AdversarialConfig)
@@ -54,11 +57,16 @@ class TokenizerTraining:
             raise InputError(
                 "run.shard does not go with an adversarial term, which looks at a whole layer: set it false"
             )
+        if self.decoder_only and self.start is None:
+            raise InputError("decoder_only leaves the tokens of a trained tokenizer as they are: name it with start")
 
     def tokenizer(self) -> CompactTokenizer | VQGAN:
         """The network to train, as it is at the start."""
         if self.start is not None:
-            return load_component(self.start).requires_grad_(True)
+            network = load_component(self.start).requires_grad_(True)
+            if self.decoder_only:
+                network.fix_tokens()
+            return network
         return CompactTokenizer(self.model) if self.vqgan is None else VQGAN(self.vqgan)
 
 
