@@ -6,6 +6,7 @@ import threading
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from vqdiff.denoisers import ClassicConfig, ClassicDenoiser, ModernConfig, ModernDenoiser
 from vqdiff.diffusion import Schedule
@@ -43,16 +44,17 @@ class Gate:
         self._tickets = threading.Semaphore(0)
         self._arrived = threading.Semaphore(0)
         self._shut = shut
-        self._denoiser.register_forward_pre_hook(self._wait)
+        self._features = self._denoiser.features
+        self._denoiser.features = self._wait
 
-    def _wait(self, denoiser: Any, arguments: tuple[Any, ...]) -> None:
-        tokens, _, context = arguments
+    def _wait(self, tokens: Tensor, t: Tensor, context: Any) -> Tensor:
         self._arrived.release()
         if self._shut:
             assert self._tickets.acquire(timeout=30), "the test has forgotten the network"
         self.sizes.append(len(tokens))
-        if self.spoil and (context.vector == denoiser.class_embedding.weight[POISON]).all(-1).any():
+        if self.spoil and (context.vector == self._denoiser.class_embedding.weight[POISON]).all(-1).any():
             raise RuntimeError("poisoned")
+        return self._features(tokens, t, context)
 
     def await_call(self) -> None:
         """Wait until the network is about to be called, once more than before."""

@@ -55,7 +55,7 @@ class Card:
 
 @dataclass(frozen=True)
 class Bound:
-    """A denoiser and the prepared conditions of a batch of pictures (a `Denoise`); see `Model.bind`.
+    """A denoiser and the prepared conditions of a batch of pictures (a `TwoStage` `Denoise`); see `Model.bind`.
 
     As the rows of a `Batch`, conditions may leave (`select`) and come (`join`) between two steps.
     """
@@ -67,8 +67,16 @@ class Bound:
     null: Any | None = None
 
     def __call__(self, tokens: Tensor, t: Tensor) -> Tensor:
+        return self.logits(self.features(tokens, t))
+
+    def features(self, tokens: Tensor, t: Tensor) -> Tensor:
+        """What the denoiser knows of every position."""
         guided = self.null is not None and len(tokens) != self.num_images
-        return self.denoiser(tokens, t, self._both if guided else self.condition)
+        return self.denoiser.features(tokens, t, self._both if guided else self.condition)
+
+    def logits(self, features: Tensor) -> Tensor:
+        """The logits of x0 at positions with these features."""
+        return self.denoiser.logits(features)
 
     @cached_property
     def _both(self) -> Any:

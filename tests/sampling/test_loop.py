@@ -31,6 +31,21 @@ class Denoiser:
         return self.table[hashed % 997]
 
 
+class TwoStageDenoiser(Denoiser):
+    """The same in two parts; it remembers at how many positions of each image its head was asked."""
+
+    def __init__(self, num_codes: int, conditions: Sequence[int] = (0,)) -> None:
+        super().__init__(num_codes, conditions)
+        self.asked: list[int] = []
+
+    def features(self, tokens: Tensor, t: Tensor) -> Tensor:
+        return self(tokens, t) / 2
+
+    def logits(self, features: Tensor) -> Tensor:
+        self.asked.append(features.shape[1])
+        return features * 2
+
+
 def run(schedule: Schedule, num_tokens: int, seeds: Sequence[int], given: Any, **more: Any) -> list[Frame]:
     conditions = more.pop("conditions", seeds)
     denoise = Denoiser(schedule.num_codes, conditions)
@@ -72,6 +87,35 @@ def test_a_picture_is_the_same_alone_and_in_any_batch(sampler: str) -> None:
     for row in range(4):
         alone = run(schedule, 16, seeds[row : row + 1], rows[row])
         assert (alone[-1].tokens[0] == batch[row]).all()
+
+
+@pytest.mark.parametrize("make", [Schedule.paper, Schedule.mask_only, Schedule.published])
+@pytest.mark.parametrize("sampler", samplers())
+def test_a_head_asked_where_it_matters_gives_the_same_tokens(sampler: str, make: Any) -> None:
+    schedule, conditions = make(20, 50), (1, 2, 3)
+    asked = [SamplingSettings(sampler, n, guidance, truncation=0.9) for n, guidance in ((8, 3.0), (3, 1.0), (36, 2.0))]
+    whole, parts = Denoiser(50, conditions), TwoStageDenoiser(50, conditions)
+    frames = [
+        list(sample(denoise, schedule, num_tokens=36, seeds=[7, 8, 9], settings=asked)) for denoise in (whole, parts)
+    ]
+    for one, other in zip(*frames, strict=True):
+        assert (one.tokens == other.tokens).all()
+    assert len(parts.asked) == len(whole.calls)
+    if sampler not in ("posterior-guided", "reference-fewer-tokens", "reference-purity"):
+        assert sum(parts.asked) < 0.8 * 36 * len(parts.asked)
+    assert (frames[1][0].confidence == frames[0][0].confidence).all()
+
+
+def test_positions_that_are_filled_already_are_not_asked_about() -> None:
+    schedule, expected = (
+        Schedule.mask_only(20, 50),
+        {"purity": [20, 15, 10, 5], "fewer-tokens": [5] * 4, "halton": [5] * 4},
+    )
+    for sampler, positions in expected.items():
+        denoise = TwoStageDenoiser(50)
+        asked = SamplingSettings(sampler, steps=4, guidance=1.0)
+        list(sample(denoise, schedule, num_tokens=20, seeds=[0], settings=asked))
+        assert denoise.asked == positions
 
 
 @pytest.mark.parametrize("sampler", samplers())

@@ -13,11 +13,12 @@ from scipy.stats import chisquare
 from torch import Tensor
 
 from golden_cases import cases, load
-from vqdiff.diffusion import Schedule, draw_posterior, posterior_log_probs, purity, sharpen
+from vqdiff.diffusion import Schedule, draw_posterior, posterior_log_probs, sharpen
 from vqdiff.errors import InputError
 from vqdiff.sampling import (
     Canvas,
     Denoise,
+    Prediction,
     ReferenceFast,
     ReferenceReveal,
     Reveal,
@@ -168,11 +169,10 @@ def test_posterior_guided_draws_from_the_guided_posterior(make: Callable[[int, i
     step = StepInput(
         schedule,
         tokens,
-        log_p0=torch.zeros(DRAWS, 1, 3),  # the guided prediction of x0 must not matter
-        now=PlanStep(*torch.tensor([9, 4, 0])[:, None].expand(3, DRAWS), most=0),
+        Prediction(codes[:, None, None].expand(2, DRAWS, 1, 3).flatten(0, 1), lambda x: x, torch.full((DRAWS,), 3.0)),
+        now=PlanStep(*torch.tensor([9, 4, 0])[:, None].expand(3, DRAWS), most=0, left=0),
         controls=Controls(torch.full((DRAWS,), 3.0), None, torch.zeros(DRAWS)),
         u=torch.rand(2, DRAWS, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64),
-        pair=(codes[0].expand(DRAWS, 1, 3), codes[1].expand(DRAWS, 1, 3)),
     )
     drawn = get_sampler("posterior-guided").step(step)
     times = torch.tensor([9]), torch.tensor([4])
@@ -233,18 +233,19 @@ def _swapped_purity(purity: Tensor, u: Tensor) -> Tensor:
     return u.log() * purity
 
 
+CHOOSE = Reveal._choose
 MODULE = sys.modules[Reveal.__module__]  # the name of the module is also that of a function
 MUTATIONS: list[tuple[str, tuple[Any, str], Any, Callable[[Any], None]]] = [
     (
         "the posterior of one step instead of a stride",
         (MODULE, "_draw_posterior"),
-        lambda x, t: draw_posterior(x.schedule, x.log_p0, x.tokens, x.now.s + 1, x.now.s, x.u),
+        lambda x, t: draw_posterior(x.schedule, x.prediction.at(), x.tokens, x.now.s + 1, x.now.s, x.u),
         lambda oracle: test_strided_leaves_the_right_share_masked(),
     ),
     (
         "a stride that stops a step early",
         (MODULE, "_draw_posterior"),
-        lambda x, t: draw_posterior(x.schedule, x.log_p0, x.tokens, t, (x.now.s + 1).clamp(max=t - 1), x.u),
+        lambda x, t: draw_posterior(x.schedule, x.prediction.at(), x.tokens, t, (x.now.s + 1).clamp(max=t - 1), x.u),
         lambda oracle: test_strided_is_exact_for_independent_tokens(Schedule.uniform_only, 7, oracle),
     ),
     (
@@ -255,10 +256,8 @@ MUTATIONS: list[tuple[str, tuple[Any, str], Any, Callable[[Any], None]]] = [
     ),
     (
         "a race that the least sure positions win",
-        (Reveal, "step"),
-        lambda self, x: replace(self, order=_swapped_purity)._fill(
-            x, x.masked, purity(x.log_p0), x.controls.prior_scale
-        ),
+        (Reveal, "_choose"),
+        lambda self, *found: CHOOSE(replace(self, order=_swapped_purity), *found),
         lambda oracle: test_purity_goes_first_in_proportion(),
     ),
 ]

@@ -266,6 +266,15 @@ class ClassicDenoiser(nn.Module):
 
         Raises InputError if the tokens or the condition do not have the shape this network was built for.
         """
+        return self.logits(self.features(tokens, t, condition))
+
+    def features(
+        self,
+        tokens: Int[Tensor, "B L"],
+        t: Int[Tensor, " B"],
+        condition: Float[Tensor, "B N C"] | Int[Tensor, " B"] | Prepared | None = None,
+    ) -> Float[Tensor, "B L D"]:
+        """Everything but the head, which may then be asked about some positions only."""
         if tokens.shape[1] != self.config.num_tokens:
             raise InputError(f"this denoiser draws {self.config.num_tokens} tokens a picture, got {tokens.shape[1]}")
         prepared = condition if isinstance(condition, Prepared) else self.prepare(condition)
@@ -275,7 +284,11 @@ class ClassicDenoiser(nn.Module):
                 x = checkpoint(block, x, t, ready, use_reentrant=False)
             else:
                 x = block(x, t, ready)
-        return self.head(self.head_norm(x))
+        return x
+
+    def logits(self, features: Float[Tensor, "*rows D"]) -> Float[Tensor, "*rows K"]:
+        """The head: logits of x0 at positions with these features."""
+        return self.head(self.head_norm(features))
 
     def with_null_class(self) -> ClassicDenoiser:
         """This network with a learnable row for "no class", which begins as what stood in for it; or itself."""

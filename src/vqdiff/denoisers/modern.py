@@ -144,6 +144,12 @@ class ModernDenoiser(nn.Module):
         self, tokens: Int[Tensor, "B L"], t: Int[Tensor, "B"], condition: Tensor | Prepared | None = None
     ) -> Float[Tensor, "B L K"]:
         """Logits of x0 given x_t; see the class."""
+        return self.logits(self.features(tokens, t, condition))
+
+    def features(
+        self, tokens: Int[Tensor, "B L"], t: Int[Tensor, "B"], condition: Tensor | Prepared | None = None
+    ) -> Float[Tensor, "B L E"]:
+        """Everything but the head, which may then be asked about some positions only."""
         context = condition if isinstance(condition, Prepared) else self.prepare(condition)
         vector = context.times[t]
         if context.vector is not None:
@@ -159,8 +165,11 @@ class ModernDenoiser(nn.Module):
             else:
                 x = block(x, modulation, self.rope, text)
         scale, shift = self.final_modulation(vector).chunk(2, -1)
-        x = self._to_tokens(self.split(modulate(x, scale, shift)))
-        return self.head(self.head_norm(x))
+        return self._to_tokens(self.split(modulate(x, scale, shift)))
+
+    def logits(self, features: Float[Tensor, "*rows E"]) -> Float[Tensor, "*rows K"]:
+        """The head: logits of x0 at positions with these features."""
+        return self.head(self.head_norm(features))
 
     def _to_patches(self, x: Float[Tensor, "B L E"]) -> Float[Tensor, "B P F"]:
         p = self.config.patch_size

@@ -14,9 +14,18 @@ from torch.nn import functional as F
 from vqdiff.diffusion.numerics import divide
 from vqdiff.diffusion.schedule import Schedule
 from vqdiff.errors import InputError
-from vqdiff.shapes import Float, Int
+from vqdiff.shapes import Bool, Float, Int
 
-__all__ = ["Bridge", "bridge", "draw_categorical", "draw_posterior", "posterior_log_probs", "sample_posterior"]
+__all__ = [
+    "Bridge",
+    "bridge",
+    "draw_bridge",
+    "draw_categorical",
+    "draw_posterior",
+    "posterior_log_probs",
+    "sample_posterior",
+    "undecided",
+]
 
 MASKED, DIFFERS, AGREES = range(3)
 
@@ -120,12 +129,41 @@ def draw_posterior(
     """
     check_prediction(schedule, log_p0, xt)
     choice, u = uniforms
-    x0 = draw_categorical(log_p0, u)
+    return draw_bridge(schedule, draw_categorical(log_p0, u), xt, t, s, choice)
+
+
+def draw_bridge(
+    schedule: Schedule,
+    x0: Int[Tensor, "B L"],
+    xt: Int[Tensor, "B L"],
+    t: Int[Tensor, "B"],
+    s: Int[Tensor, "B"],
+    choice: Float[Tensor, "B L"],
+) -> Int[Tensor, "B L"]:
+    """Draw x_s from q(x_s | x_t, x0), see `bridge`, by uniforms in [0, 1)."""
     case = torch.where(xt == schedule.num_codes, MASKED, torch.where(x0 == xt, AGREES, DIFFERS))
     _, hold, spread = (weight.gather(1, case) for weight in bridge(schedule, t, s))
     code = ((choice - hold) / spread).long().clamp(0, schedule.num_codes - 1)  # uniform, given that it is used below
     xs = torch.where(choice < hold + schedule.num_codes * spread, code, x0)
     return torch.where(choice < hold, xt, xs)
+
+
+def undecided(
+    schedule: Schedule,
+    xt: Int[Tensor, "B L"],
+    t: Int[Tensor, "B"],
+    s: Int[Tensor, "B"],
+    choice: Float[Tensor, "B L"],
+) -> Bool[Tensor, "B L"]:
+    """Where `draw_bridge` with the same uniforms needs x0; elsewhere it returns the same whatever x0 is.
+
+    Of masked positions these are those that leave MASK, which Lemma 1 of arXiv 2205.16007 leaves to chance alone: about
+    L / T in a step of one time. Of visible ones they are those that not every x0 lets stay.
+    """
+    _, hold, spread = bridge(schedule, t, s)
+    masked = hold[:, MASKED] + schedule.num_codes * spread[:, MASKED]
+    visible = torch.minimum(hold[:, DIFFERS], hold[:, AGREES])
+    return choice >= torch.where(xt == schedule.num_codes, masked[:, None], visible[:, None])
 
 
 def draw_categorical(log_p: Float[Tensor, "*rows K"], u: Float[Tensor, "*rows"]) -> Int[Tensor, "*rows"]:

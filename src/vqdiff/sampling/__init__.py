@@ -1,8 +1,9 @@
 """Sampling: plans, orders, steps, the loop and its trace. A network is only a callable here."""
 
 from vqdiff.sampling.guidance import Guidance, GuidanceKind
-from vqdiff.sampling.loop import Batch, Canvas, Denoise, Frame, run, sample
+from vqdiff.sampling.loop import Batch, Canvas, Frame, run, sample
 from vqdiff.sampling.plan import Plan, PlanStep, Task
+from vqdiff.sampling.prediction import Denoise, Prediction, TwoStage
 from vqdiff.sampling.random import uniforms
 from vqdiff.sampling.revision import doubtful
 from vqdiff.sampling.samplers import (
@@ -31,6 +32,7 @@ __all__ = [
     "Plan",
     "PlanStep",
     "PosteriorGuided",
+    "Prediction",
     "ReferenceFast",
     "ReferenceReveal",
     "Reveal",
@@ -40,6 +42,7 @@ __all__ = [
     "Strided",
     "Task",
     "Trace",
+    "TwoStage",
     "doubtful",
     "get_sampler",
     "run",

@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from vqdiff.diffusion import Schedule, guide, purity
+from vqdiff.diffusion import Schedule
 from vqdiff.errors import InputError
 from vqdiff.sampling.guidance import Guidance
 from vqdiff.sampling.plan import Plan, Task, join_rows, masked_step
+from vqdiff.sampling.prediction import Denoise, Prediction, predict
 from vqdiff.sampling.random import uniforms
 from vqdiff.sampling.samplers import Controls, Sampler, StepInput, get_sampler
 from vqdiff.sampling.settings import SamplingSettings
 from vqdiff.shapes import Bool, Float, Int
 
-__all__ = ["Batch", "Canvas", "Denoise", "Frame", "run", "sample"]
-
-Denoise = Callable[[Tensor, Tensor], Tensor]
-"""(tokens (N, L), t (N,)) -> logits (N, L, K), with the conditions bound by the caller.
-
-N is B in a step in which no image is guided, else 2B, of which the last B are to be predicted under the null condition.
-"""
+__all__ = ["Batch", "Canvas", "Frame", "run", "sample"]
 
 
 @dataclass(frozen=True)
@@ -31,14 +27,19 @@ class Frame:
     """A batch after one step; tensors on the sampling device.
 
     step: 1..steps. tokens: int64, MASK = K where still open. revealed: positions that left MASK in this step.
-    confidence: the purity of the prediction at every position, in (0, 1], before truncation and sharpening.
+    prediction: what the network said before the step.
     """
 
     step: int
     steps: int
     tokens: Int[Tensor, "B L"]
     revealed: Bool[Tensor, "B L"]
-    confidence: Float[Tensor, "B L"]
+    prediction: Prediction
+
+    @cached_property
+    def confidence(self) -> Float[Tensor, "B L"]:
+        """The purity of the prediction at every position; computed when it is first asked for."""
+        return self.prediction.confidence()
 
 
 @dataclass(frozen=True)
@@ -155,10 +156,10 @@ class Batch:
             *torch.tensor([(row.truncation, row.prior_scale) for row in rows]).T,
         )
 
-    def advance(self, denoise: Denoise) -> tuple[Batch, Float[Tensor, "B L"]]:
-        """Take one step: predict, guide, and let the sampler truncate, sharpen and draw.
+    def advance(self, denoise: Denoise) -> tuple[Batch, Prediction]:
+        """Take one step: predict, and let the sampler truncate, sharpen and draw where something is to be drawn.
 
-        Images without a step left stay as they are. Returns the batch after the step, and the confidence.
+        Images without a step left stay as they are. Returns the batch after the step, and the prediction.
         """
         tokens, device = self.tokens, self.tokens.device
         now, guidance = self.plan.first(device), self.guidance[:, 0]
@@ -169,14 +170,9 @@ class Batch:
         )
         truncated = bool((self.truncation < 1).any())
         controls = Controls(scale, truncation if truncated else None, prior_scale)
-        if bool((guidance != 1).any()):
-            cond, null = denoise(tokens.repeat(2, 1), t.repeat(2)).chunk(2)
-            log_p0 = guide(cond, null, scale)
-        else:
-            cond = null = denoise(tokens, t)
-            log_p0 = cond.float().log_softmax(-1)
+        prediction = predict(denoise, tokens, t, scale if bool((guidance != 1).any()) else None)
         u = uniforms(seeds, step, tokens.shape[1], self.sampler.num_uniforms)
-        new = self.sampler.step(StepInput(self.schedule, tokens, log_p0, now, controls, u, (cond, null)))
+        new = self.sampler.step(StepInput(self.schedule, tokens, prediction, now, controls, u))
         after = replace(
             self,
             tokens=torch.where(self.known | (now.t == 0)[:, None], tokens, new),
@@ -184,7 +180,7 @@ class Batch:
             plan=self.plan.rest(),
             guidance=self.guidance[:, 1:],
         )
-        return after, purity(log_p0)
+        return after, prediction
 
     @property
     def left(self) -> Int[Tensor, "B"]:
@@ -255,8 +251,8 @@ def run(batch: Batch, denoise: Denoise) -> Iterator[Frame]:
     mask, steps = batch.schedule.num_codes, batch.plan.num_steps
     for step in range(1, steps + 1):
         before = batch.tokens
-        batch, confidence = batch.advance(denoise)
-        yield Frame(step, steps, batch.tokens, (before == mask) & (batch.tokens != mask), confidence)
+        batch, prediction = batch.advance(denoise)
+        yield Frame(step, steps, batch.tokens, (before == mask) & (batch.tokens != mask), prediction)
 
 
 def _as_int64(seeds: Sequence[int]) -> Int[Tensor, "B"]:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vqdiff.shapes import Float
 
-__all__ = ["Order", "by_confidence", "by_halton", "by_purity", "by_random"]
+__all__ = ["BLIND", "Order", "by_confidence", "by_halton", "by_purity", "by_random"]
 
 Order = Callable[[Tensor, Tensor], Tensor]
 """(purity (B, L), uniforms (B, L)) -> scores (B, L)."""
@@ -39,6 +39,10 @@ def by_confidence(purity: Float[Tensor, "B L"], u: Float[Tensor, "B L"]) -> Floa
 def by_halton(purity: Float[Tensor, "B L"], u: Float[Tensor, "B L"]) -> Float[Tensor, "B L"]:
     """Take positions far apart: the two-dimensional Halton sequence over the grid (Besnier et al. 2025)."""
     return _halton_scores(u.shape[1], u.device).expand_as(u)
+
+
+BLIND: frozenset[Order] = frozenset({by_random, by_halton})
+"""Orders that do not look at purity: who goes first is known before the network is asked."""
 
 
 @lru_cache(maxsize=16)

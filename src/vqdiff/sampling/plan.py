@@ -51,13 +51,15 @@ class PlanStep:
     """One column of a plan: what every image of the batch does next.
 
     t: the time told to the denoiser, 0 where the image is finished. s: the time reached. reveal: masked positions to
-    fill, 0 for samplers that leave the number to chance. most: the largest of `reveal`, known to the host.
+    fill, 0 for samplers that leave the number to chance. most: the largest of `reveal`; left: the most that any image
+    has still to fill, this step included; both known to the host.
     """
 
     t: Int[Tensor, "B"]
     s: Int[Tensor, "B"]
     reveal: Int[Tensor, "B"]
     most: int
+    left: int
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ class Plan:
     def first(self, device: torch.device | str = "cpu") -> PlanStep:
         """Return the next step, its tensors on `device`, which is not waited for."""
         t, s, reveal = (rows[:, 0].to(device, non_blocking=True) for rows in (self.t, self.s, self.reveal))
-        return PlanStep(t, s, reveal, most=int(self.reveal[:, 0].max()))
+        return PlanStep(t, s, reveal, most=int(self.reveal[:, 0].max()), left=int(self.reveal.sum(1).max()))
 
     def rest(self) -> Plan:
         """Return the plan without its first step."""

@@ -12,16 +12,17 @@ from torch import Tensor
 
 from vqdiff.diffusion import (
     Schedule,
+    draw_bridge,
     draw_categorical,
     draw_forward,
-    draw_posterior,
     guide_posterior,
     purity,
     sharpen,
     truncate,
+    undecided,
 )
 from vqdiff.errors import InputError
-from vqdiff.sampling.orders import Order, by_confidence, by_halton, by_purity, by_random
+from vqdiff.sampling.orders import BLIND, Order, by_confidence, by_halton, by_purity, by_random
 from vqdiff.sampling.plan import (
     Plan,
     PlanStep,
@@ -32,6 +33,7 @@ from vqdiff.sampling.plan import (
     reveal_plan,
     strided_plan,
 )
+from vqdiff.sampling.prediction import Prediction
 from vqdiff.shapes import Bool, Float, Int
 
 __all__ = [
@@ -65,18 +67,16 @@ class Controls(NamedTuple):
 class StepInput(NamedTuple):
     """What a step works on.
 
-    log_p0: the guided, not yet truncated prediction of the clean tokens. u: uniforms in (0, 1), one for each of the
-    sampler's `num_uniforms`. pair: what it was guided from, the logits given the condition and the null condition, or
-    twice the former if no image is guided.
+    prediction: of the clean tokens, guided, not yet truncated, to be asked for where something may be drawn. u:
+    uniforms in (0, 1), one for each of the sampler's `num_uniforms`.
     """
 
     schedule: Schedule
     tokens: Int[Tensor, "B L"]
-    log_p0: Float[Tensor, "B L K"]
+    prediction: Prediction
     now: PlanStep
     controls: Controls
     u: Float[Tensor, "N B L"]
-    pair: tuple[Tensor, Tensor]
 
     @property
     def masked(self) -> Bool[Tensor, "B L"]:
@@ -145,7 +145,8 @@ class PosteriorGuided(Strided):
     """
 
     def step(self, x: StepInput) -> Int[Tensor, "B L"]:
-        guided = guide_posterior(x.schedule, *x.pair, x.controls.guidance, x.tokens, x.now.t.clamp(min=1), x.now.s)
+        pair = x.prediction.pair()
+        guided = guide_posterior(x.schedule, *pair, x.controls.guidance, x.tokens, x.now.t.clamp(min=1), x.now.s)
         return draw_categorical(guided, x.u[1])
 
 
@@ -163,7 +164,22 @@ class ReferenceFast(Sampler):
 
 
 def _draw_posterior(x: StepInput, t: Int[Tensor, "B"]) -> Int[Tensor, "B L"]:
-    return draw_posterior(x.schedule, x.controls.truncate(x.log_p0), x.tokens, t.clamp(min=1), x.now.s, x.u)
+    """Draw x_s, and x0 for it at the positions alone that do not stay as they are whatever x0 is."""
+    times, (choice, u) = (t.clamp(min=1), x.now.s), x.u
+    open_ = undecided(x.schedule, x.tokens, *times, choice) & (x.now.t > 0)[:, None]
+    # Where the host would have to wait for the device to know how many there are, all are drawn.
+    most = int(open_.sum(1).max()) if open_.is_cpu else open_.shape[1]
+    among = _first(
+        open_.byte(), most
+    )  # and some that are decided, for images that have fewer: there x0 does not matter
+    x0 = draw_categorical(x.controls.truncate(x.prediction.at(among)), u.gather(1, among))
+    x0 = torch.zeros_like(x.tokens).scatter(1, among, x0)
+    return draw_bridge(x.schedule, x0, x.tokens, *times, choice)
+
+
+def _first(keys: Tensor, count: int) -> Int[Tensor, "B N"]:
+    """Return the places of the `count` largest keys of each row; of equals, the first."""
+    return keys.argsort(dim=1, descending=True, stable=True)[:, :count]
 
 
 @dataclass(frozen=True)
@@ -180,22 +196,46 @@ class Reveal(Sampler):
         return reveal_plan(task)
 
     def step(self, x: StepInput) -> Int[Tensor, "B L"]:
-        return self._fill(x, x.masked, purity(x.log_p0), x.controls.prior_scale)
+        u, open_, prior_scale = x.u[0], x.masked, x.controls.prior_scale
+        if self.order in BLIND:
+            at = _first(self.order(u, u).masked_fill(~open_, -torch.inf), x.now.most)
+            log_p0 = x.prediction.at(at)
+            return self._fill(x, open_, at, log_p0, purity(log_p0), prior_scale)
+        at = _first(open_.byte(), x.now.left)
+        log_p0 = x.prediction.at(at)
+        return self._fill(x, open_, *self._choose(x, open_, at, log_p0, purity(log_p0)), prior_scale)
+
+    def _choose(
+        self,
+        x: StepInput,
+        open_: Bool[Tensor, "B L"],
+        at: Int[Tensor, "B M"],
+        log_p0: Float[Tensor, "B M K"],
+        score: Float[Tensor, "B M"],
+    ) -> tuple[Int[Tensor, "B N"], Float[Tensor, "B N K"], Float[Tensor, "B N"]]:
+        """Of the positions `at`, return the N = `now.most` that come first, with their predictions and scores."""
+        keys = self.order(score, x.u[0].gather(1, at)).masked_fill(~open_.gather(1, at), -torch.inf)
+        first = _first(keys, x.now.most)
+        rows = first[..., None].expand(-1, -1, log_p0.shape[2])
+        return at.gather(1, first), log_p0.gather(1, rows), score.gather(1, first)
 
     def _fill(
-        self, x: StepInput, open_: Bool[Tensor, "B L"], score: Float[Tensor, "B L"], prior_scale: Float[Tensor, "B"]
+        self,
+        x: StepInput,
+        open_: Bool[Tensor, "B L"],
+        at: Int[Tensor, "B N"],
+        log_p0: Float[Tensor, "B N K"],
+        score: Float[Tensor, "B N"],
+        prior_scale: Float[Tensor, "B"],
     ) -> Int[Tensor, "B L"]:
-        """Draw new codes at the `now.reveal` open positions that come first; only these are truncated and drawn."""
-        keys = self.order(score, x.u[0]).masked_fill(~open_, -torch.inf)
-        chosen = keys.argsort(dim=1, descending=True, stable=True)[:, : x.now.most]
-        log_p0 = x.log_p0.gather(1, chosen[..., None].expand(-1, -1, x.log_p0.shape[2]))
+        """Draw new codes at the first `now.reveal` of the positions `at`, where these are open."""
         log_p0 = x.controls.truncate(log_p0)
         if self.sharpened:
-            log_p0 = sharpen(log_p0, score.gather(1, chosen), prior_scale)
-        codes = draw_categorical(log_p0, x.u[1].gather(1, chosen))
-        wanted = torch.arange(x.now.most, device=chosen.device) < x.now.reveal[:, None]
-        kept = x.tokens.gather(1, chosen)
-        return x.tokens.scatter(1, chosen, torch.where(wanted & open_.gather(1, chosen), codes, kept))
+            log_p0 = sharpen(log_p0, score, prior_scale)
+        codes = draw_categorical(log_p0, x.u[1].gather(1, at))
+        wanted = torch.arange(x.now.most, device=at.device) < x.now.reveal[:, None]
+        kept = x.tokens.gather(1, at)
+        return x.tokens.scatter(1, at, torch.where(wanted & open_.gather(1, at), codes, kept))
 
 
 @dataclass(frozen=True)
@@ -216,10 +256,13 @@ class ReferenceReveal(Reveal):
         return reference_reveal_plan(task, reveals, self.most)
 
     def step(self, x: StepInput) -> Int[Tensor, "B L"]:
-        score = purity(x.log_p0)
-        last = x.now.t == 1
+        last, everywhere = x.now.t == 1, torch.arange(x.tokens.shape[1], device=x.tokens.device).expand_as(x.tokens)
+        log_p0 = x.prediction.at()
+        score = purity(log_p0)
         score = score / score.amax(1, keepdim=True)
-        return self._fill(x, x.masked | last[:, None], score, x.controls.prior_scale * ~last)
+        open_ = x.masked | last[:, None]
+        chosen = self._choose(x, open_, everywhere, log_p0, score)
+        return self._fill(x, open_, *chosen, x.controls.prior_scale * ~last)
 
 
 _SAMPLERS: dict[str, tuple[Sampler, str]] = {

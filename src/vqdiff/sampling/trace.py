@@ -25,8 +25,8 @@ class Trace:
     @classmethod
     def collect(cls, frames: Iterable[Frame]) -> Trace:
         """Run the sampling to its end and stack what it yields."""
-        kept = list(frames)
-        return cls(*(torch.stack([getattr(f, name) for f in kept]) for name in ("tokens", "revealed", "confidence")))
+        kept = [(frame.tokens, frame.revealed, frame.confidence) for frame in frames]
+        return cls(*(torch.stack(each) for each in zip(*kept, strict=True)))
 
     @property
     def final(self) -> Int[Tensor, "B L"]:

@@ -1,0 +1,85 @@
+"""What the network says of the clean tokens, at the positions where it matters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from vqdiff.diffusion import guide, purity
+from vqdiff.shapes import Float, Int
+
+__all__ = ["Denoise", "Prediction", "TwoStage", "predict"]
+
+Denoise = Callable[[Tensor, Tensor], Tensor]
+"""(tokens (N, L), t (N,)) -> logits (N, L, K), with the conditions bound by the caller.
+
+N is B in a step in which no image is guided, else 2B, of which the last B are to be predicted under the null condition.
+"""
+
+
+@runtime_checkable
+class TwoStage(Protocol):
+    """A `Denoise` that can also be asked in two parts, so that its head need not look at every position."""
+
+    def features(self, tokens: Int[Tensor, "N L"], t: Int[Tensor, "N"]) -> Float[Tensor, "N L E"]:
+        """Return what the network knows of every position."""
+        ...
+
+    def logits(self, features: Float[Tensor, "*rows E"]) -> Float[Tensor, "*rows K"]:
+        """Return the logits of x0 at some positions."""
+        ...
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """log p(x0 | x_t, condition), guided, to be had where it is asked for.
+
+    features: (N, L, E), N as for `Denoise`. head: features -> logits. scale: of guidance, one an image; None if no
+    image is guided.
+    """
+
+    features: Float[Tensor, "N L E"]
+    head: Callable[[Tensor], Tensor]
+    scale: Float[Tensor, "B"] | None
+
+    @torch.no_grad()
+    def at(self, positions: Int[Tensor, "B M"] | None = None) -> Float[Tensor, "B M K"]:
+        """Return the guided log-probabilities at M positions of each image, or at all L."""
+        cond, null = self.pair(positions)
+        return cond.float().log_softmax(-1) if self.scale is None else guide(cond, null, self.scale)
+
+    @torch.no_grad()
+    def pair(self, positions: Int[Tensor, "B M"] | None = None) -> tuple[Tensor, Tensor]:
+        """Return the logits given the condition and the null condition; twice the former if no image is guided."""
+        features = self.features
+        if positions is not None:
+            rows = positions if self.scale is None else positions.repeat(2, 1)
+            features = features.gather(1, rows[..., None].expand(-1, -1, features.shape[2]))
+        logits = self.head(features)
+        if self.scale is None:
+            return logits, logits
+        cond, null = logits.chunk(2)
+        return cond, null
+
+    def confidence(self) -> Float[Tensor, "B L"]:
+        """Return the purity of every position, in (0, 1], before truncation and sharpening."""
+        return purity(self.at())
+
+
+def predict(
+    denoise: Denoise, tokens: Int[Tensor, "B L"], t: Int[Tensor, "B"], scale: Float[Tensor, "B"] | None
+) -> Prediction:
+    """Ask the network, under the null condition too where `scale` guides away from it."""
+    if scale is not None:
+        tokens, t = tokens.repeat(2, 1), t.repeat(2)
+    if isinstance(denoise, TwoStage):
+        return Prediction(denoise.features(tokens, t), denoise.logits, scale)
+    return Prediction(denoise(tokens, t), _already_logits, scale)
+
+
+def _already_logits(features: Tensor) -> Tensor:
+    return features
