@@ -13,13 +13,12 @@ from exact_diffusion import PRESETS, bridge, possible, schedules
 from golden_cases import Case, cases, load
 from vqdiff.diffusion import (
     Schedule,
-    draw_bridge,
     draw_categorical,
     draw_posterior,
     posterior_log_probs,
     sample_posterior,
-    undecided,
 )
+from vqdiff.diffusion import bridge as closed_form
 from vqdiff.errors import InputError
 
 LARGEST = 1 - 2**-53  # the largest uniform
@@ -266,9 +265,10 @@ def test_what_is_decided_before_the_network_speaks(schedule: Schedule, seed: int
     K, (s, t) = schedule.num_codes, strides(schedule)
     choice = torch.rand(len(t), 40, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     xt = torch.arange(40).remainder(K + 1).expand(len(t), -1)
-    each = torch.stack([draw_bridge(schedule, torch.full_like(xt, x0), xt, t, s, choice) for x0 in range(K)])
+    way = closed_form(schedule, t, s)
+    each = torch.stack([way.draw(torch.full_like(xt, x0), xt, choice) for x0 in range(K)])
     differ = (each != each[0]).any(0)
-    open_ = undecided(schedule, xt, t, s, choice)
+    open_ = way.undecided(xt, choice)
     assert not (differ & ~open_).any()
     if K > 2:  # of two codes, x0 and a uniform one may be the same
         assert (differ == open_)[xt == K].all()
@@ -279,6 +279,6 @@ def test_few_positions_are_undecided_in_one_step_of_many() -> None:
     schedule, t = Schedule.published(100, 1000), torch.arange(2, 101)
     choice = torch.rand(99, 4000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     for xt in (torch.full((99, 4000), 1000), torch.zeros(99, 4000, dtype=torch.int64)):
-        share = undecided(schedule, xt, t, t - 1, choice).double().mean(1)
+        share = closed_form(schedule, t, t - 1).undecided(xt, choice).double().mean(1)
         expected = 1 / (t - 1 if xt[0, 0] == 1000 else 101 - t).double()  # L / T on the average over all times
         torch.testing.assert_close(share, expected, rtol=0.15, atol=0.02)

@@ -10,12 +10,10 @@ from vqdiff.diffusion.loss import DiffusionLoss, LossHistory, diffusion_loss
 from vqdiff.diffusion.posterior import (
     Bridge,
     bridge,
-    draw_bridge,
     draw_categorical,
     draw_posterior,
     posterior_log_probs,
     sample_posterior,
-    undecided,
 )
 from vqdiff.diffusion.schedule import Coefficients, Schedule, draw_forward, q_sample
 
@@ -27,7 +25,6 @@ __all__ = [
     "Schedule",
     "bridge",
     "diffusion_loss",
-    "draw_bridge",
     "draw_categorical",
     "draw_forward",
     "draw_posterior",
@@ -39,5 +36,4 @@ __all__ = [
     "sample_posterior",
     "sharpen",
     "truncate",
-    "undecided",
 ]

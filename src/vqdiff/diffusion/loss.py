@@ -82,7 +82,7 @@ def _per_token(
     masked, agrees = xt == K, xt == x0
     differs = ~(masked | agrees)
     other = torch.where(masked, MASKED, DIFFERS)
-    take, hold, spread = bridge(schedule, t, t - 1)
+    take, hold, spread, _ = bridge(schedule, t, t - 1)
     take_other, spread_other = take.gather(1, other), spread.gather(1, other)
     log_x0, log_xt = log_p.gather(-1, torch.stack([x0, xt.clamp(max=K - 1)], -1)).double().unbind(-1)
 

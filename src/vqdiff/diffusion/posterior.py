@@ -19,12 +19,10 @@ from vqdiff.shapes import Bool, Float, Int
 __all__ = [
     "Bridge",
     "bridge",
-    "draw_bridge",
     "draw_categorical",
     "draw_posterior",
     "posterior_log_probs",
     "sample_posterior",
-    "undecided",
 ]
 
 MASKED, DIFFERS, AGREES = range(3)
@@ -42,6 +40,25 @@ class Bridge(NamedTuple):
     take: Float[Tensor, "B 3"]
     hold: Float[Tensor, "B 3"]
     spread: Float[Tensor, "B 3"]
+    num_codes: int
+
+    def draw(self, x0: Int[Tensor, "B L"], xt: Int[Tensor, "B L"], choice: Float[Tensor, "B L"]) -> Int[Tensor, "B L"]:
+        """Draw x_s by uniforms in [0, 1)."""
+        case = torch.where(xt == self.num_codes, MASKED, torch.where(x0 == xt, AGREES, DIFFERS))
+        hold, spread = self.hold.gather(1, case), self.spread.gather(1, case)
+        code = ((choice - hold) / spread).long().clamp(0, self.num_codes - 1)  # uniform, given that it is used below
+        xs = torch.where(choice < hold + self.num_codes * spread, code, x0)
+        return torch.where(choice < hold, xt, xs)
+
+    def undecided(self, xt: Int[Tensor, "B L"], choice: Float[Tensor, "B L"]) -> Bool[Tensor, "B L"]:
+        """Tell where `draw` with the same uniforms needs x0; elsewhere it returns the same whatever x0 is.
+
+        Of masked positions these are those that leave MASK, which Lemma 1 of arXiv 2205.16007 leaves to chance alone:
+        about L / T in a step of one time. Of visible ones they are those that not every x0 lets stay.
+        """
+        masked = self.hold[:, MASKED] + self.num_codes * self.spread[:, MASKED]
+        visible = torch.minimum(self.hold[:, DIFFERS], self.hold[:, AGREES])
+        return choice >= torch.where(xt == self.num_codes, masked[:, None], visible[:, None])
 
 
 def bridge(schedule: Schedule, t: Int[Tensor, "B"], s: Int[Tensor, "B"]) -> Bridge:
@@ -69,6 +86,7 @@ def bridge(schedule: Schedule, t: Int[Tensor, "B"], s: Int[Tensor, "B"]) -> Brid
             divide(alpha * (alpha_s + beta_s) + beta * alpha_s, same_t, otherwise=1.0),
         ),
         spread=columns(leave * beta_s, divide(beta * beta_s, beta_t), divide(beta * beta_s, same_t)),
+        num_codes=schedule.num_codes,
     )
 
 
@@ -87,7 +105,7 @@ def posterior_log_probs(
     Raises InputError if `log_p0` has another number of codes than the schedule.
     """
     check_prediction(schedule, log_p0, xt)
-    take, hold, spread = bridge(schedule, t, t - 1 if s is None else s)
+    take, hold, spread, _ = bridge(schedule, t, t - 1 if s is None else s)
     other, at_xt = torch.where(xt == schedule.num_codes, MASKED, DIFFERS), xt[..., None]
     p = F.pad(log_p0.double().exp(), (0, 1))
     agreeing = p.gather(-1, at_xt)  # 0 where masked
@@ -129,41 +147,7 @@ def draw_posterior(
     """
     check_prediction(schedule, log_p0, xt)
     choice, u = uniforms
-    return draw_bridge(schedule, draw_categorical(log_p0, u), xt, t, s, choice)
-
-
-def draw_bridge(
-    schedule: Schedule,
-    x0: Int[Tensor, "B L"],
-    xt: Int[Tensor, "B L"],
-    t: Int[Tensor, "B"],
-    s: Int[Tensor, "B"],
-    choice: Float[Tensor, "B L"],
-) -> Int[Tensor, "B L"]:
-    """Draw x_s from q(x_s | x_t, x0), see `bridge`, by uniforms in [0, 1)."""
-    case = torch.where(xt == schedule.num_codes, MASKED, torch.where(x0 == xt, AGREES, DIFFERS))
-    _, hold, spread = (weight.gather(1, case) for weight in bridge(schedule, t, s))
-    code = ((choice - hold) / spread).long().clamp(0, schedule.num_codes - 1)  # uniform, given that it is used below
-    xs = torch.where(choice < hold + schedule.num_codes * spread, code, x0)
-    return torch.where(choice < hold, xt, xs)
-
-
-def undecided(
-    schedule: Schedule,
-    xt: Int[Tensor, "B L"],
-    t: Int[Tensor, "B"],
-    s: Int[Tensor, "B"],
-    choice: Float[Tensor, "B L"],
-) -> Bool[Tensor, "B L"]:
-    """Where `draw_bridge` with the same uniforms needs x0; elsewhere it returns the same whatever x0 is.
-
-    Of masked positions these are those that leave MASK, which Lemma 1 of arXiv 2205.16007 leaves to chance alone: about
-    L / T in a step of one time. Of visible ones they are those that not every x0 lets stay.
-    """
-    _, hold, spread = bridge(schedule, t, s)
-    masked = hold[:, MASKED] + schedule.num_codes * spread[:, MASKED]
-    visible = torch.minimum(hold[:, DIFFERS], hold[:, AGREES])
-    return choice >= torch.where(xt == schedule.num_codes, masked[:, None], visible[:, None])
+    return bridge(schedule, t, s).draw(draw_categorical(log_p0, u), xt, choice)
 
 
 def draw_categorical(log_p: Float[Tensor, "*rows K"], u: Float[Tensor, "*rows"]) -> Int[Tensor, "*rows"]:

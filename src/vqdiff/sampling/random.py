@@ -6,6 +6,8 @@ Counter-based (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor
 
@@ -28,13 +30,19 @@ def philox(counter: Words, key: tuple[Tensor, Tensor]) -> Words:
     Words are int64 tensors with values in [0, 2^32) and shapes that broadcast together. A product of two words
     needs 64 bits; int64 wraps, which leaves both halves right.
     """
-    c0, c1, c2, c3 = counter
-    k0, k1 = key
+    counter = cast("Words", torch.broadcast_tensors(*counter))
+    even, odd = torch.stack(counter[0::2]), torch.stack(counter[1::2])
+    multipliers, steps = (
+        torch.stack([torch.full_like(even[0], each) for each in pair]) for pair in (_MULTIPLIERS, _KEY_STEPS)
+    )
+    keys = torch.stack(torch.broadcast_tensors(*key, even[0])[:2])
     for _ in range(_ROUNDS):
-        p0, p1 = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
-        c0, c1, c2, c3 = (p1 >> 32 & _LOW) ^ c1 ^ k0, p1 & _LOW, (p0 >> 32 & _LOW) ^ c3 ^ k1, p0 & _LOW
-        k0, k1 = k0 + _KEY_STEPS[0] & _LOW, k1 + _KEY_STEPS[1] & _LOW
-    return c0, c1, c2, c3
+        product = (even * multipliers).flip(
+            0
+        )  # the words at the even places, both at once: what each makes goes to the other
+        even, odd = (product >> 32 & _LOW) ^ odd ^ keys, product & _LOW
+        keys = keys + steps & _LOW
+    return even[0], odd[0], even[1], odd[1]
 
 
 def uniforms(

@@ -12,14 +12,13 @@ from torch import Tensor
 
 from vqdiff.diffusion import (
     Schedule,
-    draw_bridge,
+    bridge,
     draw_categorical,
     draw_forward,
     guide_posterior,
     purity,
     sharpen,
     truncate,
-    undecided,
 )
 from vqdiff.errors import InputError
 from vqdiff.sampling.orders import BLIND, Order, by_confidence, by_halton, by_purity, by_random
@@ -165,16 +164,15 @@ class ReferenceFast(Sampler):
 
 def _draw_posterior(x: StepInput, t: Int[Tensor, "B"]) -> Int[Tensor, "B L"]:
     """Draw x_s, and x0 for it at the positions alone that do not stay as they are whatever x0 is."""
-    times, (choice, u) = (t.clamp(min=1), x.now.s), x.u
-    open_ = undecided(x.schedule, x.tokens, *times, choice) & (x.now.t > 0)[:, None]
+    way, (choice, u) = bridge(x.schedule, t.clamp(min=1), x.now.s), x.u
+    open_ = way.undecided(x.tokens, choice) & (x.now.t > 0)[:, None]
     # Where the host would have to wait for the device to know how many there are, all are drawn.
     most = int(open_.sum(1).max()) if open_.is_cpu else open_.shape[1]
     among = _first(
         open_.byte(), most
     )  # and some that are decided, for images that have fewer: there x0 does not matter
     x0 = draw_categorical(x.controls.truncate(x.prediction.at(among)), u.gather(1, among))
-    x0 = torch.zeros_like(x.tokens).scatter(1, among, x0)
-    return draw_bridge(x.schedule, x0, x.tokens, *times, choice)
+    return way.draw(torch.zeros_like(x.tokens).scatter(1, among, x0), x.tokens, choice)
 
 
 def _first(keys: Tensor, count: int) -> Int[Tensor, "B N"]:
