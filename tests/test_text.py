@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
+from transformers import AutoModel, AutoTokenizer
 
 import vqdiff
+from vqdiff.bert import Bert, BertConfig
 from vqdiff.errors import InputError
 from vqdiff.text import NullCondition, NullConfig, TextEncoder
 
@@ -38,9 +41,27 @@ def test_synonyms_are_near(encoder: TextEncoder) -> None:
 
 
 def test_dropped_words_are_spelt_out(encoder: TextEncoder) -> None:
-    pieces = encoder.tokenizer.tokenize("xylograph")
+    pieces = encoder.tokenizer.encode("xylograph", add_special_tokens=False).tokens
     assert len(pieces) > 1
     assert "".join(pieces).replace("##", "") == "xylograph"
+
+
+def test_bert_is_that_of_transformers(encoder: TextEncoder) -> None:
+    texts = ["a red apple", "", "woman farmer: medium-dark skin tone, 3D style", "Ünïcødé 苹果 🍎\t!"]
+    assert isinstance(encoder.model, Bert)
+    theirs = AutoModel.from_pretrained(FOLDER, dtype=torch.float32).eval()
+    batch = AutoTokenizer.from_pretrained(FOLDER)(texts, padding=True, return_tensors="pt")
+    states = theirs(**batch).last_hidden_state * batch["attention_mask"][..., None]
+    ours = TextEncoder(FOLDER, max_tokens=32).encode(texts)[:, : states.shape[1]]
+    torch.testing.assert_close(ours, states, atol=2e-5, rtol=0)
+
+
+def test_another_network_is_not_taken_for_bert() -> None:
+    known = json.loads((FOLDER / "config.json").read_text())
+    assert BertConfig.of(known) is not None
+    for change in ({"model_type": "roberta"}, {"hidden_act": "relu"}, {"position_embedding_type": "relative_key"}):
+        assert BertConfig.of({**known, **change}) is None
+    assert BertConfig.of({"model_type": "bert"}) is None
 
 
 def test_over_long_prompts_are_named_with_the_limit(encoder: TextEncoder) -> None:

@@ -25,6 +25,7 @@ from vqdiff.diffusion import Schedule
 from vqdiff.errors import InputError
 from vqdiff.files import atomic_path, read_json
 from vqdiff.image_tokenizers import VQGAN, AbsentConfig, AbsentTokenizer, CompactConfig, CompactTokenizer, VQGANConfig
+from vqdiff.initialising import without_initialising
 from vqdiff.sampling import SamplingSettings
 from vqdiff.text import AnyTextEncoder, Blend, ClipTextEncoder, Condition, NullCondition, NullConfig, TextEncoder
 
@@ -281,12 +282,11 @@ def load_component(
         raise InputError(f"{folder / 'config.json'}: unknown class {name!r}; known: {', '.join(networks)}")
     network, config_of = networks[name]
     config = build(config_of, values, str(folder / "config.json"))
-    with torch.device("meta"):
+    # What is not filled takes no memory yet, and tables that are computed and not in the file are there already.
+    with torch.device("meta" if shapes_only else "cpu"), without_initialising():
         module = network(config)
     if shapes_only:
         return module.eval().requires_grad_(False)
-    if any(part._non_persistent_buffers_set for part in module.modules()):
-        module = network(config)  # its tables are computed, not in the file
     weights = folder / "model.safetensors"
     try:
         kinds = {key: value.dtype for key, value in module.state_dict().items()}

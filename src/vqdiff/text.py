@@ -8,13 +8,13 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Lock
 from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from vqdiff.bert import Bert, BertConfig
 from vqdiff.errors import InputError
 from vqdiff.files import read_json
 from vqdiff.shapes import Float, Int
@@ -52,18 +52,19 @@ class TextEncoder:
     """
 
     def __init__(self, folder: Path, max_tokens: int = 32, *, shapes_only: bool = False) -> None:
-        from transformers import AutoModel, AutoTokenizer
+        from tokenizers import Tokenizer
 
         self.folder, self.max_tokens = folder, max_tokens
         if not (folder / "tokenizer.json").is_file():
             raise InputError(f"{folder} is no complete text encoder: tokenizer.json is missing")
         try:
-            self.tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-            self.model: Any = _read_model(AutoModel, folder, shapes_only)
-        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+            self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+            self.model: Any = _read_encoder(folder, shapes_only)
+        except Exception as error:  # tokenizers raises nothing narrower
             raise InputError(f"{folder} is no complete text encoder: {str(error).splitlines()[0]}") from error
+        self.tokenizer.no_padding()
+        self.tokenizer.no_truncation()
         self.width: int = self.model.config.hidden_size
-        self._one_at_a_time = Lock()  # a tokenizer keeps its padding to itself, and refuses two threads at once
 
     def to(self, device: torch.device | str) -> TextEncoder:
         """Move the network to ``device``."""
@@ -72,23 +73,29 @@ class TextEncoder:
 
     def check(self, texts: Sequence[str]) -> None:
         """Raise InputError for the first text that does not fit."""
-        with self._one_at_a_time:
-            ids = self.tokenizer(list(texts))["input_ids"]
-        for text, pieces in zip(texts, ids, strict=True):
+        self._pieces(texts)
+
+    @torch.no_grad()
+    def encode(self, texts: Sequence[str]) -> Float[Tensor, "B N C"]:
+        """Features of ``texts``, N = max_tokens; InputError for a text that does not fit."""
+        pieces = [torch.tensor(one) for one in self._pieces(texts)]
+        ids, mask = (
+            nn.utils.rnn.pad_sequence(rows, batch_first=True).to(self.model.device)
+            for rows in (pieces, [torch.ones_like(one) for one in pieces])
+        )
+        states = self.model(input_ids=ids, attention_mask=mask).last_hidden_state * mask[..., None]
+        return nn.functional.pad(states, (0, 0, 0, self.max_tokens - states.shape[1]))
+
+    def _pieces(self, texts: Sequence[str]) -> list[list[int]]:
+        """The word pieces of texts, checked, special tokens at both ends."""
+        found = [one.ids for one in self.tokenizer.encode_batch_fast(list(texts))]
+        for text, pieces in zip(texts, found, strict=True):
             if len(pieces) > self.max_tokens:
                 raise InputError(
                     f"the prompt {text[:40] + '…'!r} has {len(pieces) - 2} word pieces, "
                     f"the limit is {self.max_tokens - 2}: shorten it"
                 )
-
-    @torch.no_grad()
-    def encode(self, texts: Sequence[str]) -> Float[Tensor, "B N C"]:
-        """Features of ``texts``, N = max_tokens; InputError for a text that does not fit."""
-        self.check(texts)
-        with self._one_at_a_time:
-            batch = self.tokenizer(list(texts), padding=True, return_tensors="pt").to(self.model.device)
-        states = self.model(**batch).last_hidden_state * batch["attention_mask"][..., None]
-        return nn.functional.pad(states, (0, 0, 0, self.max_tokens - states.shape[1]))
+        return found
 
     def save(self, folder: Path) -> None:
         """Copy the transformers folder."""
@@ -164,6 +171,17 @@ class ClipTextEncoder:
             size = self.model.config.vocab_size
             raise InputError(f"this text encoder has {size} word pieces, not CLIP's 49408, and came without their list")
         return self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+
+
+def _read_encoder(folder: Path, shapes_only: bool) -> Any:
+    """Any encoder of transformers; BERT's without transformers, which takes seconds to import."""
+    weights = folder / "model.safetensors"
+    config = BertConfig.of(read_json(folder / "config.json"))
+    if config is not None and weights.is_file():
+        return Bert.read(config, None if shapes_only else weights)
+    from transformers import AutoModel
+
+    return _read_model(AutoModel, folder, shapes_only)
 
 
 def _read_model(kind: Any, folder: Path, shapes_only: bool) -> Any:

@@ -6,8 +6,6 @@ Counter-based (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 
 
 from __future__ import annotations
 
-from typing import cast
-
 import torch
 from torch import Tensor
 
@@ -30,12 +28,13 @@ def philox(counter: Words, key: tuple[Tensor, Tensor]) -> Words:
     Words are int64 tensors with values in [0, 2^32) and shapes that broadcast together. A product of two words
     needs 64 bits; int64 wraps, which leaves both halves right.
     """
-    counter = cast("Words", torch.broadcast_tensors(*counter))
-    even, odd = torch.stack(counter[0::2]), torch.stack(counter[1::2])
+    c0, c1, c2, c3 = counter
+    zeros = torch.zeros_like(c0 ^ c1 ^ c2 ^ c3)
+    even, odd = (torch.stack([a + zeros, b + zeros]) for a, b in ((c0, c2), (c1, c3)))
     multipliers, steps = (
-        torch.stack([torch.full_like(even[0], each) for each in pair]) for pair in (_MULTIPLIERS, _KEY_STEPS)
+        torch.stack([torch.full_like(zeros, each) for each in pair]) for pair in (_MULTIPLIERS, _KEY_STEPS)
     )
-    keys = torch.stack(torch.broadcast_tensors(*key, even[0])[:2])
+    keys = torch.stack([key[0] + zeros, key[1] + zeros])
     for _ in range(_ROUNDS):
         product = (even * multipliers).flip(
             0
