@@ -12,7 +12,7 @@ from torch import Tensor
 from vqdiff.diffusion import guide, purity
 from vqdiff.shapes import Float, Int
 
-__all__ = ["Denoise", "Prediction", "TwoStage", "predict"]
+__all__ = ["Denoise", "Prediction", "TwoStage", "predict", "take"]
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
 """(tokens (N, L), t (N,)) -> logits (N, L, K), with the conditions bound by the caller.
@@ -57,8 +57,7 @@ class Prediction:
         """Return the logits given the condition and the null condition; twice the former if no image is guided."""
         features = self.features
         if positions is not None:
-            rows = positions if self.scale is None else positions.repeat(2, 1)
-            features = features.gather(1, rows[..., None].expand(-1, -1, features.shape[2]))
+            features = take(features, positions if self.scale is None else positions.repeat(2, 1))
         logits = self.head(features)
         if self.scale is None:
             return logits, logits
@@ -79,6 +78,12 @@ def predict(
     if isinstance(denoise, TwoStage):
         return Prediction(denoise.features(tokens, t), denoise.logits, scale)
     return Prediction(denoise(tokens, t), _already_logits, scale)
+
+
+def take(x: Float[Tensor, "N L E"], positions: Int[Tensor, "N M"]) -> Float[Tensor, "N M E"]:
+    """Return the vectors at M positions of each row, copied whole, which is much faster than `gather`."""
+    first = x.shape[1] * torch.arange(len(x), device=x.device)[:, None]
+    return x.flatten(0, 1).index_select(0, (positions + first).flatten()).view(*positions.shape, x.shape[2])
 
 
 def _already_logits(features: Tensor) -> Tensor:

@@ -32,7 +32,7 @@ from vqdiff.sampling.plan import (
     reveal_plan,
     strided_plan,
 )
-from vqdiff.sampling.prediction import Prediction
+from vqdiff.sampling.prediction import Prediction, take
 from vqdiff.shapes import Bool, Float, Int
 
 __all__ = [
@@ -214,8 +214,7 @@ class Reveal(Sampler):
         """Of the positions `at`, return the N = `now.most` that come first, with their predictions and scores."""
         keys = self.order(score, x.u[0].gather(1, at)).masked_fill(~open_.gather(1, at), -torch.inf)
         first = _first(keys, x.now.most)
-        rows = first[..., None].expand(-1, -1, log_p0.shape[2])
-        return at.gather(1, first), log_p0.gather(1, rows), score.gather(1, first)
+        return at.gather(1, first), take(log_p0, first), score.gather(1, first)
 
     def _fill(
         self,
