@@ -207,17 +207,19 @@ class Block(nn.Module):
         self, x: Tensor, modulation: Tensor, rope: Tensor, text: tuple[Tensor, Tensor, Tensor | None] | None
     ) -> Float[Tensor, "B P D"]:
         scale1, shift1, gate1, scale2, shift2, gate2 = (modulation + self.offsets.to(modulation.dtype)).unbind(-2)
-        q, k, v = self.qkv(modulate(x, scale1, shift1)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        q, k = rotate(self.query_norm(q), rope).to(v.dtype), rotate(self.key_norm(k), rope).to(v.dtype)
+        qk, v = self.qkv(modulate(x, scale1, shift1)).unflatten(-1, (3, self.heads, -1)).tensor_split((2,), 2)
+        weights = torch.stack([self.query_norm.weight, self.key_norm.weight]).to(qk.dtype)
+        qk = rotate(F.rms_norm(qk, qk.shape[-1:]) * weights[:, None], rope[:, :, None, None]).to(v.dtype)
+        (q, k), v = qk.permute(2, 0, 3, 1, 4), v[:, :, 0].transpose(1, 2)
         bias = None
         if text is not None:
             keys, values, text_bias = text
             k, v = torch.cat([k, keys], 2), torch.cat([v, values], 2)
             if text_bias is not None:
                 bias = F.pad(text_bias, (x.shape[1], 0)).to(q.dtype)
-        x = x + gate1 * self.out(attention(q, k, v, bias).transpose(1, 2).flatten(2))
+        x = torch.addcmul(x, gate1, self.out(attention(q, k, v, bias).transpose(1, 2).flatten(2)))
         gate, up = self.up(modulate(x, scale2, shift2)).chunk(2, -1)
-        return x + gate2 * self.down(F.silu(gate) * up)
+        return torch.addcmul(x, gate2, self.down(F.silu(gate) * up))
 
 
 class RMSNorm(nn.Module):
@@ -241,7 +243,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
 
 def modulate(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     """RMS-normalised x, scaled by 1 + scale and shifted."""
-    return F.rms_norm(x, x.shape[-1:]) * (1 + scale) + shift
+    return torch.addcmul(shift, F.rms_norm(x, x.shape[-1:]), 1 + scale)
 
 
 def frequencies(t: Float[Tensor, "B"], width: int) -> Float[Tensor, "B F"]:
@@ -261,7 +263,7 @@ def rotations(side: int, width: int) -> Float[Tensor, "2 P C"]:
     return torch.stack([angles.cos(), angles.sin()]).repeat(1, 1, 2)
 
 
-def rotate(x: Float[Tensor, "B H P C"], rope: Float[Tensor, "2 P C"]) -> Float[Tensor, "B H P C"]:
+def rotate(x: Float[Tensor, "*batch P S H C"], rope: Float[Tensor, "2 P 1 1 C"]) -> Float[Tensor, "*batch P S H C"]:
     """Turn channel pairs (c, c + C/2) by the angle of their position."""
     cos, sin = rope.to(x.dtype)
     first, second = x.chunk(2, -1)
