@@ -10,11 +10,8 @@ import json
 import os
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +20,7 @@ import psutil
 import pytest
 from PIL import Image
 
-from serving.servers import client, serving, wait_for
+from serving.servers import client, process, serving, wait_for
 from toy_pipelines import Gate, toy_pipeline
 from vqdiff.serving.guards import Guards
 from vqdiff.serving.limits import Limits
@@ -119,20 +116,6 @@ def test_who_takes_no_answer_is_hung_up_on() -> None:
     guards = Guards(app, limits=Limits(timeout=0.05), token=None)
     with pytest.raises(TimeoutError):
         asyncio.run(guards({"type": "http", "path": "/", "headers": []}, never, never))
-
-
-@contextlib.contextmanager
-def process(folder: Path, *options: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """``vqdiff serve`` with a toy model: its address, and the process."""
-    toy_pipeline(steps=40).save(folder / "toy")
-    command = [sys.executable, "-m", "vqdiff", "serve", "--model", f"toy={folder / 'toy'}", "--port", "0", *options]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as server:
-        try:
-            assert server.stdout is not None
-            yield server.stdout.readline().partition("/docs")[0], server
-        finally:
-            server.kill()
 
 
 def test_told_to_stop_it_finishes_what_it_has_taken(tmp_path: Path) -> None:
