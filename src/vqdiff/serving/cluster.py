@@ -115,6 +115,8 @@ def run(replica: Replica, *, replicas: int, host: str, port: int, max_connection
         while NAME in serve.status().applications:
             time.sleep(0.1)
         time.sleep(1)  # the replicas are done: the proxies pass on what they had from them
+        if "RAY_ADDRESS" in os.environ and not serve.status().applications:
+            serve.shutdown()  # its port, too
 
 
 def share(nodes: list[dict[str, Any]], replicas: int, device: str) -> tuple[str, dict[str, int]]:
