@@ -1,19 +1,28 @@
-"""Throughput and latency of three ways to serve the bundled model to clients that come at random (Poisson arrivals).
+"""Throughput and latency of three ways to serve a model to clients that come at random (Poisson arrivals).
 
 One at a time: requests are drawn one after the other. Whole requests: up to ``--rows`` of those that wait are drawn
 together, and the batch ends before the next begins. Steps: the engine, which lets them in and out between steps.
 
-    python benchmarks/serving.py --rates 0.5 1 2 4 --seconds 60 --json results.json --plot curve.png
+    python benchmarks/serving.py -o runs/serving    # about 8 minutes; results.json, curve.png, table.md
+
+The loads are in shares of what one at a time can do, which is measured first. Every way gets the same requests at the
+same times; latency is from a request's arrival to its pictures.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
+import os
+import platform
 import random
+import shlex
+import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -21,8 +30,9 @@ from typing import Any
 import torch
 
 import vqdiff
+from vqdiff.evaluation.plots import save_figure
 from vqdiff.pipeline import Pipeline
-from vqdiff.serving.engine import Engine
+from vqdiff.serving.engine import Engine, default_rows
 from vqdiff.work import Work
 
 PROMPTS = ("a red apple", "a cat", "a green tree", "smiling face", "a house", "a yellow flower", "a fish", "a car")
@@ -82,7 +92,7 @@ def measure(way: Batches | Steps, rate: float, seconds: float) -> dict[str, floa
     chance, latencies, lock = random.Random(0), list[float](), threading.Lock()
     start = due = time.perf_counter()
     number = 0
-    while (due := due + chance.expovariate(rate)) < start + seconds:
+    while due < start + seconds:
         time.sleep(max(0.0, due - time.perf_counter()))
 
         def done(due: float = due) -> None:
@@ -91,60 +101,91 @@ def measure(way: Batches | Steps, rate: float, seconds: float) -> dict[str, floa
 
         way.ask(PROMPTS[number % len(PROMPTS)], number, done)
         number += 1
+        due += chance.expovariate(rate)
     way.stop()
+    took = time.perf_counter() - start
+    assert len(latencies) == number
     latencies.sort()
     return {
         "requests": number,
-        "pictures_a_second": len(latencies) / (time.perf_counter() - start),
-        "p50": latencies[len(latencies) // 2],
-        "p95": latencies[min(len(latencies) - 1, round(0.95 * len(latencies)))],
+        "pictures_a_second": number / took,
+        "p50": latencies[math.ceil(0.5 * number) - 1],
+        "p95": latencies[math.ceil(0.95 * number) - 1],
     }
 
 
+def machine(device: torch.device) -> str:
+    """On what was measured, and how busy it was before."""
+    info = Path("/proc/cpuinfo")
+    names = [line.partition(": ")[2] for line in info.read_text().splitlines() if line.startswith("model name")]
+    processor = names[0] if names else platform.processor()
+    gpu = [torch.cuda.get_device_name(device)] if device.type == "cuda" else []
+    threads = f"{os.cpu_count()} cores, {torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f} before"
+    return ", ".join([*gpu, processor, threads, f"torch {torch.__version__}"])
+
+
+def table(results: list[dict[str, Any]]) -> str:
+    """A row a load and way, in Markdown."""
+    lines = ["| requests a second (load) | way | pictures a second | p50, s | p95, s |", "|---|---|---|---|---|"]
+    for one in results:
+        rate, numbers = f"{one['rate']:.2f} ({one['load']:g})", (one["pictures_a_second"], one["p50"], one["p95"])
+        lines.append(" | ".join(["| " + rate, one["way"], *(f"{number:.2f}" for number in numbers)]) + " |")
+    return "\n".join(lines) + "\n"
+
+
 def plot(results: list[dict[str, Any]], path: Path) -> None:
-    """Latency against load, a line a way."""
+    """Throughput and latency against load, a line a way."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    for axis, name in zip(figure.subplots(1, 2), ("p50", "p95"), strict=True):
+    figure = Figure(figsize=(12, 4), layout="constrained")
+    panels = {"pictures_a_second": "pictures a second", "p50": "median latency, s", "p95": "95 % latency, s"}
+    for axis, (name, label) in zip(figure.subplots(1, 3), panels.items(), strict=True):
         for way in dict.fromkeys(one["way"] for one in results):
             rows = [one for one in results if one["way"] == way]
             axis.plot([one["rate"] for one in rows], [one[name] for one in rows], marker="o", label=way)
-        axis.set(xlabel="requests a second", ylabel=f"{name} latency, s", yscale="log")
+        axis.set(xlabel="requests a second", ylabel=label, yscale="linear" if name == "pictures_a_second" else "log")
+        axis.grid(alpha=0.3)
         axis.legend()
-    figure.savefig(path, dpi=120)
+    save_figure(figure, path)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="emoji")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--rows", type=int, default=8, help="pictures drawn together at most")
-    parser.add_argument("--rates", type=float, nargs="+", default=[0.5, 1.0, 2.0, 4.0], help="requests a second")
-    parser.add_argument("--seconds", type=float, default=60, help="of arrivals at each rate")
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--plot", type=Path)
+    parser.add_argument("--rows", type=int, help="pictures drawn together at most; by default as vqdiff serve")
+    parser.add_argument("--loads", type=float, nargs="+", default=[0.5, 0.8, 1.1, 1.4], help="shares of one at a time")
+    parser.add_argument("--seconds", type=float, default=36, help="of arrivals at each load")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="a folder")
     asked = parser.parse_args()
 
     pipe = vqdiff.load(asked.model, device=asked.device)
+    device, settings = pipe.model.device, pipe.model.sampling
+    where, rows = machine(device), asked.rows or default_rows(device)
     pipe(list(PROMPTS))  # warm
+    start = time.perf_counter()
+    for seed, prompt in enumerate(PROMPTS):
+        pipe(prompt, seed=seed)
+    alone = len(PROMPTS) / (time.perf_counter() - start)
+    print(f"{where}\none at a time: {alone:.2f} pictures a second; {rows} rows; {settings}", flush=True)
+
     ways: dict[str, Callable[[], Batches | Steps]] = {
         "one at a time": lambda: Batches(pipe, 1),
-        "whole requests": lambda: Batches(pipe, asked.rows),
-        "steps": lambda: Steps(pipe, asked.rows),
+        "whole requests": lambda: Batches(pipe, rows),
+        "steps": lambda: Steps(pipe, rows),
     }
-    print(f"{pipe.model.device}, {torch.get_num_threads()} threads, {asked.rows} rows, {pipe.model.sampling}")
-    print("| requests a second | way | pictures a second | p50, s | p95, s |\n|---|---|---|---|---|")
     results = list[dict[str, Any]]()
-    for rate in asked.rates:
-        for name, start in ways.items():
-            one = measure(start(), rate, asked.seconds)
-            results.append({"rate": rate, "way": name, "rows": asked.rows, **one})
-            print(f"| {rate:g} | {name} | {one['pictures_a_second']:.2f} | {one['p50']:.2f} | {one['p95']:.2f} |")
-    if asked.json:
-        asked.json.write_text(json.dumps(results, indent=2) + "\n")
-    if asked.plot:
-        plot(results, asked.plot)
+    for load in asked.loads:
+        for name, way in ways.items():
+            results.append({"load": load, "rate": load * alone, "way": name})
+            results[-1] |= measure(way(), load * alone, asked.seconds)
+            print(table(results).splitlines()[-1], flush=True)
+    asked.output.mkdir(parents=True, exist_ok=True)
+    facts = {"machine": where, "model": asked.model, "settings": asdict(settings), "rows": rows, "alone": alone}
+    record = {"command": shlex.join(["python", *sys.argv]), **facts, "seconds": asked.seconds, "results": results}
+    (asked.output / "results.json").write_text(json.dumps(record, indent=2) + "\n")
+    (asked.output / "table.md").write_text(f"`{record['command']}`: {where}; {rows} rows.\n\n{table(results)}")
+    plot(results, asked.output / "curve.png")
 
 
 if __name__ == "__main__":

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import httpx2 as httpx
 import uvicorn
 
+from toy_pipelines import toy_pipeline
 from vqdiff.pipeline import Pipeline
 from vqdiff.serving.api import create_app
 from vqdiff.serving.engine import Engine
@@ -29,7 +34,8 @@ def serving(
     engine = Engine(max_rows=max_rows, max_waiting=max_waiting)
     app = create_app({f"toy{i}": pipe for i, pipe in enumerate(pipes)}, engine, limits, token)
     listener = socket.create_server(("127.0.0.1", 0), backlog=2048)
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=5))
+    settings = {"http": "h11", "loop": "asyncio", "log_level": "warning"}
+    server = uvicorn.Server(uvicorn.Config(app, timeout_graceful_shutdown=5, **settings))
     thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
     thread.start()
     address = f"http://127.0.0.1:{listener.getsockname()[1]}"
@@ -40,6 +46,20 @@ def serving(
         server.should_exit = True
         thread.join(30)
         assert not thread.is_alive()
+
+
+@contextmanager
+def process(folder: Path, *options: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """``vqdiff serve`` with a toy model: its address, and the process."""
+    toy_pipeline(steps=40).save(folder / "toy")
+    command = [sys.executable, "-m", "vqdiff", "serve", "--model", f"toy={folder / 'toy'}", "--port", "0", *options]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as server:
+        try:
+            assert server.stdout is not None
+            yield server.stdout.readline().partition("/docs")[0], server
+        finally:
+            server.kill()
 
 
 def wait_for(condition: object, seconds: float = 30.0) -> None:

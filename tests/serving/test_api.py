@@ -5,9 +5,13 @@ from __future__ import annotations
 import base64
 import io
 import json
+import pickle
 import re
+import secrets
+import sys
 import zlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx2 as httpx
@@ -19,7 +23,15 @@ from serving.servers import client, serving, wait_for
 from toy_pipelines import POISON, Gate, toy_pipeline
 from vqdiff.serving.limits import Limits
 
-LIMITS = Limits(max_body=200_000, max_prompt=50, max_images=4, max_steps=32, max_image_pixels=256**2, timeout=30.0)
+LIMITS = Limits(
+    max_body=200_000,
+    max_prompt=50,
+    max_images=4,
+    max_steps=32,
+    max_image_bytes=50_000,
+    max_image_pixels=256**2,
+    timeout=30.0,
+)
 
 
 def png(size: tuple[int, int] = (32, 32), mode: str = "RGB", holes: tuple[int, ...] | None = None) -> bytes:
@@ -199,6 +211,7 @@ def bomb(side: int) -> bytes:
         ({"image": "A*"}, 400, "base64"),
         ({"image": "AAAA"}, 400, "no readable picture"),
         ({"image": in_base64(png()[:-40])}, 400, "no readable picture"),
+        ({"image": in_base64(bytes(50_001))}, 413, "50001 bytes, the limit is 50000"),
         ({"image": in_base64(bomb(5000))}, 413, "longest side may have 256"),
         ({"image": in_base64(bomb(50_000))}, 413, "bomb"),
         ({"image": in_base64(png((257, 1)))}, 413, "257×1 pixels"),
@@ -255,6 +268,57 @@ def test_a_token_is_asked_for() -> None:
         asked = {"prompt": "1"}
         answer = http.post("/api/draw", json=asked, headers={"Authorization": "Bearer söcret".encode()})
         assert answer.status_code == 200
+
+
+def test_the_token_is_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared, compare = list[tuple[bytes, bytes]](), secrets.compare_digest
+
+    def noted(one: bytes, other: bytes) -> bool:
+        compared.append((one, other))
+        return compare(one, other)
+
+    monkeypatch.setattr("vqdiff.serving.guards.secrets.compare_digest", noted)
+    with serving(toy_pipeline(), token="secret") as (address, _), client(address) as http:
+        for given in ("secret", "secreT", "Xecret", "s"):
+            status = 200 if given == "secret" else 401
+            assert http.get("/metrics", headers={"Authorization": f"Bearer {given}"}).status_code == status
+            assert compared.pop() == (given.encode(), b"secret")
+            assert not compared
+
+
+_opened: list[str] | None = None
+
+
+def _audit(event: str, arguments: tuple[Any, ...]) -> None:
+    if _opened is not None and event in ("open", "os.listdir", "os.scandir", "pickle.find_class"):
+        _opened.append(f"{event} {arguments}")
+
+
+def test_nothing_in_a_request_is_a_path_or_a_pickle(http: httpx.Client, tmp_path: Path) -> None:
+    """Every field of text names a file that is there; the interpreter tells of all that is opened or unpickled."""
+    global _opened
+    bait = tmp_path / "bait.png"
+    bait.write_bytes(png())
+    name, marker = str(bait), "bait"
+    pickled = in_base64(pickle.dumps(Limits()))
+    bodies = [{"prompt": "1", field: name} for field in ("model", "sampler", "negative", "towards", "image")]
+    bodies += [{"prompt": name}, {"prompt": "1", "model": pickled}, {"prompt": "1", "image": pickled}]
+    bodies += [{"image": in_base64(png()), "mask": name}, {"image": f"file://{name}"}, {"image": f"data:,{name}"}]
+    sys.addaudithook(_audit)  # stays for good, and hears nothing but here
+    _opened = []
+    try:
+        statuses = [http.post("/api/draw", json=body).status_code for body in bodies]
+        statuses.append(http.post("/v1/images/generations", json={"prompt": "1", "size": name}).status_code)
+        files = {"image": (name, png(mode="RGBA", holes=(0, 0, 9, 9)))}
+        drawn = http.post("/v1/images/edits", files=files, data={"prompt": "1"})
+        statuses.append(http.get(f"/docs/../../..{name}").status_code)
+        opened = _opened
+    finally:
+        _opened = None
+    assert {one // 100 for one in statuses} == {4}
+    assert drawn.status_code == 200  # a file's name is nothing to us
+    assert not [one for one in opened if marker in one or "pickle" in one]
+    assert bait.exists()
 
 
 def test_what_goes_wrong_inside_goes_wrong_alone() -> None:

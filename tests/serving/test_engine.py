@@ -98,12 +98,32 @@ def test_the_bundled_model_gives_the_tokens_of_alone() -> None:
 def test_unconditional_models_and_several_models_at_once() -> None:
     pipes = [toy_pipeline("unconditional"), toy_pipeline("modern"), toy_pipeline("classic")]
     works = [Work.generate(pipe.model, 1, num_images=2, seed=3) for pipe in pipes for _ in range(2)]
+    running = list[int]()
     with engine_for(max_rows=5) as engine:
-        tickets = [engine.submit(pipes[i // 2], work) for i, work in enumerate(works)]
+        note = lambda: running.append(engine.running)  # noqa: E731
+        tickets = [engine.submit(pipes[i // 2], work, on_change=note) for i, work in enumerate(works)]
         for i, ticket in enumerate(tickets):
             assert [one.tobytes() for one in ticket.images(PATIENCE)] == [
                 one.tobytes() for one in pipes[i // 2](1, num_images=2, seed=3)
             ]
+    assert max(running) == 5  # over all models
+
+
+def test_what_waits_is_small() -> None:
+    """A queue of any length holds tokens and encoded conditions; what a network call needs besides is made for rows."""
+    pipe = toy_pipeline()
+    gate = Gate(pipe)
+    with engine_for(gate, max_rows=2, max_waiting=50) as engine:
+        first = engine.submit(pipe, Work.generate(pipe.model, 0, num_images=2))
+        gate.await_call()
+        waiting = [engine.submit(pipe, Work.generate(pipe.model, 1, num_images=3)) for _ in range(50)]
+        assert engine.running == 2
+        assert all(ticket.bound is None and not ticket.pictures for ticket in waiting)
+        gate.open()
+        for ticket in (first, *waiting):
+            ticket.result(PATIENCE)
+            assert ticket.bound is None
+    assert max(gate.sizes) == 4  # two pictures, guided
 
 
 def test_first_come_first_served_picture_by_picture() -> None:

@@ -10,11 +10,9 @@ import json
 import os
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +21,7 @@ import psutil
 import pytest
 from PIL import Image
 
-from serving.servers import client, serving, wait_for
+from serving.servers import client, process, serving, wait_for
 from toy_pipelines import Gate, toy_pipeline
 from vqdiff.serving.guards import Guards
 from vqdiff.serving.limits import Limits
@@ -121,20 +119,6 @@ def test_who_takes_no_answer_is_hung_up_on() -> None:
         asyncio.run(guards({"type": "http", "path": "/", "headers": []}, never, never))
 
 
-@contextlib.contextmanager
-def process(folder: Path, *options: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """``vqdiff serve`` with a toy model: its address, and the process."""
-    toy_pipeline(steps=40).save(folder / "toy")
-    command = [sys.executable, "-m", "vqdiff", "serve", "--model", f"toy={folder / 'toy'}", "--port", "0", *options]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as server:
-        try:
-            assert server.stdout is not None
-            yield server.stdout.readline().partition("/docs")[0], server
-        finally:
-            server.kill()
-
-
 def test_told_to_stop_it_finishes_what_it_has_taken(tmp_path: Path) -> None:
     with process(tmp_path, "--device", "cpu") as (address, server):
         socks = [post(address, {"prompt": "1", "n": 2, "seed": seed}) for seed in range(30)]
@@ -151,17 +135,54 @@ def test_told_to_stop_it_finishes_what_it_has_taken(tmp_path: Path) -> None:
         post(address, {})
 
 
+def test_the_options_of_the_command_are_its_limits(tmp_path: Path) -> None:
+    image = in_base64(Image.new("RGB", (200, 10)))
+    options = {
+        "max-body": 5000, "max-prompt": 20, "max-images": 2, "max-steps": 64, "max-image-bytes": 1000,
+        "max-image-pixels": 128**2, "max-waiting": 1, "max-rows": 1, "max-connections": 6, "timeout": 20,
+    }  # fmt: skip
+    words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    with process(tmp_path, "--device", "cpu", *words) as (address, server), client(address) as http:
+        for body, status, says in (
+            ({"prompt": "x" * 5000}, 413, "larger than 5000 bytes"),
+            ({"prompt": "x" * 21}, 400, "the limit is 20"),
+            ({"prompt": "1", "n": 3}, 400, "1 to 2 pictures"),
+            ({"prompt": "1", "steps": 65}, 400, "1 to 64"),
+            ({"image": base64.b64encode(bytes(1001)).decode()}, 413, "1001 bytes, the limit is 1000"),
+            ({"image": image}, 413, "its longest side may have 128"),
+        ):
+            answer = http.post("/api/draw", json=body)
+            assert (answer.status_code, says in answer.text) == (status, True), answer.text
+        listening = [link for link in psutil.Process(server.pid).net_connections("inet") if link.status == "LISTEN"]
+        assert [link.laddr.ip for link in listening] == ["127.0.0.1"]
+        assert "vqdiff_max_rows 1.0" in http.get("/metrics").text
+        body: dict[str, object] = {"prompt": "1", "n": 2, "steps": 64}
+        few, many = (asyncio.run(ask_all(address, [body] * count)) for count in (4, 12))
+        assert {one.status_code for one in few} == {200, 429}  # one is drawn, and one may wait
+        assert 503 in {one.status_code for one in many}  # twelve connections, and that of the other client
+
+
+def in_base64(image: Image.Image) -> str:
+    file = io.BytesIO()
+    image.save(file, format="PNG")
+    return base64.b64encode(file.getvalue()).decode()
+
+
 @pytest.mark.slow
 def test_memory_stays_flat_under_mixed_load(tmp_path: Path) -> None:
-    """Two minutes, or VQDIFF_LOAD_SECONDS, of all kinds of requests: between thirds, memory grows by less than 5 %."""
-    seconds = float(os.environ.get("VQDIFF_LOAD_SECONDS", "120"))
-    file = io.BytesIO()
-    Image.effect_noise((300, 200), 50).convert("RGB").save(file, format="PNG")
-    image = base64.b64encode(file.getvalue()).decode()
-    kinds: list[dict[str, object]] = [
-        {"prompt": "1", "n": 4}, {"prompt": "2", "stream": True}, {"prompt": "3", "sampler": "strided"}, {"prompt": ""},
-        {"prompt": "1", "image": image, "strength": 0.4}, {"image": image, "share": 0.2}, {"prompt": "1", "steps": 999},
-    ]  # fmt: skip
+    """Ten minutes, or VQDIFF_LOAD_SECONDS, of all kinds of requests: between thirds, memory grows by less than 5 %."""
+    seconds = float(os.environ.get("VQDIFF_LOAD_SECONDS", "600"))
+    image = in_base64(Image.effect_noise((300, 200), 50).convert("RGB"))
+    kinds: list[tuple[int, dict[str, object]]] = [
+        (200, {"prompt": "1", "n": 4}),
+        (200, {"prompt": "2", "stream": True}),
+        (200, {"prompt": "3", "sampler": "strided"}),
+        (400, {"prompt": ""}),
+        (200, {"prompt": "1", "image": image, "strength": 0.4}),
+        (200, {"image": image, "share": 0.2}),
+        (400, {"prompt": "1", "steps": 999}),
+    ]
+    answered = Counter[int]()
 
     async def load(address: str, server: psutil.Process) -> list[int]:
         sizes, end = list[int](), time.monotonic() + seconds
@@ -171,10 +192,12 @@ def test_memory_stays_flat_under_mixed_load(tmp_path: Path) -> None:
             async with httpx.AsyncClient(base_url=address, timeout=60) as http:
                 while time.monotonic() < end:
                     turn += 1
+                    wanted, body = kinds[turn % len(kinds)]
                     with contextlib.suppress(httpx.TimeoutException):
-                        impatient = 0.2 if turn % 11 == 0 else 60
-                        answer = await http.post("/api/draw", json=kinds[turn % len(kinds)], timeout=impatient)
-                        assert answer.status_code < 500, answer.text
+                        impatient = 0.2 if turn % 11 == 0 else 60  # some go away
+                        answer = await http.post("/api/draw", json=body, timeout=impatient)
+                        assert answer.status_code == wanted, answer.text
+                        answered[wanted] += 1
 
         async def watch() -> None:
             while time.monotonic() < end:
@@ -186,5 +209,10 @@ def test_memory_stays_flat_under_mixed_load(tmp_path: Path) -> None:
 
     with process(tmp_path, "--device", "cpu") as (address, server):
         sizes = asyncio.run(load(address, psutil.Process(server.pid)))
+        with client(address) as http:
+            wait_for(lambda: "vqdiff_running_pictures 0.0" in http.get("/metrics").text)
     third = len(sizes) // 3
+    told = [f"{size / 2**20:.0f} MiB" for size in sizes[:: max(1, len(sizes) // 10)]]
+    print(f"answers: {dict(answered)}; memory: {', '.join(told)}")
     assert max(sizes[2 * third :]) < 1.05 * max(sizes[third : 2 * third])
+    assert min(answered[200], answered[400]) > seconds

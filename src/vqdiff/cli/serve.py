@@ -16,6 +16,7 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 8000,
     token: Annotated[str | None, Parameter(env_var="VQDIFF_TOKEN")] = None,
+    replicas: int | None = None,
     max_rows: int | None = None,
     max_waiting: int = 64,
     max_connections: int = 512,
@@ -43,6 +44,9 @@ def serve(
         The port to listen at; 0 for any that is free.
     token
         What requests must bring as a bearer token; better in the environment than on the command line.
+    replicas
+        Copies of the server, each with processors or a GPU of its own, with Ray Serve: on this machine, or on the Ray
+        cluster of RAY_ADDRESS. Rows, queue and connections are for each.
     max_rows
         Pictures drawn at once, over all models (default: 8 on a CPU, 64 on a GPU).
     max_waiting
@@ -85,16 +89,27 @@ def serve(
         listener = socket.create_server((host, port), backlog=2048)
     except (OSError, OverflowError) as error:
         raise InputError(f"cannot listen at {host}:{port}: {error}; choose another --host or --port") from error
-    pipes = {}
+    sources = dict[str, str]()
     for one in model:
         name, named, source = one.partition("=")
-        if name in pipes:
+        if name in sources:
             raise InputError(f"two models are called {name!r}: give one another name, --model other={source or name}")
-        pipes[name] = load(source if named else one, device=device)
+        sources[name] = source if named else one
+    if replicas is not None:
+        from vqdiff.serving import cluster
+
+        port = listener.getsockname()[1]
+        listener.close()
+        replica = cluster.Replica(sources, device, limits, token, max_rows, max_waiting)
+        cluster.run(replica, replicas=replicas, host=host, port=port, max_connections=max_connections)
+        return
+    pipes = {name: load(source, device=device) for name, source in sources.items()}
     rows = default_rows(next(iter(pipes.values())).model.device) if max_rows is None else max_rows
     app = create_app(pipes, Engine(max_rows=rows, max_waiting=max_waiting), limits, token)
     config = uvicorn.Config(
         app,
+        http="h11",  # and asyncio, also where something else has brought httptools and uvloop
+        loop="asyncio",
         log_level="warning",
         limit_concurrency=max_connections,
         timeout_graceful_shutdown=round(timeout) + 1,

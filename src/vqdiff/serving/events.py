@@ -40,6 +40,7 @@ async def events(service: Service, options: Drawing, request: Request) -> AsyncG
         ):
             begun, told, shown = True, None, dict[int, int]()
             while True:
+                ended = order.ticket.done()  # before its progress is looked at: the last of it is told, too
                 done, total = order.ticket.progress
                 if done != told:
                     told = done
@@ -48,7 +49,7 @@ async def events(service: Service, options: Drawing, request: Request) -> AsyncG
                     if shown.get(index) != view.number:
                         shown[index] = view.number
                         yield _preview(index, view)
-                if order.ticket.done():
+                if ended:
                     break
                 await patience(order.changed.wait())
                 order.changed.clear()

@@ -1,0 +1,189 @@
+"""The same server as several replicas, with Ray Serve: on the processors or GPUs of this machine, or of many."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import secrets
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from vqdiff.errors import InputError
+from vqdiff.pipeline import bundled, find, load
+from vqdiff.serving.api import create_app
+from vqdiff.serving.engine import Engine, default_rows
+from vqdiff.serving.limits import Limits
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+NAME = "vqdiff"
+"""Of the application and of its deployment in Ray Serve."""
+
+
+@dataclass(frozen=True)
+class Replica:
+    """What each replica serves, and within which bounds.
+
+    sources: what `vqdiff.load` takes, by the names that requests give. max_rows: None for what the device is worth.
+    """
+
+    sources: Mapping[str, str]
+    device: str
+    limits: Limits
+    token: str | None = None
+    max_rows: int | None = None
+    max_waiting: int = 64
+
+    def build(self, name: str) -> FastAPI:
+        """The application, with models and an engine of its own, whose answers say ``name`` as ``X-Replica``."""
+        pipes = {one: load(source, device=self.device) for one, source in self.sources.items()}
+        where = next(iter(pipes.values())).model.device
+        rows = default_rows(where) if self.max_rows is None else self.max_rows
+        app = create_app(pipes, Engine(max_rows=rows, max_waiting=self.max_waiting), self.limits, self.token)
+        app.add_middleware(_Signed, name=name)
+        return app
+
+
+class _Signed:
+    """ASGI middleware that says in every answer which replica gave it."""
+
+    def __init__(self, app: ASGIApp, *, name: str) -> None:
+        self.app, self.header = app, (b"x-replica", name.encode())
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def signed(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], self.header]
+            await send(message)
+
+        await self.app(scope, receive, signed)
+
+
+def run(replica: Replica, *, replicas: int, host: str, port: int, max_connections: int) -> None:
+    """Serve at ``host`` and ``port`` until SIGTERM or Ctrl-C, then finish what was taken.
+
+    On the Ray cluster of ``RAY_ADDRESS`` where that is set, otherwise on one of our own, which listens at the loopback
+    address alone and ends with us. max_connections: requests that a replica takes at once.
+
+    Raises InputError for more replicas than the cluster has room for, and for what a replica finds wrong.
+    """
+    if replicas < 1:
+        raise InputError(f"replicas is {replicas}: at least 1 is needed")
+    for source in replica.sources.values():
+        find(source)
+    with _ray() as ray:
+        from ray import serve
+
+        device, resources = share(ray.nodes(), replicas, replica.device)
+        deployed: Any = serve.deployment(  # typed as what it decorates
+            serve.ingress(_builder(_placed(replica, device)))(_Watched),
+            name=NAME,
+            num_replicas=replicas,
+            ray_actor_options=resources,
+            max_ongoing_requests=max_connections,
+            max_queued_requests=max_connections,
+            max_constructor_retry_count=1,
+            graceful_shutdown_wait_loop_s=0.2,
+            graceful_shutdown_timeout_s=replica.limits.timeout + 1,
+            health_check_period_s=2,
+        )
+        quiet = {"log_level": "WARNING", "enable_access_log": False}
+        serve.start(http_options={"host": host, "port": port}, logging_config=quiet)
+        try:
+            serve.run(deployed.bind(), name=NAME, logging_config=quiet)
+        except RuntimeError as error:
+            said = serve.status().applications[NAME].deployments[NAME].message
+            if mistake := re.search(rf"^{InputError.__module__}.InputError: (.*)", said, re.MULTILINE):
+                raise InputError(mistake[1]) from error  # all that comes out of a replica is a text
+            raise
+        stop = threading.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: stop.set())
+        print(f"http://{host}:{port}/docs: {', '.join(replica.sources)}, {replicas} replicas on {device}", flush=True)
+        stop.wait()
+        serve.delete(NAME, _blocking=False)
+        while NAME in serve.status().applications:
+            time.sleep(0.1)
+        time.sleep(1)  # the replicas are done: the proxies pass on what they had from them
+        if "RAY_ADDRESS" in os.environ and not serve.status().applications:
+            serve.shutdown()  # its port, too
+
+
+def share(nodes: list[dict[str, Any]], replicas: int, device: str) -> tuple[str, dict[str, int]]:
+    """The device of every replica, and its part of the cluster: a GPU, or as many processors as all can have.
+
+    nodes: what Ray says of its machines. Raises InputError where there is no room.
+    """
+    there = [node["Resources"] for node in nodes if node["Alive"]]
+    gpus = sum(int(one.get("GPU", 0)) for one in there)
+    if device not in ("auto", "cpu", "cuda"):
+        raise InputError(f"the device is {device!r}: replicas take auto, cpu or cuda, a GPU for each")
+    if device == "cuda" or (device == "auto" and gpus):
+        if gpus < replicas:
+            raise InputError(f"{replicas} replicas need a GPU each, and the cluster has {gpus}: ask for fewer, or cpu")
+        return "cuda", {"num_gpus": 1}
+    cores = [int(one.get("CPU", 0)) for one in there]
+    for each in range(max(cores, default=0), 0, -1):
+        if sum(one // each for one in cores) >= replicas:
+            return "cpu", {"num_cpus": each}
+    raise InputError(f"{replicas} replicas need a processor each, and the cluster has {sum(cores)}: ask for fewer")
+
+
+class _Watched:
+    """What Ray Serve asks a replica now and then; one that fails is replaced."""
+
+    app: Any
+
+    def check_health(self) -> None:
+        if not self.app.state.service.engine.alive:
+            raise RuntimeError("the engine has ended")
+
+
+def _placed(replica: Replica, device: str) -> Replica:
+    """The same with a device, and with paths that hold wherever a replica starts."""
+    places = {
+        name: source if source in bundled() or not Path(source).exists() else str(Path(source).resolve())
+        for name, source in replica.sources.items()
+    }
+    return replace(replica, sources=places, device=device)
+
+
+def _builder(replica: Replica) -> Any:
+    def build() -> FastAPI:
+        from ray import serve
+
+        return replica.build(serve.get_replica_context().replica_tag)
+
+    return build
+
+
+@contextmanager
+def _ray() -> Iterator[Any]:
+    """Ray, connected to the cluster of RAY_ADDRESS or to a new one, which ends with the block."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # tells nobody
+    own = "RAY_ADDRESS" not in os.environ
+    if own:
+        # Ray's processes meet at the loopback address (a name of more than it does) and under a secret of this run.
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    try:
+        import ray
+    except ModuleNotFoundError as error:
+        raise InputError(f"replicas need {error.name}: pip install 'vqdiff[ray]'") from error
+    options: dict[str, Any] = {"address": "local", "include_dashboard": False} if own else {}
+    ray.init(**options, logging_level=logging.ERROR)
+    logging.getLogger("ray.serve").addFilter(lambda record: record.levelno >= logging.WARNING)
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
