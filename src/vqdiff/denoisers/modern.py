@@ -263,7 +263,7 @@ def rotations(side: int, width: int) -> Float[Tensor, "2 P C"]:
     return torch.stack([angles.cos(), angles.sin()]).repeat(1, 1, 2)
 
 
-def rotate(x: Float[Tensor, "*batch P S H C"], rope: Float[Tensor, "2 P 1 1 C"]) -> Float[Tensor, "*batch P S H C"]:
+def rotate(x: Float[Tensor, "*shape C"], rope: Float[Tensor, "2 *broadcast C"]) -> Float[Tensor, "*shape C"]:
     """Turn channel pairs (c, c + C/2) by the angle of their position."""
     cos, sin = rope.to(x.dtype)
     first, second = x.chunk(2, -1)
