@@ -1,0 +1,1 @@
+"""Speed and memory, ours beside others', in one run: see docs/performance.md."""
