@@ -12,35 +12,44 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
 from transformers import CLIPTextModel, CLIPTokenizer  # noqa: F401  counts as a library, not as the program's memory
 
-from vqdiff.bench.programs import PROMPT, Decode, Decoded, Drawn, Dtype, Memory, Stopwatch, Task, repeat
+from vqdiff.bench import Precision
+from vqdiff.bench.programs import (
+    PRECISIONS,
+    Drawn,
+    Memory,
+    Repeat,
+    Repeated,
+    Stopwatch,
+    Task,
+    Watched,
+    prompts,
+    repeat,
+)
 from vqdiff.bench.workers import Turn
 from vqdiff.pipeline import load, pick_device
 from vqdiff.sampling import Canvas, Frame, get_sampler, run
 from vqdiff.work import Work
 
-PRECISIONS: dict[Dtype, dict[str, Any]] = {"float32": {"bf16": False}, "bfloat16": {"bf16": True}}
-"""What `vqdiff.load` is told for each."""
-
 
 class Ours:
     """A model folder, loaded and asked through this package's public names."""
 
-    def __init__(self, source: str, dtype: Dtype, device: str) -> None:
+    def __init__(self, source: str | Path, precision: Precision, device: str) -> None:
         self.memory = Memory(pick_device(device))
-        self.pipe = load(source, device=device, **PRECISIONS[dtype])
+        self.pipe = load(source, device=device, **PRECISIONS[precision].options)
         model = self.model = self.pipe.model
         parts = [model.denoiser, model.image_tokenizer, model.text_encoder and model.text_encoder.model]
         self.memory.keep([part for part in [*parts, model.null_condition] if part is not None])
-        self.watch = Stopwatch(model.device, _calls(model.denoiser))
+        self.watch = Stopwatch(model.device)
+        model.denoiser = Watched(model.denoiser, self.watch)
 
     @torch.inference_mode()
     def log_probs(self, tokens: NDArray[np.int64], t: int) -> NDArray[np.float32]:
-        """Log p(x0 | xt), ``(2B, L, K)``: under ∅, then under the prompt."""
+        """Log p(x0 | xt), ``(2B, L, K)``: under ∅, then under prompts."""
         x, size = torch.from_numpy(tokens).to(self.model.device), len(tokens)
-        denoise = self.model.bind(self.model.encode([PROMPT] * size), self.model.null(size))
+        denoise = self.model.bind(self.model.encode(prompts(size)), self.model.null(size))
         logits = denoise(x.repeat(2, 1), torch.full((2 * size,), t, device=x.device))
         return logits.float().log_softmax(-1).roll(size, 0).cpu().numpy()
 
@@ -50,7 +59,7 @@ class Ours:
         self.memory.begin()
         self.watch.clear()
         start = time.perf_counter()
-        work = Work([PROMPT] * task.batch, range(task.batch), task.settings)
+        work = Work(prompts(task.batch), range(task.batch), task.settings)
         denoise = self.model.bind(*work.encode(self.model))
         frames = run(work.start(self.model), denoise)
         setup = time.perf_counter() - start
@@ -62,17 +71,15 @@ class Ours:
             self.watch.stop()
         return Drawn(setup, self.watch.laps, self.watch.network, self.memory.beyond())
 
-    def decode(self, task: Decode, turn: Turn) -> Decoded:
-        """Decode, a turn each time."""
+    def decode(self, task: Repeat, turn: Turn) -> Repeated:
+        """Make PIL images of random tokens, a turn each time."""
         tokens = torch.randint(self.model.schedule.num_codes, (task.batch, self.model.num_tokens))
         tokens = tokens.to(self.model.device)
         return repeat(lambda: self.pipe.decode(tokens), task, turn, self.memory)
 
-    def pictures(self, count: int) -> float:
-        """Seconds that so many pictures take with the model's own settings, from the prompt on."""
-        start = time.perf_counter()
-        self.pipe([PROMPT] * count)
-        return time.perf_counter() - start
+    def pictures(self, task: Repeat, turn: Turn) -> Repeated:
+        """Draw pictures with the model's own settings, from the prompts to PIL images."""
+        return repeat(lambda: self.pipe(prompts(task.batch)), task, turn, self.memory)
 
     def _before_steps(self, task: Task, work: Work, denoise: Any) -> Iterator[Iterator[Frame]]:
         """Runs, each at the point before a step to be timed."""
@@ -88,17 +95,10 @@ class Ours:
             yield run(replace(work, canvas=canvas).start(self.model), denoise)
 
 
-def first_picture(folder: Path, dtype: Dtype, device: str, output: Path) -> str:
+def first_picture(folder: Path, precision: Precision, device: str, output: Path) -> str:
     """A program that loads a model, draws one picture in one step, and saves it."""
-    options = f"device={device!r}, " + ", ".join(f"{name}={value!r}" for name, value in PRECISIONS[dtype].items())
+    options = {"device": device, **PRECISIONS[precision].options}
     return (
-        f"import vqdiff; pipe = vqdiff.load({str(folder)!r}, {options}); "
-        f"pipe({PROMPT!r}, sampler='strided', steps=1)[0].save({str(output)!r})"
+        f"import vqdiff; pipe = vqdiff.load({str(folder)!r}, **{options!r}); "
+        f"pipe({prompts(1)[0]!r}, sampler='strided', steps=1)[0].save({str(output)!r})"
     )
-
-
-def _calls(denoiser: nn.Module) -> Iterator[nn.Module]:
-    """The denoiser and its layers, since a sampler may call these one by one."""
-    yield denoiser
-    for part in denoiser.children():
-        yield from part if isinstance(part, nn.ModuleList) else [part]

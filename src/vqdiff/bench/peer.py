@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 from transformers import CLIPTextModel, CLIPTokenizer
 from transformers.utils import logging
 
-from vqdiff.bench.programs import PROMPT, Decode, Decoded, Drawn, Dtype, Memory, Stopwatch, Task, repeat
+from vqdiff.bench import Dtype
+from vqdiff.bench.programs import Drawn, Memory, Repeat, Repeated, Stopwatch, Task, prompts, repeat
 from vqdiff.bench.workers import Turn
 
 warnings.simplefilter("ignore", FutureWarning)  # of code that nobody will change
@@ -55,13 +56,14 @@ class Diffusers:
         self.memory = Memory(torch.device(device))
         self.pipe = read_pipeline(folder, dtype, device)
         self.memory.keep([part for part in self.pipe.components.values() if isinstance(part, torch.nn.Module)])
-        self.watch = Stopwatch(torch.device(device), [self.pipe.transformer])
+        self.watch = Stopwatch(torch.device(device))
+        self.pipe.transformer.forward = self.watch.timed(self.pipe.transformer.forward)
 
     @torch.inference_mode()
     def log_probs(self, tokens: NDArray[np.int64], t: int) -> NDArray[np.float32]:
-        """Log p(x0 | xt), ``(2B, L, K)``: under ∅, then under the prompt. Its times begin at 0."""
+        """Log p(x0 | xt), ``(2B, L, K)``: under ∅, then under prompts. Its times begin at 0."""
         x = torch.from_numpy(tokens).to(self.pipe.device)
-        text = self.pipe._encode_prompt([PROMPT] * len(tokens), 1, True)
+        text = self.pipe._encode_prompt(prompts(len(tokens)), 1, True)
         time_ = torch.tensor(t - 1, device=x.device)
         out = self.pipe.transformer(torch.cat([x, x]), encoder_hidden_states=text, timestep=time_).sample
         return out.float().transpose(1, 2).cpu().numpy()
@@ -93,7 +95,7 @@ class Diffusers:
         start = time.perf_counter()
         with suppress(_EnoughError):
             self.pipe(
-                [PROMPT] * task.batch,
+                prompts(task.batch),
                 num_inference_steps=max(count + 1, self.pipe.scheduler.config.num_train_timesteps),
                 guidance_scale=task.settings.guidance,
                 truncation_rate=task.settings.truncation,
@@ -103,8 +105,8 @@ class Diffusers:
         return Drawn(setup, watch.laps, watch.network, self.memory.beyond())
 
     @torch.inference_mode()
-    def decode(self, task: Decode, turn: Turn) -> Decoded:
-        """Decode, a turn each time, as the pipeline does at its end."""
+    def decode(self, task: Repeat, turn: Turn) -> Repeated:
+        """Make PIL images of random tokens as the pipeline does at its end, a turn each time."""
         net, codec = self.pipe.transformer, self.pipe.vqvae
         tokens = torch.randint(
             codec.config.num_vq_embeddings, (task.batch, net.num_latent_pixels), device=self.pipe.device
@@ -127,5 +129,5 @@ def first_picture(folder: Path, dtype: Dtype, device: str, output: Path) -> str:
     return (
         f"from pathlib import Path; from vqdiff.bench.peer import read_pipeline; "
         f"pipe = read_pipeline(Path({str(folder)!r}), {dtype!r}, {device!r}); "
-        f"pipe({PROMPT!r}, num_inference_steps=1).images[0].save({str(output)!r})"
+        f"pipe({prompts(1)[0]!r}, num_inference_steps=1).images[0].save({str(output)!r})"
     )

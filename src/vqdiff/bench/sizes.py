@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from vqdiff.bench.programs import Dtype
+from vqdiff.bench import Dtype
 from vqdiff.checkpoints import to_diffusers
 from vqdiff.checkpoints.clip import VOCABULARY, openai_tokenizer
 from vqdiff.checkpoints.presets import Architecture, architecture
@@ -18,7 +18,7 @@ from vqdiff.measuring import count_flops
 from vqdiff.model import Model
 from vqdiff.text import ClipTextEncoder
 
-_TEXT = 77
+TEXT_TOKENS = 77
 _SMALL = Architecture(
     ClassicConfig(
         1024, grid_size=16, width=256, depth=12, heads=4, text_width=512, position_rows=16, position_columns=16
@@ -86,6 +86,6 @@ def step_flops(model: Model, *, guided: bool) -> int:
     rows = 1 + guided
     with torch.device(model.device), torch.no_grad():
         width = model.denoiser.config.text_width
-        prepared = model.denoiser.prepare(torch.zeros(rows, _TEXT, width))
+        prepared = model.denoiser.prepare(torch.zeros(rows, TEXT_TOKENS, width))
         tokens, t = torch.zeros(rows, model.num_tokens, dtype=torch.int64), torch.ones(rows, dtype=torch.int64)
         return count_flops(lambda: model.denoiser(tokens, t, prepared))

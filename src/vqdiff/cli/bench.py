@@ -1,27 +1,38 @@
-"""``vqdiff bench``: speed and memory, ours beside diffusers' or alone."""
+"""``vqdiff bench``: speed and memory, ours beside diffusers' or alone, and of training."""
 
 from __future__ import annotations
 
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from cyclopts import Parameter
+from cyclopts import App, Parameter
+
+from vqdiff.bench import Dtype, Precision, Size
+
+if TYPE_CHECKING:
+    from vqdiff.bench.report import Report
+
+Output = Annotated[Path | None, Parameter(name=["--output", "-o"])]
+Batches = Annotated[tuple[int, ...], Parameter(name="--batch", consume_multiple=True, negative="")]
+
+app = App(name="bench", help="Measure speed and memory, beside diffusers or alone; let nothing else run meanwhile.")
 
 
-def bench(
+@app.default
+def drawing(
     *,
-    size: Literal["emoji", "small", "coco", "ithq"] | None = None,
+    size: Size | None = None,
     against: Literal["diffusers", "none"] | None = None,
-    dtype: Literal["float32", "bfloat16"] | None = None,
-    against_dtype: Literal["float32", "bfloat16"] | None = None,
+    dtype: Precision | None = None,
+    against_dtype: Dtype | None = None,
     device: str = "auto",
     steps: int | None = None,
-    batch: Annotated[tuple[int, ...], Parameter(consume_multiple=True, negative="")] = (),
-    output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
+    batches: Batches = (),
+    output: Output = None,
 ) -> None:
-    """Measure speed and memory, step by step in turn with diffusers on the same weights, and print a table.
+    """Measure drawing, step by step in turn with diffusers on the same weights, and print a table.
 
     Let nothing else run meanwhile. docs/performance.md says how to read the table.
 
@@ -40,26 +51,74 @@ def bench(
         auto, cpu or cuda.
     steps
         Steps to time in each setting (default by size).
-    batch
+    batches
         Pictures drawn together, several numbers for several rows (default by size).
     output
         A folder for the results as JSON and Markdown, named by date.
     """
     from vqdiff.bench.drawing import Options, bench_bundled, bench_random
+
+    _check(output)
+    size = size or ("small" if against == "diffusers" else "emoji")
+    if size == "emoji" and against == "diffusers":
+        _say("diffusers cannot run the bundled model: it is measured alone")
+    options = Options(size != "emoji" and against != "none", dtype, against_dtype, device, steps, batches)
+    command = _command()
+    report = bench_bundled(options, command, _say) if size == "emoji" else bench_random(size, options, command, _say)
+    _finish(report, output)
+
+
+@app.command
+def training(
+    *,
+    size: Literal["small", "coco", "ithq"] = "small",
+    codes: int = 4096,
+    dtype: Dtype | None = None,
+    device: str = "auto",
+    steps: int = 10,
+    batches: Batches = (8,),
+    output: Output = None,
+) -> None:
+    """Measure training steps, in turn with the published formulation of the loss around the same network.
+
+    Parameters
+    ----------
+    size
+        Of the denoiser: small (12 layers of width 256), or the published coco or ithq.
+    codes
+        K, the codes in the codebook.
+    dtype
+        Of the matrix products (default: bfloat16 where the device has units for it).
+    device
+        auto, cpu or cuda.
+    steps
+        Steps to time.
+    batches
+        Pictures a step, several numbers for several rows.
+    output
+        A folder for the results as JSON and Markdown, named by date.
+    """
+    from vqdiff.bench.training import Options, bench_training
+
+    _check(output)
+    _finish(bench_training(size, Options(codes, dtype, device, steps, batches), _command(), _say), output)
+
+
+def _check(output: Path | None) -> None:
     from vqdiff.files import check_replaceable
 
-    size = size or ("small" if against == "diffusers" else "emoji")
     if output is not None:
         check_replaceable(output)
-    say = _say
-    if size == "emoji" and against == "diffusers":
-        say("diffusers cannot run the bundled model: it is measured alone")
-    options = Options(size != "emoji" and against != "none", dtype, against_dtype, device, steps, batch)
-    command = shlex.join(["vqdiff", *sys.argv[1:]])
-    report = bench_bundled(options, command, say) if size == "emoji" else bench_random(size, options, command, say)
+
+
+def _command() -> str:
+    return shlex.join(["vqdiff", *sys.argv[1:]])
+
+
+def _finish(report: Report, output: Path | None) -> None:
     print(report.markdown())
     if output is not None:
-        say(f"{report.save(output)}: written")
+        _say(f"{report.save(output)}: written")
 
 
 def _say(line: str) -> None:

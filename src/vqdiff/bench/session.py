@@ -1,0 +1,74 @@
+"""A report on its way: what every bench does around its measurements."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+
+from vqdiff.bench import Precision
+from vqdiff.bench.machine import describe_machine
+from vqdiff.bench.programs import PRECISIONS
+from vqdiff.bench.report import Report, check_like
+from vqdiff.bench.workers import Worker
+from vqdiff.measuring import matmul_peak
+
+Say = Callable[[str], None]
+_UNITS = 2**20
+
+
+class Session:
+    """Programs, each in a precision, side by side on one device; the peak of its matrix products is measured first."""
+
+    def __init__(
+        self, title: str, programs: Mapping[str, Precision], device: torch.device, command: str, say: Say
+    ) -> None:
+        self.programs, self.device, self.say = programs, device, say
+        labels = [f"{name} {precision}" for name, precision in programs.items()]
+        self.report = Report(", ".join([title, *labels, device.type]), command, labels, describe_machine(device))
+        self.peaks = self._measure_peaks()
+        """Matrix products alone, flop/s, by program."""
+
+    @contextmanager
+    def workers(self, makers: Mapping[str, tuple[Any, ...]]) -> Iterator[list[Worker]]:
+        """The programs, made by a function of some arguments in processes that end with the block."""
+        with ExitStack() as stack:
+            yield [stack.enter_context(Worker(name, *maker)) for name, maker in makers.items()]
+
+    def check(self, results: list[Any], what: str) -> None:
+        """Raise InputError if two programs do not compute the same; one is believed."""
+        if len(results) < 2:
+            return
+        tolerance = max(PRECISIONS[precision].rounding for precision in self.programs.values())
+        ours, theirs = results
+        line = check_like(ours, theirs, tolerance, what)
+        self.say(line)
+        self.report.notes.append(f"Checked before: {line}.")
+
+    def add_memory(self, work: str, quantity: str, *bytes_: int) -> None:
+        """Add the peak of each program in MiB."""
+        self.report.add(work, f"{quantity}, MiB", *([each / _UNITS] for each in bytes_), better=less)
+
+    def _measure_peaks(self) -> dict[str, float]:
+        dtypes = {name: PRECISIONS[precision].dtype for name, precision in self.programs.items()}
+        peaks = {dtype: matmul_peak(self.device, getattr(torch, dtype)) for dtype in dict.fromkeys(dtypes.values())}
+        for dtype, peak in peaks.items():
+            self.report.notes.append(f"Matrix products alone, {dtype}: {peak / 1e9:.4g} GFLOP/s.")
+        return {name: peaks[dtype] for name, dtype in dtypes.items()}
+
+
+def less(ours: float, theirs: float) -> float:
+    """How many times better ours is where less is better; infinite where nothing is left of it."""
+    return theirs / ours if ours > 0 else float("inf")
+
+
+def more(ours: float, theirs: float) -> float:
+    """How many times better ours is where more is better."""
+    return ours / theirs
+
+
+def pictures(count: int) -> str:
+    """So many pictures, in words."""
+    return "1 picture" if count == 1 else f"{count} pictures"
