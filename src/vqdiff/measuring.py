@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import sys
 import time
 from collections.abc import Callable
@@ -58,5 +59,7 @@ def reset_peak_memory(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     elif sys.platform == "linux":
+        with suppress(AttributeError):  # of the GNU library, which would keep for later what was freed
+            ctypes.CDLL(None).malloc_trim(0)
         with suppress(OSError):  # a container may forbid it
             Path("/proc/self/clear_refs").write_text("5")

@@ -76,10 +76,8 @@ def bench_training(size: str, options: Options, command: str, say: Say, config: 
             bench.report.add(work, "of the matrix products' peak, %", *shares)
             beyond = "peak memory beyond the weights, their gradients and moments"
             bench.add_memory(work, beyond, *(each.memory for each in steps))
-            losses: list[Repeated] = take_turns(
-                workers, "noise_and_loss", task, task.times, f"{work}: noise and loss alone"
-            )
             alone = "noise and loss alone, forth and back"
+            losses: list[Repeated] = take_turns(workers, "noise_and_loss", task, task.times, f"{work}: {alone}")
             bench.report.add(work, f"{alone}: seconds", *(each.seconds for each in losses), better=less)
             bench.add_memory(work, f"{alone}: peak memory beyond the logits", *(each.memory for each in losses))
     return bench.report
