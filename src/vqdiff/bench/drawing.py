@@ -17,13 +17,13 @@ import numpy as np
 from vqdiff.bench import Dtype, Precision, ours
 from vqdiff.bench.programs import OURS, PEER, PRECISIONS, Drawn, Repeat, Repeated, Task, prompts
 from vqdiff.bench.report import Report
-from vqdiff.bench.session import Say, Session, less, more, pictures
+from vqdiff.bench.session import Say, Session, check_counts, less, more, pictures, precision_for
 from vqdiff.bench.sizes import random_architecture, step_flops, write_random
 from vqdiff.bench.workers import Worker, take_turns
 from vqdiff.checkpoints.presets import RECIPES, Architecture
 from vqdiff.errors import InputError
 from vqdiff.model import Model
-from vqdiff.pipeline import find, has_bf16_units, pick_device
+from vqdiff.pipeline import find, pick_device
 from vqdiff.progress import track
 from vqdiff.sampling import SamplingSettings
 
@@ -51,7 +51,7 @@ class Options:
     steps: int | None = None
     batches: tuple[int, ...] = ()
     starts: int = 3
-    """Processes to start from cold."""
+    """Processes of each to start from cold; 0 for none."""
 
     def __post_init__(self) -> None:
         check_counts(steps=self.steps, batch=self.batches)
@@ -64,19 +64,6 @@ class Options:
         own = precision_for(self.precision, self.device)
         found: dict[str, Precision] = {OURS: own}
         return {**found, PEER: self.peer_dtype or PRECISIONS[own].dtype} if self.peer else found
-
-
-def check_counts(**options: int | tuple[int, ...] | None) -> None:
-    """Raise InputError for a number below 1."""
-    for name, value in options.items():
-        numbers = value if isinstance(value, tuple) else (value,)
-        if wrong := [number for number in numbers if number is not None and number < 1]:
-            raise InputError(f"--{name} is {wrong[0]}: at least 1 is needed")
-
-
-def precision_for(wanted: Precision | None, device: str) -> Precision:
-    """The precision wanted, or the one that fits the device."""
-    return wanted or ("bfloat16" if has_bf16_units(pick_device(device)) else "float32")
 
 
 def bench_random(size: str, options: Options, command: str, say: Say, sizes: Architecture | None = None) -> Report:
@@ -202,10 +189,10 @@ class _Drawing(Session):
         count = self.meta.schedule.num_steps if task.steps else task.settings.steps
         whole = list[dict[str, float]]()
         for steps, end in zip(drawn, decoded, strict=True):
-            network, step = np.median(steps.network), np.median(steps.steps)
-            decoding = float(np.median(end.seconds))
-            parts = {"network": count * network, "sampler": count * (step - network), "decoding": decoding}
-            whole.append({**parts, "text and what is prepared once": steps.setup})
+            sampler = count * float(np.median(np.subtract(steps.steps, steps.network)))
+            parts = {"network": count * float(np.median(steps.steps)) - sampler, "sampler": sampler}
+            parts |= {"decoding": float(np.median(end.seconds)), "text and what is prepared once": steps.setup}
+            whole.append(parts)
         rates = [[task.batch / sum(parts.values())] for parts in whole]
         add(work, f"pictures a second, of {count} such steps", *rates, better=more)
         for part in whole[0]:

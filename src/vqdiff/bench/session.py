@@ -13,7 +13,9 @@ from vqdiff.bench.machine import describe_machine
 from vqdiff.bench.programs import PRECISIONS
 from vqdiff.bench.report import Report, check_like
 from vqdiff.bench.workers import Worker
+from vqdiff.errors import InputError
 from vqdiff.measuring import matmul_peak
+from vqdiff.pipeline import has_bf16_units, pick_device
 
 Say = Callable[[str], None]
 _UNITS = 2**20
@@ -57,6 +59,19 @@ class Session:
         for dtype, peak in peaks.items():
             self.report.notes.append(f"Matrix products alone, {dtype}: {peak / 1e9:.4g} GFLOP/s.")
         return {name: peaks[dtype] for name, dtype in dtypes.items()}
+
+
+def check_counts(**options: int | tuple[int, ...] | None) -> None:
+    """Raise InputError for a number below 1."""
+    for name, value in options.items():
+        numbers = value if isinstance(value, tuple) else (value,)
+        if wrong := [number for number in numbers if number is not None and number < 1]:
+            raise InputError(f"--{name} is {wrong[0]}: at least 1 is needed")
+
+
+def precision_for(wanted: Precision | None, device: str) -> Precision:
+    """The precision wanted, or the one that fits the device."""
+    return wanted or ("bfloat16" if has_bf16_units(pick_device(device)) else "float32")
 
 
 def less(ours: float, theirs: float) -> float:

@@ -14,11 +14,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vqdiff.bench import Dtype
-from vqdiff.bench.drawing import check_counts, precision_for
 from vqdiff.bench.log_one_hot import LogOneHot
 from vqdiff.bench.programs import OURS, Memory, Repeat, Repeated, repeat
 from vqdiff.bench.report import Report
-from vqdiff.bench.session import Say, Session, less, more, pictures
+from vqdiff.bench.session import Say, Session, check_counts, less, more, pictures, precision_for
 from vqdiff.bench.sizes import TEXT_TOKENS, random_architecture
 from vqdiff.bench.workers import Turn, take_turns
 from vqdiff.denoisers import ClassicConfig, ClassicDenoiser
@@ -58,7 +57,6 @@ def bench_training(size: str, options: Options, command: str, say: Say, config: 
     bench = Session(title, dict.fromkeys((OURS, PUBLISHED), dtype), device, command, say)
     note = "AdamW, weights in float32" + (", matrix products in bfloat16 by autocast" if dtype == "bfloat16" else "")
     bench.report.notes.append(f"{note}; λ {_AUX_WEIGHT}; the published schedule of {config.num_steps} times.")
-    flops = step_flops(config)
     made = {name: (make, config, dtype, str(device)) for name, make in ((OURS, Ours), (PUBLISHED, Published))}
     with bench.workers(made) as workers:
         noisy = _noisy(config)
@@ -66,10 +64,10 @@ def bench_training(size: str, options: Options, command: str, say: Say, config: 
         for batch in options.batches:
             work, task = f"{pictures(batch)} a step", Repeat(batch, options.steps)
             steps: list[Repeated] = take_turns(workers, "train", task, task.times, f"{work}: training")
-            peak = bench.peaks[OURS]
+            flops, peak = step_flops(config, batch), bench.peaks[OURS]
             rates, shares = (
                 [[amount / second for second in each.seconds] for each in steps]
-                for amount in (batch, 100 * batch * flops / peak)
+                for amount in (batch, 100 * flops / peak)
             )
             bench.report.add(work, "seconds a step", *(each.seconds for each in steps), better=less)
             bench.report.add(work, "pictures a second", *rates, better=more)
@@ -192,12 +190,12 @@ class Published(Program):
         return self.diffusion.to_log_one_hot(x0), self.diffusion.to_log_one_hot(xt)
 
 
-def step_flops(config: ClassicConfig) -> int:
-    """Operations of the denoiser for a picture, forth and back; counted on the meta device."""
+def step_flops(config: ClassicConfig, batch: int) -> int:
+    """Operations of the denoiser in a step of so many pictures, forth and back; counted on the meta device."""
     with torch.device("meta"):
         denoiser = ClassicDenoiser(config)
-        tokens, t = torch.zeros(1, config.num_tokens, dtype=torch.int64), torch.ones(1, dtype=torch.int64)
-        text = torch.zeros(1, TEXT_TOKENS, config.text_width or 0)
+        tokens, t = torch.zeros(batch, config.num_tokens, dtype=torch.int64), torch.ones(batch, dtype=torch.int64)
+        text = torch.zeros(batch, TEXT_TOKENS, config.text_width or 0)
         return count_flops(lambda: denoiser(tokens, t, text).sum().backward())
 
 

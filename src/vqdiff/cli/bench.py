@@ -30,6 +30,7 @@ def drawing(
     device: str = "auto",
     steps: int | None = None,
     batches: Batches = (),
+    starts: int = 3,
     output: Output = None,
 ) -> None:
     """Measure drawing, step by step in turn with diffusers on the same weights, and print a table.
@@ -53,6 +54,8 @@ def drawing(
         Steps to time in each setting (default by size).
     batches
         Pictures drawn together, several numbers for several rows (default by size).
+    starts
+        Processes of each program to start from cold, 0 for none.
     output
         A folder for the results as JSON and Markdown, named by date.
     """
@@ -62,7 +65,7 @@ def drawing(
     size = size or ("small" if against == "diffusers" else "emoji")
     if size == "emoji" and against == "diffusers":
         _say("diffusers cannot run the bundled model: it is measured alone")
-    options = Options(size != "emoji" and against != "none", dtype, against_dtype, device, steps, batches)
+    options = Options(size != "emoji" and against != "none", dtype, against_dtype, device, steps, batches, starts)
     command = _command()
     report = bench_bundled(options, command, _say) if size == "emoji" else bench_random(size, options, command, _say)
     _finish(report, output)
