@@ -38,8 +38,8 @@ docs: $(VENV)/docs ## build the pages into site/
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo "site/index.html"
 
-bench: $(VENV)/core ## time one picture, cold and warm
-	@$(BIN)/python benchmarks/generate.py $(ARGS)
+bench: $(VENV)/core ## time pictures of the bundled model, cold and warm (ARGS="--batch 1 -o benchmarks/results")
+	@$(BIN)/vqdiff bench --size emoji $(ARGS)
 
 study: $(VENV)/study data/emoji ## repeat a small study of guidance and of purity
 	@$(BIN)/vqdiff study configs/studies/quick.toml $(ARGS)

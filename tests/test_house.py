@@ -15,7 +15,7 @@ from vqdiff.errors import InputError
 from vqdiff.files import atomic_path, check_writable
 
 COMMANDS = ["", "generate", "info", "data", "data emoji", "data check", "train", "train tokenizer", "train diffusion"]
-COMMANDS += ["data tokens", "train guidance", "train scorer", "evaluate", "study", "serve"]
+COMMANDS += ["data tokens", "train guidance", "train scorer", "evaluate", "study", "serve", "bench", "bench training"]
 COMMANDS += ["edit", "expand", "vary", "revise", "convert"]
 HEAVY = ["torch", "transformers", "numpy", "PIL", "datasets", "pyarrow"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import sys
 import time
 from collections.abc import Callable
@@ -19,11 +20,14 @@ def now(device: torch.device) -> float:
     return time.perf_counter()
 
 
-def matmul_peak(device: torch.device, dtype: torch.dtype) -> float:
-    """Measure matrix products alone: flop/s, the best of a few."""
-    size, times = (8192 if device.type == "cuda" else 1024), list[float]()
+def matmul_peak(device: torch.device, dtype: torch.dtype, size: int | None = None) -> float:
+    """Measure products of square matrices alone: flop/s, the best of a few in about a second.
+
+    size: of a side; by default 8192 on CUDA, else 1024.
+    """
+    size, times = size or (8192 if device.type == "cuda" else 1024), list[float]()
     a = torch.randn(size, size, device=device).to(dtype)
-    for _ in range(6):
+    while len(times) < 2 or (len(times) < 6 and sum(times) < 1):  # the first warms up
         start = now(device)
         _ = a @ a
         times.append(now(device) - start)
@@ -58,5 +62,7 @@ def reset_peak_memory(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     elif sys.platform == "linux":
+        with suppress(AttributeError):  # of the GNU library, which would keep for later what was freed
+            ctypes.CDLL(None).malloc_trim(0)
         with suppress(OSError):  # a container may forbid it
             Path("/proc/self/clear_refs").write_text("5")

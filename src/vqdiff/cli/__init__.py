@@ -30,6 +30,7 @@ app.command("vqdiff.cli.data:app", name="data", help="Build and check sets of pi
 app.command("vqdiff.cli.train:app", name="train", help="Train an image tokenizer, a diffusion model or a scorer.")
 app.command("vqdiff.cli.evaluate:evaluate", help="Measure a model by a protocol.")
 app.command("vqdiff.cli.serve:serve", help="Draw for others: an HTTP server.")
+app.command("vqdiff.cli.bench:app", name="bench", help="Measure speed and memory, beside diffusers or alone.")
 app.command("vqdiff.cli.study:study", help="Measure a grid of settings: a table, a plot and pictures.")
 
 

@@ -1,0 +1,104 @@
+"""This package as a program to be measured."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import CLIPTextModel, CLIPTokenizer  # noqa: F401  counts as a library, not as the program's memory
+
+from vqdiff.bench import Precision
+from vqdiff.bench.programs import (
+    PRECISIONS,
+    Drawn,
+    Memory,
+    Repeat,
+    Repeated,
+    Stopwatch,
+    Task,
+    Watched,
+    prompts,
+    repeat,
+)
+from vqdiff.bench.workers import Turn
+from vqdiff.pipeline import load, pick_device
+from vqdiff.sampling import Canvas, Frame, get_sampler, run
+from vqdiff.work import Work
+
+
+class Ours:
+    """A model folder, loaded and asked through this package's public names."""
+
+    def __init__(self, source: str | Path, precision: Precision, device: str) -> None:
+        self.memory = Memory(pick_device(device))
+        self.pipe = load(source, device=device, **PRECISIONS[precision].options)
+        model = self.model = self.pipe.model
+        parts = [model.denoiser, model.image_tokenizer, model.text_encoder and model.text_encoder.model]
+        self.memory.keep([part for part in [*parts, model.null_condition] if part is not None])
+        self.watch = Stopwatch(model.device)
+        model.denoiser = Watched(model.denoiser, self.watch)
+
+    @torch.inference_mode()
+    def log_probs(self, tokens: NDArray[np.int64], t: int) -> NDArray[np.float32]:
+        """Log p(x0 | xt), ``(2B, L, K)``: under ∅, then under prompts."""
+        x, size = torch.from_numpy(tokens).to(self.model.device), len(tokens)
+        denoise = self.model.bind(self.model.encode(prompts(size)), self.model.null(size))
+        logits = denoise(x.repeat(2, 1), torch.full((2 * size,), t, device=x.device))
+        return logits.float().log_softmax(-1).roll(size, 0).cpu().numpy()
+
+    @torch.inference_mode()
+    def draw(self, task: Task, turn: Turn) -> Drawn:
+        """Take the steps of a task, a turn each."""
+        self.memory.begin()
+        self.watch.clear()
+        start = time.perf_counter()
+        work = Work(prompts(task.batch), range(task.batch), task.settings)
+        denoise = self.model.bind(*work.encode(self.model))
+        frames = run(work.start(self.model), denoise)
+        setup = time.perf_counter() - start
+        next(frames)  # warm
+        for frames in self._before_steps(task, work, denoise):
+            turn()
+            self.watch.start()
+            next(frames)
+            self.watch.stop()
+        return Drawn(setup, self.watch.laps, self.watch.network, self.memory.beyond())
+
+    def decode(self, task: Repeat, turn: Turn) -> Repeated:
+        """Make PIL images of random tokens, a turn each time."""
+        tokens = torch.randint(self.model.schedule.num_codes, (task.batch, self.model.num_tokens))
+        tokens = tokens.to(self.model.device)
+        return repeat(lambda: self.pipe.decode(tokens), task, turn, self.memory)
+
+    def pictures(self, task: Repeat, turn: Turn) -> Repeated:
+        """Draw pictures with the model's own settings, from the prompts to PIL images."""
+        return repeat(lambda: self.pipe(prompts(task.batch)), task, turn, self.memory)
+
+    def _before_steps(self, task: Task, work: Work, denoise: Any) -> Iterator[Iterator[Frame]]:
+        """Runs, each at the point before a step to be timed."""
+        schedule = self.model.schedule
+        if task.steps is None:
+            yield from itertools.repeat(run(work.start(self.model), denoise), task.settings.steps)
+            return
+        x0 = torch.randint(schedule.num_codes, (task.batch, self.model.num_tokens))
+        for step in range(task.steps):
+            t = schedule.num_steps - int((step + 0.5) * schedule.num_steps / task.steps)
+            sampler = get_sampler(task.settings.sampler)
+            canvas = Canvas.noised(schedule, sampler, x0, work.seeds, start=[t] * task.batch)
+            yield run(replace(work, canvas=canvas).start(self.model), denoise)
+
+
+def first_picture(folder: Path, precision: Precision, device: str, output: Path) -> str:
+    """A program that loads a model, draws one picture in one step, and saves it."""
+    options = {"device": device, **PRECISIONS[precision].options}
+    return (
+        f"import vqdiff; pipe = vqdiff.load({str(folder)!r}, **{options!r}); "
+        f"pipe({prompts(1)[0]!r}, sampler='strided', steps=1)[0].save({str(output)!r})"
+    )

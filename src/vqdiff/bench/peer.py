@@ -1,0 +1,133 @@
+"""diffusers' VQDiffusionPipeline as a program to be measured; needs diffusers, of which no release loads it as a whole.
+
+It imports nothing of this package but what measures, so that its memory and its start from cold are its own.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import Transformer2DModel, VQDiffusionScheduler, VQModel  # type: ignore[attr-defined]
+from diffusers.pipelines.deprecated.vq_diffusion.pipeline_vq_diffusion import (
+    LearnedClassifierFreeSamplingEmbeddings,
+    VQDiffusionPipeline,
+)
+from diffusers.utils import logging as diffusers_logging
+from numpy.typing import NDArray
+from transformers import CLIPTextModel, CLIPTokenizer
+from transformers.utils import logging
+
+from vqdiff.bench import Dtype
+from vqdiff.bench.programs import Drawn, Memory, Repeat, Repeated, Stopwatch, Task, prompts, repeat
+from vqdiff.bench.workers import Turn
+
+warnings.simplefilter("ignore", FutureWarning)  # of code that nobody will change
+
+
+def read_pipeline(folder: Path, dtype: Dtype, device: str) -> Any:
+    """The pipeline from its parts; the image decoder stays in float32, without which the pipeline fails at its end."""
+    logging.disable_progress_bar()
+    diffusers_logging.set_verbosity_error()
+    kind, null = getattr(torch, dtype), "learned_classifier_free_sampling_embeddings"
+    parts: dict[str, Any] = {
+        "transformer": Transformer2DModel.from_pretrained(folder, subfolder="transformer", torch_dtype=kind),
+        "vqvae": VQModel.from_pretrained(folder, subfolder="vqvae", torch_dtype=torch.float32),
+        "scheduler": VQDiffusionScheduler.from_pretrained(folder, subfolder="scheduler"),
+        "text_encoder": CLIPTextModel.from_pretrained(folder, subfolder="text_encoder", dtype=kind),
+        "tokenizer": CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer"),
+        null: LearnedClassifierFreeSamplingEmbeddings.from_pretrained(folder, subfolder=null, torch_dtype=kind),
+    }
+    pipe = VQDiffusionPipeline(**parts).to(device)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+class Diffusers:
+    """A diffusers folder, loaded and run by the pipeline's own code."""
+
+    def __init__(self, folder: Path, dtype: Dtype, device: str) -> None:
+        self.memory = Memory(torch.device(device))
+        self.pipe = read_pipeline(folder, dtype, device)
+        self.memory.keep([part for part in self.pipe.components.values() if isinstance(part, torch.nn.Module)])
+        self.watch = Stopwatch(torch.device(device))
+        self.pipe.transformer.forward = self.watch.timed(self.pipe.transformer.forward)
+
+    @torch.inference_mode()
+    def log_probs(self, tokens: NDArray[np.int64], t: int) -> NDArray[np.float32]:
+        """Log p(x0 | xt), ``(2B, L, K)``: under ∅, then under prompts. Its times begin at 0."""
+        x = torch.from_numpy(tokens).to(self.pipe.device)
+        text = self.pipe._encode_prompt(prompts(len(tokens)), 1, True)
+        time_ = torch.tensor(t - 1, device=x.device)
+        out = self.pipe.transformer(torch.cat([x, x]), encoder_hidden_states=text, timestep=time_).sample
+        return out.float().transpose(1, 2).cpu().numpy()
+
+    def draw(self, task: Task, turn: Turn) -> Drawn:
+        """Run the pipeline on half masked tokens; after a first step to warm up, a turn a step, and no further."""
+        assert task.steps is not None
+        count, watch, setup = task.steps, self.watch, 0.0
+        self.memory.begin()
+        watch.clear()
+        net: Any = self.pipe.transformer
+        tokens = torch.randint(net.config.num_vector_embeds - 1, (task.batch, net.num_latent_pixels))
+        tokens[:, ::2] = net.config.num_vector_embeds - 1
+
+        def ready(steps: Iterable[Any]) -> Iterable[Any]:
+            nonlocal setup
+            setup = time.perf_counter() - start
+            return steps
+
+        def after(step: int, *_: object) -> None:
+            if step > 0:
+                watch.stop()
+            if step == count:
+                raise _EnoughError
+            turn()
+            watch.start()
+
+        self.pipe.progress_bar = ready  # called before the first step
+        start = time.perf_counter()
+        with suppress(_EnoughError):
+            self.pipe(
+                prompts(task.batch),
+                num_inference_steps=max(count + 1, self.pipe.scheduler.config.num_train_timesteps),
+                guidance_scale=task.settings.guidance,
+                truncation_rate=task.settings.truncation,
+                latents=tokens,
+                callback=after,
+            )
+        return Drawn(setup, watch.laps, watch.network, self.memory.beyond())
+
+    @torch.inference_mode()
+    def decode(self, task: Repeat, turn: Turn) -> Repeated:
+        """Make PIL images of random tokens as the pipeline does at its end, a turn each time."""
+        net, codec = self.pipe.transformer, self.pipe.vqvae
+        tokens = torch.randint(
+            codec.config.num_vq_embeddings, (task.batch, net.num_latent_pixels), device=self.pipe.device
+        )
+        shape = (task.batch, net.height, net.width, codec.config.vq_embed_dim)
+
+        def pictures() -> None:
+            found = codec.decode(codec.quantize.get_codebook_entry(tokens, shape=shape), force_not_quantize=True).sample
+            self.pipe.numpy_to_pil((found / 2 + 0.5).clamp(0, 1).cpu().permute(0, 2, 3, 1).numpy())
+
+        return repeat(pictures, task, turn, self.memory)
+
+
+class _EnoughError(Exception):
+    """All steps asked for are done."""
+
+
+def first_picture(folder: Path, dtype: Dtype, device: str, output: Path) -> str:
+    """A program that loads a model, draws one picture in one step, and saves it."""
+    return (
+        f"from pathlib import Path; from vqdiff.bench.peer import read_pipeline; "
+        f"pipe = read_pipeline(Path({str(folder)!r}), {dtype!r}, {device!r}); "
+        f"pipe({prompts(1)[0]!r}, num_inference_steps=1).images[0].save({str(output)!r})"
+    )

@@ -1,0 +1,213 @@
+"""What two programs are asked to do, and what they tell of it."""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vqdiff.bench import Dtype, Precision
+from vqdiff.bench.workers import Turn
+from vqdiff.measuring import now, peak_memory, reset_peak_memory
+from vqdiff.sampling import SamplingSettings
+
+OURS, PEER = "vqdiff", "diffusers"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a precision of our network means.
+
+    options: what `vqdiff.load` is told. dtype: of the weights on disk, of the matrix products that are the peak, and of
+    a program beside ours, unless told otherwise. rounding: how far apart what two programs predict may be, in the root
+    mean square and as a share of the spread.
+    """
+
+    options: dict[str, Any]
+    dtype: Dtype
+    rounding: float
+
+
+PRECISIONS: dict[Precision, Kind] = {
+    "float32": Kind({"bf16": False}, "float32", 1e-3),
+    "bfloat16": Kind({"bf16": True}, "bfloat16", 0.05),
+}
+
+
+def prompts(count: int) -> list[str]:
+    """So many prompts, no two alike."""
+    return [f"a painting of {number + 1} foxes in the snow" for number in range(count)]
+
+
+@dataclass(frozen=True)
+class Task:
+    """Pictures to draw, or a few steps of them.
+
+    steps: how many to time, spread evenly over the T of the sampler "ancestral"; None for all the steps of whole
+    pictures.
+    """
+
+    batch: int
+    settings: SamplingSettings
+    steps: int | None
+
+    @property
+    def turns(self) -> int:
+        """One a step."""
+        return self.steps or self.settings.steps
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What a `Task` took, in seconds; one entry a step in ``steps`` and ``network``, its share inside the denoiser."""
+
+    setup: float
+    """From prompts to the first step: the text, and what is prepared once a picture."""
+    steps: list[float]
+    network: list[float]
+    memory: int
+    """Bytes at the peak, beyond the libraries and the weights."""
+
+
+@dataclass(frozen=True)
+class Repeat:
+    """Something to be done a few times with so many pictures."""
+
+    batch: int
+    times: int = 3
+
+
+@dataclass(frozen=True)
+class Repeated:
+    """What a `Repeat` took: seconds of each time, and bytes at the peak beyond what was there before."""
+
+    seconds: list[float]
+    memory: int
+
+
+class Stopwatch:
+    """Seconds of laps, and how many of them were spent inside the network: in functions made by `timed`.
+
+    On CUDA these are measured by events, so that the host runs ahead as it would without.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.laps = list[float]()
+        self.network = list[float]()
+        self._depth, self._start = 0, 0.0
+        self._marks = list[Any]()
+
+    def clear(self) -> None:
+        """Forget all laps."""
+        self.laps, self.network = [], []
+
+    def start(self) -> None:
+        """Begin a lap."""
+        self._marks.clear()
+        self._start = now(self.device)
+
+    def stop(self) -> None:
+        """End the lap, and keep it."""
+        self.laps.append(now(self.device) - self._start)
+        times = zip(self._marks[::2], self._marks[1::2], strict=True)
+        cuda = self.device.type == "cuda"
+        self.network.append(sum(a.elapsed_time(b) / 1000 if cuda else b - a for a, b in times))
+
+    def timed(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function, whose time counts as the network's; within another such, once."""
+
+        def call(*arguments: Any, **options: Any) -> Any:
+            with self._inside():
+                return function(*arguments, **options)
+
+        return call
+
+    @contextmanager
+    def _inside(self) -> Iterator[None]:
+        if self._depth == 0:
+            self._mark()
+        self._depth += 1
+        try:
+            yield
+        finally:
+            self._depth -= 1
+            if self._depth == 0:
+                self._mark()
+
+    def _mark(self) -> None:
+        if self.device.type != "cuda":
+            self._marks.append(time.perf_counter())
+            return
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        self._marks.append(event)
+
+
+class Watched:
+    """Stands for a network: its calls are timed, and those of its methods and parts, however it is used."""
+
+    def __init__(self, network: nn.Module, watch: Stopwatch) -> None:
+        self._network, self._watch = network, watch
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        return self._watch.timed(self._network)(*arguments, **options)
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self._network, name)
+        if isinstance(value, nn.Module):
+            return Watched(value, self._watch)
+        own = inspect.ismethod(value) and not hasattr(nn.Module, name)
+        return self._watch.timed(value) if own else value
+
+
+class Memory:
+    """Memory beyond what was there before a program was loaded, and beyond what it then keeps on purpose."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device, self.kept = device, 0
+        reset_peak_memory(device)
+        self._before = peak_memory(device)
+
+    def keep(self, modules: Sequence[nn.Module], copies: int = 1) -> None:
+        """Do not count the parameters and buffers of ``modules``; those that are in a file still are read from it.
+
+        copies: 4 for training with Adam, which has a gradient and two moments for each.
+        """
+        for tensor in _tensors(modules):
+            tensor.detach().sum()
+        sizes = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in _tensors(modules)}
+        self.kept = copies * sum(sizes.values())
+
+    def begin(self) -> None:
+        """Let the peak begin anew."""
+        reset_peak_memory(self.device)
+
+    def beyond(self) -> int:
+        """Bytes at the peak beyond what is not counted."""
+        return peak_memory(self.device) - self._before - self.kept
+
+
+def repeat(work: Callable[[], object], task: Repeat, turn: Turn, memory: Memory) -> Repeated:
+    """Do the work a few times, a turn each, after once to warm up."""
+    memory.begin()
+    seconds = list[float]()
+    work()
+    for _ in range(task.times):
+        turn()
+        start = now(memory.device)
+        work()
+        seconds.append(now(memory.device) - start)
+    return Repeated(seconds, memory.beyond())
+
+
+def _tensors(modules: Iterable[nn.Module]) -> Iterator[Tensor]:
+    for module in modules:
+        yield from module.parameters()
+        yield from module.buffers()

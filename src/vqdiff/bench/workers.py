@@ -1,0 +1,117 @@
+"""Programs in processes of their own, which work in turns: never two at once, so that neither slows the other."""
+
+from __future__ import annotations
+
+import signal
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from typing import Any, Literal
+
+from vqdiff.errors import InputError
+from vqdiff.progress import track
+
+Turn = Callable[[], None]
+"""Called by a program before each part of its work: says that it is ready, and returns when it may go on."""
+
+_PATIENCE = 2.0  # seconds for a program to end by itself
+_PAUSE = 0.005  # seconds between turns, in which the threads of the one that worked come to rest
+_Answer = tuple[Literal["turn", "result", "refused", "failed"], Any]
+
+
+class Worker:
+    """A program in a fresh process, with its own memory and threads; ends with its ``with`` block.
+
+    ``make(*arguments)`` makes the program there, and must be picklable. An InputError of the program is raised here.
+    """
+
+    def __init__(self, name: str, make: Callable[..., Any], *arguments: Any) -> None:
+        context = get_context("spawn")
+        self.name = name
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs, make, arguments), daemon=True)
+        self._process.start()
+        theirs.close()  # so that its end is noticed here
+        self._answer: _Answer = ("turn", None)
+        self._receive()
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pipe.close()  # which it takes as its end when it next listens
+        self._process.join(_PATIENCE)
+        self._process.kill()
+        self._process.join()
+
+    def ask(self, method: str, *arguments: Any) -> Any:
+        """What a method of the program returns."""
+        self._send((method, arguments, False))
+        return self._result()
+
+    def start(self, method: str, *arguments: Any) -> None:
+        """Call a method that takes a `Turn` as its last argument, up to its first turn."""
+        self._send((method, arguments, True))
+
+    def go(self) -> None:
+        """Let it work until its next turn, or its end."""
+        assert self._answer[0] == "turn", f"{self.name} has no more turns"
+        self._send(None)
+
+    def _result(self) -> Any:
+        kind, value = self._answer
+        assert kind == "result", f"{self.name} is not done"
+        return value
+
+    def _send(self, message: Any) -> None:
+        self._pipe.send(message)
+        self._receive()
+
+    def _receive(self) -> None:
+        try:
+            self._answer = self._pipe.recv()
+        except (EOFError, ConnectionResetError):
+            self._process.join()
+            raise InputError(
+                f"the process of {self.name} was ended (exit code {self._process.exitcode}), as happens when memory "
+                "runs out: take a smaller --size or --batch"
+            ) from None
+        kind, value = self._answer
+        if kind == "refused":
+            raise InputError(value)
+        if kind == "failed":
+            raise RuntimeError(f"{self.name} failed:\n{value}")
+
+
+def take_turns(workers: Sequence[Worker], method: str, task: Any, turns: int, description: str) -> list[Any]:
+    """What ``method(task, turn)`` of each program returns, after so many turns of each, one turn at a time."""
+    for worker in workers:
+        worker.start(method, task)
+    for _ in track(range(turns), description, turns):
+        for worker in workers:
+            time.sleep(_PAUSE)
+            worker.go()
+    return [worker._result() for worker in workers]
+
+
+def _serve(pipe: Connection, make: Callable[..., Any], arguments: Sequence[Any]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends this process
+
+    def turn() -> None:
+        pipe.send(("turn", None))
+        pipe.recv()
+
+    try:
+        program = make(*arguments)
+        pipe.send(("result", None))
+        while True:
+            method, arguments, in_turns = pipe.recv()
+            pipe.send(("result", getattr(program, method)(*arguments, *([turn] if in_turns else []))))
+    except InputError as error:
+        pipe.send(("refused", str(error)))
+    except EOFError:
+        pass  # the parent is gone
+    except Exception:
+        pipe.send(("failed", traceback.format_exc()))
