@@ -74,7 +74,9 @@ def test_other_weights_are_refused(tmp_path: Path) -> None:
 def test_the_steps_are_spread_over_all_times(tmp_path: Path) -> None:
     folder = write_random(TINY, tmp_path, {OURS: "float32"})[OURS]
     program, times = Ours(folder, "float32", "cpu"), list[int]()
-    program.model.denoiser._network.register_forward_pre_hook(lambda _, arguments: times.append(int(arguments[1][0])))
+    network = program.model.denoiser._network
+    features = network.features
+    network.features = lambda tokens, t, condition: times.append(int(t[0])) or features(tokens, t, condition)
     drawn = program.draw(Task(2, SamplingSettings("ancestral", steps=1, guidance=3.0), 4), lambda: None)
     assert times[1:] == [88, 63, 38, 13]  # after one to warm up
     assert len(drawn.steps) == len(drawn.network) == 4
