@@ -15,6 +15,7 @@ def serve(
     device: str = "auto",
     host: str = "127.0.0.1",
     port: int = 8000,
+    page: bool = True,
     token: Annotated[str | None, Parameter(env_var="VQDIFF_TOKEN")] = None,
     max_rows: int | None = None,
     max_waiting: int = 64,
@@ -27,9 +28,9 @@ def serve(
     max_image_pixels: int = 1024**2,
     timeout: float = 120.0,
 ) -> None:
-    """Draw for others: an HTTP API, OpenAI-compatible and a native one with previews.
+    """Draw for others: a web page, and an HTTP API, OpenAI-compatible and a native one with previews.
 
-    The OpenAPI page is at /docs. SIGTERM and Ctrl-C let the server finish what it has taken.
+    The page is at /, the OpenAPI page at /docs. SIGTERM and Ctrl-C let the server finish what it has taken.
 
     Parameters
     ----------
@@ -41,8 +42,11 @@ def serve(
         The address to listen at; 0.0.0.0 for all.
     port
         The port to listen at; 0 for any that is free.
+    page
+        Whether to serve the web page, or the API alone.
     token
-        What requests must bring as a bearer token; better in the environment than on the command line.
+        What requests must bring as a bearer token, and browsers as the password; better in the environment than on the
+        command line.
     max_rows
         Pictures drawn at once, over all models (default: 8 on a CPU, 64 on a GPU).
     max_waiting
@@ -92,7 +96,7 @@ def serve(
             raise InputError(f"two models are called {name!r}: give one another name, --model other={source or name}")
         pipes[name] = load(source if named else one, device=device)
     rows = default_rows(next(iter(pipes.values())).model.device) if max_rows is None else max_rows
-    app = create_app(pipes, Engine(max_rows=rows, max_waiting=max_waiting), limits, token)
+    app = create_app(pipes, Engine(max_rows=rows, max_waiting=max_waiting), limits, token, page=page)
     config = uvicorn.Config(
         app,
         log_level="warning",
@@ -102,5 +106,6 @@ def serve(
     )
     # uvicorn stops gracefully and then raises the signal again: to have stopped is no failure.
     signal.signal(signal.SIGTERM, lambda *_: None)
-    print(f"http://{host}:{listener.getsockname()[1]}/docs: {', '.join(pipes)}, {rows} pictures at once", flush=True)
+    at = f"http://{host}:{listener.getsockname()[1]}/{'' if page else 'docs'}"
+    print(f"{at}: {', '.join(pipes)}, {rows} pictures at once", flush=True)
     uvicorn.Server(config).run(sockets=[listener])

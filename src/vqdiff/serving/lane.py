@@ -15,8 +15,8 @@ from torch import Tensor
 from vqdiff.model import Bound
 from vqdiff.pictures import to_images
 from vqdiff.pipeline import Pipeline
-from vqdiff.sampling import Batch
-from vqdiff.shapes import Int
+from vqdiff.sampling import Batch, Frame
+from vqdiff.shapes import Float, Int
 from vqdiff.work import Work
 
 
@@ -45,7 +45,9 @@ class Ticket(Future[Drawn]):
     next step. The pictures are `Work.finish`ed by whoever asks for them, `images`.
     """
 
-    def __init__(self, pipe: Pipeline, work: Work, previews: bool, on_change: Callable[[], object] | None) -> None:
+    def __init__(
+        self, pipe: Pipeline, work: Work, previews: bool, trace: bool, on_change: Callable[[], object] | None
+    ) -> None:
         super().__init__()
         self.pipe, self.work, self.previews, self._on_change = pipe, work, previews, on_change
         self.batch = work.start(pipe.model)
@@ -57,6 +59,8 @@ class Ticket(Future[Drawn]):
         self.taken = 0
         self.views: dict[int, View] = {}
         """The last preview of each picture that has one, by its number in the request."""
+        self.frames: list[list[Frame]] | None = [[] for _ in self.steps] if trace else None
+        """What `vqdiff.sampling.run` yields, of each picture, on the CPU; None if it was not asked for."""
         self.pictures: dict[int, tuple[Image.Image, Tensor]] = {}
         self.add_done_callback(lambda _: self.tell())
 
@@ -136,7 +140,7 @@ class Lane:
     def advance(self) -> Lane | None:
         """Take a step; where that fails, each request takes it alone, and those that fail again end with the error."""
         try:
-            batch, _ = self.batch.advance(self.bound)
+            batch, confidence = self.batch.advance(self.bound)
         except Exception as error:
             tickets = list(dict.fromkeys(row.ticket for row in self.rows))
             if len(tickets) == 1:
@@ -145,9 +149,18 @@ class Lane:
             apart = (self.select([i for i, row in enumerate(self.rows) if row.ticket is one]) for one in tickets)
             moved = [lane for one in apart if one is not None and (lane := one.advance()) is not None]
             return reduce(Lane.join, moved) if moved else None
-        for row, left in zip(self.rows, self.batch.left.tolist(), strict=True):
+        for i, (row, left) in enumerate(zip(self.rows, self.batch.left.tolist(), strict=True)):
             row.ticket.taken += left > 0
+            if left and row.ticket.frames is not None:
+                steps = row.ticket.steps[row.number]
+                row.ticket.frames[row.number].append(self._frame(i, steps - left + 1, steps, batch, confidence))
         return Lane(self.rows, batch, self.bound)
+
+    def _frame(self, i: int, step: int, steps: int, after: Batch, confidence: Float[Tensor, "B L"]) -> Frame:
+        """What the step to ``after`` did to the i-th picture."""
+        mask, here = after.schedule.num_codes, slice(i, i + 1)
+        before, tokens = self.batch.tokens[here].cpu(), after.tokens[here].cpu()
+        return Frame(step, steps, tokens, (before == mask) & (tokens != mask), confidence[here].cpu())
 
     def settle(self) -> Lane | None:
         """Decode the finished pictures; return the lane without them and without those of ended requests."""
