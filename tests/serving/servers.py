@@ -24,10 +24,11 @@ def serving(
     token: str | None = None,
     max_rows: int = 8,
     max_waiting: int = 64,
+    page: bool = False,
 ) -> Iterator[tuple[str, Engine]]:
     """A server in a thread of this process, with models called toy0, toy1 …: its address, and its engine."""
     engine = Engine(max_rows=max_rows, max_waiting=max_waiting)
-    app = create_app({f"toy{i}": pipe for i, pipe in enumerate(pipes)}, engine, limits, token)
+    app = create_app({f"toy{i}": pipe for i, pipe in enumerate(pipes)}, engine, limits, token, page=page)
     listener = socket.create_server(("127.0.0.1", 0), backlog=2048)
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=5))
     thread = threading.Thread(target=server.run, args=([listener],), daemon=True)

@@ -14,8 +14,8 @@ from vqdiff.pipeline import Pipeline
 from vqdiff.serving.docs import add_docs
 from vqdiff.serving.engine import Engine
 from vqdiff.serving.errors import add_handlers
-from vqdiff.serving.guards import Guards
 from vqdiff.serving.gate import Gate
+from vqdiff.serving.guards import Guards
 from vqdiff.serving.limits import Limits
 from vqdiff.serving.metrics import EngineMetrics, RequestMetrics
 from vqdiff.serving.routes import health, native, openai
@@ -32,7 +32,7 @@ def create_app(
 ) -> FastAPI:
     """An application that draws with ``pipes``, by name, the first of them by default, and stops ``engine`` at its end.
 
-    token: what requests must bring as a bearer token; None for an open server. page: whether to serve the page at ``/``.
+    token: what requests must bring as a bearer token; None for an open server. page: whether there is a page at ``/``.
     """
     limits, registry = limits or Limits(), CollectorRegistry()
     service = Service(pipes, engine, limits)

@@ -89,8 +89,9 @@ class Engine:
     ) -> Ticket:
         """Queue ``work``; what is wrong with it is raised here, in the thread of the caller, who encodes its prompts.
 
-        trace: keep what every step did (`Ticket.frames`), some kilobytes a step and picture. on_change: called, in the engine's thread, after each step and preview of the request and at its end; it must
-        not wait. Raises QueueFullError, StoppedError, and InputError for a setting that does not fit the model.
+        trace: keep what every step did (`Ticket.frames`), some kilobytes a step and picture. on_change: called, in the
+        engine's thread, after each step and preview of the request and at its end; it must not wait. Raises
+        QueueFullError, StoppedError, and InputError for a setting that does not fit the model.
         """
         self._check_room()
         ticket = Ticket(pipe, work, previews, trace, on_change)

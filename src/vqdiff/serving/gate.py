@@ -13,15 +13,15 @@ from vqdiff.serving.errors import failure_of
 
 _READ = ("/", "/theme.css", "/favicon.ico", "/gradio_api/queue/data")
 _STATIC = ("/assets/", "/static/")
-_SEND = ("/gradio_api/queue/join", "/gradio_api/cancel")
+_SEND = ("/gradio_api/queue/join", "/gradio_api/cancel", "/gradio_api/reset")
 _HEARTBEAT = "/gradio_api/heartbeat/"
 
 
 class Gate:
     """Lets a request through to the page if it is one of the few that the page makes, and answers 404 to all others.
 
-    Gradio also has routes to upload and fetch files, to fetch addresses, and to restore a state by name: none of them is
-    let through. What is sent to the page must not have a ``path`` in it, from which Gradio would read a file.
+    Gradio also has routes to upload and fetch files, to fetch addresses and to restore a state by name: none of them
+    is let through. What is sent to the page must have no ``path`` in it, from which Gradio would read a file.
     """
 
     def __init__(self, page: ASGIApp) -> None:
@@ -42,9 +42,10 @@ class Gate:
         if scope["type"] != "http":
             raise HTTPException(404, "nothing is here")
         method, path = scope["method"], scope["path"]
+        scope["headers"] = [(name, value) for name, value in scope["headers"] if name != b"origin"]  # no CORS
         if method in ("GET", "HEAD") and (path in _READ or path.startswith(_STATIC)):
             if path == "/":
-                scope = scope | {"query_string": b""}
+                scope["query_string"] = b""  # which could name a state
             await self.page(scope, receive, send)
             return None
         if method == "GET" and path.startswith(_HEARTBEAT):

@@ -24,7 +24,8 @@ _TEMPLATE = """<div class="vq-brush">
     <button type="button" data-tool="undo">Undo</button>
     <button type="button" data-tool="clear">Clear</button>
   </div>
-  <div class="vq-canvas"><p>Open a picture, drop one here, or take one from the Draw tab. Then paint over what to redraw.</p>
+  <div class="vq-canvas">
+    <p>Open a picture, drop one here, or take one from the Draw tab. Then paint over what to redraw.</p>
     <img alt="the picture to edit" hidden><canvas hidden aria-label="paint what to redraw"></canvas></div>
 </div>"""
 

@@ -10,6 +10,8 @@ from importlib.resources import files
 from vqdiff.serving.errors import failure_of
 from vqdiff.serving.page.drawing import Cell, Progress
 
+_WORDS = {"edit": "Edit", "why": "Why?"}
+
 
 def script(name: str) -> str:
     """The text of a file beside this one."""
@@ -41,26 +43,29 @@ def empty(text: str) -> str:
     return f'<div class="vq-empty">{escape(text)}</div>'
 
 
-def grid(cells: Sequence[Cell], actions: Sequence[str] = ("edit", "why")) -> str:
-    """Pictures with what can be done with them."""
+def grid(cells: Sequence[Cell], actions: Sequence[str]) -> str:
+    """Pictures with what can be done with them: edit, why."""
     return f'<div class="vq-grid">{"".join(card(cell, actions) for cell in cells)}</div>'
 
 
 def card(cell: Cell, actions: Sequence[str] = ()) -> str:
-    """One picture: as it stands, or finished, with its seed, a download, and buttons for `pictures.js`."""
-    prompt = cell.drawing.prompt or "a picture"
+    """One picture: as it stands, or finished, with its seed, a download, and buttons that `pictures.js` knows."""
     if cell.file is None:
         image = f'<img src="{cell.image}" alt="">' if cell.image else ""
-        below = f"<span>step {cell.step} of {cell.steps}</span>" if cell.image else "<span>&nbsp;</span>"
-        return f'<figure class="vq-card vq-draft"><div class="vq-frame">{image}</div><figcaption>{below}</figcaption></figure>'
-    words = {"edit": "Edit", "why": "Why?"}
+        below = f"step {cell.step} of {cell.steps}" if cell.image else "&nbsp;"
+        return _figure("vq-card vq-draft", "", image, f"<span>{below}</span>")
+    prompt = cell.drawing.prompt or "a picture"
     drawing = cell.drawing.model_copy(update={"seed": cell.seed, "n": 1, "image": None, "mask": None})
-    data = escape(drawing.model_dump_json(exclude_defaults=True))
-    buttons = "".join(f'<button type="button" data-act="{one}">{words[one]}</button>' for one in actions)
     name = re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:60] or "picture"
-    return (
-        f'<figure class="vq-card" data-drawing="{data}">'
-        f'<div class="vq-frame"><img src="{cell.image}" alt="{escape(prompt)}"></div>'
-        f'<figcaption><button type="button" data-act="keep" title="Draw with this seed again">seed {cell.seed}</button>'
-        f'<span>{buttons}<a href="{cell.image}" download="{name}-{cell.seed}.png">Download</a></span></figcaption></figure>'
+    buttons = "".join(f'<button type="button" data-act="{one}">{_WORDS[one]}</button>' for one in actions)
+    return _figure(
+        "vq-card",
+        f'data-drawing="{escape(drawing.model_dump_json(exclude_defaults=True))}"',
+        f'<img src="{cell.image}" alt="{escape(prompt)}">',
+        f'<button type="button" data-act="keep" title="Draw with this seed again">seed {cell.seed}</button>'
+        f'<span>{buttons}<a href="{cell.image}" download="{name}-{cell.seed}.png">Download</a></span>',
     )
+
+
+def _figure(kind: str, data: str, image: str, below: str) -> str:
+    return f'<figure class="{kind}" {data}><div class="vq-frame">{image}</div><figcaption>{below}</figcaption></figure>'

@@ -32,7 +32,8 @@ const show = () => {
 const stop = () => { clearInterval(timer); timer = null; play.textContent = "▶ Play"; };
 play.addEventListener("click", () => {
   if (timer) return stop();
-  if (Number(slider.value) >= run.steps) slider.value = 0;
+  if (Number(slider.value) >= run.steps) slider.value = 1;
+  show();
   play.textContent = "❚❚ Pause";
   timer = setInterval(() => {
     slider.value = Number(slider.value) + 1;

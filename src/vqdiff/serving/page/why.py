@@ -19,7 +19,7 @@ from vqdiff.serving.page.running import Buttons
 from vqdiff.serving.schemas import Drawing
 from vqdiff.serving.service import Service
 
-_HELP = """A picture is 16 × 16 tokens or so. At first all are masked; at each step the network says what each of them should
+_HELP = """A picture is a square of tokens. At first all are masked; at each step the network says what each of them should
 be, and a few, mostly those it is surest of, are revealed. Move through the steps to see what it knew, and when."""
 
 _TEMPLATE = """<div class="vq-why" hidden>
@@ -35,7 +35,7 @@ _TEMPLATE = """<div class="vq-why" hidden>
 
 
 class Why:
-    """The tab; ``ask`` fills its fields in for a picture that was drawn, and ``run`` draws it again and shows its steps."""
+    """The tab; ``ask`` fills its fields in for a picture that was drawn, ``run`` draws it again and shows its steps."""
 
     def __init__(self, service: Service, model: Component) -> None:
         with gr.Tab("Why?", id="why"), gr.Row():
