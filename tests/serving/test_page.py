@@ -171,7 +171,7 @@ def test_why_shows_the_steps(page: Page, emoji: Pipeline) -> None:
         count, open_ = int(trace.revealed[step - 1].sum()), int((trace.reveal_step() > step).sum())
         sure = round(100 * float(trace.confidence[step - 1].mean()))
         expect(words).to_contain_text(f"Step {step} of 16: {count} tokens revealed, {open_} of 256 still masked")
-        shown = int((words.text_content() or "").split("the network is ")[1].split()[0])
+        shown = int((words.text_content() or "").split("masked; ")[1].split()[0])
         assert abs(shown - sure) <= 1
     assert page.locator("#why .vq-sure").evaluate("canvas => canvas.width") == 16
     page.locator("#why [data-play]").click()

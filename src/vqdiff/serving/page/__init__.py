@@ -7,6 +7,7 @@ from typing import Any
 
 import gradio as gr
 from fastapi import FastAPI
+from gradio.themes import Soft
 
 from vqdiff.serving.page.compare import compare_tab
 from vqdiff.serving.page.draw import draw_tab
@@ -25,7 +26,7 @@ _HEAD = """<div class="vq-head"><h1>vqdiff</h1>
 
 def create_page(service: Service) -> FastAPI:
     """An application with the page at ``/``."""
-    theme = gr.themes.Soft(
+    theme = Soft(
         primary_hue="violet",
         neutral_hue="slate",
         font=("system-ui", "sans-serif"),

@@ -6,7 +6,6 @@ from collections.abc import AsyncGenerator
 from html import escape
 
 import gradio as gr
-from gradio.components import Component
 
 from vqdiff.model import Model
 from vqdiff.sampling import Guidance
@@ -22,7 +21,7 @@ _UNGUIDED = {"guidance": 1.0, "guidance_schedule": None, "guidance_interval": No
 _ORDERS = {"fewer-tokens": "random order", "purity": "by purity"}
 
 
-def compare_tab(service: Service, model: Component) -> None:
+def compare_tab(service: Service, model: gr.Dropdown) -> None:
     """Two orders of reveal, without and with guidance, from the same seeds."""
     with gr.Tab("Compare", id="compare"), gr.Row():
         with gr.Column(scale=2, min_width=320):

@@ -33,7 +33,7 @@ class Controls:
     def __init__(
         self,
         service: Service,
-        model: Component,
+        model: gr.Dropdown,
         *,
         prompt: str = "a red apple",
         count: tuple[str, int] | None = None,

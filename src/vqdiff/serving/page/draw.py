@@ -6,7 +6,6 @@ from collections.abc import AsyncGenerator
 from typing import Any
 
 import gradio as gr
-from gradio.components import Component
 
 from vqdiff.serving.page.controls import Controls, Values
 from vqdiff.serving.page.drawing import Progress, draw
@@ -16,7 +15,7 @@ from vqdiff.serving.schemas import Drawing
 from vqdiff.serving.service import Service
 
 
-def draw_tab(service: Service, model: Component, last: gr.State) -> gr.HTML:
+def draw_tab(service: Service, model: gr.Dropdown, last: gr.State) -> gr.HTML:
     """Keeps the last picture, a data URL, in ``last``. Returns the pictures; buttons give the events edit and why."""
     with gr.Tab("Draw", id="draw"), gr.Row():
         with gr.Column(scale=2, min_width=320):
@@ -34,7 +33,7 @@ def draw_tab(service: Service, model: Component, last: gr.State) -> gr.HTML:
         return draw(service, [controls.drawing(values)])
 
     def show(progress: Progress) -> str:
-        return state(progress) + grid(progress.cells[0])
+        return state(progress) + grid(progress.cells[0], ["keep", "edit", "why"])
 
     def keep(event: gr.EventData) -> list[Any]:
         return [Drawing.model_validate_json(event.drawing).seed, False]

@@ -6,7 +6,6 @@ from collections.abc import AsyncGenerator
 from typing import Any
 
 import gradio as gr
-from gradio.components import Component
 
 from vqdiff.errors import InputError
 from vqdiff.serving.page.controls import Controls, Values
@@ -36,7 +35,7 @@ _TAKE_MASK = """(...values) => {
 }"""
 
 
-def edit_tab(service: Service, model: Component, last: gr.State) -> gr.HTML:
+def edit_tab(service: Service, model: gr.Dropdown, last: gr.State) -> gr.HTML:
     """Returns the brush, whose value is the picture to edit, a data URL."""
     most = int(service.limits.max_image_pixels**0.5)
     with gr.Tab("Edit", id="edit"), gr.Row():

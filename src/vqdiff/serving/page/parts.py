@@ -44,7 +44,7 @@ def empty(text: str) -> str:
 
 
 def grid(cells: Sequence[Cell], actions: Sequence[str]) -> str:
-    """Pictures with what can be done with them: edit, why."""
+    """Pictures with what can be done with them: keep (the seed), edit, why."""
     return f'<div class="vq-grid">{"".join(card(cell, actions) for cell in cells)}</div>'
 
 
@@ -57,14 +57,22 @@ def card(cell: Cell, actions: Sequence[str] = ()) -> str:
     prompt = cell.drawing.prompt or "a picture"
     drawing = cell.drawing.model_copy(update={"seed": cell.seed, "n": 1, "image": None, "mask": None})
     name = re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:60] or "picture"
-    buttons = "".join(f'<button type="button" data-act="{one}">{_WORDS[one]}</button>' for one in actions)
+    buttons = "".join(
+        f'<button type="button" data-act="{one}">{_WORDS[one]}</button>' for one in actions if one in _WORDS
+    )
     return _figure(
         "vq-card",
         f'data-drawing="{escape(drawing.model_dump_json(exclude_defaults=True))}"',
         f'<img src="{cell.image}" alt="{escape(prompt)}">',
-        f'<button type="button" data-act="keep" title="Draw with this seed again">seed {cell.seed}</button>'
-        f'<span>{buttons}<a href="{cell.image}" download="{name}-{cell.seed}.png">Download</a></span>',
+        _seed(cell.seed, kept="keep" in actions)
+        + f'<span>{buttons}<a href="{cell.image}" download="{name}-{cell.seed}.png">Download</a></span>',
     )
+
+
+def _seed(seed: int, *, kept: bool) -> str:
+    if not kept:
+        return f"<span>seed {seed}</span>"
+    return f'<button type="button" data-act="keep" title="Draw with this seed again">seed {seed}</button>'
 
 
 def _figure(kind: str, data: str, image: str, below: str) -> str:

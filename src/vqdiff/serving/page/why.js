@@ -26,7 +26,7 @@ const show = () => {
   const count = run.revealed.filter((at) => at === step).length, open = run.revealed.filter((at) => at > step).length;
   const mean = confidence.reduce((sum, value) => sum + value, 0) / confidence.length / 255;
   words.textContent = `Step ${step} of ${run.steps}: ${count} tokens revealed, ${open} of ${run.revealed.length} still masked; `
-    + `the network is ${Math.round(100 * mean)} % sure on average.`;
+    + `${Math.round(100 * mean)} % sure on average.`;
 };
 
 const stop = () => { clearInterval(timer); timer = null; play.textContent = "▶ Play"; };

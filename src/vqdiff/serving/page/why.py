@@ -7,7 +7,6 @@ from typing import Any
 
 import gradio as gr
 import torch
-from gradio.components import Component
 
 from vqdiff.pictures import to_images
 from vqdiff.pipeline import Pipeline
@@ -19,8 +18,8 @@ from vqdiff.serving.page.running import Buttons
 from vqdiff.serving.schemas import Drawing
 from vqdiff.serving.service import Service
 
-_HELP = """A picture is a square of tokens. At first all are masked; at each step the network says what each of them should
-be, and a few, mostly those it is surest of, are revealed. Move through the steps to see what it knew, and when."""
+_HELP = """A picture is a square of tokens. At first all are masked; at each step the network says what each of them
+should be, and a few, mostly those it is surest of, are revealed. Move through the steps to see what it knew when."""
 
 _TEMPLATE = """<div class="vq-why" hidden>
   <div class="vq-steps"><button type="button" data-play>▶ Play</button>
@@ -37,7 +36,7 @@ _TEMPLATE = """<div class="vq-why" hidden>
 class Why:
     """The tab; ``ask`` fills its fields in for a picture that was drawn, ``run`` draws it again and shows its steps."""
 
-    def __init__(self, service: Service, model: Component) -> None:
+    def __init__(self, service: Service, model: gr.Dropdown) -> None:
         with gr.Tab("Why?", id="why"), gr.Row():
             with gr.Column(scale=2, min_width=320):
                 gr.Markdown(_HELP)
