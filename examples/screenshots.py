@@ -1,4 +1,4 @@
-"""Pictures of the page for docs/serving.md: ``vqdiff serve``, then ``python examples/screenshots.py``; needs Chromium."""
+"""Take the pictures of the page in docs/serving.md, of a ``vqdiff serve`` that is running, with Chromium."""
 
 import io
 import shutil

@@ -70,11 +70,15 @@ def serve(
     """
     import signal
     import socket
+    from importlib.util import find_spec
 
     try:
         import uvicorn
 
         from vqdiff.serving.api import create_app
+
+        if page and find_spec("gradio") is None:  # imported at the last: it takes seconds
+            raise ModuleNotFoundError(name="gradio")
     except ModuleNotFoundError as error:
         raise InputError(f"serving needs {error.name}: pip install 'vqdiff[serve]'") from error
 

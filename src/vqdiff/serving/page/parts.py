@@ -45,7 +45,8 @@ def empty(text: str) -> str:
 
 def grid(cells: Sequence[Cell], actions: Sequence[str]) -> str:
     """Pictures with what can be done with them: keep (the seed), edit, why."""
-    return f'<div class="vq-grid">{"".join(card(cell, actions) for cell in cells)}</div>'
+    kind = "vq-grid vq-pairs" if len(cells) in (2, 4) else "vq-grid"
+    return f'<div class="{kind}">{"".join(card(cell, actions) for cell in cells)}</div>'
 
 
 def card(cell: Cell, actions: Sequence[str] = ()) -> str:
