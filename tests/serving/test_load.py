@@ -118,7 +118,7 @@ def test_who_takes_no_answer_is_hung_up_on() -> None:
 
     guards = Guards(app, limits=Limits(timeout=0.05), token=None)
     with pytest.raises(TimeoutError):
-        asyncio.run(guards({"type": "http", "path": "/", "headers": []}, never, never))
+        asyncio.run(guards({"type": "http", "method": "GET", "path": "/", "headers": []}, never, never))
 
 
 @contextlib.contextmanager
@@ -130,7 +130,7 @@ def process(folder: Path, *options: str) -> Iterator[tuple[str, subprocess.Popen
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as server:
         try:
             assert server.stdout is not None
-            yield server.stdout.readline().partition("/docs")[0], server
+            yield server.stdout.readline().partition("/: ")[0], server
         finally:
             server.kill()
 

@@ -18,7 +18,7 @@ from vqdiff.serving.page.why import Why
 from vqdiff.serving.service import Service
 
 _SESSIONS = 200
-"""Visitors whose values are remembered between two clicks; the oldest are forgotten."""
+"""Visitors of whom something is remembered between two clicks; the oldest are forgotten."""
 
 _HEAD = """<div class="vq-head"><h1>vqdiff</h1>
 <p>Pictures from words, by discrete diffusion over image tokens. <a href="docs" target="_blank">API</a></p></div>"""
@@ -60,6 +60,7 @@ def create_page(service: Service) -> FastAPI:
         pictures.why(ask, None, [*why.inputs, tabs], **QUIET).then(why.run, why.inputs, why.outputs, **QUIET)
     # Requests wait in the engine's queue, by its rules, and not in Gradio's before it.
     blocks.queue(default_concurrency_limit=None, max_size=service.engine.max_waiting, api_open=False)
+    blocks._queue.pending_messages_per_session.max_size = _SESSIONS  # what nobody fetches is kept in memory
     shell = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
     return gr.mount_gradio_app(
         shell,
@@ -70,7 +71,7 @@ def create_page(service: Service) -> FastAPI:
         footer_links=[],
         run_history=False,
         favicon_path=str(files("vqdiff.serving.page") / "icon.png"),
-        max_file_size=1,
+        max_file_size=1,  # bytes: nothing is uploaded
         mcp_server=False,
         ssr_mode=False,
         enable_monitoring=False,
