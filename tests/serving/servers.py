@@ -29,10 +29,11 @@ def serving(
     token: str | None = None,
     max_rows: int = 8,
     max_waiting: int = 64,
+    page: bool = False,
 ) -> Iterator[tuple[str, Engine]]:
     """A server in a thread of this process, with models called toy0, toy1 …: its address, and its engine."""
     engine = Engine(max_rows=max_rows, max_waiting=max_waiting)
-    app = create_app({f"toy{i}": pipe for i, pipe in enumerate(pipes)}, engine, limits, token)
+    app = create_app({f"toy{i}": pipe for i, pipe in enumerate(pipes)}, engine, limits, token, page=page)
     listener = socket.create_server(("127.0.0.1", 0), backlog=2048)
     settings = {"http": "h11", "loop": "asyncio", "log_level": "warning"}
     server = uvicorn.Server(uvicorn.Config(app, timeout_graceful_shutdown=5, **settings))
@@ -57,7 +58,7 @@ def process(folder: Path, *options: str) -> Iterator[tuple[str, subprocess.Popen
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as server:
         try:
             assert server.stdout is not None
-            yield server.stdout.readline().partition("/docs")[0], server
+            yield server.stdout.readline().partition("/: ")[0].partition("/docs")[0], server
         finally:
             server.kill()
 

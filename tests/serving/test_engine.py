@@ -61,6 +61,23 @@ def requests(pipe: Pipeline, prompts: tuple[str | int, str | int, str | int]) ->
     ]
 
 
+def test_a_trace_is_what_the_steps_did() -> None:
+    pipe = toy_pipeline()
+    works = [Work.generate(pipe.model, 1, seed=1, num_images=2), Work.generate(pipe.model, 2, seed=3, steps=7)]
+    with engine_for(max_rows=2) as engine:
+        tickets = [engine.submit(pipe, work, trace=True) for work in works]
+        for ticket, work in zip(tickets, works, strict=True):
+            ticket.result(PATIENCE)
+            with torch.inference_mode():
+                wanted = list(run(work.start(pipe.model), pipe.model.bind(*work.encode(pipe.model))))
+            assert ticket.traces is not None
+            for i, steps in enumerate(ticket.traces):
+                for one, other in zip(steps, wanted, strict=True):
+                    assert torch.equal(one.tokens[0, 0], other.tokens[i])
+                    assert torch.equal(one.revealed[0, 0], other.revealed[i])
+                    torch.testing.assert_close(one.confidence[0, 0], other.confidence[i])
+
+
 @pytest.mark.parametrize("kind", ["modern", "classic"])
 def test_requests_at_any_time_get_the_tokens_they_get_alone(kind: str) -> None:
     pipe = toy_pipeline(kind)

@@ -116,7 +116,7 @@ def test_who_takes_no_answer_is_hung_up_on() -> None:
 
     guards = Guards(app, limits=Limits(timeout=0.05), token=None)
     with pytest.raises(TimeoutError):
-        asyncio.run(guards({"type": "http", "path": "/", "headers": []}, never, never))
+        asyncio.run(guards({"type": "http", "method": "GET", "path": "/", "headers": []}, never, never))
 
 
 def test_told_to_stop_it_finishes_what_it_has_taken(tmp_path: Path) -> None:

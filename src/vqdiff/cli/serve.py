@@ -15,6 +15,7 @@ def serve(
     device: str = "auto",
     host: str = "127.0.0.1",
     port: int = 8000,
+    page: bool = True,
     token: Annotated[str | None, Parameter(env_var="VQDIFF_TOKEN")] = None,
     replicas: int | None = None,
     max_rows: int | None = None,
@@ -28,9 +29,9 @@ def serve(
     max_image_pixels: int = 1024**2,
     timeout: float = 120.0,
 ) -> None:
-    """Draw for others: an HTTP API, OpenAI-compatible and a native one with previews.
+    """Draw for others: a web page, and an HTTP API, OpenAI-compatible and a native one with previews.
 
-    The OpenAPI page is at /docs. SIGTERM and Ctrl-C let the server finish what it has taken.
+    The page is at /, the OpenAPI page at /docs. SIGTERM and Ctrl-C let the server finish what it has taken.
 
     Parameters
     ----------
@@ -42,8 +43,11 @@ def serve(
         The address to listen at; 0.0.0.0 for all.
     port
         The port to listen at; 0 for any that is free.
+    page
+        Whether to serve the web page, or the API alone; replicas serve that alone.
     token
-        What requests must bring as a bearer token; better in the environment than on the command line.
+        What requests must bring as a bearer token, and browsers as the password; better in the environment than on the
+        command line.
     replicas
         Copies of the server, each with processors or a GPU of its own, with Ray Serve: on this machine, or on the Ray
         cluster of RAY_ADDRESS. Rows, queue and connections are for each.
@@ -70,11 +74,15 @@ def serve(
     """
     import signal
     import socket
+    from importlib.util import find_spec
 
     try:
         import uvicorn
 
         from vqdiff.serving.api import create_app
+
+        if page and find_spec("gradio") is None:  # imported at the last: it takes seconds
+            raise ModuleNotFoundError(name="gradio")
     except ModuleNotFoundError as error:
         raise InputError(f"serving needs {error.name}: pip install 'vqdiff[serve]'") from error
 
@@ -105,7 +113,7 @@ def serve(
         return
     pipes = {name: load(source, device=device) for name, source in sources.items()}
     rows = default_rows(next(iter(pipes.values())).model.device) if max_rows is None else max_rows
-    app = create_app(pipes, Engine(max_rows=rows, max_waiting=max_waiting), limits, token)
+    app = create_app(pipes, Engine(max_rows=rows, max_waiting=max_waiting), limits, token, page=page)
     config = uvicorn.Config(
         app,
         http="h11",  # and asyncio, also where something else has brought httptools and uvloop
@@ -117,5 +125,6 @@ def serve(
     )
     # uvicorn stops gracefully and then raises the signal again: to have stopped is no failure.
     signal.signal(signal.SIGTERM, lambda *_: None)
-    print(f"http://{host}:{listener.getsockname()[1]}/docs: {', '.join(pipes)}, {rows} pictures at once", flush=True)
+    at = f"http://{host}:{listener.getsockname()[1]}/{'' if page else 'docs'}"
+    print(f"{at}: {', '.join(pipes)}, {rows} pictures at once", flush=True)
     uvicorn.Server(config).run(sockets=[listener])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +16,7 @@ __all__ = ["Trace"]
 
 @dataclass(frozen=True)
 class Trace:
-    """All frames of a run, stacked; S steps. The fields are those of `Frame`."""
+    """All frames of a run, or some, stacked; S steps. The fields are those of `Frame`."""
 
     tokens: Int[Tensor, "S B L"]
     revealed: Bool[Tensor, "S B L"]
@@ -25,8 +25,14 @@ class Trace:
     @classmethod
     def collect(cls, frames: Iterable[Frame]) -> Trace:
         """Run the sampling to its end and stack what it yields."""
-        kept = [(frame.tokens, frame.revealed, frame.confidence) for frame in frames]
-        return cls(*(torch.stack(each) for each in zip(*kept, strict=True)))
+        return cls.join([cls(frame.tokens[None], frame.revealed[None], frame.confidence[None]) for frame in frames])
+
+    @classmethod
+    def join(cls, parts: Sequence[Trace]) -> Trace:
+        """Put the traces of consecutive steps together."""
+        return cls(
+            *(torch.cat([getattr(part, name) for part in parts]) for name in ("tokens", "revealed", "confidence"))
+        )
 
     @property
     def final(self) -> Int[Tensor, "B L"]:

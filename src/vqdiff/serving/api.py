@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
@@ -14,6 +14,7 @@ from vqdiff.pipeline import Pipeline
 from vqdiff.serving.docs import add_docs
 from vqdiff.serving.engine import Engine
 from vqdiff.serving.errors import add_handlers
+from vqdiff.serving.gate import Gate
 from vqdiff.serving.guards import Guards
 from vqdiff.serving.limits import Limits
 from vqdiff.serving.metrics import EngineMetrics, RequestMetrics
@@ -22,18 +23,31 @@ from vqdiff.serving.service import Service
 
 
 def create_app(
-    pipes: Mapping[str, Pipeline], engine: Engine, limits: Limits | None = None, token: str | None = None
+    pipes: Mapping[str, Pipeline],
+    engine: Engine,
+    limits: Limits | None = None,
+    token: str | None = None,
+    *,
+    page: bool = False,
 ) -> FastAPI:
     """An application that draws with ``pipes``, by name, the first of them by default, and stops ``engine`` at its end.
 
-    token: what requests must bring as a bearer token; None for an open server.
+    token: what requests must bring as a bearer token; None for an open server. page: whether there is a page at ``/``.
     """
     limits, registry = limits or Limits(), CollectorRegistry()
     service = Service(pipes, engine, limits)
+    shell = None
+    if page:
+        from vqdiff.serving.page import create_page  # seconds to import
+
+        shell = create_page(service)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        yield
+        async with AsyncExitStack() as stack:
+            if shell is not None:
+                await stack.enter_async_context(shell.router.lifespan_context(shell))
+            yield
         await asyncio.to_thread(service.close)
 
     app = FastAPI(title="vqdiff", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
@@ -42,6 +56,8 @@ def create_app(
     for router in (openai, native, health):
         app.include_router(router)
     add_docs(app)
+    if shell is not None:
+        app.router.default = Gate(shell)  # what is asked for and is none of the above
     add_handlers(app)
     app.add_middleware(Guards, limits=limits, token=token)
     app.add_middleware(RequestMetrics, registry=registry)

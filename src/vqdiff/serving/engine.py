@@ -79,15 +79,22 @@ class Engine:
         self._thread.start()
 
     def submit(
-        self, pipe: Pipeline, work: Work, *, previews: bool = False, on_change: Callable[[], object] | None = None
+        self,
+        pipe: Pipeline,
+        work: Work,
+        *,
+        previews: bool = False,
+        trace: bool = False,
+        on_change: Callable[[], object] | None = None,
     ) -> Ticket:
         """Queue ``work``; what is wrong with it is raised here, in the thread of the caller, who encodes its prompts.
 
-        on_change: called, in the engine's thread, after each step and preview of the request and at its end; it must
-        not wait. Raises QueueFullError, StoppedError, and InputError for a setting that does not fit the model.
+        trace: keep what every step did (`Ticket.traces`), some kilobytes a step and picture. on_change: called, in the
+        engine's thread, after each step and preview of the request and at its end; it must not wait. Raises
+        QueueFullError, StoppedError, and InputError for a setting that does not fit the model.
         """
         self._check_room()
-        ticket = Ticket(pipe, work, previews, on_change)
+        ticket = Ticket(pipe, work, previews, trace, on_change)
         with self._changed:
             self._check_room()
             self._waiting.append(ticket)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import binascii
 import secrets
 from typing import Any
 
@@ -15,10 +17,16 @@ from vqdiff.serving.limits import Limits
 
 OPEN = ("/healthz", "/readyz")
 """Paths that need no token."""
+_CHALLENGES = ("Bearer", 'Basic realm="vqdiff: any name, the token as the password", charset="UTF-8"')
+_FOREIGN = (b"cross-site", b"same-site")
 
 
 class Guards:
-    """Checks the bearer token, counts and times the body as it comes, and hangs up on who doesn't take the answer."""
+    """Checks the token, counts and times the body as it comes, and hangs up on who doesn't take the answer.
+
+    The token comes as a bearer token, or, from a browser, as the password of HTTP basic authentication. What a page of
+    another site has a browser send is refused: the browser would send the password along.
+    """
 
     def __init__(self, app: ASGIApp, *, limits: Limits, token: str | None) -> None:
         self.app, self.limits, self.token = app, limits, token
@@ -28,7 +36,10 @@ class Guards:
             return await self.app(scope, receive, send)
         headers: dict[bytes, bytes] = dict(scope["headers"])
         if not self._may_enter(scope["path"], headers.get(b"authorization", b"")):
-            error = HTTPException(401, "give the token: Authorization: Bearer …", {"WWW-Authenticate": "Bearer"})
+            error = HTTPException(401, "give the token: Authorization: Bearer …")
+            return await _refuse(error, scope, receive, send)
+        if scope["method"] not in ("GET", "HEAD") and headers.get(b"sec-fetch-site", b"none") in _FOREIGN:
+            error = HTTPException(403, "requests made by pages of other sites are refused")
             return await _refuse(error, scope, receive, send)
         length = headers.get(b"content-length", b"0")
         if length.isdigit() and int(length) > self.limits.max_body:
@@ -40,7 +51,9 @@ class Guards:
         if self.token is None or path in OPEN:
             return True
         kind, _, given = header.partition(b" ")
-        return secrets.compare_digest(given.strip(), self.token.encode()) and kind.lower() == b"bearer"
+        if kind.lower() == b"basic":
+            given = _password(given)
+        return secrets.compare_digest(given.strip(), self.token.encode()) and kind.lower() in (b"bearer", b"basic")
 
     def _too_large(self) -> HTTPException:
         return HTTPException(413, f"the request is larger than {self.limits.max_body} bytes")
@@ -76,6 +89,17 @@ class _Body:
         return message
 
 
+def _password(credentials: bytes) -> bytes:
+    try:
+        return base64.b64decode(credentials, validate=True).partition(b":")[2]
+    except binascii.Error:
+        return b""
+
+
 async def _refuse(error: HTTPException, scope: Scope, receive: Receive, send: Send) -> None:
     status, failure, headers = failure_of(error)
-    await JSONResponse(failure.model_dump(), status, headers | {"Connection": "close"})(scope, receive, send)
+    response = JSONResponse(failure.model_dump(), status, headers | {"Connection": "close"})
+    if status == 401:
+        for challenge in _CHALLENGES:  # a header each: browsers read no lists of them
+            response.headers.append("WWW-Authenticate", challenge)
+    await response(scope, receive, send)

@@ -15,8 +15,8 @@ from torch import Tensor
 from vqdiff.model import Bound
 from vqdiff.pictures import to_images
 from vqdiff.pipeline import Pipeline
-from vqdiff.sampling import Batch
-from vqdiff.shapes import Int
+from vqdiff.sampling import Batch, Trace
+from vqdiff.shapes import Float, Int
 from vqdiff.work import Work
 
 
@@ -45,7 +45,9 @@ class Ticket(Future[Drawn]):
     next step. The pictures are `Work.finish`ed by whoever asks for them, `images`.
     """
 
-    def __init__(self, pipe: Pipeline, work: Work, previews: bool, on_change: Callable[[], object] | None) -> None:
+    def __init__(
+        self, pipe: Pipeline, work: Work, previews: bool, trace: bool, on_change: Callable[[], object] | None
+    ) -> None:
         super().__init__()
         self.pipe, self.work, self.previews, self._on_change = pipe, work, previews, on_change
         self.batch = work.start(pipe.model)
@@ -57,6 +59,8 @@ class Ticket(Future[Drawn]):
         self.taken = 0
         self.views: dict[int, View] = {}
         """The last preview of each picture that has one, by its number in the request."""
+        self.traces: list[list[Trace]] | None = [[] for _ in self.steps] if trace else None
+        """What each step did to each picture, on the CPU; None if it was not asked for."""
         self.pictures: dict[int, tuple[Image.Image, Tensor]] = {}
         self.add_done_callback(lambda _: self.tell())
 
@@ -136,7 +140,7 @@ class Lane:
     def advance(self) -> Lane | None:
         """Take a step; where that fails, each request takes it alone, and those that fail again end with the error."""
         try:
-            batch, _ = self.batch.advance(self.bound)
+            batch, prediction = self.batch.advance(self.bound)
         except Exception as error:
             tickets = list(dict.fromkeys(row.ticket for row in self.rows))
             if len(tickets) == 1:
@@ -145,9 +149,19 @@ class Lane:
             apart = (self.select([i for i, row in enumerate(self.rows) if row.ticket is one]) for one in tickets)
             moved = [lane for one in apart if one is not None and (lane := one.advance()) is not None]
             return reduce(Lane.join, moved) if moved else None
-        for row, left in zip(self.rows, self.batch.left.tolist(), strict=True):
+        traced = any(row.ticket.traces is not None for row in self.rows)
+        confidence = prediction.confidence() if traced else None
+        for i, (row, left) in enumerate(zip(self.rows, self.batch.left.tolist(), strict=True)):
             row.ticket.taken += left > 0
+            if left and row.ticket.traces is not None and confidence is not None:
+                row.ticket.traces[row.number].append(self._trace(i, batch, confidence))
         return Lane(self.rows, batch, self.bound)
+
+    def _trace(self, i: int, after: Batch, confidence: Float[Tensor, "B L"]) -> Trace:
+        """What the step to ``after`` did to the i-th picture."""
+        mask, here = after.schedule.num_codes, slice(i, i + 1)
+        before, tokens = self.batch.tokens[here].cpu(), after.tokens[here].cpu()
+        return Trace(tokens[None], ((before == mask) & (tokens != mask))[None], confidence[here][None].cpu())
 
     def settle(self) -> Lane | None:
         """Decode the finished pictures; return the lane without them and without those of ended requests."""

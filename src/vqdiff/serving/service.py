@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import time
-from collections.abc import AsyncIterator, Awaitable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import asdict
@@ -61,16 +61,27 @@ class Service:
         return name, self.pipes[name]
 
     @asynccontextmanager
-    async def order(self, options: Options, patience: Patience, *, previews: bool = False) -> AsyncIterator[Order]:
-        """Have the engine draw what is asked for; whoever leaves the block early cancels it."""
+    async def order(
+        self,
+        options: Options,
+        patience: Patience,
+        *,
+        previews: bool = False,
+        trace: bool = False,
+        changed: asyncio.Event | None = None,
+    ) -> AsyncIterator[Order]:
+        """Have the engine draw what is asked for; whoever leaves the block early cancels it.
+
+        changed: set when there is progress, a preview or the end; by default the order has one of its own.
+        """
         options.check(self.limits)
         name, pipe = self.pipe(options.model)
-        seed, loop, changed = options.seeded(), asyncio.get_running_loop(), asyncio.Event()
+        seed, loop, changed = options.seeded(), asyncio.get_running_loop(), changed or asyncio.Event()
 
         def submit() -> Ticket:
             work = options.work(pipe.model, seed, self.limits)
             return self.engine.submit(
-                pipe, work, previews=previews, on_change=lambda: loop.call_soon_threadsafe(changed.set)
+                pipe, work, previews=previews, trace=trace, on_change=lambda: loop.call_soon_threadsafe(changed.set)
             )
 
         submitted = self._threads.submit(submit)
@@ -87,7 +98,11 @@ class Service:
     async def answer(self, order: Order, patience: Patience) -> Pictures:
         """Wait for the pictures."""
         await patience(asyncio.wrap_future(order.ticket))
-        return await patience(asyncio.wrap_future(self._threads.submit(order.answer)))
+        return await self.compute(order.answer, patience)
+
+    async def compute(self, function: Callable[[], T], patience: Patience) -> T:
+        """Do a request's own share of computing, in the threads that are there for it."""
+        return await patience(asyncio.wrap_future(self._threads.submit(function)))
 
     async def draw(self, options: Options, request: Request) -> Pictures:
         """Answer a request, unless the client goes away or the time is up."""
@@ -126,11 +141,13 @@ class Patience:
 
 
 @asynccontextmanager
-async def patience_of(request: Request, timeout: float) -> AsyncIterator[Patience]:
-    """The patience of a client whose request has been read, for ``timeout`` seconds."""
+async def patience_of(request: Request | None, timeout: float) -> AsyncIterator[Patience]:
+    """The patience of a client whose request has been read, for ``timeout`` seconds; None: who never hangs up."""
 
     async def until_gone() -> None:
-        while (await request.receive())["type"] != "http.disconnect":
+        if request is None:
+            await asyncio.Event().wait()
+        while request and (await request.receive())["type"] != "http.disconnect":
             pass
 
     gone = asyncio.create_task(until_gone())

@@ -1,0 +1,79 @@
+"""The page: what the server can do, for people. It draws with the same `Service` as the API."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from typing import Any
+
+import gradio as gr
+from fastapi import FastAPI
+from gradio.themes import Soft
+
+from vqdiff.serving.page.compare import compare_tab
+from vqdiff.serving.page.draw import draw_tab
+from vqdiff.serving.page.edit import edit_tab, picture_of
+from vqdiff.serving.page.parts import script
+from vqdiff.serving.page.running import QUIET
+from vqdiff.serving.page.why import Why
+from vqdiff.serving.service import Service
+
+_SESSIONS = 200
+"""Visitors of whom something is remembered between two clicks; the oldest are forgotten."""
+
+_HEAD = """<div class="vq-head"><h1>vqdiff</h1>
+<p>Pictures from words, by discrete diffusion over image tokens. <a href="docs" target="_blank">API</a></p></div>"""
+
+
+def create_page(service: Service) -> FastAPI:
+    """An application with the page at ``/``."""
+    theme = Soft(
+        primary_hue="violet",
+        neutral_hue="slate",
+        font=("system-ui", "sans-serif"),
+        font_mono=("ui-monospace", "monospace"),
+    ).set(
+        block_label_background_fill="transparent",
+        block_title_background_fill="transparent",
+        block_title_text_color="*neutral_700",
+        block_title_text_color_dark="*neutral_200",
+        block_title_padding="0",
+    )
+    with gr.Blocks(title="vqdiff", analytics_enabled=False, fill_width=True) as blocks:
+        blocks.state_session_capacity = _SESSIONS
+        gr.HTML(_HEAD)
+        names = list(service.pipes)
+        model = gr.Dropdown(names, value=names[0], label="Model", visible=len(names) > 1, elem_id="model")
+        last = gr.State()
+        with gr.Tabs(selected="draw") as tabs:
+            pictures = draw_tab(service, model, last)
+            brush = edit_tab(service, model, last)
+            why = Why(service, model)
+            compare_tab(service, model)
+
+        def edit(event: gr.EventData) -> list[Any]:
+            return [picture_of(event), gr.Tabs(selected="edit")]
+
+        def ask(event: gr.EventData) -> list[Any]:
+            return [*why.ask(event), gr.Tabs(selected="why")]
+
+        pictures.edit(edit, None, [brush, tabs], **QUIET)
+        pictures.why(ask, None, [*why.inputs, tabs], **QUIET).then(why.run, why.inputs, why.outputs, **QUIET)
+    # Requests wait in the engine's queue, by its rules, and not in Gradio's before it.
+    blocks.queue(default_concurrency_limit=None, max_size=service.engine.max_waiting, api_open=False)
+    blocks._queue.pending_messages_per_session.max_size = _SESSIONS  # what nobody fetches is kept in memory
+    shell = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
+    return gr.mount_gradio_app(
+        shell,
+        blocks,
+        "/",
+        theme=theme,
+        css=script("page.css"),
+        footer_links=[],
+        run_history=False,
+        favicon_path=str(files("vqdiff.serving.page") / "icon.png"),
+        max_file_size=1,  # bytes: nothing is uploaded
+        mcp_server=False,
+        ssr_mode=False,
+        enable_monitoring=False,
+        pwa=False,
+    )

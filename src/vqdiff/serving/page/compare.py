@@ -1,0 +1,56 @@
+"""The tab that puts guidance and the order of reveal side by side."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from html import escape
+
+import gradio as gr
+
+from vqdiff.model import Model
+from vqdiff.sampling import Guidance
+from vqdiff.serving.page.controls import Controls, Values
+from vqdiff.serving.page.drawing import Cell, Progress, draw
+from vqdiff.serving.page.parts import card, empty, state
+from vqdiff.serving.page.running import Buttons
+from vqdiff.serving.service import Service
+
+_HELP = """Each row begins with the same noise. **Guidance** pulls towards the prompt; **purity** reveals first what the
+network is sure of, where *random* does not look. Take fewer steps, and the difference grows."""
+_UNGUIDED = {"guidance": 1.0, "guidance_schedule": None, "guidance_interval": None, "negative": None}
+_ORDERS = {"fewer-tokens": "random order", "purity": "by purity"}
+
+
+def compare_tab(service: Service, model: gr.Dropdown) -> None:
+    """Two orders of reveal, without and with guidance, from the same seeds."""
+    with gr.Tab("Compare", id="compare"), gr.Row():
+        with gr.Column(scale=2, min_width=320):
+            gr.Markdown(_HELP)
+            controls = Controls(service, model, prompt="a cat face", count=("Rows", 3), seed=0)
+            buttons = Buttons("Compare")
+        with gr.Column(scale=3, min_width=320):
+            table = gr.HTML(
+                empty("Four ways to draw the same prompt come here."), elem_id="table", apply_default_css=False
+            )
+
+    def start(values: Values) -> AsyncGenerator[Progress]:
+        asked = controls.drawing(values)
+        asked = asked.model_copy(update={"seed": asked.seeded()})
+        orders = ["fewer-tokens", asked.sampler or service.pipe(asked.model)[1].model.sampling.sampler]
+        guided = [asked.model_copy(update={"sampler": one}) for one in orders]
+        return draw(service, [*(one.model_copy(update=_UNGUIDED) for one in guided), *guided])
+
+    def show(progress: Progress) -> str:
+        head = "".join(f"<th>{_name(row[0], progress.pipe.model)}</th>" for row in progress.cells)
+        rows = zip(*progress.cells, strict=True)
+        body = "".join(f"<tr>{''.join(f'<td>{card(cell)}</td>' for cell in row)}</tr>" for row in rows)
+        return f'{state(progress)}<table class="vq-table"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+
+    buttons.draw(controls.inputs, table, start, show, enter=controls.prompt)
+
+
+def _name(cell: Cell, model: Model) -> str:
+    """The way in which a picture is drawn, in two lines."""
+    settings = cell.drawing.settings(model.sampling)
+    order, scale = _ORDERS.get(settings.sampler, settings.sampler), Guidance.of(settings.guidance).scale
+    return f"{escape(order)}<br>{'no guidance' if scale == 1 else f'guidance {scale:g}'}"

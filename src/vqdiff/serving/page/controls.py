@@ -1,0 +1,139 @@
+"""The fields of a tab, and the request that they make."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, get_args
+
+import gradio as gr
+from fastapi.exceptions import RequestValidationError
+from gradio.components import Component
+from pydantic import ValidationError
+
+from vqdiff.errors import InputError
+from vqdiff.model import Model
+from vqdiff.sampling import Guidance, GuidanceKind, samplers
+from vqdiff.serving.schemas import Drawing
+from vqdiff.serving.service import Service
+
+_STYLES = ("noto", "blob", "twemoji", "flat", "gradient", "3d", "emojione", "firefox", "outline")
+_ANY = "any"
+_SETTINGS = ("sampler", "steps", "truncation", "prior_scale")
+
+Values = Sequence[Any]
+
+
+class Controls:
+    """Fields for a prompt, a style if the model knows some, a seed and, folded away, the settings.
+
+    Their values come straight from the client: what they make is checked as a request to the API is. count: a label,
+    and how many pictures at first, if that may be chosen. seed: the first seed, None for a random one each time.
+    """
+
+    def __init__(
+        self,
+        service: Service,
+        model: gr.Dropdown,
+        *,
+        prompt: str = "a red apple",
+        count: tuple[str, int] | None = None,
+        seed: int | None = None,
+    ) -> None:
+        self._service, self._model, self._prompt = service, model, prompt
+        limits, first = service.limits, next(iter(service.pipes.values())).model
+        own = self._properties(first)
+        self.parts: dict[str, Component] = {}
+        self.prompt = gr.Textbox(max_lines=3, elem_classes="vq-prompt", **own["prompt"])
+        self._add("prompt", self.prompt)
+        self._add("style", gr.Radio(label="Style", elem_classes="vq-styles", **own["style"]))
+        with gr.Row(equal_height=True):
+            if count is not None:
+                most = min(limits.max_images, 10)
+                self._add("n", gr.Slider(1, most, min(count[1], most), step=1, label=count[0], scale=2, min_width=160))
+            self._add("seed", gr.Number(seed or 0, label="Seed", precision=0, minimum=0, min_width=100))
+            self._add("random", gr.Checkbox(seed is None, label="random", min_width=90, elem_classes="vq-random"))
+        self.more = gr.Accordion("More settings", open=False)
+        with self.more:
+            kinds = list(get_args(GuidanceKind))
+            self._add("negative", gr.Textbox(label="Lead away from", placeholder="nothing in particular"))
+            self._add("sampler", gr.Dropdown(list(samplers()), label="Sampler", **own["sampler"]))
+            self._add("steps", gr.Slider(1, step=1, label="Steps", **own["steps"]))
+            self._add("guidance", gr.Slider(0, 10, step=0.1, label="Guidance (1 is off)", **own["guidance"]))
+            self._add("guidance_schedule", gr.Dropdown(kinds, label="Guidance over time", **own["guidance_schedule"]))
+            self._add("truncation", gr.Slider(0.05, 1, step=0.01, label="Truncation (1 is off)", **own["truncation"]))
+            self._add("prior_scale", gr.Slider(0, 10, step=0.1, label="Prior scale", **own["prior_scale"]))
+        self.inputs = [model, *self.parts.values()]
+        if len(service.pipes) > 1:
+            names = list(own)
+            outputs = [self.parts[name] for name in names]
+            model.change(self._follow, model, outputs, preprocess=False, show_progress="hidden")
+
+    def drawing(self, values: Values, **more: Any) -> Drawing:
+        """The request that these values of `inputs` make; InputError or RequestValidationError for what is none."""
+        name, *rest = values
+        given = dict(zip(self.parts, rest, strict=True))
+        style, random, negative = given.pop("style"), given.pop("random"), given.pop("negative")
+        model = self._service.pipe(name if isinstance(name, str) else None)[1].model
+        asked: dict[str, Any] = {"model": name, "seed": None if random else given["seed"], "negative": negative or None}
+        asked |= {"prompt": given["prompt"], "n": given.get("n", 1)} | self._changed(model, given) | more
+        try:
+            drawing = Drawing(**asked)
+        except ValidationError as error:
+            raise RequestValidationError(error.errors()) from error
+        if style in (None, _ANY):
+            return drawing
+        if style not in styles_of(model):
+            raise InputError(f"this model has no style {style!r}")
+        return drawing.model_copy(update={"prompt": f"{drawing.prompt}, {style} style"})
+
+    def filled(self, drawing: Drawing) -> list[Any]:
+        """Updates of `inputs` for what a request asked for: the same picture will come."""
+        _, pipe = self._service.pipe(drawing.model)
+        own = self._properties(pipe.model)
+        given = drawing.model_dump(exclude_none=True)
+        fields = {name: given.get(name, own.get(name, {}).get("value")) for name in self.parts}
+        fields |= {"style": _ANY, "random": False, "negative": drawing.negative or ""}
+        return [drawing.model, *(gr.skip() if name == "n" else fields[name] for name in self.parts)]
+
+    def _add(self, name: str, part: Component) -> None:
+        self.parts[name] = part
+
+    def _follow(self, name: Any) -> list[Any]:
+        return [gr.update(**one) for one in self._properties(self._service.pipe(name)[1].model).values()]
+
+    def _properties(self, model: Model) -> dict[str, dict[str, Any]]:
+        """What of the fields depends on the model."""
+        own, guidance, known = model.sampling, Guidance.of(model.sampling.guidance), styles_of(model)
+        if model.text_encoder is not None:
+            prompt = {"label": "Prompt", "value": self._prompt, "visible": True}
+        else:
+            label = f"Label, 0 to {(model.num_classes or 1) - 1}"
+            prompt = {"label": label, "value": "0", "visible": model.num_classes is not None}
+        return {
+            "prompt": prompt,
+            "style": {"choices": [_ANY, *known], "value": _ANY, "visible": bool(known)},
+            "sampler": {"value": own.sampler},
+            "steps": {"value": own.steps, "maximum": min(self._service.limits.max_steps, model.num_tokens)},
+            "guidance": {"value": guidance.scale},
+            "guidance_schedule": {"value": guidance.schedule},
+            "truncation": {"value": own.truncation},
+            "prior_scale": {"value": own.prior_scale},
+        }
+
+    @staticmethod
+    def _changed(model: Model, given: dict[str, Any]) -> dict[str, Any]:
+        """What differs from the model's own settings: only that is asked for."""
+        own, guidance = model.sampling, Guidance.of(model.sampling.guidance)
+        asked = {name: given[name] for name in _SETTINGS if given[name] != getattr(own, name)}
+        if (given["guidance"], given["guidance_schedule"]) != (guidance.scale, guidance.schedule):
+            asked["guidance"] = given["guidance"]
+            if given["guidance_schedule"] != "constant":
+                asked["guidance_schedule"] = given["guidance_schedule"]
+            if guidance.interval != (0, 1):
+                asked["guidance_interval"] = guidance.interval
+        return asked
+
+
+def styles_of(model: Model) -> list[str]:
+    """The drawing styles that a model's card names."""
+    return [style for style in _STYLES if style in model.card.licenses]

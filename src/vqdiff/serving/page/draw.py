@@ -1,0 +1,44 @@
+"""The tab that draws pictures from words."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from typing import Any
+
+import gradio as gr
+
+from vqdiff.serving.page.controls import Controls, Values
+from vqdiff.serving.page.drawing import Progress, draw
+from vqdiff.serving.page.parts import empty, grid, script, state
+from vqdiff.serving.page.running import QUIET, Buttons
+from vqdiff.serving.schemas import Drawing
+from vqdiff.serving.service import Service
+
+
+def draw_tab(service: Service, model: gr.Dropdown, last: gr.State) -> gr.HTML:
+    """Keeps the last picture, a data URL, in ``last``. Returns the pictures; buttons give the events edit and why."""
+    with gr.Tab("Draw", id="draw"), gr.Row():
+        with gr.Column(scale=2, min_width=320):
+            controls = Controls(service, model, count=("Pictures", 4))
+            buttons = Buttons("Draw")
+        with gr.Column(scale=3, min_width=320):
+            pictures = gr.HTML(
+                empty("Pictures come here, and change before your eyes while they are drawn."),
+                js_on_load=script("pictures.js"),
+                elem_id="pictures",
+                apply_default_css=False,
+            )
+
+    def start(values: Values) -> AsyncGenerator[Progress]:
+        return draw(service, [controls.drawing(values)])
+
+    def show(progress: Progress) -> str:
+        return state(progress) + grid(progress.cells[0], ["keep", "edit", "why"])
+
+    def keep(event: gr.EventData) -> list[Any]:
+        return [Drawing.model_validate_json(event.drawing).seed, False]
+
+    also = (last, lambda progress: progress.cells[0][-1].image)
+    buttons.draw(controls.inputs, pictures, start, show, enter=controls.prompt, also=also)
+    pictures.keep(keep, None, [controls.parts["seed"], controls.parts["random"]], **QUIET)
+    return pictures

@@ -1,0 +1,80 @@
+"""Pieces of HTML that the tabs share: pictures, progress and problems."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from html import escape
+from importlib.resources import files
+
+from vqdiff.serving.errors import failure_of
+from vqdiff.serving.page.drawing import Cell, Progress
+
+_WORDS = {"edit": "Edit", "why": "Why?"}
+
+
+def script(name: str) -> str:
+    """The text of a file beside this one."""
+    return (files("vqdiff.serving.page") / name).read_text(encoding="utf-8")
+
+
+def note(text: str) -> str:
+    """A line that says what is going on."""
+    return f'<p class="vq-note" role="status">{escape(text)}</p>'
+
+
+def problem(error: Exception) -> str:
+    """A line that says what went wrong, in the words of the API."""
+    message = failure_of(error)[1].error.message
+    return f'<p class="vq-problem" role="alert">{escape(message[:1].upper() + message[1:])}</p>'
+
+
+def state(progress: Progress) -> str:
+    """A line on how far it is."""
+    if progress.complete:
+        return note("Done.")
+    if progress.done:
+        return note(f"Drawing: {progress.done} of {progress.total} steps.")
+    return note(f"Waiting: {progress.waiting} requests in the queue." if progress.waiting > 1 else "Starting …")
+
+
+def empty(text: str) -> str:
+    """A place where pictures will be."""
+    return f'<div class="vq-empty">{escape(text)}</div>'
+
+
+def grid(cells: Sequence[Cell], actions: Sequence[str]) -> str:
+    """Pictures with what can be done with them: keep (the seed), edit, why."""
+    kind = "vq-grid vq-pairs" if len(cells) in (2, 4) else "vq-grid"
+    return f'<div class="{kind}">{"".join(card(cell, actions) for cell in cells)}</div>'
+
+
+def card(cell: Cell, actions: Sequence[str] = ()) -> str:
+    """One picture: as it stands, or finished, with its seed, a download, and buttons that `pictures.js` knows."""
+    if cell.file is None:
+        image = f'<img src="{cell.image}" alt="">' if cell.image else ""
+        below = f"step {cell.step} of {cell.steps}" if cell.image else "&nbsp;"
+        return _figure("vq-card vq-draft", "", image, f"<span>{below}</span>")
+    prompt = cell.drawing.prompt or "a picture"
+    drawing = cell.drawing.model_copy(update={"seed": cell.seed, "n": 1, "image": None, "mask": None})
+    name = re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:60] or "picture"
+    buttons = "".join(
+        f'<button type="button" data-act="{one}">{_WORDS[one]}</button>' for one in actions if one in _WORDS
+    )
+    return _figure(
+        "vq-card",
+        f'data-drawing="{escape(drawing.model_dump_json(exclude_defaults=True))}"',
+        f'<img src="{cell.image}" alt="{escape(prompt)}">',
+        _seed(cell.seed, kept="keep" in actions)
+        + f'<span>{buttons}<a href="{cell.image}" download="{name}-{cell.seed}.png">Download</a></span>',
+    )
+
+
+def _seed(seed: int, *, kept: bool) -> str:
+    if not kept:
+        return f"<span>seed {seed}</span>"
+    return f'<button type="button" data-act="keep" title="Draw with this seed again">seed {seed}</button>'
+
+
+def _figure(kind: str, data: str, image: str, below: str) -> str:
+    return f'<figure class="{kind}" {data}><div class="vq-frame">{image}</div><figcaption>{below}</figcaption></figure>'

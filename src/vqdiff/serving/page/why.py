@@ -1,0 +1,81 @@
+"""The tab that shows how a picture came about, step by step."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from typing import Any
+
+import gradio as gr
+import torch
+
+from vqdiff.pictures import to_images
+from vqdiff.pipeline import Pipeline
+from vqdiff.sampling import Trace
+from vqdiff.serving.page.controls import Controls, Values
+from vqdiff.serving.page.drawing import Progress, data_url, draw
+from vqdiff.serving.page.parts import empty, grid, note, script, state
+from vqdiff.serving.page.running import Buttons
+from vqdiff.serving.schemas import Drawing
+from vqdiff.serving.service import Service
+
+_HELP = """A picture is a square of tokens. At first all are masked; at each step the network says what each of them
+should be, and a few, mostly those it is surest of, are revealed. Move through the steps to see what it knew when."""
+
+_TEMPLATE = """<div class="vq-why" hidden>
+  <div class="vq-steps"><button type="button" data-play>▶ Play</button>
+    <input type="range" min="1" max="1" value="1" aria-label="step"></div>
+  <p class="vq-words vq-note"></p>
+  <div class="vq-panels">
+    <figure><img alt="the picture after this step"><figcaption>The picture so far</figcaption></figure>
+    <figure><canvas class="vq-sure"></canvas><figcaption>How sure the network is
+      <span class="vq-scale"></span></figcaption></figure>
+    <figure><canvas class="vq-order"></canvas><figcaption>Order of reveal: bright first</figcaption></figure>
+  </div></div>"""
+
+
+class Why:
+    """The tab; ``ask`` fills its fields in for a picture that was drawn, ``run`` draws it again and shows its steps."""
+
+    def __init__(self, service: Service, model: gr.Dropdown) -> None:
+        with gr.Tab("Why?", id="why"), gr.Row():
+            with gr.Column(scale=2, min_width=320):
+                gr.Markdown(_HELP)
+                self.controls = Controls(service, model, seed=0)
+                buttons = Buttons("Show why")
+            with gr.Column(scale=3, min_width=320):
+                now = gr.HTML(empty("The picture and its steps come here."), elem_id="now", apply_default_css=False)
+                viewer = gr.HTML(
+                    None, html_template=_TEMPLATE, js_on_load=script("why.js"), elem_id="why", apply_default_css=False
+                )
+        self.inputs, self.outputs = self.controls.inputs, [now, viewer]
+
+        def start(values: Values) -> AsyncGenerator[Progress]:
+            return draw(service, [self.controls.drawing(values)], story=story)
+
+        also = (viewer, lambda progress: progress.story)
+        self.run = buttons.draw(self.inputs, now, start, _show, enter=self.controls.prompt, also=also)
+
+    def ask(self, event: gr.EventData) -> list[Any]:
+        """The values of the fields for the picture whose button was pressed."""
+        return self.controls.filled(Drawing.model_validate_json(event.drawing))
+
+
+def story(pipe: Pipeline, steps: Sequence[Trace]) -> dict[str, Any]:
+    """What `why.js` shows: the picture after each step, when each position was revealed, how sure the network was."""
+    trace = Trace.join(steps)
+    with torch.inference_mode():
+        pictures = [to_images(pipe.preview(tokens.to(pipe.model.device)))[0] for tokens in trace.tokens]
+    return {
+        "steps": len(steps),
+        "side": pipe.model.image_tokenizer.grid_size,
+        "pictures": [data_url(one) for one in pictures],
+        "revealed": trace.reveal_step()[0].tolist(),
+        "confidence": (trace.confidence[:, 0].float() * 255).round().int().tolist(),
+    }
+
+
+def _show(progress: Progress) -> str:
+    cell = progress.cells[0][0]
+    if progress.complete:
+        return note(f"{cell.drawing.prompt or 'A picture'}, seed {cell.seed}")
+    return state(progress) + grid([cell], [])

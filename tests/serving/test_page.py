@@ -1,0 +1,327 @@
+"""The page in a real browser: what people see of it, and what nobody can reach through it."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx2 as httpx
+import numpy as np
+import pytest
+from PIL import Image
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+import vqdiff
+from serving.servers import client, serving, wait_for
+from toy_pipelines import Gate, toy_pipeline
+from vqdiff.pipeline import Pipeline
+from vqdiff.sampling import Trace
+from vqdiff.serving.limits import Limits
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
+FLAGS += ["--disable-component-update", "--disable-sync"]
+LIMITS = Limits(max_images=6, max_steps=32)
+expect.set_options(timeout=60_000)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    if CHROMIUM is None:
+        pytest.skip("no Chromium is here: apt-get install chromium")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def emoji() -> Pipeline:
+    return vqdiff.load("emoji", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def server(emoji: Pipeline) -> Iterator[str]:
+    with serving(emoji, limits=LIMITS, page=True) as (address, _):
+        yield address
+
+
+@pytest.fixture
+def page(browser: Browser, server: str) -> Iterator[Page]:
+    yield from visit(browser, server)
+
+
+def visit(browser: Browser, address: str) -> Iterator[Page]:
+    """A page that talks to its server alone, and has nothing to complain about."""
+    asked, wrong = list[str](), list[str]()
+    with browser.new_context(viewport={"width": 1240, "height": 900}, reduced_motion="reduce") as context:
+        page = context.new_page()
+        page.set_default_timeout(60_000)
+        page.on("request", lambda request: asked.append(request.url))
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
+        page.on("response", lambda answer: wrong.append(answer.url) if answer.status >= 400 else None)
+        page.goto(address)
+        yield page
+    hosts = {urlsplit(url).netloc for url in asked if not url.startswith(("data:", "blob:"))}
+    assert hosts == {urlsplit(address).netloc}
+    assert not wrong
+
+
+def draw(page: Page, prompt: str, *, seed: int, count: int, tab: str = "Draw", button: str = "Draw") -> None:
+    page.get_by_role("tab", name=tab, exact=True).click()
+    panel = page.locator("[role=tabpanel]:visible")
+    panel.get_by_label("Prompt").fill(prompt)
+    panel.get_by_label("random").uncheck()
+    panel.get_by_label("Seed").fill(str(seed))
+    if count:
+        panel.locator("input[type=number]").first.fill(str(count))
+    panel.get_by_role("button", name=button, exact=True).click()
+
+
+def saved(page: Page, link: str, folder: Path) -> Image.Image:
+    with page.expect_download() as download:
+        page.locator(link).click()
+    path = folder / download.value.suggested_filename
+    download.value.save_as(path)
+    return Image.open(path)
+
+
+def test_a_prompt_becomes_pictures(page: Page, emoji: Pipeline, tmp_path: Path) -> None:
+    page.locator(".vq-styles:visible").get_by_text("noto", exact=True).click()
+    draw(page, "a red apple", seed=5, count=2)
+    expect(page.locator("#pictures .vq-draft img").first).to_be_visible()  # on its way
+    expect(page.locator("#pictures a[download]")).to_have_count(2)
+    image = saved(page, "#pictures .vq-card:nth-child(2) a[download]", tmp_path)
+    assert image.filename.endswith("a-red-apple-noto-style-6.png")  # type: ignore[attr-defined]
+    wanted = emoji("a red apple, noto style", seed=6)[0]
+    assert image.convert("RGB").tobytes() == wanted.tobytes()
+    record = json.loads(image.info["vqdiff"])
+    assert (record["prompt"], record["seed"], record["sampler"]) == ("a red apple, noto style", 6, "purity")
+    page.get_by_role("button", name="seed 6").click()
+    expect(page.locator("[role=tabpanel]:visible").get_by_label("Seed")).to_have_value("6")
+    page.reload()
+    draw(page, "a house", seed=1, count=1)
+    expect(page.locator("#pictures img[alt='a house']")).to_be_visible()
+
+
+def test_a_brush_says_what_to_redraw(page: Page, emoji: Pipeline, tmp_path: Path) -> None:
+    page.get_by_role("tab", name="Edit").click()
+    page.get_by_role("button", name="Redraw what is painted").click()
+    expect(page.get_by_role("alert")).to_contain_text("There is no picture yet")
+    before = emoji("red heart", seed=0)[0]
+    file = tmp_path / "heart.png"
+    before.save(file)
+    page.locator("#brush input[type=file]").set_input_files(file)
+    canvas = page.locator("#brush canvas")
+    expect(canvas).to_be_visible()
+    page.get_by_role("button", name="Redraw what is painted").click()
+    expect(page.get_by_role("alert")).to_contain_text("Nothing is painted")
+    box = canvas.bounding_box()
+    assert box is not None
+    paint(page, box, (0.2, 0.3), (0.5, 0.3))
+    paint(page, box, (0.8, 0.9), (0.9, 0.9))
+    page.get_by_role("button", name="Undo").click()
+    draw(page, "a tree", seed=3, count=1, tab="Edit", button="Redraw what is painted")
+    expect(page.locator("#edited a[download]")).to_have_count(1)
+    after = saved(page, "#edited a[download]", tmp_path)
+    changed = (np.asarray(after.convert("RGB")) != np.asarray(before)).any(-1)
+    rows, columns = changed.nonzero()
+    assert changed.mean() > 0.02
+    assert rows.max() < 0.45 * 128  # the stroke below was undone
+    assert columns.max() < 0.65 * 128
+    page.locator("#edited").get_by_role("button", name="Edit").click()  # and on from there
+    expect(page.locator("#brush img")).to_have_attribute("src", re.compile("^data:image/png"))
+
+
+def paint(page: Page, box: Any, start: tuple[float, float], end: tuple[float, float]) -> None:
+    (x0, y0), (x1, y1) = ((box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in (start, end))
+    page.mouse.move(x0, y0)
+    page.mouse.down()
+    page.mouse.move(x1, y1, steps=5)
+    page.mouse.up()
+
+
+def test_a_drawn_picture_is_taken_to_the_brush(page: Page) -> None:
+    draw(page, "a cat face", seed=0, count=1)
+    page.locator("#pictures").get_by_role("button", name="Edit").click()
+    expect(page.locator("#brush canvas")).to_be_visible()
+    picture = page.locator("#brush img").get_attribute("src")
+    page.reload()
+    draw(page, "a cat face", seed=0, count=1)
+    expect(page.locator("#pictures a[download]")).to_have_count(1)
+    page.get_by_role("tab", name="Edit").click()
+    page.get_by_role("button", name="Take the last picture drawn").click()
+    expect(page.locator("#brush img")).to_have_attribute("src", picture or "")
+
+
+def test_why_shows_the_steps(page: Page, emoji: Pipeline) -> None:
+    draw(page, "a red apple", seed=4, count=1)
+    page.get_by_role("button", name="Why?").click()
+    words, slider = page.locator("#why .vq-words"), page.locator("#why input[type=range]")
+    expect(words).to_contain_text("Step 16 of 16")
+    trace = Trace.collect(emoji.frames(["a red apple"], [4], emoji.model.sampling))
+    for step in (1, 9, 16):
+        slider.fill(str(step))
+        count, open_ = int(trace.revealed[step - 1].sum()), int((trace.reveal_step() > step).sum())
+        sure = round(100 * float(trace.confidence[step - 1].mean()))
+        expect(words).to_contain_text(f"Step {step} of 16: {count} tokens revealed, {open_} of 256 still masked")
+        shown = int((words.text_content() or "").split("masked; ")[1].split()[0])
+        assert abs(shown - sure) <= 1
+    assert page.locator("#why .vq-sure").evaluate("canvas => canvas.width") == 16
+    page.locator("#why [data-play]").click()
+    expect(words).to_contain_text(re.compile("Step [1-9] of 16"))
+    expect(words).to_contain_text("Step 16 of 16")
+
+
+def test_compare_puts_four_ways_side_by_side(page: Page, emoji: Pipeline, tmp_path: Path) -> None:
+    draw(page, "a cat face", seed=2, count=1, tab="Compare", button="Compare")
+    expect(page.locator("#table a[download]")).to_have_count(4)
+    heads = [" ".join(one.split()) for one in page.locator("#table th").all_inner_texts()]
+    assert heads == [
+        "random order no guidance", "by purity no guidance", "random order guidance 3", "by purity guidance 3",
+    ]  # fmt: skip
+    for i, asked in enumerate([{"sampler": "fewer-tokens", "guidance": 1.0}, {}], 1):
+        image = saved(page, f"#table td:nth-child({[1, 4][i - 1]}) a[download]", tmp_path)
+        assert image.convert("RGB").tobytes() == emoji("a cat face", seed=2, **asked)[0].tobytes()
+
+
+def test_mistakes_are_told_in_a_line(page: Page) -> None:
+    draw(page, " ", seed=0, count=1)
+    expect(page.get_by_role("alert")).to_have_text("The prompt is empty: say what to draw")
+    draw(page, "a red apple " * 100, seed=0, count=1)
+    expect(page.get_by_role("alert")).to_contain_text("the limit is 1000: shorten it")
+
+
+def test_models_by_name_and_a_button_that_stops(browser: Browser) -> None:
+    slow = toy_pipeline("unconditional")
+    gate = Gate(slow)
+    with serving(toy_pipeline(), slow, page=True) as (address, engine):
+        for page in visit(browser, address):
+            panel = page.locator("[role=tabpanel]:visible")
+            expect(panel.get_by_label("Label, 0 to 4")).to_be_visible()
+            expect(page.locator(".vq-styles:visible")).to_have_count(0)
+            panel.get_by_role("button", name="Draw", exact=True).click()
+            expect(page.locator("#pictures a[download]")).to_have_count(4)
+            page.get_by_label("Model").click()
+            page.get_by_role("option", name="toy1").click()
+            expect(panel.get_by_label("Label, 0 to 4")).to_be_hidden()
+            panel.get_by_role("button", name="Draw", exact=True).click()
+            gate.await_call()
+            page.get_by_role("button", name="Stop").first.click()
+            expect(page.locator("#pictures")).to_have_text("Stopped.")
+            gate.open()
+            wait_for(lambda: engine.counts.cancelled == 1)
+            panel.get_by_role("button", name="Draw", exact=True).click()
+            expect(page.locator("#pictures a[download]")).to_have_count(4)
+
+
+def test_who_leaves_stops_costing(browser: Browser) -> None:
+    pipe = toy_pipeline("unconditional")
+    gate = Gate(pipe)
+    with serving(pipe, page=True) as (address, engine):
+        for page in visit(browser, address):
+            page.get_by_role("button", name="Draw", exact=True).click()
+            gate.await_call()
+            page.close()
+            wait_for(lambda: engine.counts.cancelled == 1)
+            gate.open()
+
+
+# --- what the page adds to what can be reached ------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def http(server: str) -> Iterator[httpx.Client]:
+    with client(server) as http:
+        yield http
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/gradio_api/upload"),
+        ("GET", "/gradio_api/file=/etc/passwd"),
+        ("GET", "/gradio_api/file/etc/passwd"),
+        ("GET", "/gradio_api/proxy=http://127.0.0.1"),
+        ("GET", "/gradio_api/info"),
+        ("GET", "/gradio_api/deep_link"),
+        ("POST", "/gradio_api/component_server"),
+        ("POST", "/gradio_api/call/run"),
+        ("POST", "/gradio_api/vibe-edit"),
+        ("GET", "/config"),
+        ("GET", "/monitoring"),
+        ("POST", "/login"),
+        ("GET", "/nowhere"),
+        ("PUT", "/"),
+    ],
+)
+def test_what_the_page_does_not_need_is_not_there(http: httpx.Client, method: str, path: str) -> None:
+    answer = http.request(method, path)
+    assert answer.status_code == 404
+    assert answer.json()["error"]["type"] == "invalid_request_error"
+
+
+def test_static_files_stay_in_their_folder(http: httpx.Client) -> None:
+    for path in ("/assets/..%2f..%2f..%2f..%2f__init__.py", "/assets/%2fetc/passwd", "/static/..%2findex.html"):
+        assert http.get(path).status_code in (403, 404)
+
+
+def test_the_page_takes_no_files_and_no_strange_requests(http: httpx.Client) -> None:
+    join = "/gradio_api/queue/join"
+    file = {"path": "http://127.0.0.1/x", "meta": {"_type": "gradio.FileData"}}
+    assert http.post(join, json={"fn_index": 0, "session_hash": "a", "data": [[file]]}).status_code == 400
+    assert http.post(join, content=b"[" * 100_000).status_code == 400
+    assert http.post(join, content=b"\xff").status_code == 400
+    assert http.post("/v1/images/generations", json={}, headers={"Sec-Fetch-Site": "cross-site"}).status_code == 403
+    assert http.get("/api/draw").status_code == 405
+    assert http.get("/gradio_api/heartbeat/a").status_code == 204
+    assert "access-control-allow-origin" not in http.get("/", headers={"Origin": "http://127.0.0.1:1"}).headers
+
+
+def test_limits_hold_for_those_who_write_their_own_requests(http: httpx.Client) -> None:
+    config = json.loads(re.search(r"window\.gradio_config = (\{.*?\});</script>", http.get("/").text)[1])  # type: ignore[index]
+    fields = {one["id"]: one["props"] for one in config["components"]}
+    run = next(one for one in config["dependencies"] if len(one["outputs"]) == 2 and len(one["inputs"]) > 8)
+    values = {fields[one].get("label"): fields[one].get("value") for one in run["inputs"]}
+    for label, value, says in [
+        ("Pictures", 1000, "ask for 1 to 6 pictures"),
+        ("Steps", 33, "ask for 1 to 32"),
+        ("Steps", "many", "Steps: Input should be a valid integer"),
+        ("Style", "<b>", "no style"),
+        ("Model", "../../etc", "No model of that name"),
+        ("Prompt", {"a": 1}, "Prompt: Input should be a valid string"),
+    ]:
+        data = list((values | {label: value}).values())
+        asked = {"data": data, "fn_index": run["id"], "session_hash": label}
+        assert http.post("/gradio_api/queue/join", json=asked).status_code == 200
+        told = http.get("/gradio_api/queue/data", params={"session_hash": label}).text
+        assert "vq-problem" in told
+        assert says in told
+
+
+def test_the_token_guards_the_page(browser: Browser) -> None:
+    with serving(toy_pipeline(), token="secret", page=True) as (address, _):
+        with client(address) as http:
+            for path in ("/", "/theme.css", "/gradio_api/queue/data?session_hash=a"):
+                answer = http.get(path)
+                assert answer.status_code == 401
+                assert "Basic" in answer.headers["WWW-Authenticate"]
+            assert http.get("/", auth=("me", "wrong")).status_code == 401
+            assert http.get("/", headers={"Authorization": "Basic ???"}).status_code == 401
+        with browser.new_context(http_credentials={"username": "me", "password": "secret"}) as context:
+            page = context.new_page()
+            page.goto(address)
+            page.get_by_role("button", name="Draw", exact=True).click()
+            expect(page.locator("#pictures a[download]")).to_have_count(4)
+
+
+def test_without_the_page() -> None:
+    with serving(toy_pipeline()) as (address, _), client(address) as http:
+        assert http.get("/").status_code == 404
+        assert http.get("/assets/index.js").status_code == 404
