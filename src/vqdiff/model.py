@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from vqdiff.config import build
 from vqdiff.denoisers import ClassicConfig, ClassicDenoiser, ModernConfig, ModernDenoiser
+from vqdiff.denoisers.packed import is_packed
 from vqdiff.diffusion import Schedule
 from vqdiff.errors import InputError
 from vqdiff.files import atomic_path, read_json
@@ -242,7 +243,12 @@ class Model:
 
 
 def save_component(module: Any, folder: Path, dtype: torch.dtype | None = None) -> None:
-    """Write ``config.json`` and ``model.safetensors`` of a network that has a ``config`` dataclass."""
+    """Write ``config.json`` and ``model.safetensors`` of a network that has a ``config`` dataclass.
+
+    Raises InputError if it is packed: its weights are then not what they were.
+    """
+    if is_packed(module):
+        raise InputError("this network is packed for drawing: save its pipeline, or load the model without packing it")
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {
         name: value.to(dtype if dtype and value.is_floating_point() else value.dtype).contiguous()
