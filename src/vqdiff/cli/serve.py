@@ -6,6 +6,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from vqdiff.config import Precision
 from vqdiff.errors import InputError
 
 
@@ -13,6 +14,7 @@ def serve(
     *,
     model: Annotated[tuple[str, ...], Parameter(negative="")] = ("emoji",),
     device: str = "auto",
+    precision: Precision = "auto",
     host: str = "127.0.0.1",
     port: int = 8000,
     token: Annotated[str | None, Parameter(env_var="VQDIFF_TOKEN")] = None,
@@ -37,6 +39,8 @@ def serve(
         What to serve, as name=source or source; may be repeated. The first is the default.
     device
         auto, cpu or cuda.
+    precision
+        auto, float32, bfloat16 or int8 (CPUs only): what the networks compute with.
     host
         The address to listen at; 0.0.0.0 for all.
     port
@@ -90,7 +94,7 @@ def serve(
         name, named, source = one.partition("=")
         if name in pipes:
             raise InputError(f"two models are called {name!r}: give one another name, --model other={source or name}")
-        pipes[name] = load(source if named else one, device=device)
+        pipes[name] = load(source if named else one, device=device, precision=precision)
     rows = default_rows(next(iter(pipes.values())).model.device) if max_rows is None else max_rows
     app = create_app(pipes, Engine(max_rows=rows, max_waiting=max_waiting), limits, token)
     config = uvicorn.Config(

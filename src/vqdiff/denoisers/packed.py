@@ -7,8 +7,9 @@ one: a norm with its scale and shift, a linear layer with its activation or sum.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,7 @@ from vqdiff.denoisers.classic import (
 from vqdiff.denoisers.layers import Int8Linear, Packed, PackedConv2d, PackedLinear, can_pack, has_int8_units
 from vqdiff.denoisers.modern import ModernDenoiser
 from vqdiff.errors import InputError
+from vqdiff.files import release, trim
 from vqdiff.shapes import Float, Int
 
 Denoiser = TypeVar("Denoiser", bound=nn.Module)
@@ -51,14 +53,22 @@ def pack(denoiser: Denoiser, *, int8: bool = False) -> Denoiser:
         raise InputError("this CPU has no VNNI units for int8: use bfloat16 or float32")
     linear = Int8Linear if int8 else PackedLinear
     if isinstance(denoiser, ClassicDenoiser):
-        for index, block in enumerate(denoiser.blocks):
-            denoiser.blocks[index] = PackedBlock(cast("Block", block), linear)
+        for index in range(len(denoiser.blocks)):
+            _replace(denoiser.blocks, index, linear)
+            trim()
     if isinstance(denoiser, ModernDenoiser):
         for block in denoiser.blocks:
             for name, layer in block.named_children():
                 if isinstance(layer, nn.Linear):
                     setattr(block, name, linear(layer))
     return denoiser
+
+
+def _replace(blocks: nn.ModuleList, index: int, linear: type[PackedLinear | Int8Linear]) -> None:
+    block = cast("Block", blocks[index])
+    blocks[index] = PackedBlock(block, linear)
+    for weight in block.parameters():
+        release(weight)
 
 
 def is_packed(module: nn.Module) -> bool:
@@ -93,9 +103,9 @@ class PackedBlock(nn.Module):
         else:
             self.mlp_rows = GELU * torch.cat([block.mlp_norm.weight, block.mlp_norm.bias]).float()[None]
         self.grid = mlp.grid
-        wide = linear if mlp.grid is None else partial(PackedConv2d, size=mlp.grid[0])
-        self.widen = wide(mlp.widen, "swish", (GELU, GELU))
-        self.narrow = wide(mlp.narrow, "none", (GELU, 1.0))
+        wide: Callable[..., nn.Module] = linear if mlp.grid is None else partial(PackedConv2d, size=mlp.grid[0])
+        widen, narrow = cast("tuple[Any, Any]", (mlp.widen, mlp.narrow))
+        self.widen, self.narrow = wide(widen, "swish", (GELU, GELU)), wide(narrow, "none", (GELU, 1.0))
 
     def prepare(self, condition: Tensor | None) -> PreparedBlock:
         """See :meth:`ClassicDenoiser.prepare`."""
