@@ -18,6 +18,9 @@ from vqdiff.shapes import Float
 Scales = tuple[float, float]
 """What the input has been multiplied by, and what the output is to be multiplied by."""
 
+AT_ONCE = 2**17
+"""So many numbers are made whole at once that they stay in the cache."""
+
 
 def can_pack(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether :class:`PackedLinear` and :class:`PackedConv2d` work there."""
@@ -117,9 +120,12 @@ def quantized(x: Float[Tensor, "L D"]) -> tuple[Tensor, float, int]:
     low, high = min(low, 0.0), max(high, 0.0)
     scale = max(high - low, 1e-12) / 254  # not 255: the zero is rounded too
     zero = round(-low / scale)
-    levels = torch.add(torch.tensor(zero - 128.0), x.float(), alpha=1 / scale).round_()
     # By way of signed bytes, to which torch converts eight times as fast.
-    return levels.to(torch.int8).bitwise_xor_(-128).view(torch.uint8), scale, zero
+    levels, start = torch.empty(x.shape, dtype=torch.int8), torch.tensor(zero - 128.0)
+    rows = max(1, AT_ONCE // x.shape[1])
+    for place, part in zip(levels.split(rows), x.split(rows), strict=True):
+        place.copy_(torch.add(start, part.float(), alpha=1 / scale).round_())
+    return levels.bitwise_xor_(-128).view(torch.uint8), scale, zero
 
 
 def rescaled(layer: nn.Linear | nn.Conv2d, scales: Scales) -> tuple[Tensor, Tensor | None]:
