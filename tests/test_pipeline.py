@@ -9,8 +9,14 @@ import pytest
 import torch
 
 import vqdiff
+from vqdiff.config import Precision
+from vqdiff.denoisers.layers import has_int8_units
 from vqdiff.errors import InputError
-from vqdiff.pipeline import Pipeline, pick_device
+from vqdiff.metrics import psnr
+from vqdiff.model import Model
+from vqdiff.pipeline import Pipeline, bundled, has_bf16_units, pick_device
+
+needs_int8 = pytest.mark.skipif(not has_int8_units(), reason="needs a CPU with VNNI")
 
 
 @pytest.fixture(scope="module")
@@ -94,11 +100,49 @@ def test_unknown_models_and_devices() -> None:
             pick_device(device)
 
 
+@pytest.fixture(scope="module")
+def exact() -> Pipeline:
+    return vqdiff.load("emoji", device="cpu", precision="float32")
+
+
+@pytest.mark.skipif(not has_bf16_units(torch.device("cpu")), reason="bfloat16 is slow here")
+@torch.inference_mode()
+def test_the_decoder_in_bfloat16_is_within_a_grey_level(exact: Pipeline) -> None:
+    decode = vqdiff.load("emoji", device="cpu", precision="bfloat16").model.image_tokenizer.decode
+    *_, last = exact.frames(["a red apple"], [0], exact.settings(steps=8))
+    pixels, rough = exact.model.image_tokenizer.decode(last.tokens), decode(last.tokens)
+    assert psnr(rough, pixels).item() > 55
+    assert pixels.dtype == rough.dtype == torch.float32
+
+
+@needs_int8
+@torch.inference_mode()
+def test_int8_is_almost_as_sure_of_the_same(exact: Pipeline) -> None:
+    rough = vqdiff.load("emoji", device="cpu", precision="int8")
+    tokens, t = torch.full((1, exact.model.num_tokens), exact.model.schedule.num_codes), torch.tensor([100])
+    condition = exact.model.encode(["a red apple"])
+    wanted, found = (pipe.model.denoiser(tokens, t, condition).float().log_softmax(-1) for pipe in (exact, rough))
+    assert 0 < (wanted.exp() * (wanted - found)).sum(-1).mean() < 0.005
+
+
+@pytest.mark.parametrize("precision", ["float32", pytest.param("int8", marks=needs_int8)])
+def test_saving_gives_what_was_read(precision: Precision, tmp_path: Path) -> None:
+    source = bundled()["emoji"]
+    pipe = vqdiff.load(source, device="cpu", precision=precision)
+    pipe.model.card.name = "renamed"
+    pipe.save(tmp_path / "copy")
+    found, wanted = Model.load(tmp_path / "copy"), Model.load(source)
+    assert found.card.name == "renamed"
+    for part in ("denoiser", "image_tokenizer", "null_condition"):
+        weights = getattr(found, part).state_dict()
+        assert all(torch.equal(weights[name], value) for name, value in getattr(wanted, part).state_dict().items())
+
+
 @pytest.mark.gpu
 def test_cuda_draws_the_same_tokens_in_float32() -> None:
     tokens = list[torch.Tensor]()
     for device in ("cpu", "cuda"):
-        pipe = vqdiff.load("emoji", device=device, bf16=False)
+        pipe = vqdiff.load("emoji", device=device, precision="float32")
         *_, last = pipe.frames(["a red apple"], [0], pipe.settings(steps=8))
         tokens.append(last.tokens.cpu())
     assert (tokens[0] == tokens[1]).float().mean() > 0.9

@@ -9,11 +9,14 @@ import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar, Union
+from typing import Any, Literal, TypeVar, Union
 
 from vqdiff.errors import InputError
 
 T = TypeVar("T")
+
+Precision = Literal["auto", "float32", "bfloat16", "int8"]
+"""What a network computes with when it draws; auto is bfloat16 where the machine has units for it, else float32."""
 
 
 def read_config(cls: type[T], path: Path, changes: Iterable[str] = ()) -> T:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
+import mmap
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -85,3 +88,22 @@ def _room_beside(path: Path) -> Iterator[Path]:
         raise InputError(
             f"cannot write {path}: {error.strerror or error}; name a place in an existing, writable folder"
         ) from error
+
+
+def release(value: Any) -> None:
+    """Let go of the memory of a tensor that lies in a file; it stays valid, and is read again if it is used again.
+
+    The pages of a mapped file would else pile up beside the copies made of them, a second model in memory. A hint to
+    Linux (``MADV_PAGEOUT``), which loses nothing in any memory; elsewhere nothing happens.
+    """
+    page = mmap.PAGESIZE
+    start = -(-value.data_ptr() // page) * page
+    length = (value.data_ptr() + value.nbytes) // page * page - start
+    if sys.platform == "linux" and value.device.type == "cpu" and length > 0:
+        ctypes.CDLL(None).madvise(ctypes.c_void_p(start), ctypes.c_size_t(length), 21)
+
+
+def trim() -> None:
+    """Give the system back what was freed: between large tensors that stay, glibc would keep it."""
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
+        libc.malloc_trim(0)

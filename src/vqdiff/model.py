@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
 import dataclasses
 import hashlib
 import json
-import mmap
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -21,9 +18,10 @@ from torch import Tensor, nn
 
 from vqdiff.config import build
 from vqdiff.denoisers import ClassicConfig, ClassicDenoiser, ModernConfig, ModernDenoiser
+from vqdiff.denoisers.packed import is_packed
 from vqdiff.diffusion import Schedule
 from vqdiff.errors import InputError
-from vqdiff.files import atomic_path, read_json
+from vqdiff.files import atomic_path, read_json, release
 from vqdiff.image_tokenizers import VQGAN, AbsentConfig, AbsentTokenizer, CompactConfig, CompactTokenizer, VQGANConfig
 from vqdiff.initialising import without_initialising
 from vqdiff.sampling import SamplingSettings
@@ -251,7 +249,12 @@ class Model:
 
 
 def save_component(module: Any, folder: Path, dtype: torch.dtype | None = None) -> None:
-    """Write ``config.json`` and ``model.safetensors`` of a network that has a ``config`` dataclass."""
+    """Write ``config.json`` and ``model.safetensors`` of a network that has a ``config`` dataclass.
+
+    Raises InputError if it is packed: its weights are then not what they were.
+    """
+    if is_packed(module):
+        raise InputError("this network is packed for drawing: save its pipeline, or load the model without packing it")
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {
         name: value.to(dtype if dtype and value.is_floating_point() else value.dtype).contiguous()
@@ -310,19 +313,6 @@ def converted(value: Tensor, dtype: torch.dtype) -> Tensor:
     copy = value.to(dtype)
     release(value)
     return copy
-
-
-def release(value: Tensor) -> None:
-    """Let go of the memory of a tensor that lies in a file; it stays valid, and is read again if it is used again.
-
-    The pages of a mapped file would else pile up beside the copies made of them, a second model in memory. A hint to
-    Linux (``MADV_PAGEOUT``), which loses nothing in any memory; elsewhere nothing happens.
-    """
-    page = mmap.PAGESIZE
-    start = -(-value.data_ptr() // page) * page
-    length = (value.data_ptr() + value.nbytes) // page * page - start
-    if sys.platform == "linux" and value.device.type == "cpu" and length > 0:
-        ctypes.CDLL(None).madvise(ctypes.c_void_p(start), ctypes.c_size_t(length), 21)
 
 
 def fingerprint(folder: Path) -> str:

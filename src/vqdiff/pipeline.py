@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
-from typing import Unpack
+from typing import Unpack, get_args
 
 import torch
 from PIL import Image
@@ -16,6 +16,8 @@ from torch import Tensor
 from vqdiff import editing
 from vqdiff.checkpoints import Extras, read_model
 from vqdiff.checkpoints.hub import download, is_hub_id
+from vqdiff.config import Precision
+from vqdiff.denoisers.packed import is_packed, pack
 from vqdiff.errors import InputError
 from vqdiff.model import Model
 from vqdiff.pictures import to_images
@@ -39,8 +41,10 @@ class Preview:
 class Pipeline:
     """A model with the habits of a painter: prompts and seeds in, PIL images out."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, read_again: Callable[[], Model] | None = None) -> None:
+        """``read_again`` gives the networks as they were before they were packed, for :meth:`save`."""
         self.model = model
+        self.read_again = read_again
 
     def __call__(
         self,
@@ -223,8 +227,15 @@ class Pipeline:
         return conditions_of(self.model, prompts)
 
     def save(self, folder: str | Path) -> None:
-        """Write the model folder."""
-        self.model.save(Path(folder))
+        """Write the model folder, with the networks as they were read, whatever precision they draw in.
+
+        Raises InputError if they are packed and what they were read from is gone.
+        """
+        model = self.model
+        if is_packed(model.denoiser) and self.read_again is not None:
+            read = self.read_again()
+            model = replace(model, denoiser=read.denoiser, image_tokenizer=read.image_tokenizer)
+        model.save(Path(folder))
 
 
 def bundled() -> dict[str, Path]:
@@ -234,24 +245,32 @@ def bundled() -> dict[str, Path]:
 
 
 def load(
-    source: str | Path = "emoji", *, device: str = "auto", bf16: bool | None = None, **extras: Unpack[Extras]
+    source: str | Path = "emoji", *, device: str = "auto", precision: Precision = "auto", **extras: Unpack[Extras]
 ) -> Pipeline:
     """A pipeline from a bundled name, a folder of ours or of diffusers, a ``.pth`` checkpoint, or a Hub id.
 
     A Hub id is owner/name, or owner/name@revision; it is fetched, by huggingface_hub, where no such path is here.
 
-    ``device`` is "auto" (CUDA if there, else the CPU) or a torch device; ``bf16`` runs the denoiser in
-    bfloat16, by default where the machine has units for it. ``extras`` are what a checkpoint leaves open, such as
-    ``image_tokenizer``, the file of its codec; see :class:`vqdiff.checkpoints.microsoft.Extras`.
+    ``device`` is "auto" (CUDA if there, else the CPU) or a torch device. ``precision`` is what the denoiser computes
+    with, and on a CPU the decoder of the image tokenizer: by default bfloat16 where the machine has units for it, else
+    float32; "int8" is faster and smaller still, on CPUs, and changes pictures a little. ``extras`` are what a
+    checkpoint leaves open, such as ``image_tokenizer``, the file of its codec; see
+    :class:`vqdiff.checkpoints.microsoft.Extras`.
 
-    Raises InputError for an unknown name, a broken folder or a device that is not there.
+    On a CPU the denoiser is packed (:func:`vqdiff.denoisers.packed.pack`): it draws, but cannot be trained or moved.
+
+    Raises InputError for an unknown name, a broken folder, or a device or precision that is not there.
     """
-    where = pick_device(device)
-    if bf16 is None:
-        bf16 = has_bf16_units(where)
-    folder = find(source)
+    if precision not in get_args(Precision):
+        raise InputError(f"unknown precision {precision!r}: choose one of {', '.join(get_args(Precision))}")
+    where, path = pick_device(device), find(source)
+    bf16 = precision == "bfloat16" or (precision in ("auto", "int8") and has_bf16_units(where))
     dtype = torch.bfloat16 if bf16 else None
-    return Pipeline(read_model(folder, extras, dtype=dtype).to(where, dtype))
+    model = read_model(path, extras, dtype=dtype).to(where, dtype)
+    pack(model.denoiser, int8=precision == "int8")
+    if bf16 and where.type == "cpu" and (decoder := getattr(model.image_tokenizer, "decoder", None)) is not None:
+        decoder.to(torch.bfloat16, memory_format=torch.channels_last)
+    return Pipeline(model, lambda: read_model(path, extras))
 
 
 def find(source: str | Path) -> Path:

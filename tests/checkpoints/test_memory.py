@@ -16,19 +16,19 @@ from vqdiff.denoisers.classic import ClassicDenoiser
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("bf16", [True, False])
-def test_loading_takes_no_second_copy(bf16: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("precision", "bound"), [("bfloat16", 5e9), ("float32", 8e9), ("int8", 5e9)])
+def test_loading_takes_no_second_copy(precision: str, bound: float, tmp_path: Path) -> None:
     """In bfloat16, 1.3 billion parameters take 2.6 GB; the bound for all is 8, and 5 show a second copy."""
     folder, parameters = large_folder(tmp_path / "large")
     assert parameters > 1.29e9
     _, memory = memory_of(f"""
 import torch, vqdiff
-pipe = vqdiff.load({str(folder)!r}, device="cpu", bf16={bf16})
-weights = list(pipe.model.denoiser.parameters())
-assert weights[0].dtype == torch.{"bfloat16" if bf16 else "float32"}
-assert all(bool((weight == 0).all()) for weight in weights)
+from vqdiff.denoisers.packed import precision_of
+pipe = vqdiff.load({str(folder)!r}, device="cpu", precision={precision!r})
+assert precision_of(pipe.model.denoiser) == {precision!r}
+assert all(bool((weight == 0).all()) for weight in pipe.model.denoiser.parameters())
 """)
-    assert memory < (5e9 if bf16 else 8e9)
+    assert memory < bound
 
 
 @pytest.mark.slow

@@ -75,6 +75,7 @@ def test_grids_animation_and_heat_maps(tmp_path: Path) -> None:
         (["cat", "--steps", "many"], "many"),
         (["cat", "--guidance", "inf"], "guidance is inf"),
         (["cat", "--sampler", "purty"], "purity"),
+        (["cat", "--precision", "fp8"], "fp8"),
         (["cat", "--model", "emojy"], "did you mean 'emoji'"),
         (["cat", "-n", "0"], "num-images"),
         (["cat", "-o", "/nowhere/at/all.png"], "/nowhere/at"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, replace
 
 import pytest
@@ -13,7 +14,10 @@ from golden_cases import Case, cases, load
 from vqdiff.checkpoints.microsoft import read_denoiser
 from vqdiff.config import build
 from vqdiff.denoisers.classic import ClassicConfig, ClassicDenoiser
+from vqdiff.denoisers.packed import pack
 from vqdiff.errors import InputError
+
+Form = Callable[[ClassicDenoiser], ClassicDenoiser]
 
 DENOISERS = cases("denoiser")
 CLASSES = [case for case in DENOISERS if "class_rows" in case["config"]]
@@ -54,43 +58,50 @@ def random_call(config: ClassicConfig, batch: int) -> tuple[Tensor, Tensor, Tens
     return tokens, torch.randint(1, config.num_steps + 1, (batch,)), random_condition(config, batch)
 
 
+either_form = pytest.mark.parametrize("form", [lambda denoiser: denoiser, pack], ids=["trained", "packed"])
+
+
+@either_form
 @pytest.mark.parametrize("case", DENOISERS, ids=name)
 @torch.no_grad()
-def test_golden(case: Case) -> None:
+def test_golden(case: Case, form: Form) -> None:
     data = load(case)
     # Golden steps count from 0.
-    logits = published(case, data)(data["in/x_t"], data["in/t"] + 1, condition_of(data))
+    logits = form(published(case, data))(data["in/x_t"], data["in/t"] + 1, condition_of(data))
     assert (logits.mT - data["exp/logits"]).abs().max() <= case["tolerance"]["logits_atol"]
     difference = logits.log_softmax(-1).mT - data["exp/log_p_x0"][:, :-1]
     assert difference.abs().max() <= case["tolerance"]["log_p_atol"]
 
 
+@either_form
 @pytest.mark.parametrize("case", CLASSES, ids=name)
 @torch.no_grad()
-def test_golden_null_class(case: Case) -> None:
+def test_golden_null_class(case: Case, form: Form) -> None:
     data = load(case)
-    denoiser = published(case, data)
+    denoiser = form(published(case, data))
     null = torch.full_like(data["in/label"], 10)
     difference = denoiser(data["in/x_t"], data["in/t"] + 1, null).log_softmax(-1).mT - data["exp/log_p_x0_null"][:, :-1]
     assert difference.abs().max() <= case["tolerance"]["log_p_atol"]
 
 
+@either_form
 @pytest.mark.parametrize("case", CLASSES, ids=name)
 @torch.no_grad()
-def test_each_row_has_its_own_null(case: Case) -> None:
+def test_each_row_has_its_own_null(case: Case, form: Form) -> None:
     """The original looks at the first label only."""
     data = load(case)
     labels = data["in/label"].clone()
     labels[1:] = 10
-    logits = published(case, data)(data["in/x_t"], data["in/t"] + 1, labels)
+    logits = form(published(case, data))(data["in/x_t"], data["in/t"] + 1, labels)
     expected = torch.cat([data["exp/log_p_x0"][:1], data["exp/log_p_x0_null"][1:]])[:, :-1]
     assert (logits.log_softmax(-1).mT - expected).abs().max() <= case["tolerance"]["log_p_atol"]
 
 
+@either_form
 @pytest.mark.parametrize("config", [TEXT, CLASS, SMALL])
 @torch.no_grad()
-def test_prepared_condition_gives_the_same_logits(config: ClassicConfig) -> None:
-    denoiser = ClassicDenoiser(config).eval()
+def test_prepared_condition_gives_the_same_logits(config: ClassicConfig, form: Form) -> None:
+    denoiser = form(ClassicDenoiser(config).eval())
     tokens, t, condition = random_call(config, 3)
     prepared = denoiser.prepare(condition)
     for step in (t, t % config.num_steps + 1):
@@ -128,11 +139,13 @@ def test_wrong_number_of_tokens() -> None:
         ClassicDenoiser(SMALL)(torch.zeros(1, 8, dtype=torch.int64), torch.ones(1, dtype=torch.int64))
 
 
+@either_form
 @pytest.mark.parametrize("t", [0, 6])
-def test_steps_run_from_1_to_T(t: int) -> None:  # noqa: N802
+@torch.no_grad()
+def test_steps_run_from_1_to_T(t: int, form: Form) -> None:  # noqa: N802
     tokens, _, _ = random_call(SMALL, 1)
     with pytest.raises(IndexError):
-        ClassicDenoiser(SMALL)(tokens, torch.tensor([t]))
+        form(ClassicDenoiser(SMALL))(tokens, torch.tensor([t]))
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,6 @@ from transformers import CLIPTextModel, CLIPTokenizer  # noqa: F401  counts as a
 
 from vqdiff.bench import Precision
 from vqdiff.bench.programs import (
-    PRECISIONS,
     Drawn,
     Memory,
     Repeat,
@@ -38,7 +37,7 @@ class Ours:
 
     def __init__(self, source: str | Path, precision: Precision, device: str) -> None:
         self.memory = Memory(pick_device(device))
-        self.pipe = load(source, device=device, **PRECISIONS[precision].options)
+        self.pipe = load(source, device=device, precision=precision)
         model = self.model = self.pipe.model
         parts = [model.denoiser, model.image_tokenizer, model.text_encoder and model.text_encoder.model]
         self.memory.keep([part for part in [*parts, model.null_condition] if part is not None])
@@ -97,7 +96,7 @@ class Ours:
 
 def first_picture(folder: Path, precision: Precision, device: str, output: Path) -> str:
     """A program that loads a model, draws one picture in one step, and saves it."""
-    options = {"device": device, **PRECISIONS[precision].options}
+    options = {"device": device, "precision": precision}
     return (
         f"import vqdiff; pipe = vqdiff.load({str(folder)!r}, **{options!r}); "
         f"pipe({prompts(1)[0]!r}, sampler='strided', steps=1)[0].save({str(output)!r})"

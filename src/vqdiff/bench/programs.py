@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from vqdiff.bench import Dtype, Precision
 from vqdiff.bench.workers import Turn
+from vqdiff.denoisers.layers import Packed
 from vqdiff.measuring import now, peak_memory, reset_peak_memory
 from vqdiff.sampling import SamplingSettings
 
@@ -24,19 +25,19 @@ OURS, PEER = "vqdiff", "diffusers"
 class Kind:
     """What a precision of our network means.
 
-    options: what `vqdiff.load` is told. dtype: of the weights on disk, of the matrix products that are the peak, and of
+    dtype: of the weights on disk, of the matrix products that are the peak, and of
     a program beside ours, unless told otherwise. rounding: how far apart what two programs predict may be, in the root
     mean square and as a share of the spread.
     """
 
-    options: dict[str, Any]
     dtype: Dtype
     rounding: float
 
 
 PRECISIONS: dict[Precision, Kind] = {
-    "float32": Kind({"bf16": False}, "float32", 1e-3),
-    "bfloat16": Kind({"bf16": True}, "bfloat16", 0.05),
+    "float32": Kind("float32", 1e-3),
+    "bfloat16": Kind("bfloat16", 0.05),
+    "int8": Kind("bfloat16", 0.1),
 }
 
 
@@ -183,7 +184,8 @@ class Memory:
         for tensor in _tensors(modules):
             tensor.detach().sum()
         sizes = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in _tensors(modules)}
-        self.kept = copies * sum(sizes.values())
+        packed = (part.weight for module in modules for part in module.modules() if isinstance(part, Packed))
+        self.kept = copies * (sum(sizes.values()) + sum(each.numel() * each.element_size() for each in packed))
 
     def begin(self) -> None:
         """Let the peak begin anew."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from vqdiff.errors import InputError
-from vqdiff.model import release
+from vqdiff.files import release
 
 StateDict = Mapping[str, Tensor]
 Config = TypeVar("Config")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
+from vqdiff.config import Precision
 from vqdiff.errors import InputError
 
 if TYPE_CHECKING:
@@ -31,12 +32,14 @@ class Source:
     """The image codec's file, where a checkpoint does not hold it."""
     device: str = "auto"
     """auto, cpu or cuda."""
+    precision: Precision = "auto"
+    """auto, float32, bfloat16 or int8 (CPUs only): what the networks compute with."""
 
     def load(self) -> Pipeline:
         """The model, ready to draw."""
         from vqdiff.pipeline import load
 
-        return load(self.model, device=self.device, image_tokenizer=self.image_tokenizer)
+        return load(self.model, device=self.device, precision=self.precision, image_tokenizer=self.image_tokenizer)
 
 
 @Parameter(name="*")

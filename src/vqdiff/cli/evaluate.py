@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from vqdiff.cli.options import Changes
+from vqdiff.config import Precision
 
 
 def evaluate(
@@ -13,6 +14,7 @@ def evaluate(
     set: Changes = (),
     against: Path | None = None,
     device: str = "auto",
+    precision: Precision = "auto",
 ) -> None:
     """Draw the captions of a split, score the pictures, and write the result as JSON and Markdown.
 
@@ -29,13 +31,15 @@ def evaluate(
         An earlier result (.json) to compare with; refused if it was measured differently.
     device
         auto, cpu or cuda.
+    precision
+        auto, float32, bfloat16 or int8 (CPUs only): what the networks compute with.
     """
     from vqdiff.config import read_config
     from vqdiff.evaluation.drawing import only_main_process
     from vqdiff.evaluation.evaluate import Evaluation
     from vqdiff.evaluation.evaluate import evaluate as run
 
-    text = run(read_config(Evaluation, config, set), against, device)
+    text = run(read_config(Evaluation, config, set), against, device, precision)
     with only_main_process() as main:
         if main:
             print(text)

@@ -6,6 +6,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from vqdiff.config import Precision
 from vqdiff.errors import InputError
 
 
@@ -13,6 +14,7 @@ def serve(
     *,
     model: Annotated[tuple[str, ...], Parameter(negative="")] = ("emoji",),
     device: str = "auto",
+    precision: Precision = "auto",
     host: str = "127.0.0.1",
     port: int = 8000,
     page: bool = True,
@@ -39,6 +41,8 @@ def serve(
         What to serve, as name=source or source; may be repeated. The first is the default.
     device
         auto, cpu or cuda.
+    precision
+        auto, float32, bfloat16 or int8 (CPUs only): what the networks compute with.
     host
         The address to listen at; 0.0.0.0 for all.
     port
@@ -108,10 +112,10 @@ def serve(
 
         port = listener.getsockname()[1]
         listener.close()
-        replica = cluster.Replica(sources, device, limits, token, max_rows, max_waiting)
+        replica = cluster.Replica(sources, device, precision, limits, token, max_rows, max_waiting)
         cluster.run(replica, replicas=replicas, host=host, port=port, max_connections=max_connections)
         return
-    pipes = {name: load(source, device=device) for name, source in sources.items()}
+    pipes = {name: load(source, device=device, precision=precision) for name, source in sources.items()}
     rows = default_rows(next(iter(pipes.values())).model.device) if max_rows is None else max_rows
     app = create_app(pipes, Engine(max_rows=rows, max_waiting=max_waiting), limits, token, page=page)
     config = uvicorn.Config(

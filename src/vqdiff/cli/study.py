@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from vqdiff.cli.options import Changes
+from vqdiff.config import Precision
 
 
-def study(*configs: Path, set: Changes = (), device: str = "auto") -> None:
+def study(*configs: Path, set: Changes = (), device: str = "auto", precision: Precision = "auto") -> None:
     """Measure a grid of samplers, steps, guidance scales … and draw the results.
 
     What was measured is kept: an interrupted study goes on where it was, and studies share cells.
@@ -20,6 +21,8 @@ def study(*configs: Path, set: Changes = (), device: str = "auto") -> None:
         Change a value of them, e.g. --set trial.num_pictures=64. May be repeated.
     device
         auto, cpu or cuda.
+    precision
+        auto, float32, bfloat16 or int8 (CPUs only): what the networks compute with.
     """
     from vqdiff.config import read_config
     from vqdiff.errors import InputError
@@ -28,4 +31,4 @@ def study(*configs: Path, set: Changes = (), device: str = "auto") -> None:
     if not configs:
         raise InputError("name at least one study, such as configs/studies/guidance.toml")
     for one in [read_config(Study, config, set) for config in configs]:
-        run_study(one, device, lambda line: print(line, flush=True))
+        run_study(one, device, precision, report=lambda line: print(line, flush=True))

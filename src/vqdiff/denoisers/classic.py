@@ -203,14 +203,16 @@ class Block(nn.Module):
             self.mlp_norm = nn.LayerNorm(config.width)
         self.mlp = MLP(config)
 
+    def class_rows(self) -> Float[Tensor, "rows D"]:
+        """The embedding of each class, and last of "no class"."""
+        rows = cast("AdaptiveNorm", self.mlp_norm).embedding.weight
+        return rows if self.null_class else torch.cat([rows, rows.mean(0, keepdim=True)])
+
     def prepare(self, condition: Tensor | None) -> PreparedBlock:
         """See :meth:`ClassicDenoiser.prepare`."""
         text = label = None
         if condition is not None and isinstance(self.mlp_norm, AdaptiveNorm):
-            rows = self.mlp_norm.embedding.weight
-            if not self.null_class:
-                rows = torch.cat([rows, rows.mean(0, keepdim=True)])
-            label = self.mlp_norm.modulation(F.embedding(condition, rows))
+            label = self.mlp_norm.modulation(F.embedding(condition, self.class_rows()))
         elif condition is not None:
             text = PreparedText(self.cross_norm.table(), *self.cross_attention.keys_values(condition))
         return PreparedBlock(self.self_norm.table(), text, label)

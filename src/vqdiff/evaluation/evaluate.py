@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from vqdiff.config import Precision
 from vqdiff.evaluation.drawing import only_main_process
 from vqdiff.evaluation.judge import Judge
 from vqdiff.evaluation.protocol import Result, compare
@@ -26,7 +27,9 @@ class Evaluation:
     """Measure the image tokenizer alone: real pictures, encoded and decoded."""
 
 
-def evaluate(config: Evaluation, against: Path | None = None, device: str = "auto") -> str:
+def evaluate(
+    config: Evaluation, against: Path | None = None, device: str = "auto", precision: Precision = "auto"
+) -> str:
     """Measure, write the result, and return it as Markdown, compared with an earlier one if ``against`` names it.
 
     Raises InputError, before anything is drawn, if the earlier result was measured differently.
@@ -35,7 +38,7 @@ def evaluate(config: Evaluation, against: Path | None = None, device: str = "aut
     make_folder(config.output.parent)
     check_writable(config.output.with_name(f"{config.output.name}.json"))
     cell = Cell(config.model, config.null, config.sampling, config.reconstruct)
-    judge = Judge(config.trial, [cell], device)
+    judge = Judge(config.trial, [cell], device, precision)
     if earlier is not None:
         earlier.measurement.check_like(judge.measurement(reconstruct=cell.reconstruct))
     result = judge.measure(cell)

@@ -20,7 +20,9 @@ from PIL import Image
 from torch import Tensor
 
 import vqdiff
+from vqdiff.config import Precision
 from vqdiff.data import PictureSet, load
+from vqdiff.denoisers.packed import precision_of
 from vqdiff.errors import InputError
 from vqdiff.evaluation.drawing import draw, only_main_process, processes
 from vqdiff.evaluation.protocol import Measurement, Result, Subject
@@ -43,9 +45,12 @@ class Judge:
     Raises InputError, before anything is drawn, for cells or a trial that do not fit the data or each other.
     """
 
-    def __init__(self, trial: Trial, cells: Sequence[Cell], device: str = "auto") -> None:
+    def __init__(
+        self, trial: Trial, cells: Sequence[Cell], device: str = "auto", precision: Precision = "auto"
+    ) -> None:
         self.trial = trial
         self.device = processes(device)
+        self.precision: Precision = precision
         self.pipes = dict[tuple[str, Null], Pipeline]()
         sizes = {cell.model: self.pipe(cell).model.image_tokenizer.config.image_size for cell in cells}
         if len(set(sizes.values())) > 1:
@@ -83,7 +88,7 @@ class Judge:
         key = cell.model, cell.null
         if key not in self.pipes:
             if cell.null == "own":
-                self.pipes[key] = load_pipeline(cell.model, device=self.device)
+                self.pipes[key] = load_pipeline(cell.model, device=self.device, precision=self.precision)
             else:
                 own = self.pipe(replace(cell, null="own")).model
                 if own.text_encoder is None:
@@ -134,7 +139,7 @@ class Judge:
         subject = Subject(
             model=pipe.model.card.name,
             model_hash=pipe.model.fingerprint,
-            dtype=_dtype(pipe),
+            dtype=precision_of(pipe.model.denoiser),
             device=pipe.model.device.type,
             settings={} if cell.reconstruct else self.settings(cell),
             null=self.null(cell),
@@ -171,7 +176,13 @@ class Judge:
                 return torch.cat([encode(pixels.to(pipe.model.device)).cpu() for pixels in batches(self.asked.pixels)])
         settings = pipe.settings(**vars(cell.sampling))
         # Everything that turns a seed into tokens, the code itself among it: a changed sampler draws anew.
-        key = [pipe.model.fingerprint, _dtype(pipe), pipe.model.device.type, self.null(cell), torch.__version__]
+        key = [
+            pipe.model.fingerprint,
+            precision_of(pipe.model.denoiser),
+            pipe.model.device.type,
+            self.null(cell),
+            torch.__version__,
+        ]
         key += [json.dumps(asdict(settings)), str(self.trial.batch_size), _code(*_DRAWS)]
         folder = self.trial.drawn / _hash([*key, *self.captions]) / str(seed)
         return draw(pipe, self.captions, seed, settings, folder, batch_size=self.trial.batch_size)
@@ -216,10 +227,6 @@ def _code(*patterns: str) -> str:
     root = Path(str(resources.files("vqdiff")))
     files = sorted(file for pattern in patterns for file in root.glob(pattern))
     return _hash([hashlib.sha256(file.read_bytes()).hexdigest() for file in files])
-
-
-def _dtype(pipe: Pipeline) -> str:
-    return str(next(pipe.model.denoiser.parameters()).dtype).removeprefix("torch.")
 
 
 def _hash_pixels(pictures: PictureSet) -> str:

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from vqdiff.config import Precision
 from vqdiff.errors import InputError
 from vqdiff.evaluation.accuracy import Accuracy, measure_accuracy
 from vqdiff.evaluation.drawing import only_main_process
@@ -68,7 +69,9 @@ class Study:
     """Other words for values, such as ``"null.zero" = "zeros"``."""
 
 
-def run_study(study: Study, device: str = "auto", report: Callable[[str], None] = print) -> None:
+def run_study(
+    study: Study, device: str = "auto", precision: Precision = "auto", report: Callable[[str], None] = print
+) -> None:
     """Measure what is not measured yet and write table, plot and pictures into ``study.output``.
 
     Raises InputError, before anything is drawn, for a study without cells, an unknown score or axis.
@@ -77,11 +80,11 @@ def run_study(study: Study, device: str = "auto", report: Callable[[str], None] 
         raise InputError("a study needs either [[grid]] tables or one [accuracy] table")
     make_folder(study.output)
     if study.accuracy is not None:
-        judge = Judge(study.trial, [Cell(study.accuracy.model)], device)
+        judge = Judge(study.trial, [Cell(study.accuracy.model)], device, precision)
         measure_accuracy(study.title, study.accuracy, judge, study.output)
         return
     cells = list(dict.fromkeys(cell for grid in study.grid for cell in grid.cells()))
-    judge = Judge(study.trial, cells, device)
+    judge = Judge(study.trial, cells, device, precision)
     if unknown := set(study.scores) - set(judge.scoring.names()):
         raise InputError(f"unknown score {min(unknown)!r}; there are {', '.join(judge.scoring.names())}")
     if not study.scores or study.pictures < 1:

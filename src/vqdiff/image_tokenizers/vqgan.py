@@ -291,4 +291,5 @@ class VQGAN(nn.Module):
 
     def _pixels(self, codes: Float[Tensor, "B L D"]) -> Float[Tensor, "B 3 H W"]:
         grid = codes.transpose(1, 2).unflatten(2, (self.grid_size, self.grid_size))
-        return (self.decoder(self.from_code(grid)).float() + 1) / 2
+        latents = self.from_code(grid).to(self.last_layer.dtype)
+        return (self.decoder(latents).float() + 1) / 2

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from vqdiff.config import Precision
 from vqdiff.errors import InputError
 from vqdiff.pipeline import bundled, find, load
 from vqdiff.serving.api import create_app
@@ -39,6 +40,7 @@ class Replica:
 
     sources: Mapping[str, str]
     device: str
+    precision: Precision
     limits: Limits
     token: str | None = None
     max_rows: int | None = None
@@ -46,7 +48,8 @@ class Replica:
 
     def build(self, name: str) -> FastAPI:
         """The application, with models and an engine of its own, whose answers say ``name`` as ``X-Replica``."""
-        pipes = {one: load(source, device=self.device) for one, source in self.sources.items()}
+        options: Any = {"device": self.device, "precision": self.precision}
+        pipes = {one: load(source, **options) for one, source in self.sources.items()}
         where = next(iter(pipes.values())).model.device
         rows = default_rows(where) if self.max_rows is None else self.max_rows
         app = create_app(pipes, Engine(max_rows=rows, max_waiting=self.max_waiting), self.limits, self.token)

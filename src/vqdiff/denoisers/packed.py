@@ -1,0 +1,169 @@
+"""The same denoisers, made ready for drawing on a CPU: faster and smaller, and past training.
+
+What a trained network computes again at every step is computed once: the norms' scales and shifts of all steps (whose
+weights, a fifth of the published ITHQ model, then go), the layout of its weights. What torch does in several passes is
+one: a norm with its scale and shift, a linear layer with its activation or sum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeVar, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vqdiff.denoisers.classic import (
+    AdaptiveNorm,
+    Block,
+    ClassicDenoiser,
+    PreparedBlock,
+    PreparedText,
+    split_heads,
+)
+from vqdiff.denoisers.layers import Int8Linear, Packed, PackedConv2d, PackedLinear, can_pack, has_int8_units
+from vqdiff.denoisers.modern import ModernDenoiser
+from vqdiff.errors import InputError
+from vqdiff.files import release, trim
+from vqdiff.shapes import Float, Int
+
+Denoiser = TypeVar("Denoiser", bound=nn.Module)
+
+GELU = 1.702
+"""x·σ(1.702x) = swish(1.702x) / 1.702: the norm before the MLP multiplies by it, and the last layer divides."""
+
+SCORES = 2**20
+"""So many attention scores at once stay in a CPU's cache: 2 MiB of bfloat16."""
+
+
+def pack(denoiser: Denoiser, *, int8: bool = False) -> Denoiser:
+    """Change a denoiser into its form for drawing, layer by layer, and return it; nothing happens off the CPU.
+
+    int8: linear layers of eight bits, which changes what the network says a little; `docs/experiments.md` has how much.
+    Convolutions, the embeddings and the head stay as they are. Raises InputError where the machine has no units for it.
+    """
+    weight = next(denoiser.parameters())
+    if not can_pack(weight.device, weight.dtype):
+        if int8:
+            raise InputError(f"int8 is for x86 CPUs, not for {weight.device}: use bfloat16 or float32")
+        return denoiser
+    if int8 and not has_int8_units():
+        raise InputError("this CPU has no VNNI units for int8: use bfloat16 or float32")
+    linear = Int8Linear if int8 else PackedLinear
+    if isinstance(denoiser, ClassicDenoiser):
+        for index in range(len(denoiser.blocks)):
+            _replace(denoiser.blocks, index, linear)
+            trim()
+    if isinstance(denoiser, ModernDenoiser):
+        for block in denoiser.blocks:
+            for name, layer in block.named_children():
+                if isinstance(layer, nn.Linear):
+                    setattr(block, name, linear(layer))
+    return denoiser
+
+
+def _replace(blocks: nn.ModuleList, index: int, linear: type[PackedLinear | Int8Linear]) -> None:
+    block = cast("Block", blocks[index])
+    blocks[index] = PackedBlock(block, linear)
+    for weight in block.parameters():
+        release(weight)
+
+
+def is_packed(module: nn.Module) -> bool:
+    """Whether some weights are there in their packed form only."""
+    return any(isinstance(part, Packed) for part in module.modules())
+
+
+def precision_of(denoiser: nn.Module) -> str:
+    """The dtype of its weights, or int8."""
+    if any(isinstance(part, Int8Linear) for part in denoiser.modules()):
+        return "int8"
+    return str(next(denoiser.parameters()).dtype).removeprefix("torch.")
+
+
+class PackedBlock(nn.Module):
+    """What a `Block` computes."""
+
+    def __init__(self, block: Block, linear: type[PackedLinear | Int8Linear]) -> None:
+        super().__init__()
+        attention, mlp = block.self_attention, block.mlp
+        self.heads = attention.heads
+        self.steps = table(block.self_norm, block.self_norm.embedding.weight)
+        self.qkv, self.out = linear(attention.qkv), linear(attention.out)
+        self.cross_steps: Tensor | None = None
+        if hasattr(block, "cross_norm"):
+            self.cross_steps = table(block.cross_norm, block.cross_norm.embedding.weight)
+            self.cross_q = linear(block.cross_attention.q)
+            self.cross_kv = block.cross_attention.kv  # once a picture
+            self.cross_out = linear(block.cross_attention.out)
+        if isinstance(block.mlp_norm, AdaptiveNorm):
+            self.mlp_rows = GELU * table(block.mlp_norm, block.class_rows())
+        else:
+            self.mlp_rows = GELU * torch.cat([block.mlp_norm.weight, block.mlp_norm.bias]).float()[None]
+        self.grid = mlp.grid
+        wide: Callable[..., nn.Module] = linear if mlp.grid is None else partial(PackedConv2d, size=mlp.grid[0])
+        widen, narrow = cast("tuple[Any, Any]", (mlp.widen, mlp.narrow))
+        self.widen, self.narrow = wide(widen, "swish", (GELU, GELU)), wide(narrow, "none", (GELU, 1.0))
+
+    def prepare(self, condition: Tensor | None) -> PreparedBlock:
+        """See :meth:`ClassicDenoiser.prepare`."""
+        text = label = None
+        if condition is not None and self.cross_steps is not None:
+            keys, values = (
+                split_heads(part, self.heads).contiguous() for part in self.cross_kv(condition).chunk(2, -1)
+            )
+            text = PreparedText(self.cross_steps, keys, values)
+        elif condition is not None:
+            label = F.embedding(condition, self.mlp_rows)
+        return PreparedBlock(self.steps, text, label)
+
+    def forward(self, x: Float[Tensor, "B L D"], t: Int[Tensor, " B"], prepared: PreparedBlock) -> Tensor:
+        """The features after this layer, at steps ``t`` in 1..T."""
+        step, text, label = prepared
+        q, k, v = self.qkv(norm(x, F.embedding(t - 1, step))).chunk(3, dim=-1)
+        x = self.out(attention(*(split_heads(part, self.heads) for part in (q, k, v))), x)
+        if text is not None:
+            q = self.cross_q(norm(x, F.embedding(t - 1, text.steps)))
+            x = self.cross_out(attention(split_heads(q, self.heads), text.keys, text.values), x)
+        normed = norm(x, self.mlp_rows if label is None else label)
+        if self.grid is None:
+            return self.narrow(self.widen(normed), x)
+        grid = normed.transpose(1, 2).unflatten(2, self.grid)
+        return x + self.narrow(self.widen(grid)).flatten(2).transpose(1, 2)
+
+
+def table(adaptive: AdaptiveNorm, rows: Float[Tensor, "rows D"]) -> Float[Tensor, "rows twoD"]:
+    """1 + scale and shift, side by side and in float32, for embedded rows."""
+    linear = adaptive.linear
+    scale, shift = F.linear(F.silu(rows.float()), linear.weight.float(), linear.bias.float()).chunk(2, -1)
+    return torch.cat([1 + scale, shift], -1)
+
+
+def norm(x: Float[Tensor, "B L D"], rows: Float[Tensor, "#B twoD"]) -> Float[Tensor, "B L D"]:
+    """Layer norm with scales and shifts of each picture, or of all; in one pass where they are the same."""
+    scales, shifts = rows.chunk(2, dim=-1)
+    if len(rows) == 1 or rows.eq(rows[0]).all():
+        return F.layer_norm(x, x.shape[-1:], scales[0], shifts[0])
+    pictures = zip(x, scales, shifts, strict=True)
+    return torch.stack([F.layer_norm(one, one.shape[-1:], scale, shift) for one, scale, shift in pictures])
+
+
+def attention(
+    q: Float[Tensor, "B H L d"], k: Float[Tensor, "B H N d"], v: Float[Tensor, "B H N d"]
+) -> Float[Tensor, "B L D"]:
+    """Scaled dot-product attention, its heads side by side again.
+
+    Written out for bfloat16, some heads at a time, where torch's own converts to float32.
+    """
+    if q.dtype != torch.bfloat16:
+        return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+    batch, heads, length, width = q.shape
+    values = F.pad(v, (0, -width % 32))  # a product 88 wide takes 1.4 times as long as one of 96
+    parts = ((q * width**-0.5).flatten(0, 1), k.contiguous().flatten(0, 1), values.contiguous().flatten(0, 1))
+    out = q.new_empty(batch * heads, length, values.shape[-1])
+    at_once = max(1, SCORES // (length * k.shape[2]))
+    for queries, keys, values, place in zip(*(one.split(at_once) for one in (*parts, out)), strict=True):
+        torch.bmm(torch.bmm(queries, keys.mT).softmax(-1), values, out=place)
+    return out[..., :width].unflatten(0, (batch, heads)).transpose(1, 2).flatten(2)
