@@ -272,7 +272,7 @@ def rotate(x: Float[Tensor, "*shape C"], rope: Float[Tensor, "2 *broadcast C"]) 
 
 def _initialise(module: nn.Module) -> None:
     if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=module.in_features**-0.5)
+        nn.init.normal_(module.weight, std=module.in_features**-0.5)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
     elif isinstance(module, nn.Embedding):
