@@ -126,7 +126,7 @@ def test_ahead_of_diffusers(dtype: str) -> None:
     report = bench_random("small", options, "vqdiff bench", ignore)
     steps = report.find("1 picture, guided", "seconds a step")
     assert steps.ratio is not None
-    assert steps.ratio.median > 1.2, report.markdown()
+    assert steps.ratio.median > (1.6 if dtype == "bfloat16" else 1.3), report.markdown()
     outside = report.find("1 picture, guided", "outside the network, % of a step")
-    assert outside.values[0].median < 3, report.markdown()
+    assert outside.values[0].median < 5, report.markdown()
     assert report.find("a new process", "seconds to one picture of one step").values[1].median > 0
