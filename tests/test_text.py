@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from transformers import AutoModel, AutoTokenizer
 
 import vqdiff
@@ -54,6 +55,16 @@ def test_bert_is_that_of_transformers(encoder: TextEncoder) -> None:
     states = theirs(**batch).last_hidden_state * batch["attention_mask"][..., None]
     ours = TextEncoder(FOLDER, max_tokens=32).encode(texts)[:, : states.shape[1]]
     torch.testing.assert_close(ours, states, atol=2e-5, rtol=0)
+
+
+def test_older_files_of_bert_are_read_too(tmp_path: Path, encoder: TextEncoder) -> None:
+    older = {
+        "bert." + name.replace("Norm.weight", "Norm.gamma").replace("Norm.bias", "Norm.beta"): value.clone()
+        for name, value in encoder.model.state_dict().items()
+    }
+    save_file(older, tmp_path / "model.safetensors")
+    read = Bert.read(encoder.model.config, tmp_path / "model.safetensors").state_dict()
+    assert all(torch.equal(value, read[name]) for name, value in encoder.model.state_dict().items())
 
 
 def test_another_network_is_not_taken_for_bert() -> None:

@@ -79,7 +79,7 @@ class Bert(nn.Module):
         if weights is None:
             return network.eval().requires_grad_(False)
         wanted = network.state_dict().keys()
-        state = {name.removeprefix("bert."): value for name, value in load_file(weights).items()}
+        state = {_modern(name): value for name, value in load_file(weights).items()}
         network.load_state_dict({name: state[name].float() for name in wanted & state.keys()}, assign=True)
         return network.eval().requires_grad_(False)
 
@@ -97,6 +97,11 @@ class Bert(nn.Module):
         for layer in self.encoder["layer"]:  # type: ignore[union-attr]
             x = layer(x, mask)
         return States(x)
+
+
+def _modern(name: str) -> str:
+    """The name that transformers gives today to a weight of an older file."""
+    return name.removeprefix("bert.").replace(".gamma", ".weight").replace(".beta", ".bias")
 
 
 class _Layer(nn.Module):

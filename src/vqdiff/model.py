@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from vqdiff.config import build
 from vqdiff.denoisers import ClassicConfig, ClassicDenoiser, ModernConfig, ModernDenoiser
-from vqdiff.denoisers.packed import is_packed
+from vqdiff.denoisers.packed import is_packed, precision_of
 from vqdiff.diffusion import Schedule
 from vqdiff.errors import InputError
 from vqdiff.files import atomic_path, read_json, release
@@ -112,6 +112,10 @@ class Model:
     card: Card = field(default_factory=Card)
     fingerprint: str = "unsaved"
     """Twelve hex digits that change with all that decides a picture, once its prompt, seed and settings are given."""
+
+    def identity(self) -> dict[str, str]:
+        """What a picture's metadata say of the model, besides its settings."""
+        return {"model": self.card.name, "model_hash": self.fingerprint, "precision": precision_of(self.denoiser)}
 
     @property
     def num_tokens(self) -> int:

@@ -17,7 +17,7 @@ from vqdiff import editing
 from vqdiff.checkpoints import Extras, read_model
 from vqdiff.checkpoints.hub import download, is_hub_id
 from vqdiff.config import Precision
-from vqdiff.denoisers.packed import is_packed, pack
+from vqdiff.denoisers.packed import is_packed, pack, precision_of
 from vqdiff.errors import InputError
 from vqdiff.model import Model
 from vqdiff.pictures import to_images
@@ -232,7 +232,8 @@ class Pipeline:
         Raises InputError if they are packed and what they were read from is gone.
         """
         model = self.model
-        if is_packed(model.denoiser) and self.read_again is not None:
+        lowered = is_packed(model.denoiser) or precision_of(model.denoiser) != "float32"
+        if lowered and self.read_again is not None:
             read = self.read_again()
             model = replace(model, denoiser=read.denoiser, image_tokenizer=read.image_tokenizer)
         model.save(Path(folder))

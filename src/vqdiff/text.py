@@ -59,8 +59,11 @@ class TextEncoder:
             raise InputError(f"{folder} is no complete text encoder: tokenizer.json is missing")
         try:
             self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-            self.model: Any = _read_encoder(folder, shapes_only)
         except Exception as error:  # tokenizers raises nothing narrower
+            raise InputError(f"{folder / 'tokenizer.json'} is broken: {error}") from error
+        try:
+            self.model: Any = _read_encoder(folder, shapes_only)
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             raise InputError(f"{folder} is no complete text encoder: {str(error).splitlines()[0]}") from error
         self.tokenizer.no_padding()
         self.tokenizer.no_truncation()

@@ -23,7 +23,7 @@ def test_kept_words_mean_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     whole, small = TextEncoder(WHOLE), TextEncoder(tmp_path / "small")
     prompts = ["a red apple", "Flag of Japan!", "red flag"]
     torch.testing.assert_close(small.encode(prompts), whole.encode(prompts))
-    pieces = small.tokenizer.tokenize("zebra")
-    assert len(pieces) > len(whole.tokenizer.tokenize("zebra"))
+    pieces, fewer = (one.tokenizer.encode("zebra", add_special_tokens=False).tokens for one in (small, whole))
+    assert len(pieces) > len(fewer)
     assert "".join(pieces).replace("##", "") == "zebra"
     assert "word pieces kept" in (tmp_path / "small" / "README.md").read_text()

@@ -78,6 +78,28 @@ def test_a_trace_is_what_the_steps_did() -> None:
                     torch.testing.assert_close(one.confidence[0, 0], other.confidence[i])
 
 
+def test_a_trace_that_fails_fails_its_request_alone() -> None:
+    pipe = toy_pipeline()
+    head, tokens = pipe.model.denoiser.logits, pipe.model.num_tokens
+
+    def logits(features: torch.Tensor) -> torch.Tensor:
+        if features.shape[:2] == (1, tokens):  # only a trace asks everywhere for one picture without guidance
+            raise RuntimeError("too much")
+        return head(features)
+
+    pipe.model.denoiser.logits = logits
+    settings = {"steps": 4, "guidance": 1.0, "sampler": "halton"}
+    with engine_for(max_rows=2) as engine:
+        traced, other = (
+            engine.submit(pipe, Work.generate(pipe.model, 1, seed=seed, **settings), trace=trace)
+            for seed, trace in ((1, True), (2, False))
+        )
+        with pytest.raises(RuntimeError, match="too much"):
+            traced.result(PATIENCE)
+        other.result(PATIENCE)
+        assert engine.alive
+
+
 @pytest.mark.parametrize("kind", ["modern", "classic"])
 def test_requests_at_any_time_get_the_tokens_they_get_alone(kind: str) -> None:
     pipe = toy_pipeline(kind)

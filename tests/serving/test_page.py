@@ -279,6 +279,10 @@ def test_the_page_takes_no_files_and_no_strange_requests(http: httpx.Client) -> 
     assert http.post(join, content=b"[" * 100_000).status_code == 400
     assert http.post(join, content=b"\xff").status_code == 400
     assert http.post("/v1/images/generations", json={}, headers={"Sec-Fetch-Site": "cross-site"}).status_code == 403
+    elsewhere = {"Origin": "http://evil.example"}  # all that browsers say over plain http
+    assert http.post("/v1/images/generations", json={}, headers=elsewhere).status_code == 403
+    own = {"Origin": str(http.base_url).rstrip("/")}
+    assert http.post("/v1/images/generations", json={}, headers=own).status_code == 422
     assert http.get("/api/draw").status_code == 405
     assert http.get("/gradio_api/heartbeat/a").status_code == 204
     assert "access-control-allow-origin" not in http.get("/", headers={"Origin": "http://127.0.0.1:1"}).headers

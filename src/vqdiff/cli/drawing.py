@@ -90,7 +90,7 @@ class Drawing:
             record["negative"] = self.negative
         if self.towards is not None:
             record |= {"towards": self.towards, "weight": self.weight}
-        return record | {"model": pipe.model.card.name, "model_hash": pipe.model.fingerprint}
+        return record | pipe.model.identity()
 
 
 def write_png(picture: Image.Image, record: dict[str, Any], path: Path) -> None:

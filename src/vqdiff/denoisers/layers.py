@@ -40,10 +40,16 @@ class Packed(nn.Module):
 
     weight: Tensor
 
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.dtype = dtype
+        """That of what it takes and gives."""
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
-        probe = torch.empty(0)
-        if fn(probe).device != probe.device:
-            raise InputError("a denoiser packed for the CPU cannot move: load the model with device= instead")
+        probe = torch.empty(0, dtype=self.dtype)
+        after = fn(probe)
+        if (after.device, after.dtype) != (probe.device, probe.dtype):
+            raise InputError("a denoiser packed for the CPU cannot move: load the model with device= or precision=")
         return self
 
 
@@ -51,7 +57,7 @@ class PackedLinear(Packed):
     """``activation(x Wᵀ + b) + plus``, in the precision of the weight; the activation is "none" or "swish"."""
 
     def __init__(self, linear: nn.Linear, activation: str = "none", scales: Scales = (1.0, 1.0)) -> None:
-        super().__init__()
+        super().__init__(linear.weight.dtype)
         weight, self.bias = rescaled(linear, scales)
         self.weight = torch.ops.mkldnn._reorder_linear_weight(weight.to(linear.weight.dtype), None)
         if self.bias is not None:
@@ -69,7 +75,7 @@ class PackedConv2d(Packed):
 
     def __init__(self, conv: nn.Conv2d, activation: str = "none", scales: Scales = (1.0, 1.0), *, size: int) -> None:
         """Lay the weight out for pictures of ``size`` × ``size``."""
-        super().__init__()
+        super().__init__(conv.weight.dtype)
         weight, self.bias = rescaled(conv, scales)
         weight = weight.to(conv.weight.dtype, memory_format=torch.channels_last)
         if self.bias is not None:
@@ -92,7 +98,7 @@ class Int8Linear(Packed):
     """
 
     def __init__(self, linear: nn.Linear, activation: str = "none", scales: Scales = (1.0, 1.0)) -> None:
-        super().__init__()
+        super().__init__(linear.weight.dtype)
         weight, self.bias = rescaled(linear, scales)
         self.scales = weight.abs().amax(1).clamp_min(1e-12) / 127
         self.zeros = torch.zeros(len(weight), dtype=torch.int64)

@@ -217,7 +217,7 @@ class Judge:
         }
 
 
-_DRAWS = ("diffusion/*.py", "sampling/*.py", "denoisers/*.py")
+_DRAWS = ("diffusion/*.py", "sampling/*.py", "denoisers/*.py", "bert.py", "text.py")
 _SCORES = ("image_tokenizers/*.py", "features.py", "metrics.py", "evaluation/scorer.py", "evaluation/scoring.py")
 
 

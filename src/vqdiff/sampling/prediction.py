@@ -64,6 +64,13 @@ class Prediction:
         cond, null = logits.chunk(2)
         return cond, null
 
+    def select(self, image: int) -> Prediction:
+        """Return what is said of one image."""
+        if self.scale is None:
+            return Prediction(self.features[image : image + 1], self.head, None)
+        both = self.features[[image, len(self.scale) + image]]
+        return Prediction(both, self.head, self.scale[image : image + 1])
+
     def confidence(self) -> Float[Tensor, "B L"]:
         """Return the purity of every position, in (0, 1], before truncation and sharpening."""
         return purity(self.at())

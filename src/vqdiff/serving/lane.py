@@ -15,8 +15,8 @@ from torch import Tensor
 from vqdiff.model import Bound
 from vqdiff.pictures import to_images
 from vqdiff.pipeline import Pipeline
-from vqdiff.sampling import Batch, Trace
-from vqdiff.shapes import Float, Int
+from vqdiff.sampling import Batch, Prediction, Trace
+from vqdiff.shapes import Int
 from vqdiff.work import Work
 
 
@@ -149,19 +149,22 @@ class Lane:
             apart = (self.select([i for i, row in enumerate(self.rows) if row.ticket is one]) for one in tickets)
             moved = [lane for one in apart if one is not None and (lane := one.advance()) is not None]
             return reduce(Lane.join, moved) if moved else None
-        traced = any(row.ticket.traces is not None for row in self.rows)
-        confidence = prediction.confidence() if traced else None
         for i, (row, left) in enumerate(zip(self.rows, self.batch.left.tolist(), strict=True)):
             row.ticket.taken += left > 0
-            if left and row.ticket.traces is not None and confidence is not None:
-                row.ticket.traces[row.number].append(self._trace(i, batch, confidence))
+            if not left or row.ticket.traces is None or row.ticket.done():
+                continue
+            try:
+                row.ticket.traces[row.number].append(self._trace(i, batch, prediction))
+            except Exception as error:
+                row.ticket.fail(error)
         return Lane(self.rows, batch, self.bound)
 
-    def _trace(self, i: int, after: Batch, confidence: Float[Tensor, "B L"]) -> Trace:
+    def _trace(self, i: int, after: Batch, prediction: Prediction) -> Trace:
         """What the step to ``after`` did to the i-th picture."""
         mask, here = after.schedule.num_codes, slice(i, i + 1)
         before, tokens = self.batch.tokens[here].cpu(), after.tokens[here].cpu()
-        return Trace(tokens[None], ((before == mask) & (tokens != mask))[None], confidence[here][None].cpu())
+        confidence = prediction.select(i).confidence().cpu()
+        return Trace(tokens[None], ((before == mask) & (tokens != mask))[None], confidence[None])
 
     def settle(self) -> Lane | None:
         """Decode the finished pictures; return the lane without them and without those of ended requests."""

@@ -32,7 +32,7 @@ class Order:
     def answer(self) -> Pictures:
         """The finished pictures, as PNG files."""
         work, model = self.ticket.work, self.ticket.pipe.model
-        record = asdict(work.settings) | {"model": model.card.name, "model_hash": model.fingerprint}
+        record = asdict(work.settings) | model.identity()
         if work.negative is not None:
             record["negative"] = work.negative
         data = list[Picture]()

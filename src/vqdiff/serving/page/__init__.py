@@ -57,7 +57,8 @@ def create_page(service: Service) -> FastAPI:
             return [*why.ask(event), gr.Tabs(selected="why")]
 
         pictures.edit(edit, None, [brush, tabs], **QUIET)
-        pictures.why(ask, None, [*why.inputs, tabs], **QUIET).then(why.run, why.inputs, why.outputs, **QUIET)
+        asked = pictures.why(ask, None, [*why.inputs, tabs], **QUIET)
+        why.buttons.stops(asked.success(why.run, why.inputs, why.outputs, **QUIET), why.outputs[0])
     # Requests wait in the engine's queue, by its rules, and not in Gradio's before it.
     blocks.queue(default_concurrency_limit=None, max_size=service.engine.max_waiting, api_open=False)
     blocks._queue.pending_messages_per_session.max_size = _SESSIONS  # what nobody fetches is kept in memory

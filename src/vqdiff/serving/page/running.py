@@ -61,8 +61,12 @@ class Buttons:
         outputs = [output] if also is None else [output, also[0]]
         triggers = [self.go.click] if enter is None else [self.go.click, enter.submit]
         event = gr.on(triggers, run, list(inputs), outputs, js=js, trigger_mode="once", **QUIET)
-        self.stop.click(lambda: note("Stopped."), None, output, cancels=[event], **QUIET)
+        self.stops(event, output)
         return run
+
+    def stops(self, event: Any, output: Component) -> None:
+        """Have the second button stop an event too, and ``output`` say so."""
+        self.stop.click(lambda: note("Stopped."), None, output, cancels=[event], **QUIET)
 
     @staticmethod
     def _both(shown: str, also: Any) -> Any:

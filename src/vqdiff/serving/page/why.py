@@ -41,7 +41,7 @@ class Why:
             with gr.Column(scale=2, min_width=320):
                 gr.Markdown(_HELP)
                 self.controls = Controls(service, model, seed=0)
-                buttons = Buttons("Show why")
+                self.buttons = Buttons("Show why")
             with gr.Column(scale=3, min_width=320):
                 now = gr.HTML(empty("The picture and its steps come here."), elem_id="now", apply_default_css=False)
                 viewer = gr.HTML(
@@ -53,7 +53,7 @@ class Why:
             return draw(service, [self.controls.drawing(values)], story=story)
 
         also = (viewer, lambda progress: progress.story)
-        self.run = buttons.draw(self.inputs, now, start, _show, enter=self.controls.prompt, also=also)
+        self.run = self.buttons.draw(self.inputs, now, start, _show, enter=self.controls.prompt, also=also)
 
     def ask(self, event: gr.EventData) -> list[Any]:
         """The values of the fields for the picture whose button was pressed."""
