@@ -18,6 +18,7 @@ import torch
 from vqdiff.errors import InputError
 from vqdiff.pipeline import Pipeline
 from vqdiff.serving.lane import Lane, Ticket
+from vqdiff.threads import rest
 from vqdiff.work import Work
 
 PREVIEW_SHARE = 0.2
@@ -76,6 +77,7 @@ class Engine:
         self._next_preview = 0.0
         self._views = 0
         self._thread = Thread(target=self._work, name="vqdiff-engine", daemon=True)
+        rest()  # as whoever has loaded the models
         self._thread.start()
 
     def submit(
@@ -95,6 +97,7 @@ class Engine:
         """
         self._check_room()
         ticket = Ticket(pipe, work, previews, trace, on_change)
+        rest()  # the engine's own thread computes from here on
         with self._changed:
             self._check_room()
             self._waiting.append(ticket)
