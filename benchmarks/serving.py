@@ -14,8 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
-import platform
 import random
 import shlex
 import sys
@@ -27,9 +25,8 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
 
-import torch
-
 import vqdiff
+from vqdiff.bench.machine import describe_machine
 from vqdiff.evaluation.plots import save_figure
 from vqdiff.pipeline import Pipeline
 from vqdiff.serving.engine import Engine, default_rows
@@ -115,14 +112,10 @@ def measure(way: Batches | Steps, rate: float, seconds: float) -> dict[str, floa
     }
 
 
-def machine(device: torch.device) -> str:
-    """On what was measured, and how busy it was before."""
-    info = Path("/proc/cpuinfo")
-    names = [line.partition(": ")[2] for line in info.read_text().splitlines() if line.startswith("model name")]
-    processor = names[0] if names else platform.processor()
-    gpu = [torch.cuda.get_device_name(device)] if device.type == "cuda" else []
-    threads = f"{os.cpu_count()} cores, {torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f} before"
-    return ", ".join([*gpu, processor, threads, f"torch {torch.__version__}"])
+def told(machine: dict[str, Any]) -> str:
+    """A machine in a line."""
+    threads = f"{machine['cores']} cores, {machine['threads']} threads, load {machine.get('load', '?')} before"
+    return ", ".join([machine.get("gpu", machine["processor"]), threads, f"torch {machine['torch']}"])
 
 
 def table(results: list[dict[str, Any]]) -> str:
@@ -162,7 +155,7 @@ def main() -> None:
 
     pipe = vqdiff.load(asked.model, device=asked.device)
     device, settings = pipe.model.device, pipe.model.sampling
-    where, rows = machine(device), asked.rows or default_rows(device)
+    where, rows = told(describe_machine(device)), asked.rows or default_rows(device)
     pipe(list(PROMPTS))  # warm
     start = time.perf_counter()
     for seed, prompt in enumerate(PROMPTS):

@@ -137,6 +137,30 @@ def test_fine_tuning_to_the_empty_caption(trained: Path) -> None:
     torch.testing.assert_close(model.null(1), model.text_encoder.encode([""]), atol=2e-3, rtol=1e-2)
 
 
+def go_on(folder: Path, *changes: str) -> diffusion.DiffusionTraining:
+    changes = (f"output={folder / 'further'}", *changes)
+    return read_config(diffusion.DiffusionTraining, write(folder, GUIDANCE), changes)
+
+
+def test_a_trained_model_is_trained_further(trained: Path) -> None:
+    diffusion.train_diffusion(go_on(trained, "run.warmup=1", "sampling.steps=7"))
+    before, after = denoisers(trained / "diffusion" / "model", trained / "further" / "model")
+    assert any(not torch.equal(after[name], value) for name, value in before.items())
+    for name, value in before.items():
+        torch.testing.assert_close(after[name], value, atol=5e-3, rtol=1e-2)  # near: it did not begin anew
+    first, further = (vqdiff.load(trained / stage / "model").model for stage in ("diffusion", "further"))
+    torch.testing.assert_close(further.null(1), first.null(1), atol=5e-3, rtol=1e-2)
+    assert further.sampling.steps == 7
+    assert further.card.name == first.card.name
+
+
+def test_what_a_trained_model_brings_is_not_described_again(trained: Path) -> None:
+    with pytest.raises(InputError, match="leave that out"):
+        go_on(trained, "model.width=64")
+    with pytest.raises(InputError, match="image_tokenizer"):
+        read_config(diffusion.DiffusionTraining, write(trained, GUIDANCE.split("\n", 2)[2]))
+
+
 def test_nothing_to_train_is_refused(trained: Path) -> None:
     with pytest.raises(InputError, match="freeze leaves nothing to train"):
         diffusion.DiffusionTask(guidance(trained, "freeze=true", "null=empty"))

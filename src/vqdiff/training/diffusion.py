@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import MISSING, Field, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -110,9 +110,11 @@ class DenoiserTraining:
 
 @dataclass(frozen=True, kw_only=True)
 class DiffusionTraining(DenoiserTraining):
-    """Everything ``vqdiff train diffusion`` needs."""
+    """Everything ``vqdiff train diffusion`` needs: a model to go on from, or what describes a new one."""
 
-    image_tokenizer: Path
+    start: Path | None = None
+    """Folder of a trained model to go on from, in place of all below but ``sampling`` and ``card``."""
+    image_tokenizer: Path | None = None
     """Folder of a trained tokenizer."""
     condition: Literal["text", "class", "none"] = "text"
     text_encoder: Path | None = None
@@ -124,13 +126,32 @@ class DiffusionTraining(DenoiserTraining):
     classic: ClassicSizes | None = None
     """Train the published network in place of ``model``."""
     noise: Noise = field(default_factory=Noise)
-    sampling: SamplingSettings = field(default_factory=SamplingSettings)
-    """The finished model's default settings, used for the sample grid too."""
-    card: Card = field(default_factory=Card)
-    """What the finished model says of itself; its measured quality is added."""
+    sampling: SamplingSettings | None = None
+    """The finished model's default settings, used for the sample grid too; those of ``start`` unless given."""
+    card: Card | None = None
+    """What the finished model says of itself, likewise; its measured quality is added."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.start is None and self.image_tokenizer is None:
+            raise InputError("name the image_tokenizer of a new model, or with start a trained model to go on from")
+        described = {"image_tokenizer", "condition", "text_encoder", "max_tokens", "null", "model", "classic", "noise"}
+        for key in fields(self) if self.start is not None else ():
+            if key.name in described and getattr(self, key.name) != _default(key):
+                raise InputError(f"start goes on from a trained model with a {key.name} of its own: leave that out")
+
+    @property
+    def tokenizer_folder(self) -> Path:
+        """Where the image tokenizer lies."""
+        return self.start / "image_tokenizer" if self.start is not None else cast("Path", self.image_tokenizer)
 
     def assemble(self, rows: Rows, image_tokenizer: Any) -> Model:
-        """A new denoiser beside the trained parts."""
+        """The model to go on from, or a new denoiser beside the trained parts."""
+        if self.start is not None:
+            model = Model.load(self.start)
+            for part in filter(None, (model.denoiser, model.null_condition)):
+                part.requires_grad_(True)
+            return replace(model, sampling=self.sampling or model.sampling, card=self.card or model.card)
         if (self.condition == "text") != (self.text_encoder is not None):
             wants = "wants a" if self.text_encoder is None else "takes no"
             raise InputError(f"condition = {self.condition!r} {wants} text_encoder")
@@ -154,7 +175,9 @@ class DiffusionTraining(DenoiserTraining):
             labelled = self.condition == "class"
             denoiser = ClassicDenoiser(ClassicConfig(**common, **vars(self.classic), **side, null_class=labelled))
         null = NullCondition.of(self.null, encoder) if encoder is not None else None
-        return Model(schedule, denoiser, image_tokenizer, encoder, null, self.sampling, self.card)
+        return Model(
+            schedule, denoiser, image_tokenizer, encoder, null, self.sampling or SamplingSettings(), self.card or Card()
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,6 +189,11 @@ class GuidanceTraining(DenoiserTraining):
     null: NullKind = "learnable"
     freeze: bool = False
     """Train the null condition alone and leave the denoiser as it is."""
+
+    @property
+    def tokenizer_folder(self) -> Path:
+        """Where the image tokenizer lies."""
+        return self.start / "image_tokenizer"
 
     def assemble(self, rows: Rows, image_tokenizer: Any) -> Model:
         """The trained model with a new null condition."""
@@ -247,8 +275,7 @@ class DiffusionTask:
 
     def __init__(self, config: DiffusionTraining | GuidanceTraining) -> None:
         self.config, self.device = config, PartialState().device or torch.device("cpu")
-        folder = config.image_tokenizer if isinstance(config, DiffusionTraining) else config.start / "image_tokenizer"
-        image_tokenizer = load_component(folder).to(self.device)
+        image_tokenizer = load_component(config.tokenizer_folder).to(self.device)
         self.train_set = self._tokens("train", image_tokenizer)
         self.test_set = self._tokens(config.held_out, image_tokenizer, self.train_set.class_names)
         self.weights = emphasised(self.train_set, config.emphasis)
@@ -338,6 +365,10 @@ class DiffusionTask:
 
     def _with(self, model: Any) -> Model:
         return replace(self.parts, denoiser=model.denoiser, null_condition=model.null_condition)
+
+
+def _default(key: Field[Any]) -> Any:
+    return key.default_factory() if key.default_factory is not MISSING else key.default
 
 
 def emphasised(rows: Rows, emphasis: Mapping[str, Mapping[str, float]]) -> NDArray[np.float64]:
