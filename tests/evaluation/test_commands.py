@@ -165,6 +165,18 @@ def test_study_draws_a_table_a_plot_and_pictures(folder: Path, capsys: pytest.Ca
     assert (folder / "again" / "table.md").read_text() == table
 
 
+def test_a_study_of_guidance_over_time(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    grid = (
+        "steps = [2]\nguidance = [3.0]\nguidance_schedule = ['constant', 'linear']\nguidance_interval = [[0.0, 0.5]]\n"
+    )
+    study = STUDY[: STUDY.index("sampler =")].replace('x = "steps"\n', "") + grid
+    main(["study", config(folder, study + TRIAL), "--set", "trial.seeds=[0]"])
+    assert "2/2  linear:" in capsys.readouterr().out
+    rows = (folder / "study" / "table.md").read_text().splitlines()
+    assert rows[2].split("|")[2:] != rows[3].split("|")[2:]  # a scale that rises draws other pictures
+    assert "guidance_interval (0.0, 0.5)" in rows[-1]
+
+
 def test_a_broken_sampler_is_seen_by_a_study(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another sampler of the same name draws anew, since its code is part of what is kept, and scores worse."""
     path = config(folder, STUDY.replace('["purity", "halton"]', '["purity"]').replace("[1, 2]", "[8]") + TRIAL)

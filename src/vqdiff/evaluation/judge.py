@@ -33,7 +33,7 @@ from vqdiff.metrics import Estimate, psnr, structural_similarity, summary
 from vqdiff.pictures import batches
 from vqdiff.pipeline import Pipeline
 from vqdiff.pipeline import load as load_pipeline
-from vqdiff.sampling import get_sampler
+from vqdiff.sampling import Guidance, get_sampler
 from vqdiff.sampling.plan import Task
 from vqdiff.shapes import Int
 from vqdiff.text import NullCondition
@@ -103,7 +103,9 @@ class Judge:
         settings, tokens, schedule = pipe.settings(**vars(cell.sampling)), pipe.model.num_tokens, pipe.model.schedule
         full = torch.tensor([schedule.num_steps]), torch.tensor([tokens])
         plan = get_sampler(settings.sampler).plan(Task(schedule, tokens, torch.tensor([settings.steps]), *full))
-        return asdict(settings) | {"network_calls": plan.t.shape[1]}
+        guidance = Guidance.of(settings.guidance)
+        when = {"guidance_schedule": guidance.schedule, "guidance_interval": guidance.interval}
+        return asdict(settings) | {"guidance": guidance.scale, **when, "network_calls": plan.t.shape[1]}
 
     def null(self, cell: Cell) -> str:
         """The kind of null condition that a cell is guided away from."""

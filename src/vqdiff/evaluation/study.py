@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from vqdiff.evaluation.protocol import Result, table
 from vqdiff.evaluation.trial import Cell, Choices, Null, Trial
 from vqdiff.files import atomic_path, make_folder
 from vqdiff.metrics import differ
-from vqdiff.sampling import get_sampler
+from vqdiff.sampling import GuidanceKind, get_sampler
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,8 @@ class Grid:
     guidance: tuple[float | None, ...] = (None,)
     truncation: tuple[float | None, ...] = (None,)
     prior_scale: tuple[float | None, ...] = (None,)
+    guidance_schedule: tuple[GuidanceKind | None, ...] = (None,)
+    guidance_interval: tuple[tuple[float, float] | None, ...] = (None,)
     reconstruct: bool = False
     """Real pictures through the image tokenizer instead: what no denoiser can surpass."""
 
@@ -43,9 +45,10 @@ class Grid:
 
     def cells(self) -> Iterator[Cell]:
         """All combinations."""
-        sampling = itertools.product(self.sampler, self.steps, self.guidance, self.truncation, self.prior_scale)
-        for (model, null), values in itertools.product(itertools.product(self.model, self.null), list(sampling)):
-            yield Cell(model, null, Choices(*values), self.reconstruct)
+        names = [each.name for each in fields(Choices)]
+        sampling = list(itertools.product(*(getattr(self, name) for name in names)))
+        for model, null, values in itertools.product(self.model, self.null, sampling):
+            yield Cell(model, null, Choices(**dict(zip(names, values, strict=True))), self.reconstruct)
 
 
 @dataclass(frozen=True)
@@ -137,6 +140,7 @@ _WORDS = {
     "guidance": "guidance {:g}",
     "truncation": "truncation {:g}",
     "prior_scale": "r = {:g}",
+    "guidance_interval": "from {0[0]:g} to {0[1]:g}",
 }
 
 

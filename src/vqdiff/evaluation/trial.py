@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from vqdiff.errors import InputError
+from vqdiff.sampling import GuidanceKind
 
 Null = Literal["own", "empty", "zero"]
 """The model's own null condition; that of the empty caption; zeros."""
@@ -65,6 +66,8 @@ class Choices:
     guidance: float | None = None
     truncation: float | None = None
     prior_scale: float | None = None
+    guidance_schedule: GuidanceKind | None = None
+    guidance_interval: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
