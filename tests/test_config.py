@@ -10,6 +10,12 @@ import pytest
 
 from vqdiff.config import read_config
 from vqdiff.errors import InputError
+from vqdiff.evaluation.evaluate import Evaluation
+from vqdiff.evaluation.scorer_training import ScorerTraining
+from vqdiff.training.diffusion import DiffusionTraining, GuidanceTraining
+from vqdiff.training.tokenizer import TokenizerTraining
+
+ROOT = Path(__file__).parents[1]
 
 
 @dataclass(frozen=True)
@@ -70,3 +76,21 @@ def test_mistakes_are_named(tmp_path: Path, text: str, changes: tuple[str, ...],
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"gone\.toml"):
         read_config(Outer, tmp_path / "gone.toml")
+
+
+KINDS = {
+    "tokenizer": TokenizerTraining,
+    "decoder": TokenizerTraining,
+    "diffusion": DiffusionTraining,
+    "further": DiffusionTraining,
+    "guidance": GuidanceTraining,
+    "scorer": ScorerTraining,
+    "evaluation": Evaluation,
+}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.toml")), ids=lambda path: path.stem)
+def test_the_configurations_that_come_along_are_well_formed(path: Path) -> None:
+    kind = KINDS[path.stem.rpartition("-")[2]]
+    changes = ["trial.data=."] if kind is Evaluation else []
+    assert isinstance(read_config(kind, path, changes), kind)

@@ -6,6 +6,7 @@ import ctypes
 import json
 import mmap
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -14,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from vqdiff.errors import InputError
+
+_ROOM, _ROOM_END = ".vqdiff-", ".tmp"
 
 
 @contextmanager
@@ -79,10 +82,16 @@ def make_folder(path: Path) -> None:
         raise InputError(f"cannot make the folder {path}: {error.strerror or error}; name another") from error
 
 
+def clear_rooms(folder: Path) -> None:
+    """Remove what writers into ``folder`` left that were killed; none may be at work there."""
+    for room in folder.glob(f"{_ROOM}*{_ROOM_END}"):
+        shutil.rmtree(room, ignore_errors=True)
+
+
 @contextmanager
 def _room_beside(path: Path) -> Iterator[Path]:
     try:
-        with tempfile.TemporaryDirectory(prefix=".vqdiff-", suffix=".tmp", dir=path.parent) as room:
+        with tempfile.TemporaryDirectory(prefix=_ROOM, suffix=_ROOM_END, dir=path.parent) as room:
             yield Path(room)
     except OSError as error:
         raise InputError(

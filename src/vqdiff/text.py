@@ -78,6 +78,15 @@ class TextEncoder:
         """Raise InputError for the first text that does not fit."""
         self._pieces(texts)
 
+    def fit(self, text: str) -> str:
+        """As many words of ``text`` as there is room for."""
+        if len(self.tokenizer.encode(text).ids) <= self.max_tokens:
+            return text
+        words = text.split()
+        while len(self.tokenizer.encode(" ".join(words)).ids) > self.max_tokens:
+            words = words[:-1] or [words[0][: len(words[0]) // 2]]
+        return " ".join(words)
+
     @torch.no_grad()
     def encode(self, texts: Sequence[str]) -> Float[Tensor, "B N C"]:
         """Features of ``texts``, N = max_tokens; InputError for a text that does not fit."""
@@ -143,6 +152,10 @@ class ClipTextEncoder:
                     f"{len(pieces) - self.max_tokens + 2} are cut",
                     stacklevel=3,
                 )
+
+    def fit(self, text: str) -> str:
+        """The text: :meth:`encode` cuts what there is no room for."""
+        return text
 
     def encode(self, texts: Sequence[str]) -> Float[Tensor, "B N C"]:
         """Features of ``texts``, N = max_tokens."""

@@ -18,6 +18,17 @@ def info(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> dict[str
     return json.loads(capsys.readouterr().out)
 
 
+def test_a_package_that_is_not_installed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def missing(arguments: object) -> None:
+        raise ModuleNotFoundError(name="accelerate")
+
+    monkeypatch.setattr("vqdiff.cli.app", missing)
+    with pytest.raises(SystemExit) as stopped:
+        main(["train"])
+    assert stopped.value.code == 2
+    assert "needs the package accelerate: pip install 'vqdiff[train,eval]'" in capsys.readouterr().err
+
+
 def test_the_bundled_model(capsys: pytest.CaptureFixture[str]) -> None:
     record = info(capsys)
     assert (record["kind"], record["null"], record["condition"][:4]) == ("model folder", "learnable", "text")

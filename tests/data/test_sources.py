@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
@@ -11,8 +12,9 @@ import pytest
 from pyarrow import parquet
 
 from picture_sets import encoded, numbered, picture, shades, tar_of, with_metadata
-from vqdiff.data import load
-from vqdiff.data.sources import find_splits
+from vqdiff.data import load, shards
+from vqdiff.data.cache import PictureError, ahead
+from vqdiff.data.sources import Row, find_splits
 from vqdiff.errors import InputError
 
 datasets = pytest.importorskip("datasets")
@@ -226,3 +228,30 @@ def test_a_name_that_the_hub_does_not_know(monkeypatch):
     monkeypatch.setattr(datasets, "load_dataset_builder", unknown)
     with pytest.raises(InputError, match="cannot open owner/nothing on the Hugging Face Hub: doesn't exist"):
         load("hub:owner/nothing", "train", 16)
+
+
+# The Hub
+
+
+def test_a_bad_connection_is_no_broken_picture(tmp_path, monkeypatch):
+    """Some patience; then the whole set waits, instead of leaving pictures out for good."""
+    fsspec = pytest.importorskip("fsspec")
+    tries = []
+
+    def fetch(path, mode):
+        tries.append(path)
+        if len(tries) < 3 or "gone" in path:
+            raise ConnectionResetError("reset by peer")
+        return io.BytesIO(b"a picture")
+
+    monkeypatch.setattr(fsspec, "open", fetch)
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    read = shards._reader({"bytes": None, "path": "hf://datasets/a/b/1.png"})
+    assert read() == b"a picture"
+    assert len(tries) == 3
+    lost = shards._reader({"bytes": None, "path": "hf://datasets/a/b/gone.png"})
+    with pytest.raises(InputError, match="reset by peer"):
+        list(ahead(iter([Row("1", lost, {})]), lambda row: row.picture(), 1))
+    elsewhere = shards._reader({"bytes": None, "path": "https://dead.example/gone.png"})
+    (((_, found),),) = ahead(iter([Row("1", elsewhere, {})]), lambda row: row.picture(), 1)
+    assert isinstance(found, PictureError)

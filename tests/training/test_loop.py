@@ -23,6 +23,9 @@ RUN = RunConfig(
 )
 
 
+STEEP = 100
+
+
 class Squares(nn.Module):
     """The error of y = 2x."""
 
@@ -31,7 +34,9 @@ class Squares(nn.Module):
         self.model = model
 
     def forward(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        return (self.model(x) - 2 * x).square().mean(), {"weight": self.model.weight.detach()[0, 0]}
+        y = self.model(x)
+        kink = (0 * y).abs().sqrt().sum() if x.abs().max() > STEEP else 0  # is 0, and its gradient no number
+        return (y - 2 * x).square().mean() + kink, {"weight": self.model.weight.detach()[0, 0]}
 
 
 class Line:
@@ -40,19 +45,32 @@ class Line:
     learning_rates: Mapping[str, float] = {}
 
     def __init__(
-        self, stop_at: int | None = None, number: int = signal.SIGINT, nan_at: int | None = None, pause: float = 0
+        self,
+        stop_at: int | None = None,
+        number: int = signal.SIGINT,
+        nan_at: int | None = None,
+        pause: float = 0,
+        asked: Path | None = None,
+        spoiled: float = torch.nan,
+        times: int = 1,
     ) -> None:
         torch.manual_seed(0)
         self.model = nn.Linear(1, 1)
         self.objective = Squares(self.model)
         self.stop_at, self.number, self.nan_at, self.pause = stop_at, number, nan_at, pause
+        self.asked, self.spoiled, self.times = asked, spoiled, times
 
     def batch(self, step: int, share: slice) -> dict[str, Tensor]:
         if step == self.stop_at:
-            os.kill(os.getpid(), self.number)  # the step at hand is finished before the run stops
+            for _ in range(self.times):
+                os.kill(os.getpid(), self.number)  # the step at hand is finished before the run stops
+                time.sleep(0.01)
         time.sleep(self.pause)
+        if self.asked is not None:
+            self.asked.with_suffix(".new").write_text(str(step))
+            self.asked.with_suffix(".new").replace(self.asked)
         x = torch.randn(4, 1, generator=torch.Generator().manual_seed(step))
-        return {"x": (x * torch.nan if step == self.nan_at else x)[share]}
+        return {"x": (x * self.spoiled if step == self.nan_at else x)[share]}
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
         return {"held_out": float((model(torch.ones(1)).detach() - 2).abs())}
@@ -107,13 +125,14 @@ def test_interrupted_and_resumed_equals_uninterrupted(tmp_path: Path, number: in
 def test_killed_twenty_times_equals_uninterrupted(tmp_path: Path) -> None:
     """SIGKILL at random moments: never a broken checkpoint, never more lost than the interval."""
     run, folder = replace(RUN, steps=600, checkpoint_every=5, log_every=20, preview_every=600), tmp_path / "killed"
+    asked = tmp_path / "asked"
     train(Line, run, tmp_path / "whole", resume=False)
     moments, reached = random.Random(0), 0
     for _ in range(20):
         child = os.fork()
         if not child:
             try:
-                train(lambda: Line(pause=0.005), run, folder, resume=(folder / "last.pt").exists())
+                train(lambda: Line(pause=0.005, asked=asked), run, folder, resume=(folder / "last.pt").exists())
             finally:
                 os._exit(0)
         checkpoint, before = folder / "last.pt", _stamp(folder / "last.pt")
@@ -124,18 +143,21 @@ def test_killed_twenty_times_equals_uninterrupted(tmp_path: Path) -> None:
         os.waitpid(child, 0)
         step = torch.load(checkpoint, weights_only=True)["step"]
         assert reached < step < run.steps
+        assert step >= int(asked.read_text()) - 2 - run.checkpoint_every  # two batches are made ahead of the step
         reached = step
     train(Line, run, folder, resume=True)
     assert_same_run(tmp_path / "whole", folder)
+    assert not list(folder.glob(".vqdiff-*"))  # what was half written when it was killed
 
 
 def _stamp(file: Path) -> int:
     return file.stat().st_mtime_ns if file.exists() else 0
 
 
-def test_a_loss_that_is_no_number_stops_the_run_and_spoils_nothing(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"the loss is not finite at step 9: lower run\.learning_rate"):
-        train(lambda: Line(nan_at=9), RUN, tmp_path / "broken", resume=False)
+@pytest.mark.parametrize("spoiled", [torch.nan, 1e4], ids=["loss", "gradient"])
+def test_what_is_no_number_stops_the_run_and_spoils_nothing(tmp_path: Path, spoiled: float) -> None:
+    with pytest.raises(InputError, match=r"not finite at step 9: lower run\.learning_rate"):
+        train(lambda: Line(nan_at=9, spoiled=spoiled), RUN, tmp_path / "broken", resume=False)
     assert torch.load(tmp_path / "broken" / "broken.pt", weights_only=True)["step"] == 9
     train(Line, RUN, tmp_path / "whole", resume=False)
     train(Line, RUN, tmp_path / "broken", resume=True)
@@ -148,6 +170,18 @@ def test_runs_are_not_overwritten_and_not_invented(tmp_path: Path) -> None:
     train(Line, RUN, tmp_path / "run", resume=False)
     with pytest.raises(InputError, match="--resume"):
         train(Line, RUN, tmp_path / "run", resume=False)
+
+
+def test_another_kind_of_run_is_not_resumed(tmp_path: Path) -> None:
+    train(Line, replace(RUN, ema=0.0), tmp_path, resume=False)
+    with pytest.raises(InputError, match=r"another network, run\.ema or run\.precision"):
+        train(Line, replace(RUN, steps=20), tmp_path, resume=True)
+
+
+def test_a_second_sigterm_still_saves(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        train(lambda: Line(stop_at=7, number=signal.SIGTERM, times=2), RUN, tmp_path, resume=False)
+    assert torch.load(tmp_path / "last.pt", weights_only=True)["step"] > 4  # the last of the interval
 
 
 def test_useless_runs_are_refused() -> None:

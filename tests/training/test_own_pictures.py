@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import runpy
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from PIL import Image
 
 from vqdiff.cli import main
+from vqdiff.data import load
 
 ROOT = Path(__file__).parents[2]
 
@@ -18,7 +20,6 @@ ROOT = Path(__file__).parents[2]
 def test_handwritten_digits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("sklearn")
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "src").symlink_to(ROOT / "src")  # where the configuration finds the text encoder
     write_digits: Any = runpy.run_path(str(ROOT / "examples" / "digits.py"))["write_digits"]
     write_digits(Path("runs/digits/pictures"))
     main(["data", "check", "runs/digits/pictures", "--no-time"])
@@ -45,6 +46,40 @@ def test_handwritten_digits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     model = ["--model", "runs/digits/diffusion/model", "--steps", "2"]
     main(["generate", "a handwritten seven", *model, "-o", "seven.png"])
     assert Image.open("seven.png").size == (32, 32)
+
+
+def test_own_pictures_with_captions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The commands of docs/data.md, with their configurations, for a few steps of smaller networks."""
+    monkeypatch.chdir(tmp_path)
+    train = Path("my-pictures/train")
+    shutil.copytree(ROOT / "tests/fixtures/emoji-sample", "sample")
+    main(["data", "check", "sample", "--no-time"])
+    for split in ("train", "test_style"):
+        pictures = load("sample", split, 128)
+        train = Path("my-pictures", split.split("_")[0])
+        train.mkdir(parents=True)
+        for number, (pixels, captions) in enumerate(zip(pictures.pixels, pictures.captions, strict=True)):
+            Image.fromarray(pixels).save(train / f"{number}.png")
+            (train / f"{number}.txt").write_text("\n".join(captions))
+    (train / "0.txt").write_text("a caption of more words than there is room for " * 9)
+
+    steps = ["--set", "run.steps=4", "--set", "run.batch_size=4", "--set", "evaluate=4"]
+    small = ["model.channels=[8, 16, 16]", "model.encoder_blocks=[0, 0, 0]", "model.decoder_blocks=[0, 0, 0]"]
+    main(["train", "tokenizer", str(ROOT / "configs/own-tokenizer.toml"), *steps, *_set(*small, "perceptual.weight=0")])
+    main(["data", "tokens", "my-pictures", "--model", "runs/own-tokenizer/image_tokenizer", "-o", "my-tokens"])
+    small = ["model.width=64", "model.heads=2", "model.depth=1", "compile=false", "sampling.steps=2"]
+    own = ["train", "diffusion", str(ROOT / "configs/own-diffusion.toml"), *steps, *_set(*small)]
+    main(own)
+    main(["generate", "a red apple", "--model", "runs/own-diffusion/model", "-o", "apple.png"])
+    assert Image.open("apple.png").size == (128, 128)
+
+    further = ["runs/further", "runs/own-diffusion/model"]  # on the same tokens, which the saved model made too
+    Path("further.toml").write_text('data = "my-tokens"\noutput = "{}"\nstart = "{}"\n'.format(*further))
+    main(["train", "diffusion", "further.toml", *steps, *_set("run.learning_rate=1e-4", "compile=false")])
+
+
+def _set(*changes: str) -> list[str]:
+    return [word for change in changes for word in ("--set", change)]
 
 
 def _log(file: Path) -> list[dict[str, float]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ import vqdiff
 from vqdiff.config import read_config
 from vqdiff.errors import InputError
 from vqdiff.image_tokenizers import CompactTokenizer
-from vqdiff.model import load_component
+from vqdiff.model import Model, load_component
 from vqdiff.training import diffusion, tokenizer
 
 SAMPLE = Path(__file__).parents[1] / "fixtures" / "emoji-sample"
@@ -159,6 +160,22 @@ def test_what_a_trained_model_brings_is_not_described_again(trained: Path) -> No
         go_on(trained, "model.width=64")
     with pytest.raises(InputError, match="image_tokenizer"):
         read_config(diffusion.DiffusionTraining, write(trained, GUIDANCE.split("\n", 2)[2]))
+
+
+def test_captions_are_not_dropped_for_a_null_condition_that_is_not_there(trained: Path) -> None:
+    model = Model.load(trained / "diffusion" / "model")
+    replace(model, null_condition=None).save(trained / "unguided")
+    start = f"start={trained / 'unguided'}"
+    with pytest.raises(InputError, match="set drop = 0"):
+        diffusion.DiffusionTask(go_on(trained, start))
+    diffusion.DiffusionTask(go_on(trained, start, "drop=0.0"))
+
+
+def test_a_tokenizer_to_go_on_from_brings_its_sizes(trained: Path) -> None:
+    further = [f"start={trained / 'tokenizer' / 'image_tokenizer'}", "model.num_codes=32"]
+    config = read_config(tokenizer.TokenizerTraining, write(trained, TOKENIZER), further)
+    with pytest.raises(InputError, match="leave out model"):
+        config.tokenizer()
 
 
 def test_nothing_to_train_is_refused(trained: Path) -> None:

@@ -41,5 +41,11 @@ def main(arguments: list[str] | None = None) -> None:
     except (InputError, CycloptsError) as error:
         print(f"vqdiff: error: {error}", file=sys.stderr)
         sys.exit(2)
+    except ModuleNotFoundError as error:
+        if (error.name or "vqdiff").startswith("vqdiff"):
+            raise
+        extras = "pip install 'vqdiff[train,eval]', or 'vqdiff[serve]' to serve"
+        print(f"vqdiff: error: this command needs the package {error.name}: {extras}", file=sys.stderr)
+        sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -227,6 +227,8 @@ def ahead(
     def one(row: Row) -> T | PictureError:
         try:
             return work(row)
+        except InputError:  # not about this picture alone
+            raise
         except _UNREADABLE as error:
             return PictureError(error)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tarfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -173,11 +174,26 @@ def _reader(picture: Any) -> Callable[[], bytes]:
     return lambda: content or b""
 
 
-def _fetch(path: str) -> bytes:
+def _fetch(path: str, attempts: int = 4) -> bytes:
+    """The bytes of a file; InputError if it lies on the Hub and that cannot be reached, after some patience."""
     import fsspec
 
-    with fsspec.open(path, "rb") as file:
-        return file.read()  # pyright: ignore[reportAttributeAccessIssue]
+    for attempt in range(attempts):
+        try:
+            with fsspec.open(path, "rb") as file:
+                return file.read()  # pyright: ignore[reportAttributeAccessIssue]
+        except FileNotFoundError:
+            raise
+        except Exception as error:  # each way there has its own
+            if "hf://" not in path:
+                raise
+            if attempt == attempts - 1:
+                reason = str(error) or type(error).__name__
+                raise InputError(
+                    f"{path} cannot be fetched ({reason}): run the command again to go on from it"
+                ) from error
+            time.sleep(2.0**attempt)
+    raise AssertionError
 
 
 def _fail(reason: str) -> bytes:

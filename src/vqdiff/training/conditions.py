@@ -43,7 +43,14 @@ class Captions:
         origin = _origin(texts, encoder)
         features = _read(file, origin)
         if features is None:
-            features = _encode(texts, encoder)
+            fitting = [encoder.fit(text) for text in texts]
+            if cut := [text for text, kept in zip(texts, fitting, strict=True) if text != kept]:
+                print(
+                    f"warning: {len(cut):,} of {len(texts):,} captions have more word pieces than max_tokens = "
+                    f"{encoder.max_tokens} and lose their end: {cut[0][:40]!r} …",
+                    flush=True,
+                )
+            features = _encode(fitting, encoder)
             file.parent.mkdir(parents=True, exist_ok=True)
             with atomic_path(file) as path:
                 save_file(features, path, {"origin": origin})

@@ -22,7 +22,7 @@ from vqdiff.errors import InputError
 from vqdiff.files import atomic_path
 from vqdiff.model import Card, Model, load_component
 from vqdiff.pictures import sheet
-from vqdiff.pipeline import Pipeline
+from vqdiff.pipeline import Pipeline, bundled
 from vqdiff.sampling import SamplingSettings
 from vqdiff.shapes import Float, Int
 from vqdiff.text import NullCondition, NullKind, read_text_encoder
@@ -118,7 +118,7 @@ class DiffusionTraining(DenoiserTraining):
     """Folder of a trained tokenizer."""
     condition: Literal["text", "class", "none"] = "text"
     text_encoder: Path | None = None
-    """Folder of a transformers text encoder, for the condition "text"."""
+    """Folder of a transformers text encoder, or a bundled model whose encoder it is; for the condition "text"."""
     max_tokens: int = 32
     null: NullKind = "learnable"
     """∅ of the condition "text"; that of "class" is always learnt."""
@@ -149,13 +149,21 @@ class DiffusionTraining(DenoiserTraining):
         """The model to go on from, or a new denoiser beside the trained parts."""
         if self.start is not None:
             model = Model.load(self.start)
+            if self.drop and model.text_encoder is not None and model.null_condition is None:
+                raise InputError(
+                    f"{self.start} has no null condition to drop captions for: set drop = 0, or give it one with "
+                    "`vqdiff train guidance`"
+                )
             for part in filter(None, (model.denoiser, model.null_condition)):
                 part.requires_grad_(True)
             return replace(model, sampling=self.sampling or model.sampling, card=self.card or model.card)
         if (self.condition == "text") != (self.text_encoder is not None):
             wants = "wants a" if self.text_encoder is None else "takes no"
             raise InputError(f"condition = {self.condition!r} {wants} text_encoder")
-        encoder = None if self.text_encoder is None else read_text_encoder(self.text_encoder, self.max_tokens)
+        encoder = None
+        if self.text_encoder is not None:
+            model = bundled().get(str(self.text_encoder))
+            encoder = read_text_encoder(model / "text_encoder" if model else self.text_encoder, self.max_tokens)
         if self.condition == "class":
             rows.require_labels()
         noise = self.noise
@@ -349,8 +357,9 @@ class DiffusionTask:
     def _prompts(self) -> Sequence[str | int | None]:
         if self.config.prompts:
             return self.config.prompts
-        if self.parts.text_encoder is not None:
-            return [self.test_set.captions[row][0] for row in range(0, len(self.test_set), -(-len(self.test_set) // 6))]
+        if (encoder := self.parts.text_encoder) is not None:
+            rows = range(0, len(self.test_set), -(-len(self.test_set) // 6))
+            return [encoder.fit(self.test_set.captions[row][0]) for row in rows]
         return [None] * 6 if self.parts.num_classes is None else list(range(min(6, self.parts.num_classes)))
 
     def save(self, model: Any, folder: Path) -> None:

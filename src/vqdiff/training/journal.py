@@ -13,6 +13,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from vqdiff.errors import InputError
 from vqdiff.files import atomic_path
 from vqdiff.training.rehearsal import Rehearsal
 
@@ -90,8 +91,11 @@ class Journal:
 
     def _record(self, step: int, values: Mapping[str, float]) -> None:
         if self.accelerator.is_main_process:
-            with self.file.open("a") as log:
-                log.write(json.dumps({"step": step, **values}) + "\n")
+            try:
+                with self.file.open("a") as log:
+                    log.write(json.dumps({"step": step, **values}) + "\n")
+            except OSError as error:
+                raise InputError(f"cannot write {self.file}: {error.strerror}; make room and --resume") from error
             self.accelerator.log(dict(values), step)
 
     def _say(self, line: str) -> None:

@@ -12,20 +12,25 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast, runtime_checkable
 
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
 from accelerate.state import AcceleratorState
 from accelerate.tracking import get_available_trackers
 from torch import Tensor, nn
 
 from vqdiff.errors import InputError
+from vqdiff.files import clear_rooms
 from vqdiff.training.journal import Journal
 from vqdiff.training.rehearsal import check_sanity, rehearse
 from vqdiff.training.state import RunState
+
+_PATIENCE = timedelta(hours=6)
+"""How long processes wait for the first one, which reads and tokenises the pictures."""
 
 Batch = dict[str, Tensor]
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -128,8 +133,8 @@ def train(make_task: Callable[[], Task], run: RunConfig, output: Path, *, resume
     Started by ``accelerate launch`` or ``torchrun``, the processes share every batch.
     ``resume`` goes on from ``last.pt``, also with another number of processes; without it an ``output`` that already
     holds one is an InputError, and the task is not even made. Ctrl-C and SIGTERM end the step at hand, leave a
-    checkpoint and raise KeyboardInterrupt. A loss that is not finite is an InputError that names the step;
-    ``broken.pt`` holds the state before it.
+    checkpoint and raise KeyboardInterrupt. A loss or gradient that is not finite is an InputError that names the step;
+    ``broken.pt`` holds the weights before it.
 
     ``sanity`` writes nothing and only fits the first batch, again and again; InputError if that cannot be learnt.
     """
@@ -141,13 +146,16 @@ def train(make_task: Callable[[], Task], run: RunConfig, output: Path, *, resume
     accelerator = make_accelerator(run, output)
     shares = run.shares(accelerator.process_index, accelerator.num_processes)
     with accelerator.main_process_first():  # what the first one prepares on disk, the others find there
+        if accelerator.is_main_process and not sanity:
+            clear_rooms(output)
         task = make_task()
     if sanity:
         check_sanity(task.objective, task.batch(0, shares[0]), run.learning_rate, accelerator)
         return
     plan = rehearse(task.objective, task.batch(0, shares[0]), len(shares), accelerator)
     optimizer = partial(make_optimizer, run=run, factors=task.learning_rates)
-    state = RunState(task.objective, task.model, optimizer, accelerator, averaged=run.ema > 0, shard=run.shard)
+    shard = run.shard and accelerator.num_processes > 1
+    state = RunState(task.objective, task.model, optimizer, accelerator, averaged=run.ema > 0, shard=shard)
     meters = state.load(checkpoint) if resume else {}
     with _asked_to_stop() as stopped, Journal(accelerator, output, run.steps, run.batch_size) as journal:
         journal.begin(state.step, meters, plan)
@@ -162,15 +170,15 @@ def train(make_task: Callable[[], Task], run: RunConfig, output: Path, *, resume
                     accelerator.backward(loss / len(batches))
                 finite = finite and bool(loss.isfinite())
                 journal.add({"loss": loss, **metrics}, 1 / len(batches))
+            finite = state.clip(run.clip) and finite
             finite, stopping = _agreed(accelerator, finite, bool(stopped))
             if not finite:
                 broken = output / "broken.pt"
                 state.save(broken, {})
                 raise InputError(
-                    f"the loss is not finite at step {state.step}: lower run.learning_rate and go on from {checkpoint} "
-                    f"with --resume; the state before that step is in {broken}"
+                    f"the loss or its gradient is not finite at step {state.step}: lower run.learning_rate and go on "
+                    f"from {checkpoint} with --resume; the weights before that step are in {broken}"
                 )
-            accelerator.clip_grad_norm_(state.objective.parameters(), run.clip)
             state.optimizer.step()
             state.optimizer.zero_grad()
             state.step += 1
@@ -204,7 +212,10 @@ def make_accelerator(run: RunConfig, output: Path) -> Accelerator:
             mixed_precision="no" if run.precision == "fp32" else run.precision,
             log_with=["tensorboard", *run.trackers],
             project_dir=output.parent,
-            kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)],
+            kwargs_handlers=[
+                DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True),
+                InitProcessGroupKwargs(timeout=_PATIENCE),
+            ],
         )
     except ValueError as error:
         raise InputError(f"run.precision {run.precision} does not work here: {error}") from error
@@ -249,12 +260,12 @@ def _agreed(accelerator: Accelerator, finite: bool, stopping: bool) -> tuple[boo
 
 @contextmanager
 def _asked_to_stop() -> Iterator[list[int]]:
-    """A list that Ctrl-C or SIGTERM makes non-empty; a second one interrupts at once."""
+    """A list that Ctrl-C or SIGTERM makes non-empty; a second Ctrl-C interrupts at once."""
     asked = list[int]()
 
     def note(number: int, frame: object) -> None:
         del frame
-        if asked:
+        if asked and number == signal.SIGINT:
             raise KeyboardInterrupt
         asked.append(number)
 

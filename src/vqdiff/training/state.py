@@ -59,6 +59,11 @@ class RunState:
             with nullcontext() if together else self.accelerator.no_sync(self.objective):
                 yield
 
+    def clip(self, largest: float) -> bool:
+        """Scale the gradient down to a norm of ``largest``; whether it is finite, or a scaler sees to that (fp16)."""
+        size = self.accelerator.clip_grad_norm_(self._objective.parameters(), largest)
+        return self.accelerator.scaler is not None or bool(_whole(size).isfinite())
+
     def _weights(self) -> dict[str, Tensor]:
         return {name: value.detach() for name, value in self._model.state_dict().items()}
 
@@ -89,19 +94,25 @@ class RunState:
         self.accelerator.wait_for_everyone()
 
     def load(self, file: Path) -> dict[str, Any]:
-        """Take back what :meth:`save` wrote, and return the meters."""
+        """Take back what :meth:`save` wrote, and return the meters; InputError if that was another kind of run."""
         state = torch.load(file, weights_only=True, map_location="cpu", mmap=True)
-        set_state_dict(
-            self._objective,
-            self.optimizer.optimizer,
-            model_state_dict=state["weights"],
-            optim_state_dict=state["optimizer"],
-            options=StateDictOptions(full_state_dict=True),
-        )
-        for name, value in (self.average or {}).items():
-            value.copy_(_laid_out_as(value, state["average"][name]))
-        if self.accelerator.scaler is not None:
-            self.accelerator.scaler.load_state_dict(state["scaler"])
+        try:
+            set_state_dict(
+                self._objective,
+                self.optimizer.optimizer,
+                model_state_dict=state["weights"],
+                optim_state_dict=state["optimizer"],
+                options=StateDictOptions(full_state_dict=True),
+            )
+            for name, value in (self.average or {}).items():
+                value.copy_(_laid_out_as(value, state["average"][name]))
+            if self.accelerator.scaler is not None:
+                self.accelerator.scaler.load_state_dict(state["scaler"])
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise InputError(
+                f"{file} is of a run with another network, run.ema or run.precision: resume with the configuration it "
+                f"began with, or name another output ({str(error).splitlines()[0][:120]})"
+            ) from error
         self.step = state["step"]
         return state["meters"]
 
@@ -128,7 +139,7 @@ def _shard(objective: nn.Module, accelerator: Accelerator) -> None:
     fully_shard(objective, mesh=mesh)
 
 
-def _whole(value: Tensor) -> Tensor:
+def _whole(value: Any) -> Tensor:
     return value.full_tensor() if isinstance(value, DTensor) else value
 
 

@@ -64,6 +64,9 @@ class TokenizerTraining:
         """The network to train, as it is at the start."""
         if self.start is not None:
             network = load_component(self.start).requires_grad_(True)
+            asked = self.vqgan or (self.model if self.model != CompactConfig() else network.config)
+            if asked != network.config:
+                raise InputError(f"{self.start} has other sizes than the configuration: leave out model and vqgan")
             if self.decoder_only:
                 network.fix_tokens()
             return network
@@ -108,7 +111,8 @@ class TokenizerTask:
             grid(torch.cat(rows), columns).save(temporary)
 
     def save(self, model: Any, folder: Path) -> None:
-        save_component(model, folder / "image_tokenizer")
+        # As whole models are saved, or tokens made with one would be refused with the other.
+        save_component(model, folder / "image_tokenizer", torch.float16)
 
 
 class HeldOut:
