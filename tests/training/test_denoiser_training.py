@@ -118,14 +118,37 @@ def test_a_network_without_null_class_keeps_what_it_computes() -> None:
 
 def test_recomputing_activations_changes_no_gradient(folder: Path) -> None:
     for changes in (), CLASSIC:
-        gradients = list[torch.Tensor]()
+        gradients, kept = list[torch.Tensor](), list[int]()
         for recompute in ("false", "true"):
             task = DiffusionTask(config(folder, "recompute", f"recompute={recompute}", *changes))
-            loss, _ = task.objective(**task.batch(0, slice(0, 8)))
+            kept.append(0)
+
+            def keep(tensor: torch.Tensor) -> torch.Tensor:
+                kept[-1] += tensor.numel()  # noqa: B023
+                return tensor
+
+            with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+                loss, _ = task.objective(**task.batch(0, slice(0, 8)))
             loss.backward()
             gradients.append(torch.cat([p.grad.flatten() for p in task.model.parameters() if p.grad is not None]))
         assert gradients[0].norm() > 0
         torch.testing.assert_close(*gradients)
+        assert kept[1] < 0.8 * kept[0]
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one(folder: Path) -> None:
+    """Bit for bit, with a time that is drawn by what it cost before."""
+    changes = ["loss.importance=true", "noise.num_steps=2", "run.decay=0.0", "run.log_every=1", "run.ema=0.9"]
+    train_diffusion(config(folder, "unbroken", *changes, "run.steps=6"))
+    train_diffusion(config(folder, "resumed", *changes, "run.steps=3"))
+    train_diffusion(config(folder, "resumed", *changes, "run.steps=6"), resume=True)
+    runs = [folder / "unbroken", folder / "resumed"]
+    one, other = ([json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()] for run in runs)
+    assert [r["loss"] for r in other if "loss" in r] == [r["loss"] for r in one if "loss" in r]
+    one, other = (torch.load(run / "last.pt", weights_only=True) for run in runs)
+    for kind in "weights", "average":
+        for name, value in one[kind].items():
+            assert torch.equal(value, other[kind][name]), name
 
 
 def test_processes_see_different_rows_of_one_batch(folder: Path) -> None:

@@ -54,6 +54,8 @@ class Captions:
             file.parent.mkdir(parents=True, exist_ok=True)
             with atomic_path(file) as path:
                 save_file(features, path, {"origin": origin})
+            features = _read(file, origin)  # as a mapped file, which all processes of a machine share
+            assert features is not None
         self.values: Tensor = features["values"]
         """``(all tokens of all texts, C)``."""
         self.starts: Tensor = features["starts"]
