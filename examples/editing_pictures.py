@@ -29,10 +29,10 @@ def main() -> None:
         small.save(FOLDER / f"{name}.png", optimize=True)
 
     smile = "smiling face, 3d style"
-    (face,) = pipe(smile, seed=3)
+    (face,) = pipe(smile, seed=1)
     eyes, mouth = ellipse(14, 24, 112, 66), ellipse(30, 64, 98, 112)
-    cool = pipe.edit(face, eyes, "smiling face with sunglasses, 3d style")
-    cheeky = pipe.edit(face, mouth, "face with tongue, 3d style", seed=1)
+    cool = pipe.edit(face, eyes, "smiling face with sunglasses, 3d style", seed=2)
+    cheeky = pipe.edit(face, mouth, "face with tongue, 3d style")
     save("edit", [face, eyes, cool, mouth, cheeky], 5)
 
     (apple,) = pipe("red apple, noto style", seed=1)

@@ -184,9 +184,9 @@ def test_compare_puts_four_ways_side_by_side(page: Page, emoji: Pipeline, tmp_pa
     draw(page, "a cat face", seed=2, count=1, tab="Compare", button="Compare")
     expect(page.locator("#table a[download]")).to_have_count(4)
     heads = [" ".join(one.split()) for one in page.locator("#table th").all_inner_texts()]
-    assert heads == [
-        "random order no guidance", "by purity no guidance", "random order guidance 3", "by purity guidance 3",
-    ]  # fmt: skip
+    guided = f"guidance {emoji.model.sampling.guidance:g}"
+    orders = ["random order", "by purity"]
+    assert heads == [f"{order} {scale}" for scale in ("no guidance", guided) for order in orders]
     for i, asked in enumerate([{"sampler": "fewer-tokens", "guidance": 1.0}, {}], 1):
         image = saved(page, f"#table td:nth-child({[1, 4][i - 1]}) a[download]", tmp_path)
         assert image.convert("RGB").tobytes() == emoji("a cat face", seed=2, **asked)[0].tobytes()
