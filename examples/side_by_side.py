@@ -12,13 +12,14 @@ import vqdiff
 from vqdiff.pictures import sheet
 
 
-def main(first: str, second: str, output: str, prompts: str, columns: int = 8) -> None:
+def main(first: str, second: str, output: str, prompts: str) -> None:
     """One picture a line of the file ``prompts``, of seeds 0, 1, 2, …; rows of both models take turns."""
     lines = Path(prompts).read_text("utf-8").splitlines()
     drawn = [vqdiff.load(model)(lines) for model in (first, second)]
+    columns = 8
     pairs = [row[start : start + columns] for start in range(0, len(lines), columns) for row in drawn]
     sheet([image for row in pairs for image in row], columns).save(output)
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(*sys.argv[1:5])
