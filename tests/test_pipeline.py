@@ -29,7 +29,7 @@ def test_the_contract(pipe: Pipeline, tmp_path: Path) -> None:
     assert [image.size for image in images] == [(128, 128)] * 2
     assert images[0].tobytes() != images[1].tobytes()
     pipe.save(tmp_path / "copy")
-    again = vqdiff.load(tmp_path / "copy", device="cpu")("a red apple", steps=3, sampler="purity", seed=1)
+    again = vqdiff.load(tmp_path / "copy", device="cpu")("a red apple", steps=3, guidance=3.0, seed=1)
     assert again[0].tobytes() == images[1].tobytes()
     assert all(isinstance(line, str) for line in vqdiff.samplers().values())
 
