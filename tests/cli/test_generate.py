@@ -41,7 +41,19 @@ def test_a_picture_with_its_origin(tmp_path: Path, capsys: pytest.CaptureFixture
 
 
 def test_the_record_tells_what_guided(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    options = ["--guidance-interval", "0.2", "0.8", "--negative", "red", "--towards", "a dog", "--weight", "0.25"]
+    options = [
+        "--guidance",
+        "3",
+        "--guidance-interval",
+        "0.2",
+        "0.8",
+        "--negative",
+        "red",
+        "--towards",
+        "a dog",
+        "--weight",
+        "0.25",
+    ]
     assert run("a cat", "-o", str(tmp_path / "cat.png"), "--steps", "1", "--json", *options) == 0
     record = json.loads(capsys.readouterr().out)
     assert record["guidance"] == {"scale": 3.0, "schedule": "constant", "interval": [0.2, 0.8]}
