@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
+from processes import exit_codes, started
 from vqdiff.image_tokenizers import CompactConfig, CompactTokenizer
 from vqdiff.image_tokenizers.losses import AdversarialConfig, PerceptualConfig, ReconstructionLoss, TokenizerObjective
 
@@ -47,16 +45,9 @@ def learn(rank: int, processes: int, folder: Path) -> None:
         distributed.destroy_process_group()
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
 def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:
     learn(0, 1, tmp_path)
-    context = multiprocessing.get_context("fork")
-    both = [context.Process(target=learn, args=(rank, 2, tmp_path)) for rank in range(2)]
-    for process in both:
-        process.start()
-    for process in both:
-        process.join(60)
-        assert process.exitcode == 0
+    assert exit_codes([started(learn, rank, 2, tmp_path) for rank in range(2)]) == [0, 0]
     whole, first, second = (torch.load(tmp_path / f"{name}.pt") for name in ("1-0", "2-0", "2-1"))
     for name, value in first.items():
         if name != "losses":

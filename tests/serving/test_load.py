@@ -169,6 +169,7 @@ def in_base64(image: Image.Image) -> str:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_memory_stays_flat_under_mixed_load(tmp_path: Path) -> None:
     """Ten minutes, or VQDIFF_LOAD_SECONDS, of all kinds of requests: between thirds, memory grows by less than 5 %."""
     seconds = float(os.environ.get("VQDIFF_LOAD_SECONDS", "600"))

@@ -6,19 +6,16 @@ import json
 import os
 import shutil
 import socket
-import traceback
 from pathlib import Path
 
 import pytest
 import torch
-from accelerate import PartialState
 from safetensors.torch import load_file
 
 import vqdiff
+from processes import exit_codes, started
 from vqdiff.config import read_config
 from vqdiff.training.diffusion import DiffusionTraining, train_diffusion
-
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="starts processes by forking")
 
 SAMPLE = Path(__file__).parents[1] / "fixtures" / "emoji-sample"
 MODEL = Path(vqdiff.__file__).parent / "models" / "emoji"
@@ -65,30 +62,22 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(folder: Path, name: str, *changes: str, processes: int = 1, resume: bool = False) -> None:
-    """Train in a process of its own, or several; forked, as imports would take most of the time."""
+    """Train in a process of its own, or several."""
     if (folder / "one").is_dir():  # its tokens and text features serve all
         shutil.copytree(folder / "one", folder / name, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*RESULTS))
     config = read_config(DiffusionTraining, folder / "config.toml", [f"output={folder / name}", *changes])
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    children = [_start(config, resume, rank, processes, port) for rank in range(processes)]
-    assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [0] * processes
+    children = [started(_train, config, resume, rank, processes, port) for rank in range(processes)]
+    assert exit_codes(children) == [0] * processes
 
 
-def _start(config: DiffusionTraining, resume: bool, rank: int, processes: int, port: int) -> int:
-    if child := os.fork():
-        return child
-    try:
-        if processes > 1:
-            os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes)}
-            os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-        PartialState._reset_state()
-        train_diffusion(config, resume=resume)
-        os._exit(0)
-    except BaseException:
-        traceback.print_exc()
-        os._exit(1)
+def _train(config: DiffusionTraining, resume: bool, rank: int, processes: int, port: int) -> None:
+    if processes > 1:
+        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes)}
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    train_diffusion(config, resume=resume)
 
 
 def losses(folder: Path) -> list[float]:

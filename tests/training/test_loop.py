@@ -6,15 +6,18 @@ import json
 import os
 import random
 import signal
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from processes import exit_codes, started
 from vqdiff.errors import InputError
 from vqdiff.training.loop import RunConfig, train
 
@@ -121,7 +124,6 @@ def test_interrupted_and_resumed_equals_uninterrupted(tmp_path: Path, number: in
     assert_same_run(tmp_path / "whole", tmp_path / "broken")
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="kills a forked process")
 def test_killed_twenty_times_equals_uninterrupted(tmp_path: Path) -> None:
     """SIGKILL at random moments: never a broken checkpoint, never more lost than the interval."""
     run, folder = replace(RUN, steps=600, checkpoint_every=5, log_every=20, preview_every=600), tmp_path / "killed"
@@ -129,18 +131,14 @@ def test_killed_twenty_times_equals_uninterrupted(tmp_path: Path) -> None:
     train(Line, run, tmp_path / "whole", resume=False)
     moments, reached = random.Random(0), 0
     for _ in range(20):
-        child = os.fork()
-        if not child:
-            try:
-                train(lambda: Line(pause=0.005, asked=asked), run, folder, resume=(folder / "last.pt").exists())
-            finally:
-                os._exit(0)
         checkpoint, before = folder / "last.pt", _stamp(folder / "last.pt")
+        child = started(train, partial(Line, pause=0.005, asked=asked), run, folder, resume=bool(before))
         while _stamp(checkpoint) == before:  # it has begun to train, however slow the machine
+            assert child.is_alive()
             time.sleep(0.005)
         time.sleep(moments.uniform(0, 0.05))
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
+        child.kill()
+        child.join()
         step = torch.load(checkpoint, weights_only=True)["step"]
         assert reached < step < run.steps
         assert step >= int(asked.read_text()) - 2 - run.checkpoint_every  # two batches are made ahead of the step
@@ -219,22 +217,26 @@ def test_accumulated_parts_give_the_whole_batch(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_leaves_the_last_checkpoint(tmp_path: Path) -> None:
-    resource = pytest.importorskip("resource")
+    pytest.importorskip("resource")
     with pytest.raises(KeyboardInterrupt):
         train(lambda: Line(stop_at=7), RUN, tmp_path, resume=False)
     before = (tmp_path / "last.pt").read_bytes()
-    child = os.fork()
-    if not child:
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, len(before) // 2))
-        try:
-            train(Line, RUN, tmp_path, resume=True)
-        except InputError as error:
-            os._exit(7 if "make room and --resume" in str(error) else 1)
-        os._exit(0)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+    room = len(before) // 2
+    assert exit_codes([started(_resume_in, room, tmp_path)]) == [7]
     assert (tmp_path / "last.pt").read_bytes() == before
     assert not list(tmp_path.glob("*.tmp*"))
+
+
+def _resume_in(room: int, folder: Path) -> None:
+    """Go on where files may have no more than so many bytes; ends with 7 where it is said what to do."""
+    import resource  # not on Windows
+
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
+    try:
+        train(Line, RUN, folder, resume=True)
+    except InputError as error:
+        sys.exit(7 if "make room and --resume" in str(error) else 1)
 
 
 def test_a_tracker_that_is_not_installed_is_refused(tmp_path: Path) -> None:

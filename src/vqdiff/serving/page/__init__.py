@@ -58,7 +58,7 @@ def create_page(service: Service) -> FastAPI:
 
         pictures.edit(edit, None, [brush, tabs], **QUIET)
         asked = pictures.why(ask, None, [*why.inputs, tabs], **QUIET)
-        why.buttons.stops(asked.success(why.run, why.inputs, why.outputs, **QUIET), why.outputs[0])
+        asked.success(why.run, why.inputs, why.outputs, **QUIET)
     # Requests wait in the engine's queue, by its rules, and not in Gradio's before it.
     blocks.queue(default_concurrency_limit=None, max_size=service.engine.max_waiting, api_open=False)
     blocks._queue.pending_messages_per_session.max_size = _SESSIONS  # what nobody fetches is kept in memory
