@@ -45,6 +45,7 @@ class Squares(nn.Module):
 class Line:
     """Fit y = 2x, with noise that belongs to the step."""
 
+    trained = False
     learning_rates: Mapping[str, float] = {}
 
     def __init__(

@@ -155,6 +155,13 @@ def test_a_trained_model_is_trained_further(trained: Path) -> None:
     assert further.card.name == first.card.name
 
 
+def test_a_trained_model_is_sane_where_it_gets_no_worse(trained: Path) -> None:
+    diffusion.train_diffusion(guidance(trained, "freeze=true", f"output={trained / 'sane'}"), sanity=True)
+    assert not (trained / "sane" / "last.pt").exists()
+    with pytest.raises(InputError, match="a run would not learn either"):
+        diffusion.train_diffusion(go_on(trained, "run.learning_rate=30.0"), sanity=True)
+
+
 def test_what_a_trained_model_brings_is_not_described_again(trained: Path) -> None:
     with pytest.raises(InputError, match="leave that out"):
         go_on(trained, "model.width=64")

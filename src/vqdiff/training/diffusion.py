@@ -283,6 +283,7 @@ class DiffusionTask:
 
     def __init__(self, config: DiffusionTraining | GuidanceTraining) -> None:
         self.config, self.device = config, PartialState().device or torch.device("cpu")
+        self.trained = config.start is not None
         image_tokenizer = load_component(config.tokenizer_folder).to(self.device)
         self.train_set = self._tokens("train", image_tokenizer)
         self.test_set = self._tokens(config.held_out, image_tokenizer, self.train_set.class_names)

@@ -106,6 +106,11 @@ class Task(Protocol):
         ...
 
     @property
+    def trained(self) -> bool:
+        """Whether the model was trained before."""
+        ...
+
+    @property
     def learning_rates(self) -> Mapping[str, float]:
         """Beginning of a parameter's name in the objective → factor on the learning rate."""
         ...
@@ -150,7 +155,7 @@ def train(make_task: Callable[[], Task], run: RunConfig, output: Path, *, resume
             clear_rooms(output)
         task = make_task()
     if sanity:
-        check_sanity(task.objective, task.batch(0, shares[0]), run.learning_rate, accelerator)
+        check_sanity(task.objective, task.batch(0, shares[0]), run.learning_rate, accelerator, trained=task.trained)
         return
     plan = rehearse(task.objective, task.batch(0, shares[0]), len(shares), accelerator)
     optimizer = partial(make_optimizer, run=run, factors=task.learning_rates)

@@ -72,9 +72,15 @@ def rehearse(objective: nn.Module, batch: dict[str, Tensor], parts: int, acceler
 
 
 def check_sanity(
-    objective: nn.Module, batch: dict[str, Tensor], learning_rate: float, accelerator: Accelerator, steps: int = 200
+    objective: nn.Module,
+    batch: dict[str, Tensor],
+    learning_rate: float,
+    accelerator: Accelerator,
+    steps: int = 200,
+    *,
+    trained: bool = False,
 ) -> None:
-    """Fit one batch ``steps`` times; InputError if its loss does not even halve."""
+    """Fit one batch ``steps`` times; InputError if its loss does not even halve, or that of a trained model rises."""
     objective = objective.to(accelerator.device).train()
     batch = {name: value.to(accelerator.device) for name, value in batch.items()}
     optimizer = torch.optim.AdamW([p for p in objective.parameters() if p.requires_grad], learning_rate)
@@ -88,7 +94,7 @@ def check_sanity(
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    if not losses[-1] < losses[0] / 2:
+    if not losses[-1] <= losses[0] * (1 if trained else 0.5):
         raise InputError(
             f"the loss of a single batch only went from {losses[0]:.4g} to {losses[-1]:.4g} in {steps} steps: a run "
             "would not learn either; lower or raise run.learning_rate, and look at the data"

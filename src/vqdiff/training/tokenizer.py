@@ -77,7 +77,7 @@ class TokenizerTask:
     """Reconstruct pictures through the quantizer."""
 
     def __init__(self, config: TokenizerTraining) -> None:
-        self.config = config
+        self.config, self.trained = config, config.start is not None
         torch.manual_seed(config.run.seed)
         network = config.tokenizer()
         self.model: nn.Module = network
