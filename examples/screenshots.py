@@ -34,7 +34,7 @@ def main() -> None:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 1240, "height": 900})
         page.goto("http://127.0.0.1:8000")
-        fill(page, "Draw", "cat face", "noto", 2)
+        fill(page, "Draw", "cat face", "noto", 4)
         page.get_by_role("button", name="Draw", exact=True).click()
         expect(page.locator("#pictures a[download]")).to_have_count(4, timeout=60_000)
         shoot(page, "draw")
