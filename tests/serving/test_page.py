@@ -21,6 +21,7 @@ from serving.servers import client, serving, wait_for
 from toy_pipelines import Gate, toy_pipeline
 from vqdiff.pipeline import Pipeline
 from vqdiff.sampling import Trace
+from vqdiff.serving.engine import Engine
 from vqdiff.serving.limits import Limits
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -221,30 +222,43 @@ def test_models_by_name_and_a_button_that_stops(browser: Browser) -> None:
             expect(page.locator("#pictures a[download]")).to_have_count(4)
 
 
-def test_a_button_pressed_again_begins_anew(browser: Browser) -> None:
-    pipe = toy_pipeline("unconditional")
+@pytest.fixture
+def begun(browser: Browser) -> Iterator[tuple[Page, Gate, Engine]]:
+    """A page that has begun to draw, the gate its model waits at, and the server's engine."""
+    pipe = toy_pipeline()
     gate = Gate(pipe)
     with serving(pipe, page=True) as (address, engine):
         for page in visit(browser, address):
             page.get_by_role("button", name="Draw", exact=True).click()
             gate.await_call()
-            page.get_by_role("button", name="Draw", exact=True).click()
-            wait_for(lambda: engine.waiting == 1)
-            gate.open()
-            expect(page.locator("#pictures a[download]")).to_have_count(4)
-            assert engine.counts.cancelled == 1
+            yield page, gate, engine
 
 
-def test_who_leaves_stops_costing(browser: Browser) -> None:
-    pipe = toy_pipeline("unconditional")
-    gate = Gate(pipe)
-    with serving(pipe, page=True) as (address, engine):
-        for page in visit(browser, address):
-            page.get_by_role("button", name="Draw", exact=True).click()
-            gate.await_call()
-            page.close()
-            wait_for(lambda: engine.counts.cancelled == 1)
-            gate.open()
+def test_a_button_pressed_again_begins_anew(begun: tuple[Page, Gate, Engine]) -> None:
+    page, gate, engine = begun
+    page.get_by_role("button", name="Draw", exact=True).click()
+    wait_for(lambda: engine.waiting == 1)
+    gate.open()
+    expect(page.locator("#pictures a[download]")).to_have_count(4)
+    assert engine.counts.cancelled == 1
+
+
+def test_what_is_drawn_no_more_says_nothing(begun: tuple[Page, Gate, Engine]) -> None:
+    page, gate, engine = begun
+    page.locator("[role=tabpanel]:visible").get_by_label("Label, 0 to 4").fill("0" * 1001)
+    page.get_by_role("button", name="Draw", exact=True).click()
+    expect(page.get_by_role("alert")).to_be_visible()
+    gate.open()
+    wait_for(lambda: engine.counts.cancelled == 1)
+    page.wait_for_timeout(1000)  # for what it might say
+    expect(page.get_by_role("alert")).to_be_visible()
+
+
+def test_who_leaves_stops_costing(begun: tuple[Page, Gate, Engine]) -> None:
+    page, gate, engine = begun
+    page.close()
+    wait_for(lambda: engine.counts.cancelled == 1)
+    gate.open()
 
 
 # --- what the page adds to what can be reached ------------------------------------------------------------------------

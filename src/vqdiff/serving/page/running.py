@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing
+from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
@@ -22,6 +22,15 @@ QUIET: dict[str, Any] = {
 """Options of all events. Values go to and fro as they are: Gradio would make files of some of them."""
 
 
+@dataclass(eq=False)
+class _Turn:
+    """A drawing on a page, and whether it is over before it is finished."""
+
+    over: bool = False
+    stopped: bool = False
+    """Over because of the second button, not because the first was pressed again."""
+
+
 class Buttons:
     """A button that starts a drawing, and one that stops it.
 
@@ -33,10 +42,9 @@ class Buttons:
         with gr.Row():
             self.go = gr.Button(label, variant="primary", scale=3)
             self.stop = gr.Button("Stop", min_width=80, scale=1)
-        self._numbers = itertools.count()
-        self._drawing = dict[str | None, int]()
-        """The number of the drawing each open page waits for."""
-        self.stop.click(self._end, None, None, **QUIET)
+        self._turns = dict[str | None, _Turn]()
+        """The drawing each open page waits for."""
+        self.stop.click(self._stop, None, None, **QUIET)
 
     def draw(
         self,
@@ -57,35 +65,40 @@ class Buttons:
         """
 
         async def run(request: gr.Request, *values: Any) -> AsyncIterator[Any]:
-            page, number, shown = request.session_hash, next(self._numbers), ""
-            self._drawing[page] = number
+            page, turn, shown = request.session_hash, _Turn(), ""
+            self._end(page)
+            self._turns[page] = turn
             try:
                 yield self._both(note("Starting …"), also)
                 async with aclosing(start(values)) as progress:
                     async for one in progress:
-                        if self._drawing.get(page) != number:
+                        if turn.over:
                             break
                         shown = show(one)
                         done = also and one.complete
                         yield [shown, also[1](one)] if also and done else self._both(shown, also)
                     else:
                         return
-                if page not in self._drawing:
-                    yield self._both(note("Stopped."), also)
+                # Gradio shows the last again at the end: over what the next drawing shows, unless that is nothing.
+                yield self._both(note("Stopped.") if turn.stopped else gr.skip(), also)
             except Exception as error:
                 yield self._both(problem(error) + shown, also)
             finally:
-                if self._drawing.get(page) == number:
-                    del self._drawing[page]
+                if not turn.over:
+                    del self._turns[page]
 
         outputs = [output] if also is None else [output, also[0]]
         triggers = [self.go.click] if enter is None else [self.go.click, enter.submit]
         gr.on(triggers, run, list(inputs), outputs, js=js, trigger_mode="multiple", **QUIET)
         return run
 
-    def _end(self, request: gr.Request) -> None:
-        self._drawing.pop(request.session_hash, None)
+    def _stop(self, request: gr.Request) -> None:
+        self._end(request.session_hash, stopped=True)
+
+    def _end(self, page: str | None, *, stopped: bool = False) -> None:
+        if turn := self._turns.pop(page, None):
+            turn.over, turn.stopped = True, stopped
 
     @staticmethod
-    def _both(shown: str, also: Any) -> Any:
+    def _both(shown: Any, also: Any) -> Any:
         return shown if also is None else [shown, gr.skip()]
