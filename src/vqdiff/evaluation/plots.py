@@ -45,7 +45,7 @@ class Line:
 def plot_lines(title: str, x: str | None, scores: Sequence[str], lines: Mapping[str, Line], file: Path) -> None:
     """One panel a score, one line each, with bars of one standard deviation; a point at no x is a level.
 
-    x: the field along the axis; None if every point has words for its place.
+    x: the field along the axis; None if every point has words for its place, which are written to the left.
     """
     figure, axes = _figure(len(scores), 1, (4.4 * len(scores), 4.2))
     words = x is None
@@ -57,12 +57,18 @@ def plot_lines(title: str, x: str | None, scores: Sequence[str], lines: Mapping[
                 axis.axhline(means[0], linestyle="--", color=f"C{index}", label=label)
                 continue
             errors = [point.scores[score].std or 0.0 for point in points]
-            places = ["\n".join(wrap(point.x, 14)) if words else point.x for point in points]
-            style = {"marker": "o", "capsize": 3, "color": f"C{index}", "linestyle": "" if words else "-"}
-            axis.errorbar(places, means, errors, label=label, **style)
+            style = {"marker": "o", "capsize": 3, "color": f"C{index}", "label": label}
+            if words:
+                places = ["\n".join(wrap(point.x, 24)) for point in points]
+                axis.errorbar(means, places, xerr=errors, linestyle="", **style)
+            else:
+                axis.errorbar([point.x for point in points], means, errors, **style)
         axis.set_xlabel(_TITLES.get(x, x) if x else "")
         axis.set_title(_TITLES.get(score, score), fontsize=10)
         axis.grid(alpha=0.3)
+        if words:
+            axis.invert_yaxis()
+            axis.tick_params(labelleft=axis is axes[0])
         if x == "network_calls":
             axis.set_xscale("log", base=2)
             axis.xaxis.set_major_formatter("{x:.0f}")
