@@ -76,9 +76,9 @@ def check_sanity(
     batch: dict[str, Tensor],
     learning_rate: float,
     accelerator: Accelerator,
-    steps: int = 200,
     *,
-    trained: bool = False,
+    trained: bool,
+    steps: int = 200,
 ) -> None:
     """Fit one batch ``steps`` times; InputError if its loss does not even halve, or that of a trained model rises."""
     objective = objective.to(accelerator.device).train()
