@@ -10,13 +10,13 @@ import torch
 
 import vqdiff
 from vqdiff.config import Precision
-from vqdiff.denoisers.layers import has_int8_units
 from vqdiff.errors import InputError
 from vqdiff.metrics import psnr
 from vqdiff.model import Model
-from vqdiff.pipeline import Pipeline, bundled, has_bf16_units, pick_device
+from vqdiff.pipeline import Pipeline, bundled, pick_device
+from vqdiff.processor import has_bf16_units, processor
 
-needs_int8 = pytest.mark.skipif(not has_int8_units(), reason="needs a CPU with VNNI")
+needs_int8 = pytest.mark.skipif(processor().int8 is None, reason="needs a CPU with VNNI")
 
 
 @pytest.fixture(scope="module")

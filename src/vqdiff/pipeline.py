@@ -21,6 +21,7 @@ from vqdiff.denoisers.packed import is_packed, pack, precision_of
 from vqdiff.errors import InputError
 from vqdiff.model import Model
 from vqdiff.pictures import to_images
+from vqdiff.processor import has_bf16_units
 from vqdiff.sampling import Canvas, Frame, SamplingSettings, run
 from vqdiff.shapes import Float, Int
 from vqdiff.text import Condition
@@ -268,7 +269,7 @@ def load(
     bf16 = precision == "bfloat16" or (precision in ("auto", "int8") and has_bf16_units(where))
     dtype = torch.bfloat16 if bf16 else None
     model = read_model(path, extras, dtype=dtype).to(where, dtype)
-    pack(model.denoiser, int8=precision == "int8")
+    model.denoiser = pack(model.denoiser, int8=precision == "int8")
     if bf16 and where.type == "cpu" and (decoder := getattr(model.image_tokenizer, "decoder", None)) is not None:
         decoder.to(torch.bfloat16, memory_format=torch.channels_last)
     return Pipeline(model, lambda: read_model(path, extras))
@@ -302,10 +303,3 @@ def pick_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"the device {name!r} is not there: use cpu or auto ({str(error).splitlines()[0]})") from error
     return device
-
-
-def has_bf16_units(device: torch.device) -> bool:
-    """Whether bfloat16 matrix products are faster than float32 ones on ``device``."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device.type == "cpu" and bool(getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)())

@@ -13,15 +13,16 @@ from torch import Tensor, nn
 
 from vqdiff.denoisers import ClassicConfig, ClassicDenoiser, ModernConfig, ModernDenoiser
 from vqdiff.denoisers import packed as packing
-from vqdiff.denoisers.layers import can_pack, has_int8_units, quantized
+from vqdiff.denoisers.layers import quantized
 from vqdiff.denoisers.packed import attention, is_packed, pack, precision_of
 from vqdiff.errors import InputError
 from vqdiff.model import save_component
+from vqdiff.processor import Processor, can_pack, processor
 
 CPU = torch.device("cpu")
 needs_packing = pytest.mark.skipif(not can_pack(CPU, torch.float32), reason="needs an x86 CPU")
 needs_bf16 = pytest.mark.skipif(not can_pack(CPU, torch.bfloat16), reason="needs an x86 CPU with AVX-512")
-needs_int8 = pytest.mark.skipif(not has_int8_units(), reason="needs a CPU with VNNI")
+needs_int8 = pytest.mark.skipif(processor().int8 is None, reason="needs a CPU with VNNI")
 pytestmark = needs_packing
 
 SIZES: dict[str, Any] = {"num_codes": 50, "num_steps": 8, "grid_size": 8, "width": 64, "depth": 3, "heads": 4}
@@ -139,7 +140,7 @@ def test_a_packed_denoiser_stays_where_it_is(tmp_path: Path) -> None:
 
 
 def test_int8_needs_units(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packing, "has_int8_units", lambda: False)
+    monkeypatch.setattr(packing, "processor", lambda: Processor("any", "AVX2", True, None, None))
     with pytest.raises(InputError, match="VNNI"):
         pack(trained("text"), int8=True)
 

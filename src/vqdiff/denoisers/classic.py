@@ -86,9 +86,13 @@ class Prepared:
         """What belongs to the pictures with these numbers, in this order."""
         return _of_pictures(lambda values: values[list(rows)], self)
 
-    def join(self, other: Prepared) -> Prepared:
-        """What belongs to these pictures and then to those of ``other``, by the same denoiser."""
-        return _of_pictures(lambda *both: torch.cat(both), self, other)
+    def join(self, *others: Prepared) -> Prepared:
+        """What belongs to these pictures and then to those of ``others``, by the same denoiser."""
+        return _of_pictures(lambda *parts: torch.cat(parts), self, *others)
+
+    def one(self, row: int) -> Prepared:
+        """What belongs to a single picture, not copied."""
+        return _of_pictures(lambda values: values[row : row + 1], self)
 
 
 def _of_pictures(change: Callable[..., Tensor], *contexts: Prepared) -> Prepared:

@@ -66,9 +66,13 @@ class Prepared(NamedTuple):
         """What belongs to the pictures with these numbers, in this order."""
         return _of_pictures(lambda values: values[list(rows)], self)
 
-    def join(self, other: Prepared) -> Prepared:
-        """What belongs to these pictures and then to those of ``other``, by the same denoiser."""
-        return _of_pictures(lambda *both: torch.cat(both), self, other)
+    def join(self, *others: Prepared) -> Prepared:
+        """What belongs to these pictures and then to those of ``others``, by the same denoiser."""
+        return _of_pictures(lambda *parts: torch.cat(parts), self, *others)
+
+    def one(self, row: int) -> Prepared:
+        """What belongs to a single picture, not copied."""
+        return _of_pictures(lambda values: values[row : row + 1], self)
 
 
 def _of_pictures(change: Callable[..., Tensor], *contexts: Prepared) -> Prepared:
@@ -124,8 +128,7 @@ class ModernDenoiser(nn.Module):
         config = self.config
         if (condition is None) != (config.text_width is None and config.num_classes is None):
             raise InputError("this denoiser takes " + ("a" if condition is None else "no") + " condition")
-        t = torch.arange(config.num_steps + 1, device=self.head.weight.device)
-        times = self.time(frequencies(t / config.num_steps, 256).to(self.head.weight.dtype))
+        times = self.times()
         if condition is None:
             return Prepared(times, (), (), None, None)
         if config.num_classes is not None:
@@ -140,6 +143,11 @@ class ModernDenoiser(nn.Module):
         bias = torch.zeros(present.shape, device=present.device).masked_fill(~present, -math.inf)
         return Prepared(times, tuple(keys.to(values.dtype)), tuple(values), bias[:, None, None], vector)
 
+    def times(self) -> Float[Tensor, "T+1 D"]:
+        """The embedding of every t."""
+        t = torch.arange(self.config.num_steps + 1, device=self.head.weight.device)
+        return self.time(frequencies(t / self.config.num_steps, 256).to(self.head.weight.dtype))
+
     def forward(
         self, tokens: Int[Tensor, "B L"], t: Int[Tensor, "B"], condition: Tensor | Prepared | None = None
     ) -> Float[Tensor, "B L K"]:
@@ -151,13 +159,10 @@ class ModernDenoiser(nn.Module):
     ) -> Float[Tensor, "B L E"]:
         """Everything but the head, which may then be asked about some positions only."""
         context = condition if isinstance(condition, Prepared) else self.prepare(condition)
-        vector = context.times[t]
-        if context.vector is not None:
-            vector = vector + context.vector
-        vector = F.silu(vector)[:, None]
+        vector = self._vector(context, t)
         modulation = self.modulation(vector).unflatten(-1, (6, -1))
 
-        x = self.merge(self._to_patches(self.token_embedding(tokens)))
+        x = self._embed(tokens)
         for index, block in enumerate(self.blocks):
             text = (context.keys[index], context.values[index], context.bias) if context.keys else None
             if self.recompute and torch.is_grad_enabled():
@@ -170,6 +175,14 @@ class ModernDenoiser(nn.Module):
     def logits(self, features: Float[Tensor, "*rows E"]) -> Float[Tensor, "*rows K"]:
         """The head: logits of x0 at positions with these features."""
         return self.head(self.head_norm(features))
+
+    def _vector(self, context: Prepared, t: Int[Tensor, "B"]) -> Float[Tensor, "B 1 D"]:
+        """The embedding of time and condition that all norms are modulated by."""
+        vector = context.times[t]
+        return F.silu(vector if context.vector is None else vector + context.vector)[:, None]
+
+    def _embed(self, tokens: Int[Tensor, "B L"]) -> Float[Tensor, "B P D"]:
+        return self.merge(self._to_patches(self.token_embedding(tokens)))
 
     def _to_patches(self, x: Float[Tensor, "B L E"]) -> Float[Tensor, "B P F"]:
         p = self.config.patch_size

@@ -66,7 +66,7 @@ class Prediction:
 
     def select(self, image: int) -> Prediction:
         """Return what is said of one image."""
-        if self.scale is None:
+        if self.scale is None or (self.scale.is_cpu and self.scale[image] == 1):
             return Prediction(self.features[image : image + 1], self.head, None)
         both = self.features[[image, len(self.scale) + image]]
         return Prediction(both, self.head, self.scale[image : image + 1])

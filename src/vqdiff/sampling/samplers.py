@@ -81,6 +81,16 @@ class StepInput(NamedTuple):
     def masked(self) -> Bool[Tensor, "B L"]:
         return self.tokens == self.schedule.num_codes
 
+    def of_image(self, image: int, plan: Plan) -> StepInput:
+        """Return what this step is for one image alone, whose plan is a row of `plan`."""
+        row = slice(image, image + 1)
+        guidance, truncation, prior_scale = self.controls
+        controls = Controls(guidance[row], None if truncation is None else truncation[row], prior_scale[row])
+        now = plan.select(row).first(self.tokens.device)
+        return StepInput(
+            self.schedule, self.tokens[row], self.prediction.select(image), now, controls, self.u[:, row]
+        )
+
 
 class Sampler(ABC):
     """A plan and a step. A sampler has no state: one object serves any number of runs at once."""
