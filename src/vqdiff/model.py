@@ -126,8 +126,8 @@ class Model:
     card: Card = field(default_factory=Card)
     fingerprint: str = "unsaved"
     """Twelve hex digits that change with all that decides a picture, once its prompt, seed and settings are given."""
-    batch_invariant: bool | None = None
-    """Whether a picture is the same, bit for bit, in any batch; None: on a CPU, where that costs nothing to speak of."""
+    batch_invariant: bool = False
+    """Whether, on a GPU too, an image is computed as it is alone, whatever batch it is in; on a CPU it always is."""
 
     def identity(self) -> dict[str, str]:
         """What a picture's metadata say of the model, besides its settings."""
@@ -200,7 +200,7 @@ class Model:
         Called with twice as many rows as there are conditions, it predicts the second half under ``null``. On a CPU, or
         if `batch_invariant` says so, each row is computed as it is alone.
         """
-        invariant = self.device.type == "cpu" if self.batch_invariant is None else self.batch_invariant
+        invariant = self.batch_invariant or self.device.type == "cpu"
         num_images = None if condition is None else len(condition)
         ready = self._prepare(condition, invariant)
         return Bound(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Unpack, get_args
@@ -247,7 +248,12 @@ def bundled() -> dict[str, Path]:
 
 
 def load(
-    source: str | Path = "emoji", *, device: str = "auto", precision: Precision = "auto", **extras: Unpack[Extras]
+    source: str | Path = "emoji",
+    *,
+    device: str = "auto",
+    precision: Precision = "auto",
+    batch_invariant: bool = False,
+    **extras: Unpack[Extras],
 ) -> Pipeline:
     """A pipeline from a bundled name, a folder of ours or of diffusers, a ``.pth`` checkpoint, or a Hub id.
 
@@ -258,6 +264,10 @@ def load(
     float32; "int8" is faster and smaller still, on CPUs, and changes pictures a little. ``extras`` are what a
     checkpoint leaves open, such as ``image_tokenizer``, the file of its codec; see
     :class:`vqdiff.checkpoints.microsoft.Extras`.
+
+    On a CPU a seed's picture is the same, bit for bit, in any batch. On a GPU rounding depends on the batch, and may
+    change some tokens, unless ``batch_invariant`` has it compute one image at a time, which is slower. In both, another
+    machine, precision, version of torch or number of threads rounds differently.
 
     On a CPU the denoiser is packed (:func:`vqdiff.denoisers.packed.pack`): it draws, but cannot be trained or moved.
 
@@ -270,9 +280,10 @@ def load(
     dtype = torch.bfloat16 if bf16 else None
     model = read_model(path, extras, dtype=dtype).to(where, dtype)
     model.denoiser = pack(model.denoiser, int8=precision == "int8")
+    model.batch_invariant = batch_invariant
     if bf16 and where.type == "cpu" and (decoder := getattr(model.image_tokenizer, "decoder", None)) is not None:
         decoder.to(torch.bfloat16, memory_format=torch.channels_last)
-    return Pipeline(model, lambda: read_model(path, extras))
+    return Pipeline(model, partial(read_model, path, extras))
 
 
 def find(source: str | Path) -> Path:

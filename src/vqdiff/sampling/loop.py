@@ -177,7 +177,8 @@ class Batch:
             # By images: how many positions are looked at, and so how results round, must not depend on the others.
             new = tokens.clone()
             for row in (self.plan.t[:, 0] > 0).nonzero()[:, 0].tolist():
-                new[row] = self.sampler.step(x.of_image(row, self.plan))[0]
+                guided, truncated = bool(guidance[row] != 1), bool(self.truncation[row] < 1)
+                new[row] = self.sampler.step(x.of_image(row, self.plan, guided=guided, truncated=truncated))[0]
         else:
             new = self.sampler.step(x)
         after = replace(
