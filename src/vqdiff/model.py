@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from vqdiff.config import build
 from vqdiff.denoisers import ClassicConfig, ClassicDenoiser, ModernConfig, ModernDenoiser
+from vqdiff.denoisers.layers import aligned
 from vqdiff.denoisers.packed import is_packed, precision_of
 from vqdiff.diffusion import Schedule
 from vqdiff.errors import InputError
@@ -83,7 +84,7 @@ class Bound:
         """The logits of x0 at positions with these features, (B, M, E) or (M, E)."""
         if not self._one_by_one or features.ndim == 2:
             return self.denoiser.logits(features)
-        return torch.cat([self.denoiser.logits(one) for one in features.split(1)])
+        return torch.cat([self.denoiser.logits(aligned(one)) for one in features.split(1)])
 
     @property
     def _one_by_one(self) -> bool:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from vqdiff.denoisers.layers import aligned
 from vqdiff.errors import InputError
 from vqdiff.shapes import Float, Int
 
@@ -91,8 +92,8 @@ class Prepared:
         return _of_pictures(lambda *parts: torch.cat(parts), self, *others)
 
     def one(self, row: int) -> Prepared:
-        """What belongs to a single picture, not copied."""
-        return _of_pictures(lambda values: values[row : row + 1], self)
+        """What belongs to a single picture, copied only for the sake of its address."""
+        return _of_pictures(lambda values: aligned(values[row : row + 1]), self)
 
 
 def _of_pictures(change: Callable[..., Tensor], *contexts: Prepared) -> Prepared:

@@ -10,8 +10,8 @@ computes one image at a time (`rounds_alike`).
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import cache
+from collections.abc import Callable, Sequence
+from functools import cache, partial
 from typing import Any, Literal
 
 import torch
@@ -27,6 +27,9 @@ Activation = Literal["none", "swish"]
 
 AT_ONCE = 2**17
 """So many numbers are made whole at once that they stay in the cache."""
+
+ALIGNMENT = 64
+"""Bytes to multiples of which torch allocates on a CPU."""
 
 LONG = 512
 """The product of one image with so many positions takes no longer than its share of a larger product."""
@@ -86,8 +89,11 @@ class PackedLinear(Packed):
     ) -> Float[Tensor, "B P E"]:
         """At most one of ``plus`` and ``times``."""
         if len(x) > 1 and not self.rounds_alike(len(x), x.shape[1], plus is not None, times is not None):
-            images = [self._product(*parts) for parts in _by_image(x, plus, times)]
-            return torch.cat(images)
+            none = [None] * len(x)
+            operands = (none if one is None else one.split(1) for one in (plus, times))
+            return torch.cat(
+                [self._product(aligned(one), *others) for one, *others in zip(x.split(1), *operands, strict=True)]
+            )
         return self._product(x, plus, times)
 
     def rounds_alike(self, batch: int, length: int, plus: bool = False, times: bool = False) -> bool:
@@ -125,7 +131,9 @@ class SummedLinear(nn.Module):
 class PackedConv2d(Packed):
     """A convolution of stride 1, with an activation as in `PackedLinear`."""
 
-    def __init__(self, conv: nn.Conv2d, activation: Activation = "none", scales: Scales = (1.0, 1.0), *, size: int) -> None:
+    def __init__(
+        self, conv: nn.Conv2d, activation: Activation = "none", scales: Scales = (1.0, 1.0), *, size: int
+    ) -> None:
         """Lay the weight out for pictures of ``size`` × ``size``."""
         super().__init__(conv.weight.dtype)
         weight, self.bias = rescaled(conv, scales)
@@ -216,30 +224,30 @@ def _rounds_alike(
     times: bool,
     threads: int,
 ) -> bool:
-    """Try a layer of these sizes on sums that show the order in which they are added up.
+    """Try a layer of these sizes on numbers whose sums show in which order they were added up.
 
     What a kernel does depends on sizes, not on values, so that one answer holds for all weights and images.
     """
-    layer = PackedLinear(linear_of(torch.ones(shape, dtype=dtype), torch.ones(shape[0], dtype=dtype)), activation)
-    x = telling(length, shape[1]).to(dtype)
-    other = telling(length, shape[0]).to(dtype)
-    operands = x, other if plus else None, other if times else None
-    alone, together = (
-        layer._product(*(None if each is None else each.expand(size, *each.shape).contiguous() for each in operands))
-        for size in (1, batch)
-    )
-    return torch.equal(alone.expand_as(together), together)
+    for seed in _seeds(length * shape[0]):
+        x, weight = telling((length,), (shape[0],), shape[1], dtype, seed)
+        layer = PackedLinear(linear_of(weight, torch.ones(shape[0], dtype=dtype)), activation)
+        other = telling((length,), (1,), shape[0], dtype, seed)[0]
+        operands = x, other if plus else None, other if times else None
+        if not _alike(layer._product, batch, *operands):
+            return False
+    return True
 
 
-def products(a: Float[Tensor, "B H P D"], b: Float[Tensor, "B H N D"], *, transposed: bool = False) -> Tensor:
-    """The products a bᵀ of every head (or a b, where b is ``transposed``: "B H D N"), each image's as it is alone."""
+def products(a: Float[Tensor, "B H P M"], b: Float[Tensor, "B H N D"], *, transposed: bool = False) -> Tensor:
+    """The products a bᵀ of every head (a b if b is ``transposed``), each image's as it is alone."""
     a, b = a.contiguous(), b.contiguous()
-    if len(a) > 1 and (
-        a.shape[2] >= LONG
-        or not _products_round_alike(len(a), a.shape[1:], b.shape[1:], a.dtype, transposed, torch.get_num_threads())
+    if len(a) == 1 or (
+        a.shape[2] < LONG
+        and _products_round_alike(len(a), a.shape[1:], b.shape[1:], a.dtype, transposed, torch.get_num_threads())
     ):
-        return torch.cat([_products(*one, transposed) for one in zip(a.split(1), b.split(1), strict=True)])
-    return _products(a, b, transposed)
+        return _products(a, b, transposed)
+    images = zip(a.split(1), b.split(1), strict=True)
+    return torch.cat([_products(aligned(left), aligned(right), transposed) for left, right in images])
 
 
 def _products(a: Tensor, b: Tensor, transposed: bool) -> Tensor:
@@ -252,29 +260,48 @@ def _products_round_alike(
     batch: int, a: torch.Size, b: torch.Size, dtype: torch.dtype, transposed: bool, threads: int
 ) -> bool:
     """As `_rounds_alike`."""
-    x = telling(a[0] * a[1], a[2]).to(dtype).view(a)
+    for seed in _seeds(a[0] * a[1] * b[2 if transposed else 1]):
+        x, y = telling(a[:2], b[:1] + b[2:] if transposed else b[:2], a[2], dtype, seed)
+        if not _alike(partial(_products, transposed=transposed), batch, x, y.mT if transposed else y):
+            return False
+    return True
+
+
+def _alike(product: Callable[..., Tensor], batch: int, *operands: Tensor | None) -> bool:
+    """Whether a product of one image is to the bit what it is in a batch of the same image, again and again."""
     alone, together = (
-        _products(x.expand(size, *a).contiguous(), torch.ones(size, *b, dtype=dtype), transposed) for size in (1, batch)
+        product(*(None if one is None else one.expand(size, *one.shape).contiguous() for one in operands))
+        for size in (1, batch)
     )
     return torch.equal(alone.expand_as(together), together)
 
 
-def telling(rows: int, inputs: int) -> Float[Tensor, "rows inputs"]:
-    """Numbers of eight bits, large ones, whose sum is nearly zero: what is left of it tells in which order they were added."""
-    numbers = torch.Generator().manual_seed(0)
-    half = (rows, inputs // 2)
-    exponents = torch.randint(0, 20, half, generator=numbers)
-    values = torch.exp2(exponents.float()) * (1 + torch.randint(0, 128, half, generator=numbers) / 128)
-    values = torch.cat([values, -values, torch.ones(rows, inputs % 2)], 1)
-    return values[:, torch.randperm(inputs, generator=numbers)]
+def _seeds(outputs: int) -> range:
+    """What to draw numbers from, so that thousands of sums are compared: a few may come out alike by chance."""
+    return range(2 + min(62, 2**12 // outputs))
 
 
-def _by_image(*operands: Tensor | None) -> list[tuple[Tensor | None, ...]]:
-    """The operands of each image, in batches of one."""
-    first = operands[0]
-    assert first is not None
-    one = (slice(row, row + 1) for row in range(len(first)))
-    return [tuple(None if operand is None else operand[row] for operand in operands) for row in one]
+def telling(
+    left: Sequence[int], right: Sequence[int], inputs: int, dtype: torch.dtype, seed: int
+) -> tuple[Tensor, Tensor]:
+    """Numbers (*left, inputs) and (*right, inputs) whose products are large; for an even seed they sum up to nothing.
+
+    What rounding leaves then tells in which order they were added, and whether products were rounded before.
+    """
+    numbers = torch.Generator().manual_seed(seed)
+    order = torch.randperm(inputs, generator=numbers)
+
+    def values(rows: Sequence[int], sign: int) -> Tensor:
+        half = torch.randn(*rows, inputs // 2, generator=numbers)
+        half *= torch.exp2(torch.randint(0, 10, half.shape, generator=numbers))
+        return torch.cat([half, sign * half, torch.ones(*rows, inputs % 2)], -1)[..., order].to(dtype)
+
+    return values(left, 1 if seed % 2 else -1), values(right, 1)
+
+
+def aligned(x: Tensor) -> Tensor:
+    """The tensor at an address where a new one could lie: kernels may round otherwise at others."""
+    return x if x.data_ptr() % ALIGNMENT == 0 else x.clone()
 
 
 def quantized(x: Float[Tensor, "L D"]) -> tuple[Tensor, float, int]:

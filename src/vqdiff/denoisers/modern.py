@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from vqdiff.denoisers.layers import aligned
 from vqdiff.errors import InputError
-from vqdiff.shapes import Float, Int
+from vqdiff.shapes import Float, Int, Shaped
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class ModernConfig:
 class Prepared(NamedTuple):
     """What does not change between steps: the condition's keys and values per layer, their mask, and vectors."""
 
-    times: Float[Tensor, "T+1 D"]
+    times: Float[Tensor, "steps D"]
     """The embedding of every t."""
     keys: tuple[Float[Tensor, "B H N C"], ...]
     values: tuple[Float[Tensor, "B H N C"], ...]
@@ -71,8 +72,8 @@ class Prepared(NamedTuple):
         return _of_pictures(lambda *parts: torch.cat(parts), self, *others)
 
     def one(self, row: int) -> Prepared:
-        """What belongs to a single picture, not copied."""
-        return _of_pictures(lambda values: values[row : row + 1], self)
+        """What belongs to a single picture, copied only for the sake of its address."""
+        return _of_pictures(lambda values: aligned(values[row : row + 1]), self)
 
 
 def _of_pictures(change: Callable[..., Tensor], *contexts: Prepared) -> Prepared:
@@ -143,7 +144,7 @@ class ModernDenoiser(nn.Module):
         bias = torch.zeros(present.shape, device=present.device).masked_fill(~present, -math.inf)
         return Prepared(times, tuple(keys.to(values.dtype)), tuple(values), bias[:, None, None], vector)
 
-    def times(self) -> Float[Tensor, "T+1 D"]:
+    def times(self) -> Float[Tensor, "steps D"]:
         """The embedding of every t."""
         t = torch.arange(self.config.num_steps + 1, device=self.head.weight.device)
         return self.time(frequencies(t / self.config.num_steps, 256).to(self.head.weight.dtype))
@@ -184,7 +185,7 @@ class ModernDenoiser(nn.Module):
     def _embed(self, tokens: Int[Tensor, "B L"]) -> Float[Tensor, "B P D"]:
         return self.merge(self._to_patches(self.token_embedding(tokens)))
 
-    def _to_patches(self, x: Float[Tensor, "B L E"]) -> Float[Tensor, "B P F"]:
+    def _to_patches(self, x: Shaped[Tensor, "B L E"]) -> Shaped[Tensor, "B P F"]:
         p = self.config.patch_size
         side = self.config.grid_size // p
         return x.unflatten(1, (side, p, side, p)).permute(0, 1, 3, 2, 4, 5).reshape(len(x), side * side, -1)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vqdiff.denoisers.layers import Int8Linear, PackedLinear, linear_of, packed_linear, products
+from vqdiff.denoisers.layers import Int8Linear, PackedLinear, aligned, linear_of, packed_linear, products
 from vqdiff.denoisers.modern import Block, ModernDenoiser, Prepared, modulate, rotate
 from vqdiff.shapes import Float, Int
 
@@ -34,7 +34,10 @@ class PackedModern(ModernDenoiser):
         self.register_buffer("rope", network.rope.to(dtype), persistent=False)
         self.patches = PatchEmbedding(network)
         self.blocks = nn.ModuleList(PackedModernBlock(cast("Block", block), length, int8) for block in network.blocks)
-        self.modulation, self.final_modulation = PackedLinear(network.modulation), PackedLinear(network.final_modulation)
+        self.modulation, self.final_modulation = (
+            PackedLinear(network.modulation),
+            PackedLinear(network.final_modulation),
+        )
         self.split = packed_linear(network.split, length)
         self.head = PackedLinear(network.head)
 
@@ -45,7 +48,7 @@ class PackedModern(ModernDenoiser):
         first, *others = (super(PackedModern, self).prepare(one) for one in condition.split(1))
         return first.join(*others) if others else first
 
-    def times(self) -> Float[Tensor, "T+1 D"]:
+    def times(self) -> Float[Tensor, "steps D"]:
         """See `ModernDenoiser.times`."""
         return self.time_table
 
@@ -54,7 +57,7 @@ class PackedModern(ModernDenoiser):
         normed = self.head_norm(features)
         if features.ndim != 3:
             return self.head(normed.view(1, -1, normed.shape[-1])).view(*features.shape[:-1], -1)
-        return torch.cat([self.head(one) for one in normed.split(1)])
+        return torch.cat([self.head(aligned(one)) for one in normed.split(1)])
 
     def _vector(self, context: Prepared, t: Int[Tensor, "B"]) -> Float[Tensor, "B 1 D"]:
         vector = context.times[t]
@@ -66,7 +69,7 @@ class PackedModern(ModernDenoiser):
 
 
 class PatchEmbedding(nn.Module):
-    """Token embedding and the layer that merges a patch of them in one: a sum of rows of a table, (B, P, p²) -> (B, P, D)."""
+    """Token embedding and the layer that merges a patch of them, in one: a sum of rows of a table."""
 
     def __init__(self, network: ModernDenoiser) -> None:
         super().__init__()
