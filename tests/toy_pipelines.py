@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from vqdiff.denoisers import ClassicConfig, ClassicDenoiser, ModernConfig, ModernDenoiser
+from vqdiff.denoisers.packed import pack
 from vqdiff.diffusion import Schedule
 from vqdiff.image_tokenizers import CompactConfig, CompactTokenizer
 from vqdiff.model import Model
@@ -19,7 +20,7 @@ CODES, TIMES, CLASSES, POISON = 12, 8, 5, 4
 
 
 def toy_pipeline(kind: str = "modern", steps: int = 4) -> Pipeline:
-    """A modern, classic or unconditional model; where the class is POISON, `Gate.spoil` makes the network fail."""
+    """A modern, packed modern, classic or unconditional model; where the class is POISON, `Gate.spoil` fails it."""
     torch.manual_seed(0)
     classes = None if kind == "unconditional" else CLASSES
     if kind == "classic":
@@ -30,7 +31,10 @@ def toy_pipeline(kind: str = "modern", steps: int = 4) -> Pipeline:
         weight.data.normal_(0, 0.4)  # the modulation begins at 0: a fresh network would be deaf to its class
     tokenizer = CompactTokenizer(CompactConfig(32, (4, 8), (0, 0), (0, 0), num_codes=CODES, code_dim=4)).eval()
     schedule, settings = Schedule.paper(TIMES, CODES), SamplingSettings(steps=steps)
-    model = Model(schedule, denoiser.eval().requires_grad_(False), tokenizer.requires_grad_(False), sampling=settings)
+    denoiser = denoiser.eval().requires_grad_(False)
+    model = Model(
+        schedule, pack(denoiser) if kind == "packed" else denoiser, tokenizer.requires_grad_(False), sampling=settings
+    )
     return Pipeline(model)
 
 

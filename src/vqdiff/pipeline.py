@@ -276,7 +276,7 @@ def load(
     if precision not in get_args(Precision):
         raise InputError(f"unknown precision {precision!r}: choose one of {', '.join(get_args(Precision))}")
     where, path = pick_device(device), find(source)
-    bf16 = precision == "bfloat16" or (precision in ("auto", "int8") and has_bf16_units(where))
+    bf16 = (auto_precision(where) if precision in ("auto", "int8") else precision) == "bfloat16"
     dtype = torch.bfloat16 if bf16 else None
     model = read_model(path, extras, dtype=dtype).to(where, dtype)
     model.denoiser = pack(model.denoiser, int8=precision == "int8")
@@ -297,6 +297,11 @@ def find(source: str | Path) -> Path:
         hint = f"did you mean {near[0]!r}?" if near else f"bundled: {', '.join(names) or 'none'}"
         raise InputError(f"no model {str(source)!r}: it is neither a folder, a file nor a bundled model; {hint}")
     return path
+
+
+def auto_precision(device: torch.device) -> Precision:
+    """What "auto" stands for: bfloat16 where the device has units for its products, else float32."""
+    return "bfloat16" if has_bf16_units(device) else "float32"
 
 
 def pick_device(name: str) -> torch.device:

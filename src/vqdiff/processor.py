@@ -31,11 +31,6 @@ class Processor:
     int8: str | None
     """The units for products of bytes: "AMX" or "VNNI"; None where these are absent, and sums may overflow."""
 
-    @property
-    def precision(self) -> str:
-        """What "auto" stands for: bfloat16 where there are units for it, at twice the rate or more; else float32."""
-        return "bfloat16" if self.bfloat16 else "float32"
-
     def __str__(self) -> str:
         units = (f"{dtype} on {unit}" for dtype, unit in (("bfloat16", self.bfloat16), ("int8", self.int8)) if unit)
         return ", ".join([self.name, f"{self.vectors} kernels", *units])

@@ -6,15 +6,20 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
+from functools import cache
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
 import vqdiff
 from toy_pipelines import POISON, Gate, toy_pipeline
+from vqdiff.config import Precision
 from vqdiff.errors import InputError
 from vqdiff.pipeline import Pipeline
+from vqdiff.processor import processor
 from vqdiff.sampling import Guidance, run
 from vqdiff.serving.engine import Engine, QueueFullError, StoppedError
 from vqdiff.work import Work
@@ -123,9 +128,36 @@ def test_requests_at_any_time_get_the_tokens_they_get_alone(kind: str) -> None:
     assert images == [image.tobytes() for image in pipe.draw(works[6])]
 
 
+@cache
+def wanted(kind: str) -> list[torch.Tensor]:
+    pipe = toy_pipeline(kind)
+    return [alone(pipe, work) for work in requests(pipe, (0, 1, 2))]
+
+
+@settings(max_examples=20)
+@given(st.data())
+def test_requests_arriving_at_random(data: st.DataObject) -> None:
+    kind = data.draw(st.sampled_from(["modern", "packed", "classic"]))
+    pipe = toy_pipeline(kind)
+    works = requests(pipe, (0, 1, 2))
+    gate, order = Gate(pipe), data.draw(st.permutations(range(len(works))))
+    with engine_for(gate, max_rows=data.draw(st.integers(3, 9))) as engine:
+        tickets = {order[0]: engine.submit(pipe, works[order[0]])}
+        gate.await_call()
+        for number in order[1:]:
+            tickets[number] = engine.submit(pipe, works[number])
+            gate.let(data.draw(st.integers(0, 1)))
+        gate.open()
+        for number, tokens in enumerate(wanted(kind)):
+            assert torch.equal(tickets[number].result(PATIENCE).tokens, tokens)
+
+
 @pytest.mark.slow
-def test_the_bundled_model_gives_the_tokens_of_alone() -> None:
-    pipe = vqdiff.load("emoji", device="cpu")
+@pytest.mark.parametrize("precision", ["auto", "float32", "int8"])
+def test_the_bundled_model_gives_the_tokens_of_alone(precision: Precision) -> None:
+    if precision == "int8" and processor().int8 is None:
+        pytest.skip("needs a CPU with VNNI")
+    pipe = vqdiff.load("emoji", device="cpu", precision=precision)
     works = requests(pipe, ("a red apple", "a cat", "a green tree"))
     with engine_for(max_rows=8) as engine:
         tickets = [engine.submit(pipe, work) for work in works]

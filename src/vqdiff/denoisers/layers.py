@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cache, partial
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -127,6 +127,11 @@ class SummedLinear(nn.Module):
         assert total is not None
         return total
 
+    def rounds_alike(self, batch: int, length: int) -> bool:
+        """See `PackedLinear.rounds_alike`."""
+        parts = cast("list[PackedLinear]", list(self.parts))
+        return all(part.rounds_alike(batch, length, plus=n > 0) for n, part in enumerate(parts))
+
 
 class PackedConv2d(Packed):
     """A convolution of stride 1, with an activation as in `PackedLinear`."""
@@ -198,7 +203,7 @@ def packed_linear(linear: nn.Linear, length: int) -> PackedLinear | SummedLinear
         if all(whole.rounds_alike(batch, length) for batch in (2, 8, 16)):
             return whole
         split = SummedLinear(linear, parts)
-        if all(part.rounds_alike(batch, length, bool(n)) for n, part in enumerate(split.parts) for batch in (2, 8, 16)):
+        if all(split.rounds_alike(batch, length) for batch in (2, 8, 16)):
             return split
     return whole
 

@@ -22,6 +22,7 @@ class PackedModern(ModernDenoiser):
 
     batch_invariant = True
     time_table: Tensor
+    rope: Tensor
 
     def __init__(self, network: ModernDenoiser, *, int8: bool = False) -> None:
         nn.Module.__init__(self)
@@ -71,6 +72,8 @@ class PackedModern(ModernDenoiser):
 class PatchEmbedding(nn.Module):
     """Token embedding and the layer that merges a patch of them, in one: a sum of rows of a table."""
 
+    first: Tensor
+
     def __init__(self, network: ModernDenoiser) -> None:
         super().__init__()
         embedding, merge = network.token_embedding.weight, network.merge
@@ -88,6 +91,9 @@ class PatchEmbedding(nn.Module):
 
 class PackedModernBlock(nn.Module):
     """What a `Block` computes."""
+
+    norms: Tensor
+    offsets: Tensor
 
     def __init__(self, block: Block, length: int, int8: bool) -> None:
         super().__init__()

@@ -176,7 +176,9 @@ class Batch:
         if device.type == "cpu" or getattr(denoise, "batch_invariant", False):
             # By images: how many positions are looked at, and so how results round, must not depend on the others.
             new = tokens.clone()
-            for row in (self.plan.t[:, 0] > 0).nonzero()[:, 0].tolist():
+            for row in range(len(tokens)):
+                if self.plan.t[row, 0] == 0:
+                    continue
                 guided, truncated = bool(guidance[row] != 1), bool(self.truncation[row] < 1)
                 new[row] = self.sampler.step(x.of_image(row, self.plan, guided=guided, truncated=truncated))[0]
         else:

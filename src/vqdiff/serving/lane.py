@@ -163,7 +163,8 @@ class Lane:
         """What the step to ``after`` did to the i-th picture."""
         mask, here = after.schedule.num_codes, slice(i, i + 1)
         before, tokens = self.batch.tokens[here].cpu(), after.tokens[here].cpu()
-        confidence = prediction.select(i).confidence().cpu()
+        guided = bool(self.batch.guidance[i, 0] != 1)
+        confidence = prediction.select(i, guided=guided).confidence().cpu()
         return Trace(tokens[None], ((before == mask) & (tokens != mask))[None], confidence[None])
 
     def settle(self) -> Lane | None:
