@@ -241,7 +241,10 @@ def check_prompt(prompt: str) -> None:
     if not prompt.strip():
         raise InputError("the prompt is empty: say what to draw")
     if any("\ud800" <= letter <= "\udfff" for letter in prompt):
-        raise InputError(f"the prompt {prompt!r} has half a character in it (a lone surrogate): give valid Unicode")
+        raise InputError(
+            f"the prompt {prompt!r} has half a character in it (a lone surrogate, or a byte that is not UTF-8): "
+            "give valid Unicode"
+        )
 
 
 def whole(name: str, value: Any, least: int | None = None) -> int:

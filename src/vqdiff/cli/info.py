@@ -41,7 +41,7 @@ def info(
     else:
         record = {"kind": "image tokenizer", **_describe_tokenizer(parts), "parameters": _count(parts)}
     if json_output:
-        print(json.dumps(record, ensure_ascii=False))
+        print(json.dumps(record))
         return
     for key, value in record.items():
         if isinstance(value, dict):

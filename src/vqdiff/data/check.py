@@ -78,7 +78,8 @@ class SplitReport:
             few, half, many = (f"{width} × {height}" for width, height in (order[0], order[len(order) // 2], order[-1]))
             small = sum(min(size) < image_size for size in order)
             yield f"  sizes: {few} to {many}, median {half}; {small:,} ({small / len(order):.0%}) below {image_size}"
-        yield f"  captions: {self._about_captions()}"
+        if self.pictures:
+            yield f"  captions: {self._about_captions()}"
         if self.labels:
             counts = self.labels.values()
             yield f"  classes: {len(counts):,}, of {min(counts):,} to {max(counts):,} pictures"
