@@ -74,11 +74,11 @@ def test_pictures_that_pil_does_not_know_are_named(tmp_path):
 
 
 ENCODINGS = {
-    "latin": ("ein Bär über Köln".encode("latin-1"), "latin.txt must be UTF-8 text (byte 5 is 0xe4): it looks like Latin"),
-    "chinese": ("红苹果".encode("gb18030"), "chinese.txt must be UTF-8 text (byte 0 is 0xba): it looks like GB18030"),
-    "wide": ("an apple".encode("utf-16"), "wide.txt must be UTF-8 text (byte 0 is 0xff): it looks like UTF-16"),
-    "unmarked": ("an apple".encode("utf-16-le"), "unmarked.txt must be UTF-8 text (byte 1 is 0): it looks like UTF-16"),
-}  # fmt: skip
+    "latin": ("der Bär in Köln".encode("latin-1"), "(byte 5 is 0xe4): it looks like Latin-1"),
+    "chinese": ("红苹果".encode("gb18030"), "(byte 0 is 0xba): it looks like GB18030"),
+    "wide": ("an apple".encode("utf-16"), "(byte 0 is 0xff): it looks like UTF-16"),
+    "unmarked": ("an apple".encode("utf-16-le"), "(byte 1 is 0): it looks like UTF-16"),
+}
 
 
 def test_captions_of_all_encodings_are_named_at_once(tmp_path):
@@ -89,7 +89,7 @@ def test_captions_of_all_encodings_are_named_at_once(tmp_path):
     assert len(lines) == len(ENCODINGS)
     for name, (_, says) in ENCODINGS.items():
         (line,) = (line for line in lines if f"{name}.png: " in line)
-        assert says in line
+        assert f"{name}.txt must be UTF-8 text {says}" in line
         assert "-t UTF-8`" in line
     assert report.captions == {"an apple": 1, "a pear": 1, "a plum": 1}
     with pytest.raises(

@@ -157,8 +157,8 @@ class _Sample:
                 others = [other.name for other in self.pictures if other is not member]
                 same = f"{others[0]}, …" if others[1:] else others[0]
                 reason = (
-                    f"its name up to the first dot is that of {same}, which makes them one sample, and a sample has one "
-                    "picture: give it a name of its own"
+                    f"its name up to the first dot is that of {same}, which makes them one sample, and a sample has "
+                    "one picture: give it a name of its own"
                 )
                 yield Row(printable(f"{path.name}: {member.name}"), left_out=printable(reason))
         name = printable(f"{path.name}: {self.key}")
