@@ -54,8 +54,9 @@ def check(
 ) -> None:
     """Read every picture and caption of a set: what there is, what training would cost and stumble over.
 
-    Broken pictures and missing captions are listed and end in exit code 2;
-    training itself leaves broken pictures out.
+    Broken pictures, text that cannot be read, missing captions and whatever
+    else is wrong are listed, all of it, and end in exit code 2; training
+    itself leaves broken pictures out.
 
     Args:
         data: A folder of pictures, parquet files or tars; or hub:owner/name on the Hugging Face Hub.
