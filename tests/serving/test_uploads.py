@@ -30,6 +30,8 @@ def test_16_bits_are_scaled() -> None:
     [("1", "PNG", "L"), ("LA", "PNG", "RGBA"), ("P", "PNG", "RGB"), ("CMYK", "JPEG", "RGB"), ("RGBA", "WEBP", "RGBA")],
 )
 def test_modes_are_those_that_are_shown(mode: str, kind: str, expected: str) -> None:
-    file = io.BytesIO()
-    Image.linear_gradient("L").convert(mode).save(file, kind)
+    file, image = io.BytesIO(), Image.linear_gradient("L").convert(mode)
+    if mode == "RGBA":
+        image.putalpha(100)  # a file may leave out what is opaque
+    image.save(file, kind)
     assert Limits().read_picture(file.getvalue()).mode == expected
