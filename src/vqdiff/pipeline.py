@@ -21,12 +21,12 @@ from vqdiff.config import Precision
 from vqdiff.denoisers.packed import is_packed, pack, precision_of
 from vqdiff.errors import InputError
 from vqdiff.model import Model
-from vqdiff.pictures import to_images
+from vqdiff.pictures import Picture, to_images
 from vqdiff.processor import has_bf16_units
 from vqdiff.sampling import Canvas, Frame, SamplingSettings, run
 from vqdiff.shapes import Float, Int
 from vqdiff.text import Condition
-from vqdiff.work import Changes, Work, avoid, conditions_of, settings_of
+from vqdiff.work import Changes, Prompts, Whole, Work, avoid, conditions_of, settings_of, whole
 
 
 @dataclass(frozen=True)
@@ -50,12 +50,12 @@ class Pipeline:
 
     def __call__(
         self,
-        prompts: Condition | Sequence[Condition] = None,
+        prompts: Prompts = None,
         *,
-        num_images: int = 1,
-        seed: int = 0,
+        num_images: Whole = 1,
+        seed: Whole = 0,
         negative: Condition = None,
-        batch_size: int = 8,
+        batch_size: Whole = 8,
         on_step: Callable[[int, int], None] | None = None,
         **changes: Unpack[Changes],
     ) -> list[Image.Image]:
@@ -72,13 +72,13 @@ class Pipeline:
 
     def edit(
         self,
-        image: Image.Image,
-        mask: Image.Image,
+        image: Picture,
+        mask: Picture,
         prompt: Condition = None,
         *,
-        seed: int = 0,
+        seed: Whole = 0,
         negative: Condition = None,
-        feather: int = 0,
+        feather: Whole = 0,
         **changes: Unpack[Changes],
     ) -> Image.Image:
         """Draw the white part of ``mask`` (128 or more) anew as ``prompt`` says, or as fits if there is none.
@@ -88,6 +88,8 @@ class Pipeline:
         many pixels. A mask without white returns the picture; on one of the model's size, a mask that is all white
         gives what ``pipe(prompt, seed=seed)`` draws. `vqdiff.editing` tells what happens to a picture of another size.
 
+        Picture and mask are PIL images, paths or NumPy arrays, of any mode and depth (`vqdiff.pictures.as_image`).
+
         Raises InputError for a mask of another size, and as a call does.
         """
         asked = {"seed": seed, "negative": negative, "feather": feather}
@@ -95,32 +97,33 @@ class Pipeline:
 
     def expand(
         self,
-        image: Image.Image,
+        image: Picture,
         prompt: Condition = None,
         *,
-        left: int = 0,
-        top: int = 0,
-        right: int = 0,
-        bottom: int = 0,
-        seed: int = 0,
+        left: Whole = 0,
+        top: Whole = 0,
+        right: Whole = 0,
+        bottom: Whole = 0,
+        seed: Whole = 0,
         negative: Condition = None,
-        feather: int = 0,
+        feather: Whole = 0,
         **changes: Unpack[Changes],
     ) -> Image.Image:
         """Draw around the picture: ``left``, ``top``, … new pixels at its sides (outpainting), otherwise as `edit`."""
-        canvas, mask = editing.expand(image, left, top, right, bottom)
+        margins = {"left": left, "top": top, "right": right, "bottom": bottom}
+        canvas, mask = editing.expand(image, **{side: whole(side, width) for side, width in margins.items()})
         return self.edit(canvas, mask, prompt, seed=seed, negative=negative, feather=feather, **changes)
 
     def vary(
         self,
-        image: Image.Image,
+        image: Picture,
         strength: float = 0.5,
         prompt: Condition = None,
         *,
-        num_images: int = 1,
-        seed: int = 0,
+        num_images: Whole = 1,
+        seed: Whole = 0,
         negative: Condition = None,
-        batch_size: int = 8,
+        batch_size: Whole = 8,
         **changes: Unpack[Changes],
     ) -> list[Image.Image]:
         """Noise the picture to the time t = strength·T, rounded, and draw it from there as ``prompt`` says, if given.
@@ -141,11 +144,11 @@ class Pipeline:
 
     def revise(
         self,
-        image: Image.Image,
+        image: Picture,
         share: float = 0.25,
         prompt: Condition = None,
         *,
-        seed: int = 0,
+        seed: Whole = 0,
         negative: Condition = None,
         **changes: Unpack[Changes],
     ) -> Image.Image:
@@ -163,14 +166,15 @@ class Pipeline:
         self,
         prompt: Condition = None,
         *,
-        seed: int = 0,
+        seed: Whole = 0,
         negative: Condition = None,
         settings: SamplingSettings | None = None,
     ) -> Iterator[Preview]:
         """Draw one picture and yield it after every step, with its tokens and the purity of every position."""
         side = self.model.image_tokenizer.grid_size
         settings = settings or self.model.sampling
-        for frame in self.frames(self.conditions(prompt), [seed], settings, avoid(self.model, negative, settings)):
+        condition, seeds = self.conditions(prompt), [whole("seed", seed)]
+        for frame in self.frames(condition, seeds, settings, avoid(self.model, negative, settings)):
             yield Preview(
                 frame.step,
                 frame.steps,
@@ -193,11 +197,11 @@ class Pipeline:
 
     @torch.inference_mode()
     def draw(
-        self, work: Work, *, batch_size: int = 8, on_step: Callable[[int, int], None] | None = None
+        self, work: Work, *, batch_size: Whole = 8, on_step: Callable[[int, int], None] | None = None
     ) -> list[Image.Image]:
         """The finished pictures of ``work``; other arguments as for a call."""
         pictures = list[Image.Image]()
-        for part in work.parts(batch_size):
+        for part in work.parts(whole("batch_size", batch_size, least=1)):
             frame = None
             for frame in self._run(part):
                 if on_step is not None:
@@ -224,7 +228,7 @@ class Pipeline:
         """The model's own settings with ``changes`` (None = unchanged), checked against its number of tokens."""
         return settings_of(self.model, **changes)
 
-    def conditions(self, prompts: Condition | Sequence[Condition]) -> list[Condition]:
+    def conditions(self, prompts: Prompts) -> list[Condition]:
         """Prompts or labels as a checked list; for an unconditional model a list of one nothing."""
         return conditions_of(self.model, prompts)
 

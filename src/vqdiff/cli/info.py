@@ -46,7 +46,7 @@ def info(
     device = pick_device("auto")
     record |= {"processor": str(processor()), "auto": f"{auto_precision(device)} on {device}"}
     if json_output:
-        print(json.dumps(record, ensure_ascii=False))
+        print(json.dumps(record))
         return
     for key, value in record.items():
         if isinstance(value, dict):

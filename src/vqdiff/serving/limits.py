@@ -7,9 +7,10 @@ import binascii
 import io
 from dataclasses import dataclass
 
-from PIL import Image, ImageOps
+from PIL import Image
 
 from vqdiff.errors import InputError
+from vqdiff.pictures import normalise
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 
@@ -58,7 +59,7 @@ class Limits:
             raise InputError(f"steps is {steps}: ask for 1 to {self.max_steps}")
 
     def read_picture(self, content: bytes, name: str = "image") -> Image.Image:
-        """A picture from a file's bytes, upright; its size is known, and within limits, before it is unpacked.
+        """A picture from a file's bytes, upright, in 8 bits; its size is known, within limits, before it is unpacked.
 
         Raises TooLargeError, and InputError for what is no PNG, JPEG or WebP.
         """
@@ -71,7 +72,7 @@ class Limits:
                         f"the {name} is {image.width}×{image.height} pixels: its longest side may have "
                         f"{int(self.max_image_pixels**0.5)}"
                     )
-                return ImageOps.exif_transpose(image)
+                return normalise(image)
         except InputError:
             raise
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
