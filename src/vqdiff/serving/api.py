@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import warnings
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from fastapi import FastAPI
+from PIL import Image
 from prometheus_client import CollectorRegistry
 
 from vqdiff import __version__
@@ -34,6 +36,8 @@ def create_app(
 
     token: what requests must bring as a bearer token; None for an open server. page: whether there is a page at ``/``.
     """
+    # Pillow warns of what is beyond the limits, and would have each client fill the log.
+    warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
     limits, registry = limits or Limits(), CollectorRegistry()
     service = Service(pipes, engine, limits)
     shell = None
