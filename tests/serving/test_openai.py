@@ -81,6 +81,10 @@ def test_a_model_is_retrieved(ai: openai.OpenAI) -> None:
     assert (error.value.param, error.value.code) == ("model", "model_not_found")
 
 
+def test_a_model_without_a_name_is_none(http: httpx.Client) -> None:
+    assert http.get("/v1/models/").status_code == 404
+
+
 @pytest.mark.parametrize("kind", ["png", "jpeg", "webp"])
 def test_formats_are_really_encoded(server: tuple[str, Pipeline], ai: openai.OpenAI, kind: Any) -> None:
     wanted = np.asarray(server[1]("2", seed=5)[0], np.float32)
@@ -219,6 +223,8 @@ def test_a_list_of_one_picture_is_taken_and_of_two_is_not(ai: openai.OpenAI, htt
     with pytest.raises(openai.BadRequestError, match="2 images are given") as error:
         ai.images.edit(image=[image, image], mask=mask, prompt="1")
     assert error.value.param == "image"
+    text = http.post("/v1/images/edits", data={"prompt": "1", "image": "a.png"}).json()["error"]
+    assert (text["param"], text["message"]) == ("image", "image.0 is 'a.png': it should be a file")
     none = http.post("/v1/images/edits", data={"prompt": "1"})
     assert (none.status_code, none.json()["error"]["param"]) == (400, "image")
     assert "send one picture" in none.json()["error"]["message"]
@@ -280,6 +286,9 @@ def test_a_mask_that_says_nothing_is_refused(ai: openai.OpenAI, mask: Image.Imag
         ({"seed": 2**63}, 400, "seed is 9223372036854775808"),
         ({"seed": 2**63 - 1, "n": 2}, 400, "pass 2^63"),
         ({"seed": "1.5"}, 422, "seed is '1.5'"),
+        ({"seed": "9" * 20}, 400, "9223372036854775807"),
+        ({"seed": "9" * 5000}, 422, "seed is '999"),
+        ({"guidance_interval": ["x", 1]}, 422, "guidance_interval.0 is 'x'"),
         ({"size": "1024x1024"}, 400, "this model draws 32x32"),
         ({"model": "gpt-image-1"}, 404, "toy0, toy1"),
         ({"sampler": "purify"}, 400, "did you mean"),

@@ -65,19 +65,22 @@ def _failure(
 
 def _invalid(problem: dict[str, Any]) -> Answer:
     """422 for a field of a wrong kind, 400 for one whose value is out of range, as for the limits, and for no JSON."""
-    kind, field = problem["type"], ".".join(str(part) for part in problem["loc"] if part != "body")
-    said = problem["msg"].replace("Input should", "it should")
+    kind, (field, *within) = problem["type"], [str(part) for part in problem["loc"] if part != "body"] or [""]
     if kind == "json_invalid":
         return _failure(400, f"the request is no JSON: {problem['ctx']['error']} at character {field}")
     if not field:
         return _failure(422, "the request is no JSON object: send one, as application/json")
+    name = ".".join([field, *within])
     if kind == "extra_forbidden":
-        return _failure(422, f"{field} is no field of this request", param=field)
+        return _failure(422, f"{name} is no field of this request", param=field)
     if kind == "missing":
-        return _failure(422, f"{field} is missing", param=field)
+        return _failure(422, f"{name} is missing", param=field)
+    said = problem["msg"].replace("Input should", "it should")
+    if kind == "value_error":
+        said = "it should be a file"  # the one error that is FastAPI's own
     value = repr(problem["input"])
     shown = value if len(value) <= _LONGEST else f"{value[:_LONGEST]} …"
-    return _failure(400 if kind in _OUT_OF_RANGE else 422, f"{field} is {shown}: {said}", param=field)
+    return _failure(400 if kind in _OUT_OF_RANGE else 422, f"{name} is {shown}: {said}", param=field)
 
 
 async def _answer(request: Request, error: Exception) -> Response:

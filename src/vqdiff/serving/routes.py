@@ -63,6 +63,8 @@ async def models(service: Served) -> ModelList:
 @openai.get("/models/{name:path}")
 async def model(name: str, service: Served) -> ModelCard:
     """One of them."""
+    if not name:
+        raise HTTPException(404, "no model is named: ask for /v1/models/NAME, or for /v1/models")
     return ModelCard(id=service.pipe(name)[0])
 
 

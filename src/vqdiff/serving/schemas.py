@@ -24,7 +24,7 @@ _SEEDS = 2**63
 
 
 def _whole(value: Any) -> Any:
-    return int(value) if isinstance(value, str) and re.fullmatch("[0-9]{1,19}", value) else value
+    return int(value) if isinstance(value, str) and re.fullmatch("[0-9]{1,40}", value) else value
 
 
 def _nullable(schema: dict[str, Any]) -> None:
