@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import gradio as gr
 import httpx2 as httpx
 import numpy as np
 import pytest
@@ -24,6 +27,7 @@ from vqdiff.pipeline import Pipeline
 from vqdiff.sampling import Trace
 from vqdiff.serving.engine import Engine
 from vqdiff.serving.limits import Limits
+from vqdiff.serving.page.door import Door
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
@@ -417,6 +421,50 @@ def test_what_fails_inside_the_page_is_told_without_a_traceback(
         assert answer.json()["error"]["type"] == "server_error"
         assert "secret" not in answer.text
     assert [one.message for one in caplog.records] == ["the page failed"]
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "sent"),
+    [
+        (200, None, [200, b"some"]),
+        (200, RuntimeError("ours"), [200, b"some", b""]),  # what has begun can only end
+        (404, None, [404, b'"message":"Not Found"']),
+        (404, RuntimeError("ours"), [500, b"the page failed"]),
+    ],
+)
+def test_the_door_puts_errors_into_shape(status: int, error: Exception | None, sent: list[Any]) -> None:
+    messages = through_the_door(status, error)
+    assert messages[0]["status"] == sent[0]
+    assert len(messages) == len(sent)
+    for message, part in zip(messages[1:], sent[1:], strict=True):
+        assert part in message["body"]
+
+
+def test_the_door_leaves_it_to_the_server_to_hang_up() -> None:
+    with pytest.raises(TimeoutError):
+        through_the_door(200, TimeoutError())
+
+
+def through_the_door(status: int, error: Exception | None) -> list[Any]:
+    """What is sent where the page answers so, and then raises ``error``."""
+    messages = list[Any]()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": status, "headers": []})
+        await send({"type": "http.response.body", "body": b"some", "more_body": error is not None})
+        if error is not None:
+            raise error
+
+    async def send(message: Any) -> None:
+        messages.append(message)
+
+    async def receive() -> Any:
+        return {"type": "http.disconnect"}
+
+    scope = {"type": "http", "method": "GET", "path": "/assets/x", "query_string": b"", "headers": []}
+    with ThreadPoolExecutor(1) as thread:  # the browser has this one's event loop
+        thread.submit(asyncio.run, Door(app, blocks=gr.Blocks())(scope, receive, send)).result()
+    return messages
 
 
 def test_large_seeds_keep_their_value(browser: Browser) -> None:

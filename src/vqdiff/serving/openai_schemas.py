@@ -112,7 +112,7 @@ class OpenAIPicture(BaseModel):
 
 
 class Usage(BaseModel):
-    """Image tokens that were drawn; those of the prompt are not counted."""
+    """Image tokens of the pictures; those of the prompt are not counted."""
 
     input_tokens: int = 0
     input_tokens_details: dict[str, int] = {"image_tokens": 0, "text_tokens": 0}
@@ -121,7 +121,7 @@ class Usage(BaseModel):
 
     @classmethod
     def of(cls, *finished: Finished) -> Usage:
-        """What these pictures took."""
+        """That of these pictures."""
         drawn = sum(one.tokens for one in finished)
         return cls(output_tokens=drawn, total_tokens=drawn)
 
