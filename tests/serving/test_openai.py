@@ -353,12 +353,12 @@ def test_who_hangs_up_is_counted_as_such(path: str, body: dict[str, Any]) -> Non
     gate = Gate(pipe)
     count = f'vqdiff_requests_total{{endpoint="{path}",status="499"}} 1.0'
     with serving(pipe) as (address, engine), client(address) as http:
-        address = address.removeprefix("http://")
-        host, _, port = address.partition(":")
+        host, _, port = address.removeprefix("http://").partition(":")
         content = json.dumps({"prompt": "1"} | body).encode()
-        head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(content)}"
+        head = [f"POST {path} HTTP/1.1", f"Host: {host}:{port}", "Content-Type: application/json"]
+        head.append(f"Content-Length: {len(content)}")
         with socket.create_connection((host, int(port)), timeout=30) as sock:
-            sock.sendall(f"{head}\r\n\r\n".encode() + content)
+            sock.sendall("\r\n".join([*head, "", ""]).encode() + content)
             gate.await_call()
             gate.let(5)
         wait_for(lambda: count in http.get("/metrics").text)
