@@ -21,6 +21,9 @@ def test_a_server_starts_without_a_word_and_clients_cannot_make_it_talk(
         assert http.post("/api/draw", json={"prompt": "1", "seed": 0}).status_code == 200
         assert http.post("/gradio_api/queue/join", json={"fn_index": 9999}).status_code == 404
         assert http.get("/gradio_api/queue/data?session_hash=nobody").status_code == 404
+        for asked in ("h2c", "foo/2"):
+            headers = {"Connection": "Upgrade", "Upgrade": asked}
+            assert http.get("/healthz", headers=headers).json() == {"status": "ok"}
         server.terminate()
         server.wait(30)
     assert capfd.readouterr().err == ""
