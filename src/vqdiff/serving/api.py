@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import warnings
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from fastapi import FastAPI
+from PIL import Image
 from prometheus_client import CollectorRegistry
 
 from vqdiff import __version__
@@ -34,6 +37,9 @@ def create_app(
 
     token: what requests must bring as a bearer token; None for an open server. page: whether there is a page at ``/``.
     """
+    # What is beyond the limits is refused, and an upgrade is not made: no client shall fill the log by asking for it.
+    warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+    logging.getLogger("uvicorn.error").addFilter(_is_no_upgrade)
     limits, registry = limits or Limits(), CollectorRegistry()
     service = Service(pipes, engine, limits)
     shell = None
@@ -62,3 +68,7 @@ def create_app(
     app.add_middleware(Guards, limits=limits, token=token)
     app.add_middleware(RequestMetrics, registry=registry)
     return app
+
+
+def _is_no_upgrade(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith(("Unsupported upgrade request", "No supported WebSocket library"))

@@ -51,6 +51,6 @@ def compare_tab(service: Service, model: gr.Dropdown) -> None:
 
 def _name(cell: Cell, model: Model) -> str:
     """The way in which a picture is drawn, in two lines."""
-    settings = cell.drawing.settings(model.sampling)
+    settings = cell.drawing.settings(model)
     order, scale = _ORDERS.get(settings.sampler, settings.sampler), Guidance.of(settings.guidance).scale
     return f"{escape(order)}<br>{'no guidance' if scale == 1 else f'guidance {scale:g}'}"

@@ -92,8 +92,8 @@ async def draw(
             changed.clear()
         cells = list[list[Cell]]()
         for order, one in zip(orders, drawings, strict=True):
-            pictures = (await service.answer(order, patience)).data
-            cells.append([_finished(one, picture.seed, picture.b64_json) for picture in pictures])
+            pictures = await service.finish(order, patience)
+            cells.append([_finished(one, picture.seed, picture.file) for picture in pictures])
         told = None
         if story is not None and first.traces is not None:
             told = await service.compute(partial(story, first.pipe, first.traces[0]), patience)

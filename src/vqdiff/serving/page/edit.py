@@ -11,7 +11,7 @@ from vqdiff.errors import InputError
 from vqdiff.serving.page.controls import Controls, Values
 from vqdiff.serving.page.drawing import Progress, draw
 from vqdiff.serving.page.parts import empty, grid, script, state
-from vqdiff.serving.page.running import QUIET, Buttons
+from vqdiff.serving.page.running import QUIET, Buttons, told
 from vqdiff.serving.service import Service
 
 _TEMPLATE = """<div class="vq-brush">
@@ -76,7 +76,7 @@ def edit_tab(service: Service, model: gr.Dropdown, last: gr.State) -> gr.HTML:
     inputs = [brush, feather, *controls.inputs]
     buttons.draw(inputs, edited, start, show, enter=controls.prompt, js=_TAKE_MASK)
     take.click(lambda picture: picture or gr.skip(), last, brush, **QUIET)
-    edited.edit(picture_of, None, brush, **QUIET)
+    edited.edit(told(picture_of), None, brush, **QUIET)
     return brush
 
 
