@@ -21,7 +21,7 @@ import psutil
 import pytest
 from PIL import Image
 
-from serving.servers import client, process, serving, wait_for
+from serving.servers import client, connect, process, serving, wait_for
 from toy_pipelines import Gate, toy_pipeline
 from vqdiff.serving.guards import Guards
 from vqdiff.serving.limits import Limits
@@ -64,10 +64,9 @@ def test_more_clients_than_may_wait() -> None:
 
 def post(address: str, body: dict[str, object], *, keep: int | None = None) -> socket.socket:
     """A socket on which a request was sent, or the first ``keep`` bytes of its body, and nothing was read."""
-    host, _, port = address.removeprefix("http://").partition(":")
-    sock = socket.create_connection((host, int(port)), timeout=30)
-    content = json.dumps(body).encode()
-    head = ["POST /api/draw HTTP/1.1", "Host: x", "Content-Type: application/json", f"Content-Length: {len(content)}"]
+    sock, content = connect(address), json.dumps(body).encode()
+    head = ["POST /api/draw HTTP/1.1", "Host: localhost", "Content-Type: application/json"]
+    head.append(f"Content-Length: {len(content)}")
     sock.sendall("\r\n".join([*head, "", ""]).encode() + content[:keep])
     return sock
 
@@ -140,6 +139,7 @@ def test_the_options_of_the_command_are_its_limits(tmp_path: Path) -> None:
     options = {
         "max-body": 5000, "max-prompt": 20, "max-images": 2, "max-steps": 64, "max-image-bytes": 1000,
         "max-image-pixels": 128**2, "max-waiting": 1, "max-rows": 1, "max-connections": 6, "timeout": 20,
+        "max-connections-per-address": 6,
     }  # fmt: skip
     words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
     with process(tmp_path, "--device", "cpu", *words) as (address, server), client(address) as http:

@@ -22,6 +22,7 @@ from vqdiff.errors import InputError
 from vqdiff.pipeline import bundled, find, load
 from vqdiff.serving.api import create_app
 from vqdiff.serving.engine import Engine, default_rows
+from vqdiff.serving.hosts import AllowedHosts
 from vqdiff.serving.limits import Limits
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ class Replica:
     token: str | None = None
     max_rows: int | None = None
     max_waiting: int = 64
+    allowed_hosts: AllowedHosts | None = None
 
     def build(self, name: str) -> FastAPI:
         """The application, with models and an engine of its own, whose answers say ``name`` as ``X-Replica``."""
@@ -52,7 +54,8 @@ class Replica:
         pipes = {one: load(source, **options) for one, source in self.sources.items()}
         where = next(iter(pipes.values())).model.device
         rows = default_rows(where) if self.max_rows is None else self.max_rows
-        app = create_app(pipes, Engine(max_rows=rows, max_waiting=self.max_waiting), self.limits, self.token)
+        engine = Engine(max_rows=rows, max_waiting=self.max_waiting)
+        app = create_app(pipes, engine, self.limits, self.token, allowed_hosts=self.allowed_hosts)
         app.add_middleware(_Signed, name=name)
         return app
 
