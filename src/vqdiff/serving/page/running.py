@@ -10,6 +10,7 @@ from typing import Any
 import gradio as gr
 from gradio.components import Component
 
+from vqdiff.serving.gate import reader_of
 from vqdiff.serving.page.drawing import Progress
 from vqdiff.serving.page.parts import note, problem
 
@@ -66,13 +67,16 @@ class Buttons:
 
         async def run(request: gr.Request, *values: Any) -> AsyncIterator[Any]:
             page, turn, shown = request.session_hash, _Turn(), ""
+            reader = reader_of(request)
             self._end(page)
             self._turns[page] = turn
             try:
                 yield self._both(note("Starting …"), also)
+                if not await reader.comes():
+                    return
                 async with aclosing(start(values)) as progress:
                     async for one in progress:
-                        if turn.over:
+                        if turn.over or not reader.here:
                             break
                         shown = show(one)
                         done = also and one.complete
