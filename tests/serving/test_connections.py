@@ -15,7 +15,8 @@ import pytest
 from serving.servers import client, connect, running, serving, wait_for
 from toy_pipelines import Gate, toy_pipeline
 from vqdiff.errors import InputError
-from vqdiff.serving.connections import LINGER_BYTES, RESERVE, ConnectionLimits, config_of, network_of
+from vqdiff.serving.addresses import network_of
+from vqdiff.serving.connections import LINGER_BYTES, RESERVE, ConnectionLimits, config_of
 from vqdiff.serving.limits import Limits
 
 TOKEN = "secret"

@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
-from ipaddress import ip_address, ip_network
 from typing import Any, cast
 
 import uvicorn
@@ -22,6 +21,7 @@ from starlette.types import ASGIApp, Scope
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from vqdiff.errors import InputError
+from vqdiff.serving.addresses import network_of
 from vqdiff.serving.errors import failure_of
 
 RESERVE = 16
@@ -236,17 +236,6 @@ class Connection(asyncio.Protocol):
 def connection_of(scope: Scope) -> Connection | None:
     """The connection that a request has come by, if it is one of ours."""
     return scope.get("state", {}).get(_STATE)
-
-
-def network_of(peer: Any) -> str:
-    """Whom a connection counts for: its IPv4 address, or the first half of its IPv6 address."""
-    try:
-        address = ip_address(peer[0].partition("%")[0])
-    except (TypeError, IndexError, ValueError):  # a Unix socket
-        return ""
-    if address.version == 4:
-        return str(address)
-    return str(address.ipv4_mapped or ip_network((address, 64), strict=False))
 
 
 def config_of(app: ASGIApp, limits: ConnectionLimits, *, stop_timeout: int) -> uvicorn.Config:

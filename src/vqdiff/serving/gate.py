@@ -13,6 +13,7 @@ from fastapi import HTTPException
 from fastapi.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from vqdiff.serving.addresses import network_of
 from vqdiff.serving.errors import failure_of
 
 _DATA, _JOIN = "/gradio_api/queue/data", "/gradio_api/queue/join"
@@ -57,6 +58,11 @@ class Reader:
 def reader_of(request: Any) -> Reader:
     """The reader of the session of a job that the gate has let through; ``request`` is Gradio's."""
     return request.request.scope[_READER]
+
+
+def client_of(request: Any) -> str:
+    """Whom the rows of a job are counted for; ``request`` is Gradio's."""
+    return network_of(request.request.client)
 
 
 class Gate:

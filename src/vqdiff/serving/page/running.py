@@ -10,7 +10,7 @@ from typing import Any
 import gradio as gr
 from gradio.components import Component
 
-from vqdiff.serving.gate import reader_of
+from vqdiff.serving.gate import client_of, reader_of
 from vqdiff.serving.page.drawing import Progress
 from vqdiff.serving.page.parts import note, problem
 
@@ -51,7 +51,7 @@ class Buttons:
         self,
         inputs: Sequence[Component],
         output: Component,
-        start: Callable[[Sequence[Any]], AsyncGenerator[Progress]],
+        start: Callable[[Sequence[Any], str], AsyncGenerator[Progress]],
         show: Callable[[Progress], str],
         *,
         enter: gr.Textbox | None = None,
@@ -74,7 +74,7 @@ class Buttons:
                 yield self._both(note("Starting …"), also)
                 if not await reader.comes():
                     return
-                async with aclosing(start(values)) as progress:
+                async with aclosing(start(values, client_of(request))) as progress:
                     async for one in progress:
                         if turn.over or not reader.here:
                             break
