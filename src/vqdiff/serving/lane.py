@@ -46,9 +46,17 @@ class Ticket(Future[Drawn]):
     """
 
     def __init__(
-        self, pipe: Pipeline, work: Work, previews: bool, trace: bool, on_change: Callable[[], object] | None
+        self,
+        pipe: Pipeline,
+        work: Work,
+        previews: bool,
+        trace: bool,
+        on_change: Callable[[], object] | None,
+        client: str = "",
     ) -> None:
         super().__init__()
+        self.client = client
+        """Whom the rows of the request are counted for."""
         self.pipe, self.work, self.previews, self._on_change = pipe, work, previews, on_change
         self.batch = work.start(pipe.model)
         self.encoded = work.encode(pipe.model)

@@ -14,6 +14,7 @@ from fastapi import Request
 from pydantic import BaseModel
 
 from vqdiff.pipeline import Pipeline
+from vqdiff.serving.addresses import network_of
 from vqdiff.serving.engine import Engine, StoppedError
 from vqdiff.serving.lane import Ticket
 from vqdiff.serving.limits import Limits
@@ -83,8 +84,9 @@ class Service:
 
         def submit() -> Ticket:
             work = options.work(pipe.model, seed, self.limits)
+            tell = lambda: loop.call_soon_threadsafe(changed.set)  # noqa: E731
             return self.engine.submit(
-                pipe, work, previews=previews, trace=trace, on_change=lambda: loop.call_soon_threadsafe(changed.set)
+                pipe, work, previews=previews, trace=trace, on_change=tell, client=patience.client
             )
 
         submitted = self._threads.submit(submit)
@@ -125,8 +127,8 @@ class ClientGoneError(Exception):
 class Patience:
     """Waits for things as long as the client does, and no longer than its time."""
 
-    def __init__(self, gone: asyncio.Task[None], deadline: float) -> None:
-        self._gone, self._deadline = gone, deadline
+    def __init__(self, gone: asyncio.Task[None], deadline: float, client: str = "") -> None:
+        self._gone, self._deadline, self.client = gone, deadline, client
 
     async def __call__(self, awaited: Awaitable[T]) -> T:
         """Its result; raises ClientGoneError, TimeoutError, or StoppedError where the engine has given it up."""
@@ -144,8 +146,11 @@ class Patience:
 
 
 @asynccontextmanager
-async def patience_of(request: Request | None, timeout: float) -> AsyncIterator[Patience]:
-    """The patience of a client whose request has been read, for ``timeout`` seconds; None: who never hangs up."""
+async def patience_of(request: Request | None, timeout: float, client: str | None = None) -> AsyncIterator[Patience]:
+    """The patience of a client whose request has been read, for ``timeout`` seconds; None: who never hangs up.
+
+    client: whom rows are counted for, by default the address that the request comes from.
+    """
 
     async def until_gone() -> None:
         if request is None:
@@ -155,7 +160,8 @@ async def patience_of(request: Request | None, timeout: float) -> AsyncIterator[
 
     gone = asyncio.create_task(until_gone())
     try:
-        yield Patience(gone, asyncio.get_running_loop().time() + timeout)
+        client = client if request is None else network_of(request.client)
+        yield Patience(gone, asyncio.get_running_loop().time() + timeout, client or "")
     finally:
         gone.cancel()
 

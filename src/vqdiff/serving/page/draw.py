@@ -29,8 +29,8 @@ def draw_tab(service: Service, model: gr.Dropdown, last: gr.State) -> gr.HTML:
                 apply_default_css=False,
             )
 
-    def start(values: Values) -> AsyncGenerator[Progress]:
-        return draw(service, [controls.drawing(values)])
+    def start(values: Values, client: str) -> AsyncGenerator[Progress]:
+        return draw(service, [controls.drawing(values)], client=client)
 
     def show(progress: Progress) -> str:
         return state(progress) + grid(progress.cells[0], ["keep", "edit", "why"])

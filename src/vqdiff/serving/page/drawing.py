@@ -65,14 +65,19 @@ def data_url(image: Image.Image, kind: str = "webp") -> str:
 
 
 async def draw(
-    service: Service, drawings: Sequence[Drawing], *, story: Callable[[Pipeline, Sequence[Trace]], Any] | None = None
+    service: Service,
+    drawings: Sequence[Drawing],
+    *,
+    client: str,
+    story: Callable[[Pipeline, Sequence[Trace]], Any] | None = None,
 ) -> AsyncGenerator[Progress]:
     """Have all drawings drawn together; yields at every step and preview, at least once a second, and at the end.
 
-    story: what to make of the steps of the first picture. Raises what `Service.order` does.
+    client: whom the rows are counted for. story: what to make of the steps of the first picture. Raises what
+    `Service.order` does.
     """
     async with AsyncExitStack() as stack:
-        patience = await stack.enter_async_context(patience_of(None, service.limits.timeout))
+        patience = await stack.enter_async_context(patience_of(None, service.limits.timeout, client))
         changed, orders = asyncio.Event(), list[Order]()
         for one in drawings:
             order = service.order(one, patience, previews=True, trace=story is not None, changed=changed)

@@ -61,14 +61,14 @@ def edit_tab(service: Service, model: gr.Dropdown, last: gr.State) -> gr.HTML:
                 apply_default_css=False,
             )
 
-    def start(values: Values) -> AsyncGenerator[Progress]:
+    def start(values: Values, client: str) -> AsyncGenerator[Progress]:
         painted, seam, *rest = values
         if not isinstance(painted, dict) or not painted.get("image"):
             raise InputError("there is no picture yet: open one, or take one from the Draw tab")
         if not painted.get("mask"):
             raise InputError("nothing is painted: paint over what to redraw")
         drawing = controls.drawing(rest, image=painted["image"], mask=painted["mask"], feather=seam)
-        return draw(service, [drawing])
+        return draw(service, [drawing], client=client)
 
     def show(progress: Progress) -> str:
         return state(progress) + grid(progress.cells[0], ["edit"])

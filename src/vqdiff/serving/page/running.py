@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import gradio as gr
 from gradio.components import Component
 
+from vqdiff.serving.gate import client_of, reader_of
 from vqdiff.serving.page.drawing import Progress
 from vqdiff.serving.page.parts import note, problem
 from vqdiff.serving.service import UnknownModelError
@@ -70,7 +71,7 @@ class Buttons:
         self,
         inputs: Sequence[Component],
         output: Component,
-        start: Callable[[Sequence[Any]], AsyncGenerator[Progress]],
+        start: Callable[[Sequence[Any], str], AsyncGenerator[Progress]],
         show: Callable[[Progress], str],
         *,
         enter: gr.Textbox | None = None,
@@ -86,13 +87,16 @@ class Buttons:
 
         async def run(request: gr.Request, *values: Any) -> AsyncIterator[Any]:
             page, turn, shown = request.session_hash, _Turn(), ""
+            reader = reader_of(request)
             self._end(page)
             self._turns[page] = turn
             try:
                 yield self._both(note("Starting …"), also)
-                async with aclosing(start(values)) as progress:
+                if not await reader.comes():
+                    return
+                async with aclosing(start(values, client_of(request))) as progress:
                     async for one in progress:
-                        if turn.over:
+                        if turn.over or not reader.here:
                             break
                         shown = show(one)
                         done = also and one.complete
