@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
+from processes import exit_codes, started
+from vqdiff.config import read_config
 from vqdiff.errors import InputError
+from vqdiff.image_tokenizers import CompactConfig, CompactTokenizer
+from vqdiff.model import save_component
+from vqdiff.training import loop
 from vqdiff.training.compilation import Compilation
+from vqdiff.training.diffusion import DiffusionTraining, train_diffusion
 from vqdiff.training.loop import RunConfig, train
 
 RUN = RunConfig(
@@ -269,3 +278,65 @@ def test_broken_weights_are_named(compilers: dict[Any, Any], tmp_path: Path) -> 
 
     with pytest.raises(InputError, match=r"step 0: network\.layers\.1\.weight itself is not finite"):
         train(broken, RUN, tmp_path, resume=False)
+
+
+CLASSES = """
+data = "OUT/pictures"
+output = "OUT/run"
+image_tokenizer = "OUT/tokenizer"
+condition = "class"
+evaluate = 4
+[model]
+width = 16
+depth = 1
+heads = 2
+patch_size = 1
+token_width = 16
+[sampling]
+steps = 2
+[run]
+steps = 5
+batch_size = 8
+learning_rate = 3e-3
+warmup = 2
+log_every = 1
+preview_every = 5
+"""
+
+
+@pytest.mark.skipif(not any(map(shutil.which, ("g++", "clang++", "cl"))), reason="needs a C++ compiler")
+def test_compiled_and_uncompiled_runs_agree(tmp_path: Path) -> None:
+    """By Inductor itself, in processes whose functions no checks of shapes stand in the way of."""
+    random = np.random.default_rng(0)
+    for name in "blue", "red":
+        (tmp_path / "pictures" / name).mkdir(parents=True)
+        for number in range(12):
+            picture = Image.fromarray(random.integers(0, 256, (8, 8, 3), dtype=np.uint8))
+            picture.save(tmp_path / "pictures" / name / f"{number}.png")
+    save_component(
+        CompactTokenizer(CompactConfig(8, (8, 8), (0, 0), (0, 0), num_codes=16, code_dim=4)), tmp_path / "tokenizer"
+    )
+    (tmp_path / "config.toml").write_text(CLASSES.replace("OUT", str(tmp_path)))
+    for compiled in "true", "false":
+        changes = [f"compile={compiled}", f"output={tmp_path / compiled}"]
+        config = read_config(DiffusionTraining, tmp_path / "config.toml", changes)
+        assert exit_codes([started(_train, config)], 500) == [0]
+    ways = [(tmp_path / name / "way").read_text() for name in ("true", "false")]
+    assert ways[0].startswith("compiled")
+    assert ways[1] == "uncompiled"
+    compiled, eager = ([one["loss"] for one in records(tmp_path / name) if "loss" in one] for name in ("true", "false"))
+    assert len(eager) == 5
+    assert compiled == pytest.approx(eager, rel=0.01)  # in bfloat16
+
+
+def _train(config: DiffusionTraining) -> None:
+    """Train, and write down how it was computed."""
+    rehearse = loop.rehearse
+
+    def noted(*arguments: Any) -> Any:
+        plan = rehearse(*arguments)
+        (config.output / "way").write_text(plan.compilation.value)
+        return plan
+
+    loop.rehearse = noted
+    train_diffusion(config)
