@@ -31,7 +31,7 @@ def diagnose(state: RunState, batches: Sequence[Batch], compilation: Compilation
     if compilation is Compilation.NONE:
         return f"{found.fault} is not finite, {compilation.value}: lower run.learning_rate"
     if eager.fault is None:
-        return f"{found.fault} is not finite {compilation.value}, but is uncompiled: go on with compile = false"
+        return f"{found.fault} is not finite {compilation.value}, but is uncompiled: set compile = false"
     return f"{eager.fault} is not finite, {compilation.value} or not: lower run.learning_rate"
 
 
