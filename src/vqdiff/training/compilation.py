@@ -65,7 +65,9 @@ def _fault(state: RunState, batches: Sequence[Batch], eager: Attempt) -> str | N
         raise
     except Exception as raised:  # uncompiled there was none; Dynamo, Inductor and the compilers have many kinds
         cause = getattr(raised, "inner_exception", raised)  # Dynamo wraps what a compiler raised
-        error = f"the step fails ({type(cause).__name__}: {''.join(str(cause).splitlines()[:1])[:120]})"
+        lines = str(cause).splitlines() or [""]
+        line = next((line for line in lines if "error:" in line), lines[0])  # C++ compilers say much besides
+        error = f"the step fails ({type(cause).__name__}: {line[-160:]})"
     if summed(state, torch.tensor([float(error is not None)])).any():
         return error or "the step fails in another process"
     assert found is not None
