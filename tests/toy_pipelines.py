@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from vqdiff.denoisers import ClassicConfig, ClassicDenoiser, ModernConfig, Moder
 from vqdiff.denoisers.packed import pack
 from vqdiff.diffusion import Schedule
 from vqdiff.image_tokenizers import CompactConfig, CompactTokenizer
-from vqdiff.model import Model
+from vqdiff.model import Bound, Model
 from vqdiff.pipeline import Pipeline
 from vqdiff.sampling import SamplingSettings
 
@@ -39,26 +40,25 @@ def toy_pipeline(kind: str = "modern", steps: int = 4) -> Pipeline:
 
 
 class Gate:
-    """Lets the network calls of a pipeline through one by one, and notes how many pictures each had."""
+    """Lets the steps of a pipeline's batches through one by one, and notes how many rows each had."""
 
     def __init__(self, pipe: Pipeline, *, shut: bool = True) -> None:
         self.sizes = list[int]()
         self.spoil = False
-        self._denoiser = pipe.model.denoiser
         self._tickets = threading.Semaphore(0)
         self._arrived = threading.Semaphore(0)
         self._shut = shut
-        self._features = self._denoiser.features
-        self._denoiser.features = self._wait
+        model, bind = pipe.model, pipe.model.bind
+        vars(model)["bind"] = lambda *given: _Gated(**vars(bind(*given)), gate=self)
 
-    def _wait(self, tokens: Tensor, t: Tensor, context: Any) -> Tensor:
+    def pass_through(self, tokens: Tensor, bound: Bound) -> None:
         self._arrived.release()
         if self._shut:
             assert self._tickets.acquire(timeout=30), "the test has forgotten the network"
         self.sizes.append(len(tokens))
-        if self.spoil and (context.vector == self._denoiser.class_embedding.weight[POISON]).all(-1).any():
+        poison = bound.denoiser.class_embedding.weight[POISON] if self.spoil else None
+        if poison is not None and (bound.condition.vector == poison).all(-1).any():
             raise RuntimeError("poisoned")
-        return self._features(tokens, t, context)
 
     def await_call(self) -> None:
         """Wait until the network is about to be called, once more than before."""
@@ -74,3 +74,13 @@ class Gate:
         """Let all calls through from now on."""
         self._shut = False
         self._tickets.release()
+
+
+@dataclass(frozen=True)
+class _Gated(Bound):
+    gate: Gate | None = None
+
+    def features(self, tokens: Tensor, t: Tensor) -> Tensor:
+        assert self.gate is not None
+        self.gate.pass_through(tokens, self)
+        return super().features(tokens, t)
