@@ -22,6 +22,7 @@ from vqdiff.pipeline import Pipeline
 from vqdiff.processor import processor
 from vqdiff.sampling import Guidance, run
 from vqdiff.serving.engine import Engine, QueueFullError, StoppedError
+from vqdiff.serving.lane import Ticket
 from vqdiff.work import Work
 
 PATIENCE = 30.0
@@ -130,9 +131,10 @@ def test_requests_at_any_time_get_the_tokens_they_get_alone(kind: str, clients: 
 
 
 @cache
-def wanted(kind: str) -> list[torch.Tensor]:
+def drawn_alone(kind: str) -> tuple[list[Work], list[torch.Tensor]]:
     pipe = toy_pipeline(kind)
-    return [alone(pipe, work) for work in requests(pipe, (0, 1, 2))]
+    works = requests(pipe, (0, 1, 2))
+    return works, [alone(pipe, work) for work in works]
 
 
 @settings(max_examples=20)
@@ -140,16 +142,15 @@ def wanted(kind: str) -> list[torch.Tensor]:
 def test_requests_arriving_at_random(data: st.DataObject) -> None:
     kind = data.draw(st.sampled_from(["modern", "packed", "classic"]))
     pipe = toy_pipeline(kind)
-    works = requests(pipe, (0, 1, 2))
+    works, wanted = drawn_alone(kind)
     gate, order = Gate(pipe), data.draw(st.permutations(range(len(works))))
     with engine_for(gate, max_rows=data.draw(st.integers(3, 9))) as engine:
-        tickets = {order[0]: engine.submit(pipe, works[order[0]])}
-        gate.await_call()
-        for number in order[1:]:
-            tickets[number] = engine.submit(pipe, works[number])
-            gate.let(data.draw(st.integers(0, 1)))
+        tickets = dict[int, Ticket]()
+        for number in order:
+            tickets[number] = engine.submit(pipe, works[number], client=str(number % 3))
+            gate.allow(data.draw(st.integers(0, 3)))
         gate.open()
-        for number, tokens in enumerate(wanted(kind)):
+        for number, tokens in enumerate(wanted):
             assert torch.equal(tickets[number].result(PATIENCE).tokens, tokens)
 
 
