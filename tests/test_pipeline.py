@@ -16,6 +16,8 @@ from vqdiff.model import Model
 from vqdiff.pipeline import Pipeline, bundled, pick_device
 from vqdiff.processor import has_bf16_units, processor
 
+pytestmark = pytest.mark.numeric
+
 needs_int8 = pytest.mark.skipif(processor().int8 is None, reason="needs a CPU with VNNI")
 
 

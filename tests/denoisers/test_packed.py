@@ -23,7 +23,7 @@ CPU = torch.device("cpu")
 needs_packing = pytest.mark.skipif(not can_pack(CPU, torch.float32), reason="needs an x86 CPU")
 needs_bf16 = pytest.mark.skipif(not can_pack(CPU, torch.bfloat16), reason="needs an x86 CPU with AVX-512")
 needs_int8 = pytest.mark.skipif(processor().int8 is None, reason="needs a CPU with VNNI")
-pytestmark = needs_packing
+pytestmark = [needs_packing, pytest.mark.numeric]
 
 networks = pytest.mark.parametrize("kind", NETWORKS)
 THREE = TOKENS[:3]

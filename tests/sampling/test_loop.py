@@ -14,6 +14,8 @@ from vqdiff.diffusion import Schedule
 from vqdiff.errors import InputError
 from vqdiff.sampling import Batch, Canvas, Frame, Guidance, SamplingSettings, Trace, get_sampler, sample, samplers
 
+pytestmark = pytest.mark.numeric
+
 
 class Denoiser:
     """Logits looked up by token, neighbour, position, time and condition; it remembers its calls."""

@@ -137,7 +137,7 @@ def drawn_alone(kind: str) -> tuple[list[Work], list[torch.Tensor]]:
     return works, [alone(pipe, work) for work in works]
 
 
-@settings(max_examples=20)
+@settings(max_examples=10)
 @given(st.data())
 def test_requests_arriving_at_random(data: st.DataObject) -> None:
     kind = data.draw(st.sampled_from(["modern", "packed", "classic"]))

@@ -34,12 +34,20 @@ class Source:
     """auto, cpu or cuda."""
     precision: Precision = "auto"
     """auto, float32, bfloat16 or int8 (CPUs only): what the networks compute with."""
+    batch_invariant: bool = False
+    """On a GPU, compute one image at a time: a seed's picture is then the same in any batch, as on a CPU it always is."""
 
     def load(self) -> Pipeline:
         """The model, ready to draw."""
         from vqdiff.pipeline import load
 
-        return load(self.model, device=self.device, precision=self.precision, image_tokenizer=self.image_tokenizer)
+        return load(
+            self.model,
+            device=self.device,
+            precision=self.precision,
+            batch_invariant=self.batch_invariant,
+            image_tokenizer=self.image_tokenizer,
+        )
 
 
 @Parameter(name="*")

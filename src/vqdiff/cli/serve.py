@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
@@ -15,6 +15,7 @@ def serve(
     model: Annotated[tuple[str, ...], Parameter(negative="")] = ("emoji",),
     device: str = "auto",
     precision: Precision = "auto",
+    batch_invariant: bool = False,
     host: str = "127.0.0.1",
     port: int = 8000,
     page: bool = True,
@@ -46,6 +47,8 @@ def serve(
         auto, cpu or cuda.
     precision
         auto, float32, bfloat16 or int8 (CPUs only): what the networks compute with.
+    batch_invariant
+        On a GPU, compute one image at a time: a seed's picture is then the same in any batch, as on a CPU it always is.
     host
         The address to listen at; 0.0.0.0 for all.
     port
@@ -132,10 +135,13 @@ def serve(
 
         port = listener.getsockname()[1]
         listener.close()
-        replica = cluster.Replica(sources, device, precision, limits, token, max_rows, max_waiting, allowed_hosts)
+        replica = cluster.Replica(
+            sources, device, precision, limits, token, max_rows, max_waiting, allowed_hosts, batch_invariant
+        )
         cluster.run(replica, replicas=replicas, host=host, port=port, max_connections=max_connections)
         return
-    pipes = {name: load(source, device=device, precision=precision) for name, source in sources.items()}
+    options: Any = {"device": device, "precision": precision, "batch_invariant": batch_invariant}
+    pipes = {name: load(source, **options) for name, source in sources.items()}
     rows = default_rows(next(iter(pipes.values())).model.device) if max_rows is None else max_rows
     app = create_app(
         pipes, Engine(max_rows=rows, max_waiting=max_waiting), limits, token, page=page, allowed_hosts=allowed_hosts

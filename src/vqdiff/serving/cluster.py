@@ -49,10 +49,11 @@ class Replica:
     max_rows: int | None = None
     max_waiting: int = 64
     allowed_hosts: AllowedHosts | None = None
+    batch_invariant: bool = False
 
     def build(self, name: str) -> FastAPI:
         """The application, with models and an engine of its own, whose answers say ``name`` as ``X-Replica``."""
-        options: Any = {"device": self.device, "precision": self.precision}
+        options: Any = {"device": self.device, "precision": self.precision, "batch_invariant": self.batch_invariant}
         pipes = {one: load(source, **options) for one, source in self.sources.items()}
         where = next(iter(pipes.values())).model.device
         rows = default_rows(where) if self.max_rows is None else self.max_rows
