@@ -35,7 +35,7 @@ class Source:
     precision: Precision = "auto"
     """auto, float32, bfloat16 or int8 (CPUs only): what the networks compute with."""
     batch_invariant: bool = False
-    """On a GPU, compute one image at a time: a seed's picture is then the same in any batch, as on a CPU it always is."""
+    """On a GPU, compute one image at a time: a picture is then the same in any batch, as on a CPU it always is."""
 
     def load(self) -> Pipeline:
         """The model, ready to draw."""
