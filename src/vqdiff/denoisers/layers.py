@@ -295,13 +295,12 @@ def telling(
     """
     numbers = torch.Generator().manual_seed(seed)
     order = torch.randperm(inputs, generator=numbers)
-
-    def values(rows: Sequence[int], sign: int) -> Tensor:
+    pairs: list[Tensor] = []
+    for rows, sign in ((left, 1 if seed % 2 else -1), (right, 1)):
         half = torch.randn(*rows, inputs // 2, generator=numbers)
         half *= torch.exp2(torch.randint(0, 10, half.shape, generator=numbers))
-        return torch.cat([half, sign * half, torch.ones(*rows, inputs % 2)], -1)[..., order].to(dtype)
-
-    return values(left, 1 if seed % 2 else -1), values(right, 1)
+        pairs.append(torch.cat([half, sign * half, torch.ones(*rows, inputs % 2)], -1)[..., order].to(dtype))
+    return pairs[0], pairs[1]
 
 
 def aligned(x: Tensor) -> Tensor:

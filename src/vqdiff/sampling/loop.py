@@ -173,7 +173,7 @@ class Batch:
         prediction = predict(denoise, tokens, t, scale if bool((guidance != 1).any()) else None)
         u = uniforms(seeds, step, tokens.shape[1], self.sampler.num_uniforms)
         x = StepInput(self.schedule, tokens, prediction, now, controls, u)
-        if device.type == "cpu" or getattr(denoise, "batch_invariant", False):
+        if getattr(denoise, "batch_invariant", False):
             # By images: how many positions are looked at, and so how results round, must not depend on the others.
             new = tokens.clone()
             for row in range(len(tokens)):

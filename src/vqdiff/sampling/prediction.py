@@ -18,6 +18,8 @@ Denoise = Callable[[Tensor, Tensor], Tensor]
 """(tokens (N, L), t (N,)) -> logits (N, L, K), with the conditions bound by the caller.
 
 N is B in a step in which no image is guided, else 2B, of which the last B are to be predicted under the null condition.
+One with a true attribute `batch_invariant` promises that an image's logits are to the bit the same in any batch; then
+so is what a sampler makes of them.
 """
 
 
