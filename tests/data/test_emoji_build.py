@@ -111,7 +111,14 @@ def test_rows_match_a_recorded_build(built, expected_rows):
         for row in parquet.read_table(path).drop_columns(["image"]).to_pylist():
             rows.append(row | {"split": path.name.split("-")[0]})
     key = lambda row: (row["style"], row["icon"])  # noqa: E731
-    assert sorted(rows, key=key) == sorted(expected_rows, key=key)
+    rows, expected_rows = sorted(rows, key=key), sorted(expected_rows, key=key)
+    for row, expected in zip(rows, expected_rows, strict=True):
+        assert (row.pop("kind"), row.pop("made_of")) == ("drawing", [])
+        assert row.pop("weight") > 0
+        further = row["captions"][len(expected["captions"]) :]
+        assert bool(further) == (row["split"] == "train")  # what models are asked for stays as it was
+        assert row | {"captions": expected["captions"]} == expected
+        assert row["captions"][: len(expected["captions"])] == expected["captions"]
 
 
 def test_same_pictures_are_merged(built):
@@ -119,7 +126,7 @@ def test_same_pictures_are_merged(built):
     (snowboarder,) = [row for row in rows if row["icon"].startswith("snowboarder")]  # one drawing for all skin tones
     assert len(snowboarder["same_as"]) == 5
     assert snowboarder["caption"] == "snowboarder, noto style"
-    assert len(snowboarder["captions"]) == 12
+    assert len(snowboarder["captions"]) == 14
     assert ("gradient", "tongue") not in {(row["style"], row["icon"]) for row in rows}  # the flat one, once more
     assert ("blob", "asterisk") not in {(row["style"], row["icon"]) for row in rows}  # white on white
 
@@ -129,6 +136,7 @@ def test_folder_is_complete_and_self_describing(built):
     assert not list(built.parent.glob(".*"))  # nothing half-done is left beside it
     records = json.loads((built / "LICENSES.json").read_text("utf-8"))
     assert {record["license"] for record in records} == {"MIT", "Apache-2.0", "CC-BY-4.0"}
+    assert "# Emoji in 9 styles" in (built / "README.md").read_text("utf-8")
     assert sum(record.get("pictures", 0) for record in records) == parquet.read_table(built / "data").num_rows
     assert all(record["attribution"] and record["version"] for record in records)
     assert "path: data/test_concept-*.parquet" in (built / "README.md").read_text("utf-8")
