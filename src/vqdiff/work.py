@@ -221,6 +221,14 @@ def conditions_of(model: Model, prompts: Condition | Sequence[Condition]) -> lis
     return conditions
 
 
+def remarks_on(model: Model, work: Work) -> list[str]:
+    """What to tell whoever asked for ``work``: which of the prompts the model knows no word of."""
+    asked = [*(work.conditions or ()), work.negative]
+    parts = [part for one in asked for part in (one.parts if isinstance(one, Blend) else (one,))]
+    texts = [part for part in parts if isinstance(part, str)]
+    return model.text_encoder.remarks(texts) if model.text_encoder is not None else []
+
+
 def avoid(model: Model, negative: Condition, settings: SamplingSettings) -> Condition:
     """A negative prompt, checked."""
     if negative is not None and Guidance.of(settings.guidance).scale == 1:

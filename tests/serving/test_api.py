@@ -19,6 +19,7 @@ import openai
 import pytest
 from PIL import Image, ImageDraw
 
+import vqdiff
 from serving.servers import client, serving, wait_for
 from toy_pipelines import POISON, Gate, toy_pipeline
 from vqdiff.serving.limits import Limits
@@ -346,3 +347,18 @@ def test_time_is_up() -> None:
         gate.open()
         wait_for(lambda: engine.running == 0)
         assert engine.counts.cancelled == 1
+
+
+# --- prompts that the model does not know -----------------------------------------------------------------------------
+
+
+def test_a_prompt_without_a_known_word_is_told() -> None:
+    with serving(vqdiff.load("emoji", device="cpu")) as (address, _), client(address) as http:
+        for path in ("/v1/images/generations", "/api/draw"):
+            asked = {"prompt": "קפה", "steps": 1, "negative": "تفاحة", "guidance": 2.0}
+            told = http.post(path, json=asked).json()
+            assert len(told["data"]) == 1
+            first, second = told["warnings"]
+            assert first.startswith("no word of the prompt 'קפה' is known to this model")
+            assert "'تفاحة'" in second
+            assert http.post(path, json={"prompt": "a red 🍎", "steps": 1}).json()["warnings"] == []

@@ -23,6 +23,8 @@ from vqdiff.pipeline import Pipeline
 from vqdiff.sampling import Trace
 from vqdiff.serving.engine import Engine
 from vqdiff.serving.limits import Limits
+from vqdiff.serving.page.drawing import Progress
+from vqdiff.serving.page.parts import state
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
@@ -357,3 +359,10 @@ def test_without_the_page() -> None:
     with serving(toy_pipeline()) as (address, _), client(address) as http:
         assert http.get("/").status_code == 404
         assert http.get("/assets/index.js").status_code == 404
+
+
+def test_prompts_that_the_model_does_not_know_are_told() -> None:
+    told = state(Progress(1, 1, 0, [], toy_pipeline(), None, ["no word of the prompt '<קפה>' is known"]))
+    assert "Done. But no word of the prompt" in told
+    assert "&lt;קפה&gt;" in told
+    assert "But" not in state(Progress(1, 1, 0, [], toy_pipeline()))

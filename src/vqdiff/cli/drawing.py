@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from vqdiff.config import Precision
-from vqdiff.errors import InputError
+from vqdiff.errors import InputError, InputWarning
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -19,6 +21,13 @@ if TYPE_CHECKING:
     from vqdiff.pipeline import Pipeline
     from vqdiff.sampling import SamplingSettings
     from vqdiff.text import Condition
+
+
+def _show_warning(message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: Any) -> None:
+    """One line for what the caller can mend, Python's usual ones for all else."""
+    mendable = issubclass(category, InputWarning)
+    text = f"vqdiff: warning: {message}\n" if mendable else warnings.formatwarning(message, category, filename, lineno)
+    print(text, file=sys.stderr, end="")
 
 
 @Parameter(name="*")
@@ -39,6 +48,7 @@ class Source:
         """The model, ready to draw."""
         from vqdiff.pipeline import load
 
+        warnings.showwarning = _show_warning
         return load(self.model, device=self.device, precision=self.precision, image_tokenizer=self.image_tokenizer)
 
 

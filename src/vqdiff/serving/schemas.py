@@ -164,6 +164,7 @@ class Pictures(BaseModel):
     created: int
     model: str
     data: list[Picture]
+    warnings: list[str] = Field(default=[], description="Prompts that the model knows no word of.")
 
 
 class ModelCard(BaseModel):

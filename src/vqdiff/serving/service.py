@@ -19,6 +19,7 @@ from vqdiff.serving.engine import Engine, StoppedError
 from vqdiff.serving.lane import Ticket
 from vqdiff.serving.limits import Limits
 from vqdiff.serving.schemas import Options, Picture, Pictures
+from vqdiff.work import remarks_on
 
 T = TypeVar("T")
 
@@ -42,7 +43,8 @@ class Order:
             prompt = condition if isinstance(condition, str | int | None) else asdict(condition)
             png = encode_png(image, {"prompt": prompt, "seed": seed} | record)
             data.append(Picture(b64_json=base64.b64encode(png).decode(), seed=seed))
-        return Pictures(created=int(time.time()), model=self.model, data=data)
+        remarks = remarks_on(model, work)
+        return Pictures(created=int(time.time()), model=self.model, data=data, warnings=remarks)
 
 
 class Service:
