@@ -111,14 +111,7 @@ def test_rows_match_a_recorded_build(built, expected_rows):
         for row in parquet.read_table(path).drop_columns(["image"]).to_pylist():
             rows.append(row | {"split": path.name.split("-")[0]})
     key = lambda row: (row["style"], row["icon"])  # noqa: E731
-    rows, expected_rows = sorted(rows, key=key), sorted(expected_rows, key=key)
-    for row, expected in zip(rows, expected_rows, strict=True):
-        assert (row.pop("kind"), row.pop("made_of")) == ("drawing", [])
-        assert row.pop("weight") > 0
-        further = row["captions"][len(expected["captions"]) :]
-        assert bool(further) == (row["split"] == "train")  # what models are asked for stays as it was
-        assert row | {"captions": expected["captions"]} == expected
-        assert row["captions"][: len(expected["captions"])] == expected["captions"]
+    assert sorted(rows, key=key) == sorted(expected_rows, key=key)
 
 
 def test_same_pictures_are_merged(built):
@@ -126,7 +119,7 @@ def test_same_pictures_are_merged(built):
     (snowboarder,) = [row for row in rows if row["icon"].startswith("snowboarder")]  # one drawing for all skin tones
     assert len(snowboarder["same_as"]) == 5
     assert snowboarder["caption"] == "snowboarder, noto style"
-    assert len(snowboarder["captions"]) == 14
+    assert len(snowboarder["captions"]) == 12
     assert ("gradient", "tongue") not in {(row["style"], row["icon"]) for row in rows}  # the flat one, once more
     assert ("blob", "asterisk") not in {(row["style"], row["icon"]) for row in rows}  # white on white
 

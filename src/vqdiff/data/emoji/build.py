@@ -26,7 +26,7 @@ from vqdiff.data.emoji.faces import FACE_PACKAGES, read_faces
 from vqdiff.data.emoji.icons import ICON_SETS, read_icons
 from vqdiff.data.emoji.packages import PACKAGES, Package, fetch
 from vqdiff.data.emoji.render import CANVAS, RenderError, blank_png, draw_png, quick_canvas
-from vqdiff.data.emoji.rows import Names, merge, read_rows, records, weigh
+from vqdiff.data.emoji.rows import Names, join_others, merge, read_rows, records, weigh
 from vqdiff.data.emoji.views import View, counts, plan
 from vqdiff.data.emoji.words import with_article
 from vqdiff.errors import InputError
@@ -39,7 +39,7 @@ Track = Callable[[Iterable[T], str, int], Iterable[T]]
 SPLITS = ("train", "test_comp", "test_style", "test_concept")
 VIEWS = 150_000  # with icons and faces ten times the drawings
 _BATCH = 64  # drawings a worker takes at a time
-_SHARD = 20_000  # rows of a parquet file
+_SHARD = 30_000  # rows of a parquet file
 
 
 def untracked(items: Iterable[T], description: str, total: int) -> Iterable[T]:
@@ -113,7 +113,28 @@ def assemble(
     visible = [index for index, path in enumerate(paths) if path.read_bytes() != blank]  # not white on white
     rows, paths = [rows[index] for index in visible], [paths[index] for index in visible]
     kept = merge(rows, map(_digest, paths))
-    table, pictures = records([rows[index] for index in kept]), [paths[index] for index in kept]
+    rows, pictures = [rows[index] for index in kept], [paths[index] for index in kept]
+    table = records(rows)
+    if contents != DRAWINGS_ALONE:
+        join_others(rows, table)
+        _add_others(table, pictures, [row.artwork for row in rows], archives, names, desk, contents, track)
+    with atomic_path(output) as place:
+        _write(table, pictures, place)
+    shutil.rmtree(folder)
+
+
+def _add_others(
+    table: list[dict[str, Any]],
+    pictures: list[Path],
+    artworks: Sequence[bytes],
+    archives: Mapping[Package, Path],
+    names: Names,
+    desk: _Desk,
+    contents: Contents,
+    track: Track[Any],
+) -> None:
+    """Add icons, faces and views to a table of drawings and their pictures."""
+    blank = blank_png()
     seen = {_digest(path) for path in pictures} | {hashlib.sha256(blank).digest()}
 
     def add(record: dict[str, Any], path: Path) -> None:
@@ -123,7 +144,7 @@ def assemble(
             table.append(record)
             pictures.append(path)
 
-    drawn = list(zip(table, pictures, [rows[index].artwork for index in kept], strict=True))
+    drawn = list(zip(table, pictures, artworks, strict=True))
     extras = list(read_icons(archives, names)) if contents.icons else []
     extras += read_faces(archives, contents.faces) if contents.faces else []
     jobs = [
@@ -148,9 +169,6 @@ def assemble(
             add(view.record(number), path)
     check_views(table)
     weigh(table)
-    with atomic_path(output) as place:
-        _write(table, pictures, place)
-    shutil.rmtree(folder)
 
 
 def check_views(table: Sequence[Mapping[str, Any]]) -> None:
@@ -259,17 +277,18 @@ def _draw_batch(jobs: Sequence[_Job]) -> list[str]:
 def _write(table: Sequence[dict[str, Any]], paths: Sequence[Path], folder: Path) -> None:
     """Write the shards, the licences and the card."""
     (folder / "data").mkdir(parents=True)
+    columns = [name for name in card.COLUMNS if name in table[0]]
     for split in SPLITS:
         chosen = [(record, path) for record, path in zip(table, paths, strict=True) if record["split"] == split]
         starts = range(0, max(1, len(chosen)), _SHARD)
         for number, start in enumerate(starts):
             name = f"{split}-{number:05}-of-{len(starts):05}.parquet"
-            _write_shard(chosen[start : start + _SHARD], folder / "data" / name)
+            _write_shard(chosen[start : start + _SHARD], columns, folder / "data" / name)
     (folder / "LICENSES.json").write_text(json.dumps(card.licenses(table), indent=2) + "\n", "utf-8")
     (folder / "README.md").write_text(card.readme(table, SPLITS), "utf-8")
 
 
-def _write_shard(chosen: Sequence[tuple[dict[str, Any], Path]], path: Path) -> None:
+def _write_shard(chosen: Sequence[tuple[dict[str, Any], Path]], names: Sequence[str], path: Path) -> None:
     import pyarrow as pa
     from pyarrow import parquet
 
@@ -284,7 +303,6 @@ def _write_shard(chosen: Sequence[tuple[dict[str, Any], Path]], path: Path) -> N
     }
     special |= {"has_tones": pa.bool_(), "compositional": pa.bool_(), "weight": pa.float64()}
     image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-    names = [name for name in card.COLUMNS if name != "image"]
     schema = pa.schema([("image", image), *((name, special.get(name, pa.string())) for name in names)])
     # What tells `datasets` to decode the bytes as pictures.
     features = {"info": {"features": {"image": {"_type": "Image"}}}}

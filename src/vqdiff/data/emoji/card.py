@@ -99,11 +99,22 @@ def licenses(table: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return art + text
 
 
+def _of_kinds(by_kind: Mapping[str, int]) -> list[str]:
+    return [
+        "| kind | pictures | what |",
+        "|---|---|---|",
+        *(f"| {kind} | {by_kind[kind]:,} | {what} |" for kind, what in _KINDS.items() if by_kind[kind]),
+        "",
+        "Icons, faces and derived pictures are of the train split. Nothing of a held-out drawing is in any of them, and"
+        " icons of held-out concepts are left out.",
+    ]
+
+
 def readme(table: Sequence[Mapping[str, Any]], splits: Sequence[str]) -> str:
     """The card, in the form that the Hugging Face Hub reads."""
     by_split = Counter(record["split"] for record in table)
     by_style = Counter(record["style"] for record in table)
-    by_kind = Counter(record["kind"] for record in table)
+    by_kind = Counter(record.get("kind", "drawing") for record in table)
     captions = sum(len(record["captions"]) for record in table)
     styles = styles_of(table)
     alone = set(by_kind) == {"drawing"}
@@ -140,12 +151,7 @@ def readme(table: Sequence[Mapping[str, Any]], splits: Sequence[str]) -> str:
         "|---|---|---|",
         *(f"| {split} | {by_split[split]:,} | {_SPLIT_RULES[split]} |" for split in splits),
         "",
-        "| kind | pictures | what |",
-        "|---|---|---|",
-        *(f"| {kind} | {by_kind[kind]:,} | {what} |" for kind, what in _KINDS.items() if by_kind[kind]),
-        "",
-        "Icons, faces and derived pictures are of the train split. Nothing of a held-out drawing is in any of them, and"
-        " icons of held-out concepts are left out.",
+        *([] if alone else _of_kinds(by_kind)),
         "Which row goes where depends on hashes of names only, so the splits survive a rebuild.",
         "`gradient` and `3d` are often one drawing in two shadings; leave one out to be strict about `test_style`.",
         "",
@@ -168,7 +174,7 @@ def readme(table: Sequence[Mapping[str, Any]], splits: Sequence[str]) -> str:
         "",
         "| column | what |",
         "|---|---|",
-        *(f"| `{name}` | {what} |" for name, what in COLUMNS.items()),
+        *(f"| `{name}` | {what} |" for name, what in COLUMNS.items() if name == "image" or name in table[0]),
         "",
     ]
     return "\n".join(lines)

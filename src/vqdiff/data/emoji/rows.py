@@ -69,8 +69,6 @@ class Row:
             "source": self.style.package.name,
             "version": self.style.package.version,
             "license": self.style.license,
-            "kind": "drawing",
-            "made_of": [],
             "split": split(
                 role=emoji.role,
                 gender=emoji.gender,
@@ -203,13 +201,19 @@ def records(rows: Sequence[Row]) -> list[dict[str, Any]]:
     genders: defaultdict[str, set[str]] = defaultdict(set)
     for row in rows:
         genders[row.emoji.role].add(row.emoji.gender)
-    table = [row.record(len(genders[row.emoji.role] - {""}) > 1) for row in rows]
+    return [row.record(len(genders[row.emoji.role] - {""}) > 1) for row in rows]
+
+
+def join_others(rows: Sequence[Row], table: Sequence[dict[str, Any]]) -> None:
+    """Make the records of drawings fit to stand among other kinds, with more captions in the train split.
+
+    The captions of the other splits are what models are asked for, and stay.
+    """
     for row, record in zip(rows, table, strict=True):
-        if record["split"] == "train":  # the captions of the others are what models are asked for
-            tones, group = row.tones, row.emoji.group
-            further = more_captions(row.emoji.name, tones, row.style.name, row.icon, group)
+        record |= {"kind": "drawing", "made_of": []}
+        if record["split"] == "train":
+            further = more_captions(row.emoji.name, row.tones, row.style.name, row.icon, row.emoji.group)
             record["captions"] = list(dict.fromkeys([*row.captions, *further]))
-    return table
 
 
 def weigh(table: Sequence[dict[str, Any]]) -> None:
