@@ -13,7 +13,7 @@ from vqdiff.data.emoji.words import is_countable
 
 HEAVY = "gradient"  # takes ten times as long to draw as the others, and "3d" has the same drawings
 THINGS = ("animals-nature", "food-drink", "objects", "travel-places", "activities")
-_PAINTED = 0.55  # share of the ink that must have the main colour for a drawing to be recoloured
+_PAINTED = 0.5  # share of the ink that must have the main colour for a drawing to be recoloured
 _CLEAR = 0.75  # … for its colour to be named
 _UNPAINTED = re.compile(
     r"\b(tangerine|carrot|rose|blood|medal|traffic|police|map|rainbow|fire|flag|sun|moon|globe|earth|card|chart|peach"

@@ -10,7 +10,7 @@ import base64
 import io
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +23,7 @@ from vqdiff.data.emoji.drawings import HEAVY, THINGS, Drawing, bare, can_mirror,
 from vqdiff.data.emoji.render import CANVAS, MARGIN
 from vqdiff.data.emoji.words import is_countable, plural, with_article
 
-KINDS = {"recoloured": 0.18, "mirrored": 0.1, "moved": 0.16, "ground": 0.2, "scene": 0.36}
+KINDS = {"recoloured": 0.08, "mirrored": 0.1, "moved": 0.16, "ground": 0.22, "scene": 0.44}
 """The kinds of views, and the share of each."""
 
 
@@ -156,11 +156,10 @@ def _by_role(random: np.random.Generator, drawings: Sequence[Drawing], rounds: i
 
 def _recoloured(chance: _Chance, drawings: Sequence[Drawing], taken: set[str]) -> Iterator[View]:
     fitting = [drawing for drawing in drawings if can_recolour(drawing)]
-    seen = set[tuple[str, str]]()
+    used: defaultdict[str, set[str]] = defaultdict(set)
     for drawing in _by_role(chance.places, fitting, len(TARGETS)):
-        colour = _new_colour(chance.places, drawing, taken)
-        if colour and (drawing.key, colour) not in seen:
-            seen.add((drawing.key, colour))
+        if colour := _new_colour(chance.places, drawing, taken, used[drawing.key]):
+            used[drawing.key].add(colour)
             name = painted(drawing, colour)
             part = Part(drawing, colour=colour, mirror=can_mirror(drawing) and chance.places.random() < 0.5)
             yield View("recoloured", (part,), _captions(chance, with_article(name), name, drawing, [colour]), name)
@@ -320,14 +319,14 @@ def _three(chance: _Chance, actors: Sequence[_Actor]) -> tuple[list[Part], list[
     return _parts(chance.places, actors, places), [join_words(said), *words, names]
 
 
-def _new_colour(random: np.random.Generator, drawing: Drawing, taken: set[str]) -> str:
-    """A colour that the drawing does not have, which makes of it nothing that is held out."""
+def _new_colour(random: np.random.Generator, drawing: Drawing, taken: set[str], used: Collection[str] = ()) -> str:
+    """A colour that the drawing does not have, not one of ``used``, which makes of it nothing that is held out."""
     assert drawing.main is not None
     old, first = drawing.main.word, drawing.record["name"].partition(" ")[0]
     choice = [
         colour
         for colour, target in TARGETS.items()
-        if colour not in (old, first)
+        if colour not in (old, first, *used)
         and (target[1] == 0 or abs((target[2] - drawing.main.colour[2] + 180) % 360 - 180) > 25)
         and painted(drawing, colour) not in taken
     ]
