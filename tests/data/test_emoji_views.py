@@ -23,6 +23,7 @@ from vqdiff.data.emoji.drawings import Drawing, can_mirror, can_recolour, clear_
 from vqdiff.data.emoji.render import SIZE, blank_png, draw_png
 from vqdiff.data.emoji.views import KINDS, Part, View, counts, plan
 from vqdiff.data.emoji.words import is_countable, plural, with_article
+from vqdiff.emoji_names import names
 
 FEW = {"recoloured": 30, "mirrored": 30, "moved": 30, "ground": 30, "scene": 40}
 RED = MainColour((0.6, 0.22, 27.0), 0.9)
@@ -324,6 +325,25 @@ def test_only_what_has_one_main_colour_is_recoloured():
 )  # fmt: skip
 def test_what_may_be_mirrored(name, may):
     assert can_mirror(drawing(name, group="objects")) == may
+
+
+def test_what_faces_right_elsewhere_is_not_mirrored():
+    """The mirror image of a person walking is the emoji "person walking facing right", which may be held out."""
+    facing = {name.partition(" facing right")[0] for name in names().values() if " facing right" in name}
+    assert len(facing) > 10
+    people = [drawing(name, main=None, group="people-body") for name in facing]
+    assert all(person.has_twin for person in people)
+    views = list(plan([*people, *(drawing(name, main=None) for name in ("dog", "cat"))], [], FEW))
+    assert any(part.mirror for view in views for part in view.parts)
+    for part in (part for view in views for part in view.parts):
+        assert not (part.mirror and part.drawing.has_twin)
+
+
+def test_sizes_are_not_said_twice():
+    drawings = [drawing(name, main=None) for name in ("small airplane", "big ball", "dog", "cat", "house")]
+    texts = [text for view in plan(drawings, [], {"scene": 200}) for text in view.captions]
+    assert any(text.startswith("a big dog and a small") for text in texts)
+    assert not [text for text in texts if "big small" in text or "small big" in text or "small small" in text]
 
 
 def test_flags_are_not_mirrored():

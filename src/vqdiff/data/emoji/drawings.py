@@ -31,6 +31,7 @@ _ONE_WAY = re.compile(
     r"|laptop|battery|scale|thermometer|bandage|pause|play|text|speech|anger|bubble|balloon|point|no)\b",
     re.IGNORECASE,
 )
+_TWIN = re.compile(r"\b(walking|running|kneeling|wheelchair|white cane)\b")
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,11 @@ class Drawing:
     def one_way(self) -> bool:
         """Whether it is true one way round alone: sides, clocks, writing."""
         return bool(_ONE_WAY.search(self.record["name"]))
+
+    @property
+    def has_twin(self) -> bool:
+        """Whether its mirror image is an emoji of its own, "facing right", which may be held out."""
+        return bool(_TWIN.search(self.record["name"]))
 
     @property
     def name(self) -> str:

@@ -154,6 +154,11 @@ def _by_role(random: np.random.Generator, drawings: Sequence[Drawing], rounds: i
                     del roles[role]
 
 
+def _flip(random: np.random.Generator, drawing: Drawing, share: float = 0.5) -> bool:
+    """Whether to mirror the drawing, if it may be."""
+    return can_mirror(drawing) and random.random() < share and not drawing.has_twin
+
+
 def _recoloured(chance: _Chance, drawings: Sequence[Drawing], taken: set[str]) -> Iterator[View]:
     fitting = [drawing for drawing in drawings if can_recolour(drawing)]
     used: defaultdict[str, set[str]] = defaultdict(set)
@@ -161,13 +166,14 @@ def _recoloured(chance: _Chance, drawings: Sequence[Drawing], taken: set[str]) -
         if colour := _new_colour(chance.places, drawing, taken, used[drawing.key]):
             used[drawing.key].add(colour)
             name = painted(drawing, colour)
-            part = Part(drawing, colour=colour, mirror=can_mirror(drawing) and chance.places.random() < 0.5)
+            part = Part(drawing, colour=colour, mirror=_flip(chance.places, drawing))
             yield View("recoloured", (part,), _captions(chance, with_article(name), name, drawing, [colour]), name)
 
 
 def _mirrored(chance: _Chance, drawings: Sequence[Drawing]) -> Iterator[View]:
     for drawing in _by_role(chance.places, [drawing for drawing in drawings if can_mirror(drawing)], 1):
-        yield View("mirrored", (Part(drawing, mirror=True),), _own_captions(drawing), drawing.record["name"])
+        if not drawing.has_twin:
+            yield View("mirrored", (Part(drawing, mirror=True),), _own_captions(drawing), drawing.record["name"])
 
 
 def _moved(chance: _Chance, drawings: Sequence[Drawing]) -> Iterator[View]:
@@ -177,7 +183,7 @@ def _moved(chance: _Chance, drawings: Sequence[Drawing]) -> Iterator[View]:
         side = chance.places.uniform(0.62, 0.92)
         room = (1 - side) / 2 + 0.02
         x, y = (0.5 + chance.places.uniform(-room, room) for _ in range(2))
-        part = Part(drawing, x, y, side, turn, mirror=can_mirror(drawing) and chance.places.random() < 0.5)
+        part = Part(drawing, x, y, side, turn, mirror=_flip(chance.places, drawing))
         yield View("moved", (part,), _own_captions(drawing), drawing.record["name"])
 
 
@@ -185,7 +191,7 @@ def _grounds(chance: _Chance, drawings: Sequence[Drawing]) -> Iterator[View]:
     for drawing in _by_role(chance.places, [drawing for drawing in drawings if drawing.record["group"] != "flags"], 3):
         ground = _ground(chance.places, [drawing])
         side = chance.places.uniform(0.66, 0.95)
-        part = Part(drawing, side=side, mirror=can_mirror(drawing) and chance.places.random() < 0.5)
+        part = Part(drawing, side=side, mirror=_flip(chance.places, drawing))
         what, style = with_article(drawing.name), drawing.record["style"]
         captions = (
             f"{what} on {_article(ground)} background, {style} style",
@@ -265,7 +271,7 @@ def _parts(
     for actor, (x, y, side) in zip(actors, places, strict=True):
         side *= random.uniform(0.85, 1)
         x, y = (place + random.uniform(-0.02, 0.02) for place in (x, y))
-        mirror = can_mirror(actor.drawing) and random.random() < 0.3
+        mirror = _flip(random, actor.drawing, 0.3)
         parts.append(Part(actor.drawing, x, y, side, random.uniform(-6, 6), mirror, actor.colour))
     return parts
 
@@ -292,10 +298,11 @@ def _big_and_small(chance: _Chance, actors: Sequence[_Actor]) -> tuple[list[Part
     big, small = actors
     x = 0.64 if chance.places.random() < 0.5 else 0.36
     parts = _parts(chance.places, actors, [(x, 0.42, 0.66), (1 - x - (0.16 if x > 0.5 else -0.16), 0.8, 0.3)])
-    said = f"a big {big.name} and a small {small.name}"
-    other = f"a small {small.name} and a big {big.name}"
     side = "left" if x > 0.5 else "right"
-    return parts, [said, other, f"{small.said} to the {side} of a bigger {big.name}", f"{big.said} and {small.said}"]
+    said = [f"{small.said} to the {side} of a bigger {big.name}", f"{big.said} and {small.said}"]
+    if not {"small", "big", "large"} & {*big.name.split(), *small.name.split()}:
+        said = [f"a big {big.name} and a small {small.name}", f"a small {small.name} and a big {big.name}", *said]
+    return parts, said
 
 
 def _several(chance: _Chance, actors: Sequence[_Actor]) -> tuple[list[Part], list[str]]:
