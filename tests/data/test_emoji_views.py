@@ -332,6 +332,8 @@ def test_what_faces_right_elsewhere_is_not_mirrored():
     facing = {name.partition(" facing right")[0] for name in names().values() if " facing right" in name}
     assert len(facing) > 10
     people = [drawing(name, main=None, group="people-body") for name in facing]
+    people += [drawing("kiss of man and man", main=None, group="people-body", tones="5-1")]
+    assert not drawing("kiss of man and man", group="people-body", tones="5-5").has_twin
     assert all(person.has_twin for person in people)
     views = list(plan([*people, *(drawing(name, main=None) for name in ("dog", "cat"))], [], FEW))
     assert any(part.mirror for view in views for part in view.parts)

@@ -54,8 +54,8 @@ class Drawing:
 
     @property
     def has_twin(self) -> bool:
-        """Whether its mirror image is an emoji of its own, "facing right", which may be held out."""
-        return bool(_TWIN.search(self.record["name"]))
+        """Whether its mirror image is an emoji of its own, which may be held out: "facing right", or tones in turn."""
+        return bool(_TWIN.search(self.record["name"])) or len(set(self.record["tones"].split("-"))) > 1
 
     @property
     def name(self) -> str:
