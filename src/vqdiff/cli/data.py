@@ -25,8 +25,8 @@ def emoji(
     The drawings are fetched from the npm registry (50 MB) and drawn at 128
     pixels; views are drawings recoloured, mirrored, moved, on coloured
     grounds, and together in scenes. All of it is some 200,000 pictures,
-    1.3 GB, and takes an hour or two of one CPU; the drawings alone are
-    140 MB and take minutes. An interrupted build goes on where it stopped.
+    about 1 GB, and takes most of an hour of one core; the drawings alone
+    are 140 MB and take minutes. An interrupted build goes on where it stopped.
 
     The result is a Hugging Face datasets folder. Any other folder can take
     its place: pictures and a metadata.jsonl with lines of
