@@ -21,8 +21,8 @@ help: ## say what there is
 generate: $(VENV)/core ## draw a picture: make generate PROMPT="a red apple" [ARGS="--seed 3"]
 	@$(BIN)/vqdiff generate "$$PROMPT" $(ARGS)
 
-test: $(VENV)/dev ## run the tests (ARGS="-k schedule", ARGS=--slow)
-	@$(BIN)/pytest $(ARGS)
+test: $(VENV)/dev ## run the tests, in two processes (ARGS="-k schedule", ARGS=--slow, ARGS="-n 0" for one)
+	@$(BIN)/pytest -n 2 --dist loadfile $(ARGS)
 
 lint: $(VENV)/dev ## style, types and the direction of imports
 	@$(BIN)/ruff check .

@@ -12,6 +12,8 @@ from vqdiff.evaluation.judge import Judge
 from vqdiff.evaluation.trial import Cell, Choices, Trial
 from vqdiff.features import CLIP, EfficientNetLite0, Inception, standardise
 
+pytestmark = pytest.mark.numeric
+
 SAMPLE = Path(__file__).parent / "fixtures" / "emoji-sample"
 
 

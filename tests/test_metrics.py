@@ -28,6 +28,8 @@ from vqdiff.metrics import (
     text_score,
 )
 
+pytestmark = pytest.mark.numeric
+
 
 def two_sets(n: int, m: int, width: int, *, offset: float = 0.0) -> tuple[Tensor, Tensor]:
     """Features of two correlated, differently scaled and shifted Gaussians."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,13 +13,15 @@ import torch
 
 import vqdiff
 from vqdiff.config import Precision
-from vqdiff.denoisers.layers import has_int8_units
 from vqdiff.errors import InputError
 from vqdiff.metrics import psnr
 from vqdiff.model import Model
-from vqdiff.pipeline import Pipeline, bundled, has_bf16_units, pick_device
+from vqdiff.pipeline import Pipeline, bundled, pick_device
+from vqdiff.processor import has_bf16_units, processor
 
-needs_int8 = pytest.mark.skipif(not has_int8_units(), reason="needs a CPU with VNNI")
+pytestmark = pytest.mark.numeric
+
+needs_int8 = pytest.mark.skipif(processor().int8 is None, reason="needs a CPU with VNNI")
 
 
 @pytest.fixture(scope="module")
@@ -136,6 +141,38 @@ def test_saving_gives_what_was_read(precision: Precision, tmp_path: Path) -> Non
     for part in ("denoiser", "image_tokenizer", "null_condition"):
         weights = getattr(found, part).state_dict()
         assert all(torch.equal(weights[name], value) for name, value in getattr(wanted, part).state_dict().items())
+
+
+@pytest.mark.parametrize("precision", ["auto", "float32", pytest.param("int8", marks=needs_int8)])
+def test_a_picture_is_the_same_in_any_batch(precision: Precision) -> None:
+    pipe = vqdiff.load("emoji", device="cpu", precision=precision)
+    asked: list[tuple[Any, Any]] = [
+        (["a red apple", "a cat"], {"num_images": 4, "steps": 2}),
+        ("a tree", {"num_images": 5, "guidance": 1.0}),
+    ]
+    for prompts, settings in asked:
+        alone = [image.tobytes() for image in pipe(prompts, batch_size=1, **settings)]
+        for batch_size in (2, 3, 5, 8):
+            assert [image.tobytes() for image in pipe(prompts, batch_size=batch_size, **settings)] == alone
+
+
+def test_copies_draw_the_same(pipe: Pipeline) -> None:
+    wanted = pipe("a red apple", steps=2)[0].tobytes()
+    for twin in (copy.copy(pipe), copy.deepcopy(pipe), pickle.loads(pickle.dumps(pipe))):
+        assert twin("a red apple", steps=2)[0].tobytes() == wanted
+
+
+def test_a_copy_can_still_be_saved(pipe: Pipeline, tmp_path: Path) -> None:
+    pickle.loads(pickle.dumps(pipe)).save(tmp_path / "copy")
+    assert Model.load(tmp_path / "copy").fingerprint == pipe.model.fingerprint
+
+
+@pytest.mark.gpu
+def test_cuda_draws_the_same_in_any_batch_if_asked() -> None:
+    pipe = vqdiff.load("emoji", device="cuda", batch_invariant=True)
+    prompts = ["a red apple", "a cat", "a tree"]
+    alone, together = (pipe(prompts, num_images=3, batch_size=size) for size in (1, 8))
+    assert [image.tobytes() for image in alone] == [image.tobytes() for image in together]
 
 
 @pytest.mark.gpu

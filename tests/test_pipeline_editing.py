@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +17,7 @@ from vqdiff import Blend, Guidance
 from vqdiff.errors import InputError
 from vqdiff.pipeline import Pipeline
 from vqdiff.sampling import Canvas, doubtful, get_sampler
-from vqdiff.work import tokenize
+from vqdiff.work import tokenize, whole
 
 STEPS = 3
 
@@ -215,3 +218,113 @@ def test_editing_on_cuda(apple: Image.Image, mask: Image.Image) -> None:
     assert (pixels(edited)[~white] == pixels(apple)[~white]).all()
     assert pipe.vary(apple, 1.0, "a cat", seed=2)[0].tobytes() == pipe("a cat", seed=2)[0].tobytes()
     assert pipe.revise(apple, 0.1, "a cat").size == apple.size
+
+
+# What a caller may give
+
+
+def test_paths_and_arrays_do_as_images_do(
+    pipe: Pipeline, apple: Image.Image, mask: Image.Image, tmp_path: Path
+) -> None:
+    apple.save(tmp_path / "a.png")
+    white = np.asarray(mask) > 0
+    edited = pipe.edit(apple, mask, "a pear", seed=3, steps=STEPS).tobytes()
+    for image in (str(tmp_path / "a.png"), tmp_path / "a.png", np.asarray(apple), np.asarray(apple) / 255):
+        assert pipe.edit(image, white, "a pear", seed=3, steps=STEPS).tobytes() == edited
+    array = np.asarray(apple)
+    assert pipe.vary(array, steps=STEPS)[0].tobytes() == pipe.vary(apple, steps=STEPS)[0].tobytes()
+    assert pipe.revise(array, steps=STEPS).tobytes() == pipe.revise(apple, steps=STEPS).tobytes()
+    assert pipe.expand(array, left=8, steps=STEPS).tobytes() == pipe.expand(apple, left=8, steps=STEPS).tobytes()
+
+
+def test_what_is_kept_of_a_16_bit_picture_is_not_whitened(pipe: Pipeline) -> None:
+    path = Path(__file__).parent / "fixtures" / "grey16.png"
+    with Image.open(path) as image:
+        expected, size = (np.asarray(image) / 257).round(), image.size
+    right = Image.new("L", size)
+    right.paste(255, (size[0] // 2, 0, *size))
+    edited = pixels(pipe.edit(path, right, "a pear", steps=STEPS))
+    kept = np.asarray(right) == 0
+    assert (edited[kept] == expected[kept][:, None]).all()
+
+
+def test_a_picture_is_edited_upright(pipe: Pipeline, apple: Image.Image, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    apple.crop((0, 0, 128, 64)).save(tmp_path / "a.png", exif=exif)
+    with Image.open(tmp_path / "a.png") as image:
+        assert pipe.vary(image, steps=STEPS)[0].size == (64, 128)
+
+
+def test_whole_numbers_of_any_type(pipe: Pipeline, apple: Image.Image) -> None:
+    plain = [image.tobytes() for image in pipe("a pear", num_images=2, seed=1, batch_size=1, steps=2)]
+    others: list[dict] = [
+        {"num_images": np.int64(2), "seed": np.uint8(1), "batch_size": np.int32(1), "steps": np.int64(2)},
+        {"num_images": 2.0, "seed": 1.0, "batch_size": 1.0, "steps": 2.0},
+    ]
+    for given in others:
+        assert [image.tobytes() for image in pipe("a pear", **given)] == plain
+    same = [pipe.expand(apple, left=width, feather=width, steps=2).tobytes() for width in (8, np.int16(8), 8.0)]
+    assert len(set(same)) == 1
+    assert (
+        pipe("a pear", guidance=np.float32(2), steps=2)[0].tobytes()
+        == pipe("a pear", guidance=2.0, steps=2)[0].tobytes()
+    )
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [(1.5, "seed is 1.5: give a whole number"), ("1", "seed is '1'"), (None, "seed is None"), (True, "seed is True"),
+     (float("nan"), "seed is nan"), (float("inf"), "seed is inf"), (np.float64(0.5), "seed is 0.5"),
+     (np.array([1]), "seed is array"), (-1, "seed is -1: at least 0 is needed")],
+)  # fmt: skip
+def test_other_numbers_are_named(value: object, says: str) -> None:
+    with pytest.raises(InputError, match=re.escape(says)):
+        whole("seed", value, least=0)
+
+
+MISTAKES = {
+    "pipe('a pear', num_images=0)": "num_images is 0: at least 1 is needed",
+    "pipe('a pear', batch_size=0)": "batch_size is 0: at least 1 is needed",
+    "pipe('a pear', seed='one')": "seed is 'one': give a whole number",
+    "pipe('a pear', steps='4')": "steps is '4': give a whole number",
+    "pipe('a pear', guidance='high')": "guidance is 'high': give a number",
+    "pipe(1.5)": "the prompt is 1.5: give text",
+    "pipe(b'pear')": "the prompt is b'pear': give text",
+    "pipe(['a pear', None])": "",
+    "pipe([['a pear']])": "the prompt is ['a pear']: give text",
+    "pipe('caf' + chr(0xdce9))": "has half a character in it",
+    "pipe('a pear', negative='caf' + chr(0xdce9))": "has half a character in it",
+    "pipe(vqdiff.Blend('a pear', chr(0xd83d)))": "has half a character in it",
+    "pipe.edit([1, 2], 'mask.png')": "a picture is a PIL image, a path or a NumPy array, not list",
+    "pipe.edit('nowhere.png', 'mask.png')": "cannot read the picture nowhere.png: No such file",
+    "pipe.edit(array, None)": "a picture is a PIL image, a path or a NumPy array, not NoneType",
+    "pipe.edit(array, array[..., 0], feather=0.5)": "feather is 0.5: give a whole number",
+    "pipe.vary(array.astype(int))": "an array of int64, 9×9×3",
+    "pipe.vary(array, num_images=0)": "num_images is 0: at least 1 is needed",
+    "pipe.revise(array / 9)": "floats from 0 to 28.3333: they must be from 0 to 1",
+    "pipe.expand(array, left=1.5)": "left is 1.5: give a whole number",
+    "next(pipe.stream('a pear', seed=0.5))": "seed is 0.5: give a whole number",
+}
+
+
+def test_every_mistake_is_one_line() -> None:
+    """As users meet it, without the checks of types that the tests switch on."""
+    code = f"""
+import numpy as np, vqdiff
+from vqdiff.errors import InputError
+pipe = vqdiff.load("emoji", device="cpu")
+array = np.full((9, 9, 3), 255, np.uint8)
+array[0] = 0
+for mistake in {list(MISTAKES)}:
+    try:
+        eval(mistake)
+        print()
+    except InputError as error:
+        print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for (mistake, says), line in zip(MISTAKES.items(), done.stdout.splitlines(), strict=True):
+        assert says in line, mistake
+        assert bool(says) == bool(line), mistake

@@ -15,6 +15,8 @@ from vqdiff.bert import Bert, BertConfig
 from vqdiff.errors import InputError, InputWarning
 from vqdiff.text import NullCondition, NullConfig, TextEncoder
 
+pytestmark = pytest.mark.numeric
+
 FOLDER = Path(vqdiff.__file__).parent / "models" / "emoji" / "text_encoder"
 
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from vqdiff.denoisers import ClassicConfig, ClassicDenoiser, ModernConfig, ModernDenoiser
+from vqdiff.denoisers.packed import pack
 from vqdiff.diffusion import Schedule
 from vqdiff.image_tokenizers import CompactConfig, CompactTokenizer
-from vqdiff.model import Model
+from vqdiff.model import Bound, Model
 from vqdiff.pipeline import Pipeline
 from vqdiff.sampling import SamplingSettings
 
@@ -19,7 +21,7 @@ CODES, TIMES, CLASSES, POISON = 12, 8, 5, 4
 
 
 def toy_pipeline(kind: str = "modern", steps: int = 4) -> Pipeline:
-    """A modern, classic or unconditional model; where the class is POISON, `Gate.spoil` makes the network fail."""
+    """A modern, packed modern, classic or unconditional model; where the class is POISON, `Gate.spoil` fails it."""
     torch.manual_seed(0)
     classes = None if kind == "unconditional" else CLASSES
     if kind == "classic":
@@ -30,31 +32,33 @@ def toy_pipeline(kind: str = "modern", steps: int = 4) -> Pipeline:
         weight.data.normal_(0, 0.4)  # the modulation begins at 0: a fresh network would be deaf to its class
     tokenizer = CompactTokenizer(CompactConfig(32, (4, 8), (0, 0), (0, 0), num_codes=CODES, code_dim=4)).eval()
     schedule, settings = Schedule.paper(TIMES, CODES), SamplingSettings(steps=steps)
-    model = Model(schedule, denoiser.eval().requires_grad_(False), tokenizer.requires_grad_(False), sampling=settings)
+    denoiser = denoiser.eval().requires_grad_(False)
+    model = Model(
+        schedule, pack(denoiser) if kind == "packed" else denoiser, tokenizer.requires_grad_(False), sampling=settings
+    )
     return Pipeline(model)
 
 
 class Gate:
-    """Lets the network calls of a pipeline through one by one, and notes how many pictures each had."""
+    """Lets the steps of a pipeline's batches through one by one, and notes how many rows each had."""
 
     def __init__(self, pipe: Pipeline, *, shut: bool = True) -> None:
         self.sizes = list[int]()
         self.spoil = False
-        self._denoiser = pipe.model.denoiser
         self._tickets = threading.Semaphore(0)
         self._arrived = threading.Semaphore(0)
         self._shut = shut
-        self._features = self._denoiser.features
-        self._denoiser.features = self._wait
+        model, bind = pipe.model, pipe.model.bind
+        vars(model)["bind"] = lambda *given: _Gated(**vars(bind(*given)), gate=self)
 
-    def _wait(self, tokens: Tensor, t: Tensor, context: Any) -> Tensor:
+    def pass_through(self, tokens: Tensor, bound: Bound) -> None:
         self._arrived.release()
         if self._shut:
             assert self._tickets.acquire(timeout=30), "the test has forgotten the network"
         self.sizes.append(len(tokens))
-        if self.spoil and (context.vector == self._denoiser.class_embedding.weight[POISON]).all(-1).any():
+        poison = bound.denoiser.class_embedding.weight[POISON] if self.spoil else None
+        if poison is not None and (bound.condition.vector == poison).all(-1).any():
             raise RuntimeError("poisoned")
-        return self._features(tokens, t, context)
 
     def await_call(self) -> None:
         """Wait until the network is about to be called, once more than before."""
@@ -66,7 +70,21 @@ class Gate:
             self._tickets.release()
             self.await_call()
 
+    def allow(self, calls: int) -> None:
+        """Let so many calls through, whenever they begin."""
+        self._tickets.release(calls) if calls else None
+
     def open(self) -> None:
         """Let all calls through from now on."""
         self._shut = False
         self._tickets.release()
+
+
+@dataclass(frozen=True)
+class _Gated(Bound):
+    gate: Gate | None = None
+
+    def features(self, tokens: Tensor, t: Tensor) -> Tensor:
+        assert self.gate is not None
+        self.gate.pass_through(tokens, self)
+        return super().features(tokens, t)

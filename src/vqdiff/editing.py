@@ -13,15 +13,15 @@ from PIL import Image, ImageFilter
 from torch.nn import functional as F
 
 from vqdiff.errors import InputError
-from vqdiff.pictures import on_white
+from vqdiff.pictures import Picture, as_image, on_white
 from vqdiff.shapes import Bool
 
 _WHITE = 128  # the least value of a mask that means redraw
 
 
-def fit(image: Image.Image, size: int) -> Image.Image:
+def fit(picture: Picture, size: int) -> Image.Image:
     """A picture of any size as a square of ``size`` pixels."""
-    image = on_white(image)
+    image = on_white(picture)
     pads = _pads(image.size)
     square = Image.fromarray(np.pad(np.asarray(image), (*pads, (0, 0)), mode="edge"))
     return square.resize((size, size), Image.Resampling.LANCZOS)
@@ -34,8 +34,9 @@ def unfit(drawn: Image.Image, size: tuple[int, int]) -> Image.Image:
     return drawn.resize((side, side), Image.Resampling.LANCZOS).crop((left, top, left + size[0], top + size[1]))
 
 
-def white(mask: Image.Image, size: tuple[int, int]) -> NDArray[np.bool_]:
+def white(given: Picture, size: tuple[int, int]) -> NDArray[np.bool_]:
     """Where a mask is at least half white, (H, W); InputError unless it has the picture's ``size``."""
+    mask = as_image(given)
     if mask.size != size:
         raise InputError(
             f"the mask is {mask.width}×{mask.height} pixels, the picture {size[0]}×{size[1]}: they must be alike"
@@ -64,16 +65,17 @@ def paste(drawn: Image.Image, image: Image.Image, redraw: NDArray[np.bool_], fea
     return Image.composite(drawn, on_white(image), weight)
 
 
-def expand(image: Image.Image, left: int, top: int, right: int, bottom: int) -> tuple[Image.Image, Image.Image]:
+def expand(picture: Picture, left: int, top: int, right: int, bottom: int) -> tuple[Image.Image, Image.Image]:
     """The picture on a larger canvas, with so many new pixels at each side, and the mask that is white on these."""
     margins = {"left": left, "top": top, "right": right, "bottom": bottom}
     if wrong := [side for side, width in margins.items() if width < 0]:
         raise InputError(f"{wrong[0]} is {margins[wrong[0]]}: give the number of pixels to add, 0 for none")
     if not any(margins.values()):
         raise InputError("nothing to add: give the pixels to add at the left, top, right or bottom")
+    image = on_white(picture)
     size = (image.width + left + right, image.height + top + bottom)
     canvas, mask = Image.new("RGB", size, "white"), Image.new("L", size, 255)
-    canvas.paste(on_white(image), (left, top))
+    canvas.paste(image, (left, top))
     mask.paste(0, (left, top, left + image.width, top + image.height))
     return canvas, mask
 

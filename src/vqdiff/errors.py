@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class InputError(ValueError):
     """A caller's mistake: one line that says what is wrong, with which value, and how to mend it.
@@ -10,9 +13,22 @@ class InputError(ValueError):
     (traceback, exit code 1).
     """
 
+    field: str | None = None
+    """The option or the field of a request that is wrong, where that is known."""
+
     def __init__(self, message: str) -> None:
         super().__init__(" ".join(message.splitlines()))  # it may quote another library, or a file's contents
 
 
 class InputWarning(UserWarning):
     """What the caller most likely did not mean, and how to mend it; the command line prints it as one line."""
+
+
+@contextmanager
+def about(field: str) -> Iterator[None]:
+    """Have an InputError that is raised inside name ``field``, unless it names one already."""
+    try:
+        yield
+    except InputError as error:
+        error.field = error.field or field
+        raise

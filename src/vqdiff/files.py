@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import codecs
 import ctypes
 import json
 import mmap
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -56,6 +58,36 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise InputError(f"{path} cannot be read: it holds a {type(values).__name__}, not an object")
     return values
+
+
+def read_text(path: Path) -> str:
+    """The text of a UTF-8 file, lines ending in a line feed; InputError if it cannot be read, see `decode_text`."""
+    try:
+        return decode_text(path.read_bytes(), str(path))
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def decode_text(content: bytes, name: str) -> str:
+    """UTF-8 text, with or without a byte order mark; InputError with the likely encoding of what is none."""
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(_advice(name, f"byte {error.start} is 0x{content[error.start]:02x}", content)) from error
+    if "\0" in text:  # two bytes a letter look so
+        raise InputError(_advice(name, f"byte {content.index(0)} is 0", content))
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _advice(name: str, reason: str, content: bytes) -> str:
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in content:
+        likely = "UTF-16"
+    elif all(len(run) % 2 == 0 for run in re.findall(rb"[\x80-\xff]+", content)):
+        likely = "GB18030"  # letters beyond ASCII come alone in Europe, in pairs of bytes in China
+    else:
+        likely = "Latin-1"
+    command = f"iconv -f {likely.upper()} -t UTF-8"
+    return f"{name} must be UTF-8 text ({reason}): it looks like {likely}; convert it, as with `{command}`"
 
 
 def check_writable(path: str | Path) -> None:

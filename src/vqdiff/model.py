@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from vqdiff.config import build
 from vqdiff.denoisers import ClassicConfig, ClassicDenoiser, ModernConfig, ModernDenoiser
+from vqdiff.denoisers.layers import aligned
 from vqdiff.denoisers.packed import is_packed, precision_of
 from vqdiff.diffusion import Schedule
 from vqdiff.errors import InputError
@@ -64,6 +65,8 @@ class Bound:
     """B; None for an unconditional model, whose conditions take no rows."""
     condition: Any
     null: Any | None = None
+    batch_invariant: bool = False
+    """Whether what is predicted for an image must not depend on the batch, not even by rounding."""
 
     def __call__(self, tokens: Tensor, t: Tensor) -> Tensor:
         return self.logits(self.features(tokens, t))
@@ -71,11 +74,22 @@ class Bound:
     def features(self, tokens: Tensor, t: Tensor) -> Tensor:
         """What the denoiser knows of every position."""
         guided = self.null is not None and len(tokens) != self.num_images
-        return self.denoiser.features(tokens, t, self._both if guided else self.condition)
+        condition = self._both if guided else self.condition
+        if not self._one_by_one or len(tokens) == 1:
+            return self.denoiser.features(tokens, t, condition)
+        rows = [condition if self.num_images is None else condition.one(row) for row in range(len(tokens))]
+        return torch.cat([self.denoiser.features(*one) for one in zip(tokens.split(1), t.split(1), rows, strict=True)])
 
     def logits(self, features: Tensor) -> Tensor:
-        """The logits of x0 at positions with these features."""
-        return self.denoiser.logits(features)
+        """The logits of x0 at positions with these features, (B, M, E) or (M, E)."""
+        if not self._one_by_one or features.ndim == 2:
+            return self.denoiser.logits(features)
+        return torch.cat([self.denoiser.logits(aligned(one)) for one in features.split(1)])
+
+    @property
+    def _one_by_one(self) -> bool:
+        """Whether to call the denoiser with one image at a time."""
+        return self.batch_invariant and not getattr(self.denoiser, "batch_invariant", False)
 
     @cached_property
     def _both(self) -> Any:
@@ -86,14 +100,15 @@ class Bound:
         if self.num_images is None:
             return self
         null = None if self.null is None else self.null.select(rows)
-        return Bound(self.denoiser, len(rows), self.condition.select(rows), null)
+        return replace(self, num_images=len(rows), condition=self.condition.select(rows), null=null)
 
     def join(self, other: Bound) -> Bound:
         """Return these conditions and then those of `other`, which has the same denoiser and as well a null or none."""
         if self.num_images is None or other.num_images is None:
             return self
         null = None if self.null is None else self.null.join(other.null)
-        return Bound(self.denoiser, self.num_images + other.num_images, self.condition.join(other.condition), null)
+        num_images = self.num_images + other.num_images
+        return replace(self, num_images=num_images, condition=self.condition.join(other.condition), null=null)
 
 
 @dataclass
@@ -112,6 +127,8 @@ class Model:
     card: Card = field(default_factory=Card)
     fingerprint: str = "unsaved"
     """Twelve hex digits that change with all that decides a picture, once its prompt, seed and settings are given."""
+    batch_invariant: bool = False
+    """Whether, on a GPU too, an image is computed as it is alone, whatever batch it is in; on a CPU it always is."""
 
     def identity(self) -> dict[str, str]:
         """What a picture's metadata say of the model, besides its settings."""
@@ -181,11 +198,21 @@ class Model:
     def bind(self, condition: Tensor | None, null: Tensor | None = None) -> Bound:
         """The denoiser with its conditions prepared once for all steps.
 
-        Called with twice as many rows as there are conditions, it predicts the second half under ``null``.
+        Called with twice as many rows as there are conditions, it predicts the second half under ``null``. On a CPU, or
+        if `batch_invariant` says so, each row is computed as it is alone.
         """
-        prepare = self.denoiser.prepare
+        invariant = self.batch_invariant or self.device.type == "cpu"
         num_images = None if condition is None else len(condition)
-        return Bound(self.denoiser, num_images, prepare(condition), None if null is None else prepare(null))
+        ready = self._prepare(condition, invariant)
+        return Bound(
+            self.denoiser, num_images, ready, None if null is None else self._prepare(null, invariant), invariant
+        )
+
+    def _prepare(self, condition: Tensor | None, invariant: bool) -> Any:
+        if condition is None or not invariant or getattr(self.denoiser, "batch_invariant", False):
+            return self.denoiser.prepare(condition)
+        first, *others = (self.denoiser.prepare(one) for one in condition.split(1))
+        return first.join(*others) if others else first
 
     def save(self, folder: Path, dtype: torch.dtype | None = None) -> None:
         """Write the model folder; floating-point weights as ``dtype`` if given."""

@@ -1,9 +1,10 @@
-"""Between tensors and pictures: 8-bit conversion and grids."""
+"""Pictures as they come in, of any kind, mode and depth; between tensors and pictures; grids."""
 
 from __future__ import annotations
 
 import io
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,21 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from vqdiff.errors import InputError
 from vqdiff.shapes import Float
+
+Picture = Image.Image | str | os.PathLike[str] | NDArray[Any]
+"""What `as_image` takes."""
+
+_BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262  # TIFF tags
+
+
+class PictureError(InputError):
+    """A picture that cannot be read or shown, and why."""
 
 
 def to_pixels(pictures: NDArray[np.uint8]) -> Float[Tensor, "B 3 H W"]:
@@ -35,12 +45,144 @@ def to_images(pixels: Float[Tensor, "B 3 H W"]) -> list[Image.Image]:
     return [Image.fromarray(one) for one in array]
 
 
-def on_white(image: Image.Image) -> Image.Image:
-    """The picture as RGB, on white where it is transparent."""
-    if not image.has_transparency_data:
+def as_image(picture: Picture) -> Image.Image:
+    """What a caller gives as a picture, as `normalise` makes it.
+
+    picture: a PIL image, the path of a file, or an array of ``(H, W)``, ``(H, W, 3)`` or ``(H, W, 4)`` that is uint8,
+    bool, or floats from 0 to 1. Raises PictureError for anything else.
+    """
+    if isinstance(picture, str | os.PathLike):
+        return read_picture(Path(picture))
+    if isinstance(picture, np.ndarray):
+        return _from_array(picture)
+    if not isinstance(picture, Image.Image):
+        raise PictureError(f"a picture is a PIL image, a path or a NumPy array, not {type(picture).__name__}")
+    try:
+        return normalise(picture)
+    except PictureError:
+        raise
+    except Exception as error:  # PIL has opened a file and not yet read it
+        raise PictureError(f"cannot read the picture: {_reason(error)}") from error
+
+
+def on_white(picture: Picture) -> Image.Image:
+    """The picture as RGB, upright, on white where it is transparent; PictureError as in `as_image`."""
+    image = as_image(picture)
+    if image.mode != "RGBA":
         return image.convert("RGB")
-    image = image.convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+
+
+def read_picture(path: Path) -> Image.Image:
+    """A picture file as `normalise` makes it; PictureError if it cannot be read."""
+    try:
+        with Image.open(path) as image:
+            return normalise(image)
+    except Exception as error:  # a damaged file may make its reader stumble over anything
+        raise PictureError(f"cannot read the picture {path}: {_reason(error)}") from error
+
+
+def decode(content: bytes) -> Image.Image:
+    """The bytes of a picture file as RGB, upright and on white; PictureError if they cannot be read."""
+    if not content:
+        raise PictureError("it is empty")
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            return on_white(normalise(image))
+    except Exception as error:
+        raise PictureError(_reason(error)) from error
+
+
+def normalise(image: Image.Image) -> Image.Image:
+    """An image of any mode and depth, upright as its EXIF says, in mode L, RGB, or RGBA if anything is transparent.
+
+    16-bit values are scaled to 8 bits. Those of the modes I and F, which state no depth, count from 0 to 255 or to
+    65535 (F also to 1), whichever the largest fits. Raises PictureError for others, and what PIL raises for a damaged
+    file.
+    """
+    if not all(image.size):
+        raise PictureError(f"the picture is {image.width}×{image.height} pixels: it is empty")
+    white, clear = _white_level(image), _clear_colour(image)
+    inverted = image.mode.startswith("I;16") and getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == 0
+    image = ImageOps.exif_transpose(image)
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        values = np.asarray(image)
+        grey = _to_8_bits(values, image.mode, white)
+        alpha = None if clear is None else np.where(values == clear, 0, 255).astype(np.uint8)
+        grey = 255 - grey if inverted else grey
+        return Image.fromarray(grey if alpha is None else np.stack([grey, grey, grey, alpha], -1))
+    if image.mode == "LAB":
+        lab, srgb = (ImageCms.createProfile(name) for name in ("LAB", "sRGB"))
+        converted = ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB")
+        assert converted is not None  # it is only where the image is changed in its place
+        return converted
+    if image.mode == "La":
+        image = image.convert("LA")
+    if clear is not None:
+        image.info["transparency"] = clear
+    if image.has_transparency_data:
+        return image.convert("RGBA")
+    return image.convert("L" if image.mode in ("1", "L") else "RGB")
+
+
+def _white_level(image: Image.Image) -> int | None:
+    """The value of white in a grey image of more than 8 bits, where its file or its mode tells."""
+    if image.mode.startswith("I;16"):
+        (bits, *_) = getattr(image, "tag_v2", {}).get(_BITS_PER_SAMPLE) or (16,)
+        return 2**bits - 1
+    return 65535 if image.mode == "I" and image.format in ("PNG", "PPM") else None
+
+
+def _clear_colour(image: Image.Image) -> Any:
+    """The colour that stands for transparency, if there is one, in the values that PIL makes of the file's."""
+    clear = image.info.get("transparency")
+    tiles = getattr(image, "tile", None)  # they are there until the pixels are read
+    raw = tiles[0][3] if tiles else None
+    if isinstance(clear, tuple) and (raw == "RGB;16B" or max(clear) > 255):
+        return tuple(value >> 8 for value in clear)
+    if isinstance(clear, int) and raw in ("L;2", "L;4"):
+        return clear * (85 if raw == "L;2" else 17)
+    return clear
+
+
+def _to_8_bits(values: NDArray[Any], mode: str, white: int | None) -> NDArray[np.uint8]:
+    low, high = values.min(), values.max()
+    levels = [white] if white else [255, 65535] if mode == "I" else [1, 255, 65535]
+    fitting = [level for level in levels if high <= level]
+    # Just above a level lies what was meant for it and overshoots: on the next one it would be all but black.
+    if not fitting or low < 0 or any(level < high < 2 * level for level in levels):
+        ranges = " or ".join(f"0 to {level}" for level in levels)
+        raise PictureError(
+            f"values from {low:g} to {high:g} in a picture of mode {mode} cannot be shown in 8 bits: "
+            f"scale them to {ranges}"
+        )
+    return (values.astype(np.float64) * (255 / fitting[0])).round().astype(np.uint8)
+
+
+def _from_array(array: NDArray[Any]) -> Image.Image:
+    floats = np.issubdtype(array.dtype, np.floating)
+    shaped = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))
+    if not (shaped and array.size and (floats or array.dtype in (np.uint8, np.bool_))):
+        shape = "×".join(map(str, array.shape))
+        raise PictureError(
+            f"the picture is an array of {array.dtype}, {shape}: "
+            "give uint8, or floats from 0 to 1, of H×W, H×W×3 or H×W×4"
+        )
+    if floats:
+        if not (array.min() >= 0 and array.max() <= 1):  # nor NaN
+            raise PictureError(
+                f"the picture is an array of floats from {array.min():g} to {array.max():g}: they must be from 0 to 1"
+            )
+        array = (array * 255).round()
+    elif array.dtype == np.bool_:
+        array = array * 255
+    return Image.fromarray(array.astype(np.uint8))
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):
+        return "it is no picture of a known kind"
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
 def encode_png(image: Image.Image, record: dict[str, Any]) -> bytes:
@@ -49,15 +191,6 @@ def encode_png(image: Image.Image, record: dict[str, Any]) -> bytes:
     info.add_itxt("vqdiff", json.dumps(record))
     image.save(file, format="PNG", pnginfo=info)
     return file.getvalue()
-
-
-def read_picture(path: Path) -> Image.Image:
-    """A picture file, upright; InputError if it cannot be read."""
-    try:
-        with Image.open(path) as image:
-            return ImageOps.exif_transpose(image)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # what Pillow raises
-        raise InputError(f"cannot read the picture {path}: {getattr(error, 'strerror', None) or error}") from error
 
 
 def grid(pixels: Float[Tensor, "B 3 H W"], columns: int, gap: int = 4) -> Image.Image:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Unpack, get_args
@@ -20,11 +21,12 @@ from vqdiff.config import Precision
 from vqdiff.denoisers.packed import is_packed, pack, precision_of
 from vqdiff.errors import InputError
 from vqdiff.model import Model
-from vqdiff.pictures import to_images
+from vqdiff.pictures import Picture, to_images
+from vqdiff.processor import has_bf16_units
 from vqdiff.sampling import Canvas, Frame, SamplingSettings, run
 from vqdiff.shapes import Float, Int
 from vqdiff.text import Condition
-from vqdiff.work import Changes, Work, avoid, conditions_of, settings_of
+from vqdiff.work import Changes, Prompts, Whole, Work, avoid, conditions_of, settings_of, whole
 
 
 @dataclass(frozen=True)
@@ -48,12 +50,12 @@ class Pipeline:
 
     def __call__(
         self,
-        prompts: Condition | Sequence[Condition] = None,
+        prompts: Prompts = None,
         *,
-        num_images: int = 1,
-        seed: int = 0,
+        num_images: Whole = 1,
+        seed: Whole = 0,
         negative: Condition = None,
-        batch_size: int = 8,
+        batch_size: Whole = 8,
         on_step: Callable[[int, int], None] | None = None,
         **changes: Unpack[Changes],
     ) -> list[Image.Image]:
@@ -70,13 +72,13 @@ class Pipeline:
 
     def edit(
         self,
-        image: Image.Image,
-        mask: Image.Image,
+        image: Picture,
+        mask: Picture,
         prompt: Condition = None,
         *,
-        seed: int = 0,
+        seed: Whole = 0,
         negative: Condition = None,
-        feather: int = 0,
+        feather: Whole = 0,
         **changes: Unpack[Changes],
     ) -> Image.Image:
         """Draw the white part of ``mask`` (128 or more) anew as ``prompt`` says, or as fits if there is none.
@@ -86,6 +88,8 @@ class Pipeline:
         many pixels. A mask without white returns the picture; on one of the model's size, a mask that is all white
         gives what ``pipe(prompt, seed=seed)`` draws. `vqdiff.editing` tells what happens to a picture of another size.
 
+        Picture and mask are PIL images, paths or NumPy arrays, of any mode and depth (`vqdiff.pictures.as_image`).
+
         Raises InputError for a mask of another size, and as a call does.
         """
         asked = {"seed": seed, "negative": negative, "feather": feather}
@@ -93,32 +97,33 @@ class Pipeline:
 
     def expand(
         self,
-        image: Image.Image,
+        image: Picture,
         prompt: Condition = None,
         *,
-        left: int = 0,
-        top: int = 0,
-        right: int = 0,
-        bottom: int = 0,
-        seed: int = 0,
+        left: Whole = 0,
+        top: Whole = 0,
+        right: Whole = 0,
+        bottom: Whole = 0,
+        seed: Whole = 0,
         negative: Condition = None,
-        feather: int = 0,
+        feather: Whole = 0,
         **changes: Unpack[Changes],
     ) -> Image.Image:
         """Draw around the picture: ``left``, ``top``, … new pixels at its sides (outpainting), otherwise as `edit`."""
-        canvas, mask = editing.expand(image, left, top, right, bottom)
+        margins = {"left": left, "top": top, "right": right, "bottom": bottom}
+        canvas, mask = editing.expand(image, **{side: whole(side, width) for side, width in margins.items()})
         return self.edit(canvas, mask, prompt, seed=seed, negative=negative, feather=feather, **changes)
 
     def vary(
         self,
-        image: Image.Image,
+        image: Picture,
         strength: float = 0.5,
         prompt: Condition = None,
         *,
-        num_images: int = 1,
-        seed: int = 0,
+        num_images: Whole = 1,
+        seed: Whole = 0,
         negative: Condition = None,
-        batch_size: int = 8,
+        batch_size: Whole = 8,
         **changes: Unpack[Changes],
     ) -> list[Image.Image]:
         """Noise the picture to the time t = strength·T, rounded, and draw it from there as ``prompt`` says, if given.
@@ -139,11 +144,11 @@ class Pipeline:
 
     def revise(
         self,
-        image: Image.Image,
+        image: Picture,
         share: float = 0.25,
         prompt: Condition = None,
         *,
-        seed: int = 0,
+        seed: Whole = 0,
         negative: Condition = None,
         **changes: Unpack[Changes],
     ) -> Image.Image:
@@ -161,14 +166,15 @@ class Pipeline:
         self,
         prompt: Condition = None,
         *,
-        seed: int = 0,
+        seed: Whole = 0,
         negative: Condition = None,
         settings: SamplingSettings | None = None,
     ) -> Iterator[Preview]:
         """Draw one picture and yield it after every step, with its tokens and the purity of every position."""
         side = self.model.image_tokenizer.grid_size
         settings = settings or self.model.sampling
-        for frame in self.frames(self.conditions(prompt), [seed], settings, avoid(self.model, negative, settings)):
+        condition, seeds = self.conditions(prompt), [whole("seed", seed)]
+        for frame in self.frames(condition, seeds, settings, avoid(self.model, negative, settings)):
             yield Preview(
                 frame.step,
                 frame.steps,
@@ -191,11 +197,11 @@ class Pipeline:
 
     @torch.inference_mode()
     def draw(
-        self, work: Work, *, batch_size: int = 8, on_step: Callable[[int, int], None] | None = None
+        self, work: Work, *, batch_size: Whole = 8, on_step: Callable[[int, int], None] | None = None
     ) -> list[Image.Image]:
         """The finished pictures of ``work``; other arguments as for a call."""
         pictures = list[Image.Image]()
-        for part in work.parts(batch_size):
+        for part in work.parts(whole("batch_size", batch_size, least=1)):
             frame = None
             for frame in self._run(part):
                 if on_step is not None:
@@ -222,7 +228,7 @@ class Pipeline:
         """The model's own settings with ``changes`` (None = unchanged), checked against its number of tokens."""
         return settings_of(self.model, **changes)
 
-    def conditions(self, prompts: Condition | Sequence[Condition]) -> list[Condition]:
+    def conditions(self, prompts: Prompts) -> list[Condition]:
         """Prompts or labels as a checked list; for an unconditional model a list of one nothing."""
         return conditions_of(self.model, prompts)
 
@@ -246,7 +252,12 @@ def bundled() -> dict[str, Path]:
 
 
 def load(
-    source: str | Path = "emoji", *, device: str = "auto", precision: Precision = "auto", **extras: Unpack[Extras]
+    source: str | Path = "emoji",
+    *,
+    device: str = "auto",
+    precision: Precision = "auto",
+    batch_invariant: bool = False,
+    **extras: Unpack[Extras],
 ) -> Pipeline:
     """A pipeline from a bundled name, a folder of ours or of diffusers, a ``.pth`` checkpoint, or a Hub id.
 
@@ -258,6 +269,10 @@ def load(
     checkpoint leaves open, such as ``image_tokenizer``, the file of its codec; see
     :class:`vqdiff.checkpoints.microsoft.Extras`.
 
+    On a CPU a seed's picture is the same, bit for bit, in any batch. On a GPU rounding depends on the batch, and may
+    change some tokens, unless ``batch_invariant`` has it compute one image at a time, which is slower. In both, another
+    machine, precision, version of torch or number of threads rounds differently.
+
     On a CPU the denoiser is packed (:func:`vqdiff.denoisers.packed.pack`): it draws, but cannot be trained or moved.
 
     Raises InputError for an unknown name, a broken folder, or a device or precision that is not there.
@@ -265,13 +280,14 @@ def load(
     if precision not in get_args(Precision):
         raise InputError(f"unknown precision {precision!r}: choose one of {', '.join(get_args(Precision))}")
     where, path = pick_device(device), find(source)
-    bf16 = precision == "bfloat16" or (precision in ("auto", "int8") and has_bf16_units(where))
+    bf16 = (auto_precision(where) if precision in ("auto", "int8") else precision) == "bfloat16"
     dtype = torch.bfloat16 if bf16 else None
     model = read_model(path, extras, dtype=dtype).to(where, dtype)
-    pack(model.denoiser, int8=precision == "int8")
+    model.denoiser = pack(model.denoiser, int8=precision == "int8")
+    model.batch_invariant = batch_invariant
     if bf16 and where.type == "cpu" and (decoder := getattr(model.image_tokenizer, "decoder", None)) is not None:
         decoder.to(torch.bfloat16, memory_format=torch.channels_last)
-    return Pipeline(model, lambda: read_model(path, extras))
+    return Pipeline(model, partial(read_model, path, extras))
 
 
 def find(source: str | Path) -> Path:
@@ -285,6 +301,11 @@ def find(source: str | Path) -> Path:
         hint = f"did you mean {near[0]!r}?" if near else f"bundled: {', '.join(names) or 'none'}"
         raise InputError(f"no model {str(source)!r}: it is neither a folder, a file nor a bundled model; {hint}")
     return path
+
+
+def auto_precision(device: torch.device) -> Precision:
+    """What "auto" stands for: bfloat16 where the device has units for its products, else float32."""
+    return "bfloat16" if has_bf16_units(device) else "float32"
 
 
 def pick_device(name: str) -> torch.device:
@@ -302,10 +323,3 @@ def pick_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"the device {name!r} is not there: use cpu or auto ({str(error).splitlines()[0]})") from error
     return device
-
-
-def has_bf16_units(device: torch.device) -> bool:
-    """Whether bfloat16 matrix products are faster than float32 ones on ``device``."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device.type == "cpu" and bool(getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)())

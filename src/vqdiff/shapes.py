@@ -12,13 +12,13 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING or "jaxtyping" in sys.modules:
-    from jaxtyping import Bool, Float, Int
+    from jaxtyping import Bool, Float, Int, Shaped
 else:
 
     class _Unchecked:
         def __class_getitem__(cls, item: Any) -> Any:
             return item[0]
 
-    Bool = Float = Int = _Unchecked
+    Bool = Float = Int = Shaped = _Unchecked
 
-__all__ = ["Bool", "Float", "Int"]
+__all__ = ["Bool", "Float", "Int", "Shaped"]

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypedDict, Unpack
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
 from vqdiff import editing
 from vqdiff.errors import InputError
 from vqdiff.model import Model
-from vqdiff.pictures import to_pixels
+from vqdiff.pictures import Picture, as_image, to_pixels
 from vqdiff.sampling import Batch, Canvas, Guidance, SamplingSettings, doubtful, get_sampler
 from vqdiff.shapes import Bool, Int
 from vqdiff.text import Blend, Condition
+
+Whole = int | float | np.integer[Any]
+"""What `whole` takes."""
+
+Prompts = Condition | np.generic | Sequence[Condition | np.generic] | NDArray[Any]
+"""What `conditions_of` takes: one condition or several."""
 
 
 class Changes(TypedDict, total=False):
@@ -55,78 +62,78 @@ class Work:
     def generate(
         cls,
         model: Model,
-        prompts: Condition | Sequence[Condition] = None,
+        prompts: Prompts = None,
         *,
-        num_images: int = 1,
-        seed: int = 0,
+        num_images: Whole = 1,
+        seed: Whole = 0,
         negative: Condition = None,
         **changes: Unpack[Changes],
     ) -> Work:
         """See `Pipeline.__call__`."""
-        asked = [one for one in conditions_of(model, prompts) for _ in range(num_images)]
+        count, first = whole("num_images", num_images, least=1), whole("seed", seed)
+        asked = [one for one in conditions_of(model, prompts) for _ in range(count)]
         settings = settings_of(model, **changes)
-        return cls(asked, range(seed, seed + len(asked)), settings, avoid(model, negative, settings))
+        return cls(asked, range(first, first + len(asked)), settings, avoid(model, negative, settings))
 
     @classmethod
     def edit(
         cls,
         model: Model,
-        image: Image.Image,
-        mask: Image.Image,
+        image: Picture,
+        mask: Picture,
         prompt: Condition = None,
         *,
-        num_images: int = 1,
-        seed: int = 0,
+        num_images: Whole = 1,
+        seed: Whole = 0,
         negative: Condition = None,
-        feather: int = 0,
+        feather: Whole = 0,
         **changes: Unpack[Changes],
     ) -> Work:
         """See `Pipeline.edit`."""
-        settings = settings_of(model, **changes)
-        redraw = editing.white(mask, image.size)
-        x0, holes = tokenize(model, image), editing.to_tokens(redraw, model.image_tokenizer.grid_size)[None]
-        seeds, wish = range(seed, seed + num_images), _wish(model, prompt)
-        work = cls._over(model, x0, wish, seeds, settings, negative, image.size, redraw=holes)
-        return replace(work, finish=lambda drawn: editing.paste(work.finish(drawn), image, redraw, feather))
+        settings, given, seeds = settings_of(model, **changes), as_image(image), _seeds(seed, num_images)
+        redraw, width = editing.white(mask, given.size), whole("feather", feather, least=0)
+        x0, holes = tokenize(model, given), editing.to_tokens(redraw, model.image_tokenizer.grid_size)[None]
+        work = cls._over(model, x0, _wish(model, prompt), seeds, settings, negative, given.size, redraw=holes)
+        return replace(work, finish=lambda drawn: editing.paste(work.finish(drawn), given, redraw, width))
 
     @classmethod
     def vary(
         cls,
         model: Model,
-        image: Image.Image,
+        image: Picture,
         strength: float = 0.5,
         prompt: Condition = None,
         *,
-        num_images: int = 1,
-        seed: int = 0,
+        num_images: Whole = 1,
+        seed: Whole = 0,
         negative: Condition = None,
         **changes: Unpack[Changes],
     ) -> Work:
         """See `Pipeline.vary`."""
         if not 0 <= strength <= 1:
             raise InputError(f"strength is {strength}: give a number from 0, no change, to 1, a fresh picture")
-        settings = settings_of(model, **changes)
-        x0, start = tokenize(model, image), round(strength * model.schedule.num_steps)
-        seeds, wish = range(seed, seed + num_images), _wish(model, prompt)
-        return cls._over(model, x0, wish, seeds, settings, negative, image.size, start=start)
+        settings, given, seeds = settings_of(model, **changes), as_image(image), _seeds(seed, num_images)
+        x0, start = tokenize(model, given), round(strength * model.schedule.num_steps)
+        return cls._over(model, x0, _wish(model, prompt), seeds, settings, negative, given.size, start=start)
 
     @classmethod
     @torch.inference_mode()
     def revise(
         cls,
         model: Model,
-        image: Image.Image,
+        image: Picture,
         share: float = 0.25,
         prompt: Condition = None,
         *,
-        seed: int = 0,
+        seed: Whole = 0,
         negative: Condition = None,
         **changes: Unpack[Changes],
     ) -> Work:
         """See `Pipeline.revise`."""
-        settings, x0, wish = settings_of(model, **changes), tokenize(model, image), _wish(model, prompt)
+        settings, given, seeds = settings_of(model, **changes), as_image(image), _seeds(seed)
+        x0, wish = tokenize(model, given), _wish(model, prompt)
         redraw = doubtful(model.bind(model.encode(wish)), model.schedule, x0.to(model.device), share).cpu()
-        return cls._over(model, x0, wish, [seed], settings, negative, image.size, redraw=redraw)
+        return cls._over(model, x0, wish, seeds, settings, negative, given.size, redraw=redraw)
 
     @classmethod
     def _over(
@@ -192,7 +199,7 @@ class Work:
 
 
 @torch.inference_mode()
-def tokenize(model: Model, image: Image.Image) -> Int[Tensor, "1 L"]:
+def tokenize(model: Model, image: Picture) -> Int[Tensor, "1 L"]:
     """The tokens of a picture of any size, on the CPU."""
     pixels = to_pixels(np.asarray(editing.fit(image, model.image_tokenizer.config.image_size))[None])
     return model.image_tokenizer.encode(pixels.to(model.device)).cpu()
@@ -200,22 +207,30 @@ def tokenize(model: Model, image: Image.Image) -> Int[Tensor, "1 L"]:
 
 def settings_of(model: Model, **changes: Any) -> SamplingSettings:
     """The model's own settings with ``changes`` (None = unchanged), checked against its number of tokens."""
+    changes = {name: value.item() if isinstance(value, np.generic) else value for name, value in changes.items()}
+    if changes.get("steps") is not None:
+        changes["steps"] = whole("steps", changes["steps"], least=1)
+    for name in ("truncation", "prior_scale", "guidance"):
+        if not isinstance(value := changes.get(name), int | float | Guidance | None):
+            raise InputError(f"{name} is {value!r}: give a number")
     settings = model.sampling.changed(**changes)
     settings.check(model.num_tokens)
     return settings
 
 
-def conditions_of(model: Model, prompts: Condition | Sequence[Condition]) -> list[Condition]:
+def conditions_of(model: Model, prompts: Prompts) -> list[Condition]:
     """Prompts or labels as a checked list; for an unconditional model a list of one nothing."""
     if model.text_encoder is None and model.num_classes is None:
         return [None]
-    conditions: list[Condition] = [prompts] if isinstance(prompts, str | int | Blend) else list(prompts or ())
+    given: Any = prompts.tolist() if isinstance(prompts, np.ndarray) else prompts
+    alone = isinstance(given, str | bytes) or not isinstance(given, Iterable)
+    conditions = [] if given is None else [_condition(one) for one in ([given] if alone else given)]
     if not conditions:
         raise InputError("no prompt: say what to draw")
     parts = [part for one in conditions for part in (one.parts if isinstance(one, Blend) else (one,))]
     for part in parts:
-        if isinstance(part, str) and not part.strip():
-            raise InputError("the prompt is empty: say what to draw")
+        if isinstance(part, str):
+            check_prompt(part)
     if model.text_encoder is not None:
         model.text_encoder.check([str(part) for part in parts if part is not None])
     return conditions
@@ -227,6 +242,39 @@ def remarks_on(model: Model, work: Work) -> list[str]:
     parts = [part for one in asked for part in (one.parts if isinstance(one, Blend) else (one,))]
     texts = [part for part in parts if isinstance(part, str)]
     return model.text_encoder.remarks(texts) if model.text_encoder is not None else []
+
+
+def check_prompt(prompt: str) -> None:
+    """Raise InputError for a prompt that says nothing, or that is no valid Unicode."""
+    if not prompt.strip():
+        raise InputError("the prompt is empty: say what to draw")
+    if any("\ud800" <= letter <= "\udfff" for letter in prompt):
+        raise InputError(
+            f"the prompt {prompt!r} has half a character in it (a lone surrogate, or a byte that is not UTF-8): "
+            "give valid Unicode"
+        )
+
+
+def whole(name: str, value: Any, least: int | None = None) -> int:
+    """A whole number of any type, NumPy's and 1.0 too; InputError if it is another thing, or below ``least``."""
+    number = value.item() if isinstance(value, np.generic) else value
+    if isinstance(number, bool) or not isinstance(number, int | float) or number != number // 1:
+        raise InputError(f"{name} is {number!r}: give a whole number")
+    if least is not None and number < least:
+        raise InputError(f"{name} is {number}: at least {least} is needed")
+    return int(number)
+
+
+def _seeds(seed: Whole, num_images: Whole = 1) -> range:
+    first = whole("seed", seed)
+    return range(first, first + whole("num_images", num_images, least=1))
+
+
+def _condition(given: Any) -> Condition:
+    one = given.item() if isinstance(given, np.generic) else given
+    if isinstance(one, bool) or not isinstance(one, str | int | Blend | None):
+        raise InputError(f"the prompt is {one!r}: give text, a label's number, a Blend, or a list of these")
+    return one
 
 
 def avoid(model: Model, negative: Condition, settings: SamplingSettings) -> Condition:

@@ -21,6 +21,8 @@ from vqdiff.model import Model
 from vqdiff.sampling import samplers
 from vqdiff.text import NullCondition
 
+pytestmark = pytest.mark.numeric
+
 FOLDER = GOLDEN / "checkpoints"
 
 

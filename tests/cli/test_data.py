@@ -53,7 +53,7 @@ def test_check_names_the_faults_and_exits_with_2(tmp_path, capsys):
     assert stop.value.code == 2
     out, err = capsys.readouterr()
     assert "train: 01.png cannot be read: it is no picture of a known kind\ntrain: bare.png has no caption\n" in out
-    assert err == f"vqdiff: error: 2 faults in {folder}, listed above; mend or remove these pictures\n"
+    assert err == f"vqdiff: error: 2 faults in {folder}, listed above; mend or remove them\n"
 
 
 def test_check_of_what_cannot_be_opened(tmp_path, capsys):

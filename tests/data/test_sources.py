@@ -12,9 +12,12 @@ import pytest
 from pyarrow import parquet
 
 from picture_sets import encoded, numbered, picture, shades, tar_of, with_metadata
-from vqdiff.data import load, shards
+from vqdiff.data import load
 from vqdiff.data.cache import PictureError, ahead
-from vqdiff.data.sources import Row, find_splits
+from vqdiff.data.hub import _fetch
+from vqdiff.data.shards import reader
+from vqdiff.data.sources import Row
+from vqdiff.data.splits import find_splits
 from vqdiff.errors import InputError
 
 datasets = pytest.importorskip("datasets")
@@ -246,12 +249,16 @@ def test_a_bad_connection_is_no_broken_picture(tmp_path, monkeypatch):
 
     monkeypatch.setattr(fsspec, "open", fetch)
     monkeypatch.setattr("time.sleep", lambda seconds: None)
-    read = shards._reader({"bytes": None, "path": "hf://datasets/a/b/1.png"})
+    read = reader({"bytes": None, "path": "hf://datasets/a/b/1.png"}, _fetch)
     assert read() == b"a picture"
     assert len(tries) == 3
-    lost = shards._reader({"bytes": None, "path": "hf://datasets/a/b/gone.png"})
+    lost = reader({"bytes": None, "path": "hf://datasets/a/b/gone.png"}, _fetch)
     with pytest.raises(InputError, match="reset by peer"):
         list(ahead(iter([Row("1", lost, {})]), lambda row: row.picture(), 1))
-    elsewhere = shards._reader({"bytes": None, "path": "https://dead.example/gone.png"})
-    (((_, found),),) = ahead(iter([Row("1", elsewhere, {})]), lambda row: row.picture(), 1)
-    assert isinstance(found, PictureError)
+    tries.clear()
+    for path in ("https://dead.example/gone.png", "picture_sets.py"):  # the second is in no set, but may be here
+        elsewhere = reader({"bytes": None, "path": path}, _fetch)
+        (((_, found),),) = ahead(iter([Row("1", elsewhere, {})]), lambda row: row.picture(), 1)
+        assert isinstance(found, PictureError)
+        assert path in str(found)
+    assert not tries

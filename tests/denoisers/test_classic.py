@@ -17,6 +17,8 @@ from vqdiff.denoisers.classic import ClassicConfig, ClassicDenoiser
 from vqdiff.denoisers.packed import pack
 from vqdiff.errors import InputError
 
+pytestmark = pytest.mark.numeric
+
 Form = Callable[[ClassicDenoiser], ClassicDenoiser]
 
 DENOISERS = cases("denoiser")

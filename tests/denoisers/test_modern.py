@@ -9,6 +9,8 @@ from vqdiff.denoisers import ModernConfig, ModernDenoiser
 from vqdiff.denoisers.modern import rotate, rotations
 from vqdiff.errors import InputError
 
+pytestmark = pytest.mark.numeric
+
 SIZES = {"num_codes": 20, "num_steps": 10, "grid_size": 4, "width": 32, "depth": 2, "heads": 2, "token_width": 16}
 
 

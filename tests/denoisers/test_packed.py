@@ -1,58 +1,43 @@
-"""Packed denoisers say what they said before, as precisely as their numbers allow, and each picture by itself."""
+"""Packed denoisers say what they said before, as precisely as their numbers allow."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+import pickle
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from vqdiff.denoisers import ClassicConfig, ClassicDenoiser, ModernConfig, ModernDenoiser
+from small_denoisers import CONDITIONS, NETWORKS, TOKENS, trained
 from vqdiff.denoisers import packed as packing
-from vqdiff.denoisers.layers import can_pack, has_int8_units, quantized
+from vqdiff.denoisers.layers import quantized
 from vqdiff.denoisers.packed import attention, is_packed, pack, precision_of
 from vqdiff.errors import InputError
 from vqdiff.model import save_component
+from vqdiff.processor import Processor, can_pack, processor
 
 CPU = torch.device("cpu")
 needs_packing = pytest.mark.skipif(not can_pack(CPU, torch.float32), reason="needs an x86 CPU")
 needs_bf16 = pytest.mark.skipif(not can_pack(CPU, torch.bfloat16), reason="needs an x86 CPU with AVX-512")
-needs_int8 = pytest.mark.skipif(not has_int8_units(), reason="needs a CPU with VNNI")
-pytestmark = needs_packing
+needs_int8 = pytest.mark.skipif(processor().int8 is None, reason="needs a CPU with VNNI")
+pytestmark = [needs_packing, pytest.mark.numeric]
 
-SIZES: dict[str, Any] = {"num_codes": 50, "num_steps": 8, "grid_size": 8, "width": 64, "depth": 3, "heads": 4}
-NETWORKS: dict[str, Callable[[], nn.Module]] = {
-    "text": lambda: ClassicDenoiser(ClassicConfig(**SIZES, text_width=16)),
-    "class": lambda: ClassicDenoiser(ClassicConfig(**SIZES, num_classes=4, conv_mlp=True)),
-    "unconditional": lambda: ClassicDenoiser(ClassicConfig(**SIZES)),
-    "modern": lambda: ModernDenoiser(ModernConfig(**SIZES, token_width=32, text_width=16)),
-}
-TOKENS = torch.randint(0, 51, (3, 64), generator=torch.Generator().manual_seed(1))
-CONDITIONS: dict[str, Tensor | None] = {
-    "text": torch.randn(3, 7, 16, generator=torch.Generator().manual_seed(2)),
-    "class": torch.tensor([0, 3, 4]),
-    "unconditional": None,
-}
-CONDITIONS["modern"] = CONDITIONS["text"]
 networks = pytest.mark.parametrize("kind", NETWORKS)
+THREE = TOKENS[:3]
+
+
+def condition(kind: str) -> Tensor | None:
+    given = CONDITIONS[kind]
+    return None if given is None else given[:3]
 
 
 @pytest.fixture(autouse=True)
 def without_gradients() -> Iterator[None]:
     with torch.inference_mode():
         yield
-
-
-def trained(kind: str) -> Any:
-    """A network whose every weight has a say."""
-    network = NETWORKS[kind]().eval().requires_grad_(False)
-    for name, weight in network.named_parameters():
-        weight.normal_(float("norm.weight" in name), 0.15)
-    return network
 
 
 def centred(logits: Tensor) -> Tensor:
@@ -67,44 +52,34 @@ def error(found: Tensor, wanted: Tensor) -> float:
 @networks
 @pytest.mark.parametrize("t", [[5, 5, 5], [1, 8, 4]], ids=["together", "apart"])
 def test_float32_is_the_same(kind: str, t: list[int]) -> None:
-    network, times = trained(kind), torch.tensor(t)
-    wanted = network(TOKENS, times, CONDITIONS[kind])
-    torch.testing.assert_close(pack(network)(TOKENS, times, CONDITIONS[kind]), wanted, atol=3e-5, rtol=1e-4)
-    assert is_packed(network)
-    assert precision_of(network) == "float32"
+    network, times = trained(NETWORKS[kind]()), torch.tensor(t)
+    wanted = network(THREE, times, condition(kind))
+    packed = pack(network)
+    torch.testing.assert_close(packed(THREE, times, condition(kind)), wanted, atol=3e-5, rtol=1e-4)
+    assert is_packed(packed)
+    assert precision_of(packed) == "float32"
 
 
 @networks
 @needs_bf16
 def test_bfloat16_is_no_rougher_than_before(kind: str) -> None:
-    network, times = trained(kind), torch.tensor([1, 8, 4])
-    exact = network(TOKENS, times, CONDITIONS[kind])
+    network, times = trained(NETWORKS[kind]()), torch.tensor([1, 8, 4])
+    exact = network(THREE, times, condition(kind))
     rough = copy.deepcopy(network).bfloat16()
-    before = error(rough(TOKENS, times, CONDITIONS[kind]), exact)
-    assert error(pack(rough)(TOKENS, times, CONDITIONS[kind]), exact) < 1.2 * before < 0.1
-    assert precision_of(rough) == "bfloat16"
+    before = error(rough(THREE, times, condition(kind)), exact)
+    packed = pack(rough)
+    assert error(packed(THREE, times, condition(kind)), exact) < 1.2 * before < 0.1
+    assert precision_of(packed) == "bfloat16"
 
 
 @networks
 @needs_int8
 def test_int8_is_close_but_not_the_same(kind: str) -> None:
-    network, times = trained(kind), torch.tensor([1, 8, 4])
-    exact = network(TOKENS, times, CONDITIONS[kind])
-    rough = error(pack(network, int8=True)(TOKENS, times, CONDITIONS[kind]), exact)
-    assert 1e-4 < rough < 0.1
-    assert precision_of(network) == "int8"
-
-
-@networks
-@pytest.mark.parametrize("int8", [False, pytest.param(True, marks=needs_int8)])
-def test_pictures_do_not_depend_on_each_other(kind: str, int8: bool) -> None:
-    """Not even by their scales; matrix products may round differently in larger batches."""
-    network, times, condition = pack(trained(kind), int8=int8), torch.tensor([1, 8, 4]), CONDITIONS[kind]
-    together = network(TOKENS, times, condition)
-    for row in range(3):
-        one = slice(row, row + 1)
-        alone = network(TOKENS[one], times[one], None if condition is None else condition[one])
-        torch.testing.assert_close(together[one], alone, atol=3e-5, rtol=1e-4)
+    network, times = trained(NETWORKS[kind]()), torch.tensor([1, 8, 4])
+    exact = network(THREE, times, condition(kind))
+    packed = pack(network, int8=True)
+    assert 1e-4 < error(packed(THREE, times, condition(kind)), exact) < 0.1
+    assert precision_of(packed) == "int8"
 
 
 @pytest.mark.parametrize(
@@ -129,7 +104,7 @@ def test_attention(length: int) -> None:
 
 
 def test_a_packed_denoiser_stays_where_it_is(tmp_path: Path) -> None:
-    network = pack(trained("text"))
+    network = pack(trained(NETWORKS["text"]()))
     for change in ("meta", torch.float64):
         with pytest.raises(InputError, match="cannot move"):
             network.to(change)
@@ -139,13 +114,28 @@ def test_a_packed_denoiser_stays_where_it_is(tmp_path: Path) -> None:
 
 
 def test_int8_needs_units(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packing, "has_int8_units", lambda: False)
+    monkeypatch.setattr(packing, "processor", lambda: Processor("any", "AVX2", True, None, None))
     with pytest.raises(InputError, match="VNNI"):
-        pack(trained("text"), int8=True)
+        pack(trained(NETWORKS["text"]()), int8=True)
 
 
 def test_off_the_cpu_nothing_is_packed() -> None:
-    network = trained("text").to("meta")
+    network = trained(NETWORKS["text"]()).to("meta")
     assert not is_packed(pack(network))
     with pytest.raises(InputError, match="int8 is for x86 CPUs"):
         pack(network, int8=True)
+
+
+@networks
+@pytest.mark.parametrize(
+    "precision", ["float32", pytest.param("bfloat16", marks=needs_bf16), pytest.param("int8", marks=needs_int8)]
+)
+def test_copies_say_the_same(kind: str, precision: str) -> None:
+    network = trained(NETWORKS[kind]())
+    if precision == "bfloat16":
+        network = network.bfloat16()
+    network = pack(network, int8=precision == "int8")
+    times = torch.tensor([1, 8, 4])
+    wanted = network(THREE, times, condition(kind))
+    for twin in (copy.copy(network), copy.deepcopy(network), pickle.loads(pickle.dumps(network))):
+        assert torch.equal(twin(THREE, times, condition(kind)), wanted)

@@ -7,6 +7,8 @@ import torch
 
 from vqdiff.denoisers import ClassicConfig, ClassicDenoiser, ModernConfig, ModernDenoiser
 
+pytestmark = pytest.mark.numeric
+
 TEXT, LABELS = {"text_width": 8}, {"num_classes": 4}
 
 

@@ -12,6 +12,8 @@ from exact_diffusion import PRESETS
 from golden_cases import Case, cases, load
 from vqdiff.diffusion import Schedule, guide, guide_posterior, posterior_log_probs, purity, sharpen, truncate
 
+pytestmark = pytest.mark.numeric
+
 INF = torch.inf
 
 

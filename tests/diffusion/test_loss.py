@@ -15,6 +15,8 @@ from exact_diffusion import PRESETS, schedules, transition
 from golden_cases import Case, cases, load
 from vqdiff.diffusion import DiffusionLoss, LossHistory, Schedule, diffusion_loss, posterior_log_probs, q_sample
 
+pytestmark = pytest.mark.numeric
+
 
 def random_logits(*shape: int, seed: int = 0) -> Tensor:
     return 3 * torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)

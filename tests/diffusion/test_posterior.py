@@ -21,6 +21,8 @@ from vqdiff.diffusion import (
 from vqdiff.diffusion import bridge as closed_form
 from vqdiff.errors import InputError
 
+pytestmark = pytest.mark.numeric
+
 LARGEST = 1 - 2**-53  # the largest uniform
 
 

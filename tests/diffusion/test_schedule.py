@@ -17,6 +17,8 @@ from golden_cases import Case, cases, load
 from vqdiff.diffusion import Schedule, draw_forward, q_sample
 from vqdiff.errors import InputError
 
+pytestmark = pytest.mark.numeric
+
 T, K = 100, 31
 
 

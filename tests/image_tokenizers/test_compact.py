@@ -8,6 +8,8 @@ import torch
 from vqdiff.errors import InputError
 from vqdiff.image_tokenizers import CompactConfig, CompactTokenizer
 
+pytestmark = pytest.mark.numeric
+
 SMALL = CompactConfig(16, (8, 16), (0, 1), (1, 1), num_codes=32, code_dim=4)
 
 

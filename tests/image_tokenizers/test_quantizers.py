@@ -8,6 +8,8 @@ import torch
 from vqdiff.errors import InputError
 from vqdiff.image_tokenizers import FiniteScalarQuantizer, VectorQuantizer, code_use
 
+pytestmark = pytest.mark.numeric
+
 
 def clusters(num: int, each: int, dim: int = 4) -> torch.Tensor:
     """``num`` tight, well separated clusters of ``each`` latents."""

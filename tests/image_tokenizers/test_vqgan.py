@@ -16,6 +16,8 @@ from vqdiff.config import build
 from vqdiff.errors import InputError
 from vqdiff.image_tokenizers.vqgan import VQGAN, VQGANConfig
 
+pytestmark = pytest.mark.numeric
+
 TINY = VQGANConfig(
     image_size=8,
     channels=32,

@@ -33,6 +33,8 @@ from vqdiff.sampling.orders import by_purity, by_random
 from vqdiff.sampling.plan import PlanStep
 from vqdiff.sampling.samplers import Controls, StepInput
 
+pytestmark = pytest.mark.numeric
+
 EXAMPLE = Path(__file__).parents[2] / "examples" / "joint_distribution.py"
 DRAWS = 20_000
 

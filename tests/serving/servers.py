@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,7 +18,9 @@ import uvicorn
 from toy_pipelines import toy_pipeline
 from vqdiff.pipeline import Pipeline
 from vqdiff.serving.api import create_app
+from vqdiff.serving.connections import ConnectionLimits, config_of
 from vqdiff.serving.engine import Engine
+from vqdiff.serving.hosts import AllowedHosts
 from vqdiff.serving.limits import Limits
 
 
@@ -30,23 +32,38 @@ def serving(
     max_rows: int = 8,
     max_waiting: int = 64,
     page: bool = False,
+    connections: ConnectionLimits | None = None,
+    allowed_hosts: Sequence[str] = (),
 ) -> Iterator[tuple[str, Engine]]:
     """A server in a thread of this process, with models called toy0, toy1 …: its address, and its engine."""
     engine = Engine(max_rows=max_rows, max_waiting=max_waiting)
-    app = create_app({f"toy{i}": pipe for i, pipe in enumerate(pipes)}, engine, limits, token, page=page)
+    models = {f"toy{i}": pipe for i, pipe in enumerate(pipes)}
+    app = create_app(models, engine, limits, token, page=page, allowed_hosts=AllowedHosts(allowed_hosts))
+    with running(config_of(app, connections or ConnectionLimits(), stop_timeout=5)) as (address, _):
+        yield address, engine
+
+
+@contextmanager
+def running(config: uvicorn.Config) -> Iterator[tuple[str, uvicorn.Server]]:
+    """A server in a thread of this process: its address, and the server."""
     listener = socket.create_server(("127.0.0.1", 0), backlog=2048)
-    settings = {"http": "h11", "loop": "asyncio", "log_level": "warning"}
-    server = uvicorn.Server(uvicorn.Config(app, timeout_graceful_shutdown=5, **settings))
+    server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
     thread.start()
     address = f"http://127.0.0.1:{listener.getsockname()[1]}"
     try:
         wait_for(lambda: server.started)
-        yield address, engine
+        yield address, server
     finally:
         server.should_exit = True
         thread.join(30)
         assert not thread.is_alive()
+
+
+def connect(address: str, source: str = "127.0.0.1") -> socket.socket:
+    """A connection to a server, from an address of this machine."""
+    host, _, port = address.removeprefix("http://").partition(":")
+    return socket.create_connection((host, int(port)), timeout=30, source_address=(source, 0))
 
 
 @contextmanager

@@ -41,7 +41,7 @@ class Cluster:
         return psutil.Process(self.server.pid).children(recursive=True)
 
     def replicas(self) -> list[psutil.Process]:
-        return [one for one in self.family() if one.name().startswith("ray::ServeRepli")]
+        return [one for one in self.family() if one.cmdline()[:1] == ["ray::ServeReplica:vqdiff:vqdiff"]]
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +104,8 @@ def test_who_goes_away_costs_nothing_there_either(cluster: Cluster) -> None:
 @pytest.mark.slow
 def test_all_stays_on_this_machine(cluster: Cluster) -> None:
     """Ray reports to nobody; its processes talk over loopback, and what listens beyond it asks for Ray's token."""
-    replicas, family = cluster.replicas(), cluster.family()
+    family = cluster.family()
+    replicas = [one for one in family if one.name().startswith("ray::ServeRepli")]  # and what forwards to them
     assert len(family) > 5
     for one in family:
         if not one.name().startswith("ray::"):  # what has given itself a title has written it over its environment
@@ -122,13 +123,41 @@ def test_all_stays_on_this_machine(cluster: Cluster) -> None:
 def test_a_killed_replica_is_replaced_and_the_other_goes_on(cluster: Cluster) -> None:
     before = cluster.replicas()
     assert len(before) == 2
+    bodies: list[dict[str, object]] = (
+        [{"seed": 0}] * 8 + [{}] * 8 + [{"stream": True}] * 4 + [{"stream": True, "seed": 0}] * 4
+    )
+    answers: list[httpx.Response | None] = [None] * len(bodies)
+
+    def ask(i: int) -> None:
+        answers[i] = cluster.ask(n=4, **{"steps": 64} | bodies[i])
+
+    threads = [threading.Thread(target=ask, args=(i,)) for i in range(len(bodies))]
+    for thread in threads:
+        thread.start()
+    with client(cluster.address) as http:
+        wait_for(lambda: "vqdiff_running_pictures 8.0" in http.get("/metrics", headers=HEADERS).text)
     before[0].kill()
-    answers = [cluster.ask(seed=0) for _ in range(20)]
-    assert [one.status_code for one in answers].count(200) >= 18  # those on their way may be lost
+    for thread in threads:
+        thread.join(120)
+    told = list[str]()
+    for body, answer in zip(bodies, answers, strict=True):
+        assert answer is not None
+        if answer.headers["content-type"].startswith("text/event-stream"):
+            told.append(answer.text.rpartition("event: ")[2].partition("\n")[0])
+        else:
+            assert answer.status_code == 200 or "has died" in answer.json()["error"]["message"]
+            told.append("done" if answer.status_code == 200 else "error")
+        assert told[-1] in ("done", "error")
+        assert told[-1] == "done" or "seed" not in body
+    assert "error" in told
+    drawn = [one.json()["data"] for one in answers[:8] if one is not None]
+    assert all(one == drawn[0] for one in drawn)
+    assert [cluster.ask(seed=0).status_code for _ in range(20)] == [200] * 20
     wait_for(lambda: len(cluster.replicas()) == 2 and before[0] not in cluster.replicas(), 60)
-    old, seen = answers[-1].headers["x-replica"], set[str]()
+    last = cluster.ask(seed=0)
+    old, seen = last.headers["x-replica"], set[str]()
     wait_for(lambda: seen.add(cluster.ask(seed=0).headers["x-replica"]) or len(seen | {old}) == 2, 60)
-    assert cluster.ask(seed=0).json()["data"] == answers[-1].json()["data"]
+    assert cluster.ask(seed=0).json()["data"] == last.json()["data"]
 
 
 @pytest.mark.slow

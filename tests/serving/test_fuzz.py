@@ -23,7 +23,10 @@ def page() -> Iterator[schemathesis.BaseSchema]:
 
 POSTS = ("/v1/images/generations", "/v1/images/edits", "/api/draw")
 CASES = [("POST", path, mode) for path in POSTS for mode in GenerationMode]
-CASES += [("GET", path, GenerationMode.POSITIVE) for path in ("/v1/models", "/api/models", "/readyz", "/metrics")]
+CASES += [
+    ("GET", path, GenerationMode.POSITIVE)
+    for path in ("/v1/models", "/v1/models/{name}", "/api/models", "/readyz", "/metrics")
+]
 
 
 @pytest.mark.parametrize(("method", "path", "mode"), CASES)

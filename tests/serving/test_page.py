@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import product
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import gradio as gr
 import httpx2 as httpx
 import numpy as np
 import pytest
@@ -23,6 +27,7 @@ from vqdiff.pipeline import Pipeline
 from vqdiff.sampling import Trace
 from vqdiff.serving.engine import Engine
 from vqdiff.serving.limits import Limits
+from vqdiff.serving.page.door import Door
 from vqdiff.serving.page.drawing import Progress
 from vqdiff.serving.page.parts import state
 
@@ -318,18 +323,27 @@ def test_the_page_takes_no_files_and_no_strange_requests(http: httpx.Client) -> 
     assert "access-control-allow-origin" not in http.get("/", headers={"Origin": "http://127.0.0.1:1"}).headers
 
 
-def test_limits_hold_for_those_who_write_their_own_requests(http: httpx.Client) -> None:
-    config = json.loads(re.search(r"window\.gradio_config = (\{.*?\});</script>", http.get("/").text)[1])  # type: ignore[index]
-    fields = {one["id"]: one["props"] for one in config["components"]}
+def config_of(http: httpx.Client) -> Any:
+    return json.loads(re.search(r"window\.gradio_config = (\{.*?\});</script>", http.get("/").text)[1])  # type: ignore[index]
+
+
+def run_of(http: httpx.Client) -> tuple[dict[int, Any], Any]:
+    """The properties of the page's parts, and the event that draws."""
+    config = config_of(http)
     run = next(one for one in config["dependencies"] if len(one["outputs"]) == 2 and len(one["inputs"]) > 8)
+    return {one["id"]: one["props"] for one in config["components"]}, run
+
+
+def test_limits_hold_for_those_who_write_their_own_requests(http: httpx.Client) -> None:
+    fields, run = run_of(http)
     values = {fields[one].get("label"): fields[one].get("value") for one in run["inputs"]}
     for label, value, says in [
         ("Pictures", 1000, "ask for 1 to 6 pictures"),
         ("Steps", 33, "ask for 1 to 32"),
-        ("Steps", "many", "Steps: Input should be a valid integer"),
+        ("Steps", "many", "it should be a valid integer"),
         ("Style", "<b>", "no style"),
         ("Model", "../../etc", "No model of that name"),
-        ("Prompt", {"a": 1}, "Prompt: Input should be a valid string"),
+        ("Prompt", {"a": 1}, "it should be a valid string"),
     ]:
         data = list((values | {label: value}).values())
         asked = {"data": data, "fn_index": run["id"], "session_hash": label}
@@ -337,6 +351,139 @@ def test_limits_hold_for_those_who_write_their_own_requests(http: httpx.Client) 
         told = http.get("/gradio_api/queue/data", params={"session_hash": label}).text
         assert "vq-problem" in told
         assert says in told
+
+
+JOIN = "/gradio_api/queue/join"
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "says"),
+    [
+        (JOIN, [], 400, "no JSON object"),
+        (JOIN, {}, 404, "no event of the number None"),
+        (JOIN, {"fn_index": 9999}, 404, "no event of the number 9999"),
+        (JOIN, {"fn_index": 10**60}, 404, "no event of the number 1000"),
+        (JOIN, {"fn_index": True}, 404, "no event of the number True"),
+        (JOIN, {"fn_index": "run"}, 404, "no event"),
+        (JOIN, {"fn_index": "RUN", "data": []}, 400, "this event takes a list of"),
+        (JOIN, {"fn_index": "RUN", "data": {}}, 400, "this event takes a list of"),
+        (JOIN, {"fn_index": "RUN", "session_hash": None}, 400, "session_hash"),
+        (JOIN, {"fn_index": "RUN", "session_hash": "\ud800"}, 400, "session_hash"),
+        (JOIN, {"fn_index": "RUN", "trigger_id": 9999}, 404, "no part of the number"),
+        ("/gradio_api/cancel", {}, 422, "session_hash is missing"),
+        ("/gradio_api/reset", {"event_id": 5}, 422, "event_id is 5"),
+    ],
+)
+def test_what_the_page_would_stumble_over_is_refused(
+    http: httpx.Client, caplog: pytest.LogCaptureFixture, path: str, body: Any, status: int, says: str
+) -> None:
+    if isinstance(body, dict) and body.get("fn_index") == "RUN":
+        run = run_of(http)[1]
+        body = {"session_hash": "a", "data": [None] * len(run["inputs"])} | body | {"fn_index": run["id"]}
+    answer = http.post(path, content=json.dumps(body), headers={"Content-Type": "application/json"})
+    assert answer.status_code == status, answer.text
+    assert says in answer.json()["error"]["message"]
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("path", ["/assets/no.js", "/static/", "/assets/%00a", "/gradio_api/queue/data?session_hash=b"])
+def test_what_is_not_there_is_told_as_by_the_api(http: httpx.Client, path: str) -> None:
+    answer = http.get(path)
+    assert answer.status_code in (400, 404)
+    assert answer.json()["error"]["type"] == "invalid_request_error"
+
+
+def test_events_that_were_made_up_are_told_to_their_client(
+    http: httpx.Client, capfd: pytest.CaptureFixture[str]
+) -> None:
+    config = config_of(http)
+    events = [one for one in config["dependencies"] if one["backend_fn"] and not one["inputs"]]
+    made_up = [None, {}, {"drawing": "{", "picture": 5}, {"drawing": '{"model": "x"}'}, [1], {"drawing": {"n": 1}}]
+    for number, (event, data) in enumerate(product(events, made_up)):
+        asked = {"data": [], "fn_index": event["id"], "session_hash": f"made{number}", "event_data": data}
+        assert http.post(JOIN, json=asked).status_code == 200
+        told = http.get("/gradio_api/queue/data", params={"session_hash": f"made{number}"}).text
+        assert "process_completed" in told
+    assert len(events) >= 4
+    assert "Traceback" not in "".join(capfd.readouterr())
+
+
+def test_what_fails_inside_the_page_is_told_without_a_traceback(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: Any) -> None:
+        raise RuntimeError("secret")
+
+    with serving(toy_pipeline(), page=True) as (address, _), client(address) as http:
+        monkeypatch.setattr("gradio.queueing.Queue.push", fail)
+        run = run_of(http)[1]
+        asked = {"data": [None] * len(run["inputs"]), "fn_index": run["id"], "session_hash": "a"}
+        answer = http.post(JOIN, json=asked)
+        assert answer.status_code == 500
+        assert answer.json()["error"]["type"] == "server_error"
+        assert "secret" not in answer.text
+    assert [one.message for one in caplog.records] == ["the page failed"]
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "sent"),
+    [
+        (200, None, [200, b"some"]),
+        (200, RuntimeError("ours"), [200, b"some", b""]),  # what has begun can only end
+        (404, None, [404, b'"message":"Not Found"']),
+        (404, RuntimeError("ours"), [500, b"the page failed"]),
+    ],
+)
+def test_the_door_puts_errors_into_shape(status: int, error: Exception | None, sent: list[Any]) -> None:
+    messages = through_the_door(status, error)
+    assert messages[0]["status"] == sent[0]
+    assert len(messages) == len(sent)
+    for message, part in zip(messages[1:], sent[1:], strict=True):
+        assert part in message["body"]
+
+
+def test_the_door_leaves_it_to_the_server_to_hang_up() -> None:
+    with pytest.raises(TimeoutError):
+        through_the_door(200, TimeoutError())
+
+
+def through_the_door(status: int, error: Exception | None) -> list[Any]:
+    """What is sent where the page answers so, and then raises ``error``."""
+    messages = list[Any]()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": status, "headers": []})
+        await send({"type": "http.response.body", "body": b"some", "more_body": error is not None})
+        if error is not None:
+            raise error
+
+    async def send(message: Any) -> None:
+        messages.append(message)
+
+    async def receive() -> Any:
+        return {"type": "http.disconnect"}
+
+    scope = {"type": "http", "method": "GET", "path": "/assets/x", "query_string": b"", "headers": []}
+    with ThreadPoolExecutor(1) as thread:  # the browser has this one's event loop
+        thread.submit(asyncio.run, Door(app, blocks=gr.Blocks())(scope, receive, send)).result()
+    return messages
+
+
+def test_large_seeds_keep_their_value(browser: Browser) -> None:
+    seed = str(2**53 + 1)
+    with serving(toy_pipeline(), page=True) as (address, _):
+        for page in visit(browser, address):
+            panel = page.locator("[role=tabpanel]:visible")
+            panel.get_by_label("random").uncheck()
+            panel.get_by_label("Seed").fill(seed)
+            panel.get_by_role("button", name="Draw", exact=True).click()
+            expect(page.locator("#pictures a[download]")).to_have_count(4)
+            panel.get_by_label("Seed").fill("0")
+            page.get_by_role("button", name=f"seed {seed}").click()
+            expect(panel.get_by_label("Seed")).to_have_value(seed)
+            page.locator("#pictures").get_by_role("button", name="Why?").first.click()
+            expect(page.locator("#why .vq-words")).to_contain_text("Step 4 of 4")
+            expect(page.locator("#now")).to_contain_text(f"seed {seed}")
 
 
 def test_the_token_guards_the_page(browser: Browser) -> None:

@@ -46,6 +46,7 @@ class Line:
     """Fit y = 2x, with noise that belongs to the step."""
 
     trained = False
+    compiled = None
     learning_rates: Mapping[str, float] = {}
 
     def __init__(
@@ -153,11 +154,16 @@ def _stamp(file: Path) -> int:
     return file.stat().st_mtime_ns if file.exists() else 0
 
 
-@pytest.mark.parametrize("spoiled", [torch.nan, 1e4], ids=["loss", "gradient"])
-def test_what_is_no_number_stops_the_run_and_spoils_nothing(tmp_path: Path, spoiled: float) -> None:
-    with pytest.raises(InputError, match=r"not finite at step 9: lower run\.learning_rate"):
+@pytest.mark.parametrize(
+    ("spoiled", "found"),
+    [(torch.nan, "'x' of the batch is not finite in 4 of 4 rows: mend"), (1e4, r"the gradient of model\.weight")],
+    ids=["data", "gradient"],
+)
+def test_what_is_no_number_stops_the_run_and_spoils_nothing(tmp_path: Path, spoiled: float, found: str) -> None:
+    with pytest.raises(InputError, match=f"not finite at step 9: {found}"):
         train(lambda: Line(nan_at=9, spoiled=spoiled), RUN, tmp_path / "broken", resume=False)
     assert torch.load(tmp_path / "broken" / "broken.pt", weights_only=True)["step"] == 9
+    assert torch.load(tmp_path / "broken" / "last.pt", weights_only=True)["step"] == 8
     train(Line, RUN, tmp_path / "whole", resume=False)
     train(Line, RUN, tmp_path / "broken", resume=True)
     assert_same_run(tmp_path / "whole", tmp_path / "broken")

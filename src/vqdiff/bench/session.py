@@ -15,7 +15,8 @@ from vqdiff.bench.report import Report, check_like
 from vqdiff.bench.workers import Worker
 from vqdiff.errors import InputError
 from vqdiff.measuring import matmul_peak
-from vqdiff.pipeline import has_bf16_units, pick_device
+from vqdiff.pipeline import pick_device
+from vqdiff.processor import has_bf16_units
 
 Say = Callable[[str], None]
 _MIB = 2**20

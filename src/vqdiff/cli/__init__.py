@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import errno
+import io
+import os
+import select
 import sys
+import warnings
+from contextlib import suppress
+from typing import Any, NoReturn, TextIO
 
 from cyclopts import App, CycloptsError
 
 from vqdiff import __version__
-from vqdiff.errors import InputError
+from vqdiff.errors import InputError, InputWarning
 
 app = App(
     name="vqdiff",
@@ -35,17 +42,80 @@ app.command("vqdiff.cli.study:study", help="Measure a grid of settings: a table,
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line; a caller's mistake is one line on stderr and exit code 2, Ctrl-C exit code 130."""
+    """Run the command line; a caller's mistake is one line on stderr and exit code 2, Ctrl-C exit code 130.
+
+    Characters that stdout or stderr cannot show are replaced. Where the reader of a pipe has gone, the command ends
+    without a word, with the exit code 141 of other programs that such a pipe stops.
+    """
     try:
-        app(arguments)
-    except (InputError, CycloptsError) as error:
-        print(f"vqdiff: error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except ModuleNotFoundError as error:
-        if (error.name or "vqdiff").startswith("vqdiff"):
-            raise
-        extras = "pip install 'vqdiff[train,eval]', or 'vqdiff[serve]' to serve"
-        print(f"vqdiff: error: this command needs the package {error.name}: {extras}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        sys.exit(130)
+        _prepare_streams()
+        warnings.showwarning = _show_warning
+        try:
+            app(arguments)
+            sys.stdout.flush()
+        except (InputError, CycloptsError) as error:
+            _stop(str(error))
+        except ModuleNotFoundError as error:
+            if (error.name or "vqdiff").startswith("vqdiff"):
+                raise
+            extras = "pip install 'vqdiff[train,eval]', or 'vqdiff[serve]' to serve"
+            _stop(f"this command needs the package {error.name}: {extras}")
+        except KeyboardInterrupt:
+            sys.exit(130)
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            _forget_output()
+            _stop(f"cannot write: {error.strerror}; free some space")
+    except BrokenPipeError:
+        if not _forget_output():
+            raise  # another pipe
+        sys.exit(141)
+
+
+def _stop(message: str) -> NoReturn:
+    print(f"vqdiff: error: {message}", file=sys.stderr, flush=True)
+    sys.exit(2)
+
+
+def _show_warning(message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: Any) -> None:
+    """One line for what the caller can mend, Python's usual ones for all else."""
+    mendable = issubclass(category, InputWarning)
+    text = f"vqdiff: warning: {message}\n" if mendable else warnings.formatwarning(message, category, filename, lineno)
+    print(text, file=sys.stderr, end="")
+
+
+def _prepare_streams() -> None:
+    """Let stdout and stderr take every character, and be there if the caller has closed them."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - it lasts as long as we do
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace" if name == "stdout" else "backslashreplace")
+
+
+def _forget_output() -> bool:
+    """Send what stdout and stderr cannot get rid of nowhere, or Python would fail once more as it ends.
+
+    Returns whether there is such a stream.
+    """
+    stuck = [stream for stream in (sys.stdout, sys.stderr) if _is_stuck(stream)]
+    for stream in stuck:
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    return bool(stuck)
+
+
+def _is_stuck(stream: TextIO) -> bool:
+    try:
+        stream.flush()
+        if not hasattr(select, "poll"):  # Windows
+            return False
+        poll = select.poll()
+        poll.register(stream.fileno(), 0)
+        return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
+    except ValueError:  # no file
+        return False
+    except OSError:
+        return True

@@ -67,8 +67,9 @@ def check(
 ) -> None:
     """Read every picture and caption of a set: what there is, what training would cost and stumble over.
 
-    Broken pictures and missing captions are listed and end in exit code 2;
-    training itself leaves broken pictures out.
+    Broken pictures, text that cannot be read, missing captions and whatever
+    else is wrong are listed, all of it, and end in exit code 2; training
+    itself leaves broken pictures out.
 
     Args:
         data: A folder of pictures, parquet files or tars; or hub:owner/name on the Hugging Face Hub.
@@ -102,7 +103,7 @@ def check(
         print(f"contact sheet: {output}")
     print(*faults, sep="\n", end="\n" if faults else "")
     if faults:
-        raise InputError(f"{len(faults)} faults in {data}, listed above; mend or remove these pictures")
+        raise InputError(f"{len(faults)} faults in {data}, listed above; mend or remove them")
 
 
 def _print_cost(pictures: int, image_size: int, device: str) -> None:
@@ -148,7 +149,7 @@ def tokens(
         device: auto, cpu, cuda or cuda:1.
     """
     from vqdiff.data import Views, tokenize
-    from vqdiff.data.sources import split_names
+    from vqdiff.data.splits import split_names
     from vqdiff.errors import InputError
     from vqdiff.model import load_component
     from vqdiff.pipeline import find, pick_device
@@ -181,10 +182,10 @@ def text_encoder(folder: Path, *, output: Annotated[Path, Parameter(name=["--out
         output: The new folder, for transformers.
     """
     from vqdiff.data.minilm import fetch_text_encoder
-    from vqdiff.data.rows import captions_of
-    from vqdiff.data.sources import find_splits
+    from vqdiff.data.rows import captions_of, sound
+    from vqdiff.data.splits import find_splits
 
-    rows = (row for read in find_splits(folder).values() for row in read().rows())
+    rows = (row for read in find_splits(folder).values() for row in sound(read().rows()))
     captions = {text for row in rows for text in captions_of(row.columns)}
     fetch_text_encoder(output, sorted(captions))
     print(f"Wrote {output}.")

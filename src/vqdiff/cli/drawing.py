@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
-import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from vqdiff.config import Precision
-from vqdiff.errors import InputError, InputWarning
+from vqdiff.errors import InputError
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -21,13 +19,6 @@ if TYPE_CHECKING:
     from vqdiff.pipeline import Pipeline
     from vqdiff.sampling import SamplingSettings
     from vqdiff.text import Condition
-
-
-def _show_warning(message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: Any) -> None:
-    """One line for what the caller can mend, Python's usual ones for all else."""
-    mendable = issubclass(category, InputWarning)
-    text = f"vqdiff: warning: {message}\n" if mendable else warnings.formatwarning(message, category, filename, lineno)
-    print(text, file=sys.stderr, end="")
 
 
 @Parameter(name="*")
@@ -43,13 +34,20 @@ class Source:
     """auto, cpu or cuda."""
     precision: Precision = "auto"
     """auto, float32, bfloat16 or int8 (CPUs only): what the networks compute with."""
+    batch_invariant: bool = False
+    """On a GPU, compute one image at a time: a picture is then the same in any batch, as on a CPU it always is."""
 
     def load(self) -> Pipeline:
         """The model, ready to draw."""
         from vqdiff.pipeline import load
 
-        warnings.showwarning = _show_warning
-        return load(self.model, device=self.device, precision=self.precision, image_tokenizer=self.image_tokenizer)
+        return load(
+            self.model,
+            device=self.device,
+            precision=self.precision,
+            batch_invariant=self.batch_invariant,
+            image_tokenizer=self.image_tokenizer,
+        )
 
 
 @Parameter(name="*")

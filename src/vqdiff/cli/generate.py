@@ -118,11 +118,9 @@ def _check_kind(pipe: Pipeline, labels: bool, unconditional: bool) -> None:
 def _read_prompts(path: Path | None) -> list[str]:
     if path is None:
         return []
-    try:
-        lines = path.read_text("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read the prompts in {path}: {error}") from error
-    return [line.strip() for line in lines if line.strip()]
+    from vqdiff.files import read_text
+
+    return [line.strip() for line in read_text(path).split("\n") if line.strip()]
 
 
 def _draw(

@@ -19,6 +19,8 @@ def info(
 ) -> None:
     """Say what a model is: kind, parts and where they came from, sizes, schedule, licences, measured quality.
 
+    Then what this machine is, to matrix products, and what --device auto and --precision auto stand for on it.
+
     Parameters
     ----------
     model
@@ -32,7 +34,8 @@ def info(
 
     from vqdiff.checkpoints import kind_of, read
     from vqdiff.model import Model
-    from vqdiff.pipeline import find
+    from vqdiff.pipeline import auto_precision, find, pick_device
+    from vqdiff.processor import processor
 
     path = find(model)
     parts = read(path, {"image_tokenizer": image_tokenizer}, shapes_only=True)  # nothing but names and shapes
@@ -40,8 +43,10 @@ def info(
         record = {"kind": kind_of(path), **_describe(parts)}
     else:
         record = {"kind": "image tokenizer", **_describe_tokenizer(parts), "parameters": _count(parts)}
+    device = pick_device("auto")
+    record |= {"processor": str(processor()), "auto": f"{auto_precision(device)} on {device}"}
     if json_output:
-        print(json.dumps(record, ensure_ascii=False))
+        print(json.dumps(record))
         return
     for key, value in record.items():
         if isinstance(value, dict):

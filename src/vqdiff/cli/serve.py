@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
 from vqdiff.config import Precision
-from vqdiff.errors import InputError
+from vqdiff.errors import InputError, InputWarning
 
 
 def serve(
@@ -15,14 +15,17 @@ def serve(
     model: Annotated[tuple[str, ...], Parameter(negative="")] = ("emoji",),
     device: str = "auto",
     precision: Precision = "auto",
+    batch_invariant: bool = False,
     host: str = "127.0.0.1",
     port: int = 8000,
     page: bool = True,
     token: Annotated[str | None, Parameter(env_var="VQDIFF_TOKEN")] = None,
+    allowed_host: Annotated[tuple[str, ...], Parameter(negative="")] = (),
     replicas: int | None = None,
     max_rows: int | None = None,
     max_waiting: int = 64,
     max_connections: int = 512,
+    max_connections_per_address: int | None = None,
     max_body: int = 16 * 2**20,
     max_prompt: int = 1000,
     max_images: int = 10,
@@ -30,6 +33,7 @@ def serve(
     max_image_bytes: int = 5 * 2**20,
     max_image_pixels: int = 1024**2,
     timeout: float = 120.0,
+    header_timeout: float = 10.0,
 ) -> None:
     """Draw for others: a web page, and an HTTP API, OpenAI-compatible and a native one with previews.
 
@@ -43,6 +47,8 @@ def serve(
         auto, cpu or cuda.
     precision
         auto, float32, bfloat16 or int8 (CPUs only): what the networks compute with.
+    batch_invariant
+        On a GPU, compute one image at a time: a seed's picture is then the same in any batch, as on a CPU it always is.
     host
         The address to listen at; 0.0.0.0 for all.
     port
@@ -52,6 +58,9 @@ def serve(
     token
         What requests must bring as a bearer token, and browsers as the password; better in the environment than on the
         command line.
+    allowed_host
+        A name under which browsers and others may ask for this server, besides localhost, --host and addresses; may be
+        repeated. *.example.org is all below example.org, and * any name.
     replicas
         Copies of the server, each with processors or a GPU of its own, with Ray Serve: on this machine, or on the Ray
         cluster of RAY_ADDRESS. Rows, queue and connections are for each.
@@ -60,7 +69,9 @@ def serve(
     max_waiting
         Requests that may wait; more are answered 429.
     max_connections
-        Open connections; more are answered 503.
+        Open connections; on more, health checks alone are answered, and all else 503.
+    max_connections_per_address
+        The same for those from one address (default: half of them all).
     max_body
         Bytes of a request.
     max_prompt
@@ -75,10 +86,14 @@ def serve(
         Pixels of the square around a picture that is sent.
     timeout
         Seconds that a request may take, and that a client may take to send or receive.
+    header_timeout
+        Seconds that a client may take to begin, to the end of the header of its request.
     """
     import signal
     import socket
+    import warnings
     from importlib.util import find_spec
+    from ipaddress import ip_address
 
     try:
         import uvicorn
@@ -91,16 +106,24 @@ def serve(
         raise InputError(f"serving needs {error.name}: pip install 'vqdiff[serve]'") from error
 
     from vqdiff.pipeline import load
+    from vqdiff.serving.connections import ConnectionLimits, config_of
     from vqdiff.serving.engine import Engine, default_rows
+    from vqdiff.serving.hosts import AllowedHosts
     from vqdiff.serving.limits import Limits
 
     limits = Limits(max_body, max_prompt, max_images, max_steps, max_image_bytes, max_image_pixels, timeout)
     if token == "":
         raise InputError("the token is empty: give one, or none for an open server")
+    half = -(-max_connections // 2) if max_connections_per_address is None else max_connections_per_address
+    connections = ConnectionLimits(max_connections, half, header_timeout, timeout)
+    allowed_hosts = AllowedHosts([*allowed_host, *([host] if host else [])])
     try:
         listener = socket.create_server((host, port), backlog=2048)
     except (OSError, OverflowError) as error:
         raise InputError(f"cannot listen at {host}:{port}: {error}; choose another --host or --port") from error
+    if token is None and not ip_address(listener.getsockname()[0]).is_loopback:
+        warning = f"other machines can reach {host or 'every address'} and there is no token: whoever can, may draw"
+        warnings.warn(f"{warning}; set VQDIFF_TOKEN", InputWarning, stacklevel=1)
     sources = dict[str, str]()
     for one in model:
         name, named, source = one.partition("=")
@@ -112,21 +135,18 @@ def serve(
 
         port = listener.getsockname()[1]
         listener.close()
-        replica = cluster.Replica(sources, device, precision, limits, token, max_rows, max_waiting)
+        replica = cluster.Replica(
+            sources, device, precision, limits, token, max_rows, max_waiting, allowed_hosts, batch_invariant
+        )
         cluster.run(replica, replicas=replicas, host=host, port=port, max_connections=max_connections)
         return
-    pipes = {name: load(source, device=device, precision=precision) for name, source in sources.items()}
+    options: Any = {"device": device, "precision": precision, "batch_invariant": batch_invariant}
+    pipes = {name: load(source, **options) for name, source in sources.items()}
     rows = default_rows(next(iter(pipes.values())).model.device) if max_rows is None else max_rows
-    app = create_app(pipes, Engine(max_rows=rows, max_waiting=max_waiting), limits, token, page=page)
-    config = uvicorn.Config(
-        app,
-        http="h11",  # and asyncio, also where something else has brought httptools and uvloop
-        loop="asyncio",
-        log_level="warning",
-        limit_concurrency=max_connections,
-        timeout_graceful_shutdown=round(timeout) + 1,
-        server_header=False,
+    app = create_app(
+        pipes, Engine(max_rows=rows, max_waiting=max_waiting), limits, token, page=page, allowed_hosts=allowed_hosts
     )
+    config = config_of(app, connections, stop_timeout=round(timeout) + 1)
     # uvicorn stops gracefully and then raises the signal again: to have stopped is no failure.
     signal.signal(signal.SIGTERM, lambda *_: None)
     at = f"http://{host}:{listener.getsockname()[1]}/{'' if page else 'docs'}"

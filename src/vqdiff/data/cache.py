@@ -22,24 +22,19 @@ from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
-from vqdiff.data.rows import Table, join_tables, open_table, to_table, write_table
+from vqdiff.data.rows import Table, join_tables, open_table, sound, to_table, write_table
 from vqdiff.data.sources import Row, Source
 from vqdiff.errors import InputError
 from vqdiff.files import atomic_path, make_folder
+from vqdiff.pictures import PictureError, decode
 from vqdiff.progress import track
 
 _AHEAD = 2  # batches that are decoded while another is used
 _NOTE_EVERY = 30.0  # seconds of work that an interruption may lose
 
-_UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)  # what Pillow raises
-
 T = TypeVar("T")
-
-
-class PictureError(Exception):
-    """A picture that cannot be read, and why."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +103,9 @@ def make_cache(
                 for _ in track(done, description, left):
                     pass
                 filling.finish()
+            except InputError:
+                filling.forget()
+                raise
             except OSError as error:  # a full disk, a lost connection
                 raise InputError(
                     f"{folder}: stopped after {filling.read:,} pictures: {error}; run again to go on from there"
@@ -157,8 +155,8 @@ class _Filling:
             if self.kept:
                 file.truncate(self._header(file) + self.kept * self._row_bytes())
                 file.seek(0, io.SEEK_END)
-            rows = islice(self.source.rows(), self.read, None)
-            for batch in ahead(rows, lambda row: prepare(decode(row.picture()), row.name), batch_size):
+            rows = islice(sound(self.source.rows()), self.read, None)
+            for batch in ahead(rows, lambda row: prepare(decode(row.read()), row.name), batch_size):
                 good = [(row, array) for row, array in batch if not isinstance(array, PictureError)]
                 if good:
                     made = work(np.stack([array for _, array in good]))
@@ -194,6 +192,11 @@ class _Filling:
         for name in (*(file.name for file in files), "progress.json"):  # needed until the very last moment
             (self.folder / name).unlink()
 
+    def forget(self) -> None:
+        """Remove what a next run could not go on from."""
+        if not (self.part / "progress.json").exists():
+            shutil.rmtree(self.part, ignore_errors=True)
+
     def _note(self) -> None:
         """Write down how far the work is, so that it can go on from here."""
         if self.names:
@@ -227,10 +230,12 @@ def ahead(
     def one(row: Row) -> T | PictureError:
         try:
             return work(row)
+        except PictureError as error:
+            return error
         except InputError:  # not about this picture alone
             raise
-        except _UNREADABLE as error:
-            return PictureError(error)
+        except (OSError, ValueError) as error:  # of reading the file
+            return PictureError(str(error))
 
     with ThreadPoolExecutor() as pool:
         waiting = deque()
@@ -240,15 +245,3 @@ def ahead(
                 yield list(zip(*waiting.popleft(), strict=True))
         while waiting:
             yield list(zip(*waiting.popleft(), strict=True))
-
-
-def decode(content: bytes) -> Image.Image:
-    """A picture file as RGB, upright and on white."""
-    try:
-        image = ImageOps.exif_transpose(Image.open(io.BytesIO(content)))
-    except UnidentifiedImageError as error:
-        raise ValueError("it is no picture of a known kind" if content else "it is empty") from error
-    if not image.has_transparency_data:
-        return image.convert("RGB")
-    image = image.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")

@@ -12,10 +12,12 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
-from vqdiff.data.cache import PictureError, ahead, decode
+from vqdiff.data.cache import ahead
 from vqdiff.data.pictures import square
-from vqdiff.data.rows import CAPTION_COLUMNS, captions_of, label_of
-from vqdiff.data.sources import Row, find_splits
+from vqdiff.data.rows import CAPTION_COLUMNS, LABEL_COLUMNS, captions_of, faults_of, label_of
+from vqdiff.data.sources import Row
+from vqdiff.data.splits import find_splits
+from vqdiff.pictures import PictureError, decode
 from vqdiff.progress import track
 
 _BATCH = 64
@@ -34,15 +36,39 @@ class SplitReport:
     captions: Counter[str] = field(default_factory=Counter)
     """How many pictures have each."""
     labels: Counter[int | str] = field(default_factory=Counter)
+    mistakes: list[str] = field(default_factory=list)
+    """What is wrong with what is said about the pictures."""
     broken: list[str] = field(default_factory=list)
+    """Pictures that cannot be read, and what is left out."""
     wordless: list[str] = field(default_factory=list)
     """Pictures without a caption."""
+    unlabelled: list[str] = field(default_factory=list)
+    """Pictures without a class."""
     repeated: list[str] = field(default_factory=list)
     """Pictures whose file is, byte for byte, that of another."""
+    unread: list[str] = field(default_factory=list)
+    """Files that nothing is taken from."""
+    columns: set[str] = field(default_factory=set)
+    """What else is said about pictures."""
+
+    def note(self, row: Row) -> None:
+        """Count what is said about a picture."""
+        captions, label = captions_of(row.columns), label_of(row.columns)
+        self.captions.update(set(captions))
+        if not captions:
+            self.wordless.append(f"{row.name} {_no_caption(row.columns)}")
+        if label is None:
+            self.unlabelled.append(f"{row.name} has no class")
+        else:
+            self.labels[label] += 1
+        self.columns |= {name for name in row.columns if name.lower() not in (*CAPTION_COLUMNS, *LABEL_COLUMNS)}
 
     def faults(self) -> list[str]:
-        """A line for each fault; captions are missed only where other pictures have one."""
-        return [f"{self.name}: {line}" for line in [*self.broken, *(self.wordless if self.captions else ())]]
+        """A line for each fault; captions and classes are missed only where other pictures have one."""
+        lines = [*self.mistakes, *self.broken]
+        lines += self.wordless if self.captions else []
+        lines += self.unlabelled if self.labels else []
+        return [f"{self.name}: {line}" for line in (lines if self.pictures else [*lines, "there are no pictures"])]
 
     def summary(self, image_size: int) -> Iterator[str]:
         """What there is, in a few lines."""
@@ -52,17 +78,22 @@ class SplitReport:
             few, half, many = (f"{width} × {height}" for width, height in (order[0], order[len(order) // 2], order[-1]))
             small = sum(min(size) < image_size for size in order)
             yield f"  sizes: {few} to {many}, median {half}; {small:,} ({small / len(order):.0%}) below {image_size}"
-        yield f"  captions: {self._about_captions()}"
+        if self.pictures:
+            yield f"  captions: {self._about_captions()}"
         if self.labels:
             counts = self.labels.values()
             yield f"  classes: {len(counts):,}, of {min(counts):,} to {max(counts):,} pictures"
         if self.repeated:
             more = ", …" if len(self.repeated) > 3 else ""
             yield f"  there twice: {len(self.repeated):,} pictures: {', '.join(self.repeated[:3])}{more}"
+        if self.unread:
+            more = ", …" if len(self.unread) > 3 else ""
+            yield f"  not read: {len(self.unread):,} other files: {', '.join(self.unread[:3])}{more}"
 
     def _about_captions(self) -> str:
         if not self.captions:
-            return "none; fit for a model that needs none"
+            others = f" (there are columns {', '.join(sorted(self.columns))})" if self.columns else ""
+            return f"none{others}; fit for a model that needs none"
         text, times = self.captions.most_common(1)[0]
         frequent = f'; "{text}" stands at {times:,} pictures' if times > 1 else ""
         return f"{self.captions.total():,}, of which {len(self.captions):,} differ{frequent}"
@@ -78,13 +109,15 @@ def check(data: str | Path, sheet: list[Image.Image]) -> Iterator[SplitReport]:
         source = read()
         rows = (found for batch in ahead(source.rows(), _look, _BATCH) for found in batch)
         for row, look in track(rows, f"Checking {name}", source.count):
+            faults = faults_of(row)
+            report.mistakes += [f"{row.name}: {fault}" for fault in faults]
+            if row.left_out:
+                report.broken.append(f"{row.name} is left out: {row.left_out}")
+            if not row.is_picture:
+                continue
             report.pictures += 1
-            captions = captions_of(row.columns)
-            report.captions.update(set(captions))
-            if not captions:
-                report.wordless.append(f"{row.name} {_no_caption(row.columns)}")
-            if (label := label_of(row.columns)) is not None:
-                report.labels[label] += 1
+            if not faults:
+                report.note(row)
             if isinstance(look, PictureError):
                 report.broken.append(f"{row.name} cannot be read: {look}")
                 continue
@@ -96,11 +129,12 @@ def check(data: str | Path, sheet: list[Image.Image]) -> Iterator[SplitReport]:
                 sheet.append(look.thumbnail)
             elif (place := choice.randrange(looked)) < _SHOWN:  # every picture is shown with the same probability
                 sheet[place] = look.thumbnail
+        report.unread = source.unread()
         yield report
 
 
 def _no_caption(columns: Mapping[str, Any]) -> str:
-    return "has an empty caption" if columns.keys() & set(CAPTION_COLUMNS) else "has no caption"
+    return "has an empty caption" if {name.lower() for name in columns} & set(CAPTION_COLUMNS) else "has no caption"
 
 
 class _Look(NamedTuple):
@@ -110,6 +144,6 @@ class _Look(NamedTuple):
 
 
 def _look(row: Row) -> _Look:
-    content = row.picture()
+    content = row.read()
     picture = decode(content)
     return _Look(picture.size, hashlib.sha1(content).digest(), square(picture, _THUMBNAIL))

@@ -13,11 +13,13 @@ from PIL import Image, ImageOps
 
 from vqdiff.data.cache import make_cache
 from vqdiff.data.rows import Rows, describe
-from vqdiff.data.sources import digest, find
+from vqdiff.data.sources import digest
+from vqdiff.data.splits import find
 
 Pixels = NDArray[np.uint8]
 
 _BATCH = 64  # pictures decoded together
+_DECODING = 2  # goes up when pictures are decoded otherwise than before
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +33,7 @@ class PictureSet(Rows):
 def load(data: str | Path, split: str, image_size: int, class_names: tuple[str, ...] = ()) -> PictureSet:
     """Load the pictures of one split as squares of ``image_size`` pixels.
 
-    `vqdiff.data.sources.find_splits` says what ``data`` may be. ``split`` may be the beginning of a name: ``"test"``
+    `vqdiff.data.splits.find_splits` says what ``data`` may be. ``split`` may be the beginning of a name: ``"test"``
     takes ``test_comp`` and ``test_style``. Of a set with nothing but ``train``, a fixed 2 % of the pictures are
     ``test``. Pictures are put on white, cropped to the middle square and resized; the result is kept in
     ``data/.cache``, or in the user's cache where ``data`` is no folder that can be written. A picture that cannot be
@@ -45,17 +47,18 @@ def load(data: str | Path, split: str, image_size: int, class_names: tuple[str, 
     """
     source = find(data, split)
     home = cache_home(data)
-    folder = home / f"{split}-{image_size}-{source.origin}"
+    origin = digest((source.origin, _DECODING))
+    folder = home / f"{split}-{image_size}-{origin}"
     cache = make_cache(
         folder,
         source,
-        {"data": source.origin, "image_size": image_size},
+        {"data": origin, "image_size": image_size},
         lambda picture, name: np.asarray(square(picture, image_size)),
         lambda pictures: pictures,
         batch_size=_BATCH,
         description=f"Decoding {split}",
     )
-    for stale in set(home.glob(f"{split}-{image_size}-{'?' * len(source.origin)}*")) - {folder}:
+    for stale in set(home.glob(f"{split}-{image_size}-{'?' * len(origin)}*")) - {folder}:
         shutil.rmtree(stale, ignore_errors=True)
     cache.warn(f"{data} {split}")
     said = describe(cache.table, class_names or cache.class_names, f"{data} {split}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
@@ -10,10 +10,10 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from vqdiff.data.sources import order_classes
+from vqdiff.data.sources import Row, order_classes
 from vqdiff.errors import InputError
 
-CAPTION_COLUMNS = ("captions", "caption", "text")
+CAPTION_COLUMNS = ("captions", "caption", "text", "prompt")  # in any case, as are those of labels
 LABEL_COLUMNS = ("label", "cls")
 
 Weights = NDArray[np.float64]
@@ -78,8 +78,9 @@ def _require(given: Sequence[bool], names: Sequence[str], what: str) -> None:
 
 def captions_of(columns: Mapping[str, Any]) -> list[str]:
     """The captions among what is said about a picture: of the first column that has text in it."""
+    found = {name.lower(): value for name, value in columns.items()}
     for name in CAPTION_COLUMNS:
-        choice = columns.get(name)
+        choice = found.get(name)
         texts = [choice] if isinstance(choice, str) else list(choice or ())
         if captions := [text.strip() for text in texts if isinstance(text, str) and text.strip()]:
             return captions
@@ -88,7 +89,8 @@ def captions_of(columns: Mapping[str, Any]) -> list[str]:
 
 def label_of(columns: Mapping[str, Any]) -> int | str | None:
     """The label among what is said about a picture: a number, or the name of a class."""
-    label = next((columns[name] for name in LABEL_COLUMNS if columns.get(name) is not None), None)
+    found = {name.lower(): value for name, value in columns.items()}
+    label = next((found[name] for name in LABEL_COLUMNS if found.get(name) is not None), None)
     if label is None or (isinstance(label, str) and not label.strip()):
         return None
     if isinstance(label, str):
@@ -98,18 +100,38 @@ def label_of(columns: Mapping[str, Any]) -> int | str | None:
     return label
 
 
+def faults_of(row: Row) -> list[str]:
+    """What is wrong with what is said about a picture, a line each."""
+    faults = list(row.faults)
+    try:
+        label_of(row.columns)
+    except InputError as error:
+        faults.append(str(error))
+    if any("\ud800" <= letter <= "\udfff" for text in captions_of(row.columns) for letter in text):
+        faults.append("its caption has half a character in it (a lone surrogate): write it anew")
+    return faults
+
+
+def sound(rows: Iterable[Row]) -> Iterator[Row]:
+    """The same rows; InputError at the first with a fault."""
+    for row in rows:
+        for fault in faults_of(row):
+            raise InputError(f"{row.name}: {fault}; `vqdiff data check` lists all such faults")
+        yield row
+
+
 def to_table(names: Sequence[str], said: Sequence[Mapping[str, Any]], class_names: Sequence[str]) -> Table:
     """Names and columns of rows as an Arrow table: ``_name``, ``_captions``, ``_label`` and the other columns."""
     pa = arrow()
     values: dict[str, Sequence[Any]] = {"_name": names, "_label": [_class(columns, class_names) for columns in said]}
     for name in dict.fromkeys(name for columns in said for name in columns):
-        if name not in (*CAPTION_COLUMNS, *LABEL_COLUMNS):
+        if name.lower() not in (*CAPTION_COLUMNS, *LABEL_COLUMNS):
             values[name] = [columns.get(name) for columns in said]
     columns = {"_captions": pa.array([captions_of(columns) for columns in said], pa.list_(pa.string()))}
     for name in values:
         try:
             columns[name] = pa.array(values[name])
-        except (pa.ArrowException, TypeError, OverflowError) as error:
+        except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
             raise InputError(f"the values of the column {name!r} are not all of one kind: {error}") from error
     return pa.table(columns)
 

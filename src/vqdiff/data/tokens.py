@@ -20,7 +20,8 @@ from torch import Tensor
 from vqdiff.data.cache import Cache, make_cache, open_cache
 from vqdiff.data.pictures import square
 from vqdiff.data.rows import Rows, describe, join_tables
-from vqdiff.data.sources import Source, called, find
+from vqdiff.data.sources import Source
+from vqdiff.data.splits import called, find
 from vqdiff.errors import InputError
 from vqdiff.pictures import to_pixels
 

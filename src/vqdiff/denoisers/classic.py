@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from vqdiff.denoisers.layers import aligned
 from vqdiff.errors import InputError
 from vqdiff.shapes import Float, Int
 
@@ -86,9 +87,13 @@ class Prepared:
         """What belongs to the pictures with these numbers, in this order."""
         return _of_pictures(lambda values: values[list(rows)], self)
 
-    def join(self, other: Prepared) -> Prepared:
-        """What belongs to these pictures and then to those of ``other``, by the same denoiser."""
-        return _of_pictures(lambda *both: torch.cat(both), self, other)
+    def join(self, *others: Prepared) -> Prepared:
+        """What belongs to these pictures and then to those of ``others``, by the same denoiser."""
+        return _of_pictures(lambda *parts: torch.cat(parts), self, *others)
+
+    def one(self, row: int) -> Prepared:
+        """What belongs to a single picture, copied only for the sake of its address."""
+        return _of_pictures(lambda values: aligned(values[row : row + 1]), self)
 
 
 def _of_pictures(change: Callable[..., Tensor], *contexts: Prepared) -> Prepared:

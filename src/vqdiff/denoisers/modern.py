@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from vqdiff.denoisers.layers import aligned
 from vqdiff.errors import InputError
-from vqdiff.shapes import Float, Int
+from vqdiff.shapes import Float, Int, Shaped
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class ModernConfig:
 class Prepared(NamedTuple):
     """What does not change between steps: the condition's keys and values per layer, their mask, and vectors."""
 
-    times: Float[Tensor, "T+1 D"]
+    times: Float[Tensor, "steps D"]
     """The embedding of every t."""
     keys: tuple[Float[Tensor, "B H N C"], ...]
     values: tuple[Float[Tensor, "B H N C"], ...]
@@ -66,9 +67,13 @@ class Prepared(NamedTuple):
         """What belongs to the pictures with these numbers, in this order."""
         return _of_pictures(lambda values: values[list(rows)], self)
 
-    def join(self, other: Prepared) -> Prepared:
-        """What belongs to these pictures and then to those of ``other``, by the same denoiser."""
-        return _of_pictures(lambda *both: torch.cat(both), self, other)
+    def join(self, *others: Prepared) -> Prepared:
+        """What belongs to these pictures and then to those of ``others``, by the same denoiser."""
+        return _of_pictures(lambda *parts: torch.cat(parts), self, *others)
+
+    def one(self, row: int) -> Prepared:
+        """What belongs to a single picture, copied only for the sake of its address."""
+        return _of_pictures(lambda values: aligned(values[row : row + 1]), self)
 
 
 def _of_pictures(change: Callable[..., Tensor], *contexts: Prepared) -> Prepared:
@@ -124,8 +129,7 @@ class ModernDenoiser(nn.Module):
         config = self.config
         if (condition is None) != (config.text_width is None and config.num_classes is None):
             raise InputError("this denoiser takes " + ("a" if condition is None else "no") + " condition")
-        t = torch.arange(config.num_steps + 1, device=self.head.weight.device)
-        times = self.time(frequencies(t / config.num_steps, 256).to(self.head.weight.dtype))
+        times = self.times()
         if condition is None:
             return Prepared(times, (), (), None, None)
         if config.num_classes is not None:
@@ -140,6 +144,11 @@ class ModernDenoiser(nn.Module):
         bias = torch.zeros(present.shape, device=present.device).masked_fill(~present, -math.inf)
         return Prepared(times, tuple(keys.to(values.dtype)), tuple(values), bias[:, None, None], vector)
 
+    def times(self) -> Float[Tensor, "steps D"]:
+        """The embedding of every t."""
+        t = torch.arange(self.config.num_steps + 1, device=self.head.weight.device)
+        return self.time(frequencies(t / self.config.num_steps, 256).to(self.head.weight.dtype))
+
     def forward(
         self, tokens: Int[Tensor, "B L"], t: Int[Tensor, "B"], condition: Tensor | Prepared | None = None
     ) -> Float[Tensor, "B L K"]:
@@ -151,13 +160,10 @@ class ModernDenoiser(nn.Module):
     ) -> Float[Tensor, "B L E"]:
         """Everything but the head, which may then be asked about some positions only."""
         context = condition if isinstance(condition, Prepared) else self.prepare(condition)
-        vector = context.times[t]
-        if context.vector is not None:
-            vector = vector + context.vector
-        vector = F.silu(vector)[:, None]
+        vector = self._vector(context, t)
         modulation = self.modulation(vector).unflatten(-1, (6, -1))
 
-        x = self.merge(self._to_patches(self.token_embedding(tokens)))
+        x = self._embed(tokens)
         for index, block in enumerate(self.blocks):
             text = (context.keys[index], context.values[index], context.bias) if context.keys else None
             if self.recompute and torch.is_grad_enabled():
@@ -171,7 +177,15 @@ class ModernDenoiser(nn.Module):
         """The head: logits of x0 at positions with these features."""
         return self.head(self.head_norm(features))
 
-    def _to_patches(self, x: Float[Tensor, "B L E"]) -> Float[Tensor, "B P F"]:
+    def _vector(self, context: Prepared, t: Int[Tensor, "B"]) -> Float[Tensor, "B 1 D"]:
+        """The embedding of time and condition that all norms are modulated by."""
+        vector = context.times[t]
+        return F.silu(vector if context.vector is None else vector + context.vector)[:, None]
+
+    def _embed(self, tokens: Int[Tensor, "B L"]) -> Float[Tensor, "B P D"]:
+        return self.merge(self._to_patches(self.token_embedding(tokens)))
+
+    def _to_patches(self, x: Shaped[Tensor, "B L E"]) -> Shaped[Tensor, "B P F"]:
         p = self.config.patch_size
         side = self.config.grid_size // p
         return x.unflatten(1, (side, p, side, p)).permute(0, 1, 3, 2, 4, 5).reshape(len(x), side * side, -1)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -23,13 +23,13 @@ from vqdiff.denoisers.classic import (
     PreparedText,
     split_heads,
 )
-from vqdiff.denoisers.layers import Int8Linear, Packed, PackedConv2d, PackedLinear, can_pack, has_int8_units
+from vqdiff.denoisers.layers import Int8Linear, Packed, PackedConv2d, PackedLinear
 from vqdiff.denoisers.modern import ModernDenoiser
+from vqdiff.denoisers.packed_modern import PackedModern
 from vqdiff.errors import InputError
 from vqdiff.files import release, trim
+from vqdiff.processor import can_pack, processor
 from vqdiff.shapes import Float, Int
-
-Denoiser = TypeVar("Denoiser", bound=nn.Module)
 
 GELU = 1.702
 """x·σ(1.702x) = swish(1.702x) / 1.702: the norm before the MLP multiplies by it, and the last layer divides."""
@@ -38,8 +38,8 @@ SCORES = 2**20
 """So many attention scores at once stay in a CPU's cache: 2 MiB of bfloat16."""
 
 
-def pack(denoiser: Denoiser, *, int8: bool = False) -> Denoiser:
-    """Change a denoiser into its form for drawing, layer by layer, and return it; nothing happens off the CPU.
+def pack(denoiser: nn.Module, *, int8: bool = False) -> nn.Module:
+    """Return the form of a denoiser for drawing, into which its layers go; off the CPU that is itself.
 
     int8: linear layers of eight bits, which changes what the network says a little; `docs/experiments.md` has how much.
     Convolutions, the embeddings and the head stay as they are. Raises InputError where the machine has no units for it.
@@ -49,7 +49,7 @@ def pack(denoiser: Denoiser, *, int8: bool = False) -> Denoiser:
         if int8:
             raise InputError(f"int8 is for x86 CPUs, not for {weight.device}: use bfloat16 or float32")
         return denoiser
-    if int8 and not has_int8_units():
+    if int8 and processor().int8 is None:
         raise InputError("this CPU has no VNNI units for int8: use bfloat16 or float32")
     linear = Int8Linear if int8 else PackedLinear
     if isinstance(denoiser, ClassicDenoiser):
@@ -57,10 +57,7 @@ def pack(denoiser: Denoiser, *, int8: bool = False) -> Denoiser:
             _replace(denoiser.blocks, index, linear)
             trim()
     if isinstance(denoiser, ModernDenoiser):
-        for block in denoiser.blocks:
-            for name, layer in block.named_children():
-                if isinstance(layer, nn.Linear):
-                    setattr(block, name, linear(layer))
+        return PackedModern(denoiser, int8=int8)
     return denoiser
 
 

@@ -36,7 +36,8 @@ class Guidance:
 
     def __post_init__(self) -> None:
         if not abs(self.scale) <= _LARGEST:
-            raise InputError(f"guidance is {self.scale}: it must be a finite number, 1 for none")
+            bounds = f"{-_LARGEST:.0f} and {_LARGEST:.0f}"
+            raise InputError(f"guidance is {self.scale}: it must be between {bounds}, 1 for none")
         if self.schedule not in ("constant", "linear", "cosine"):
             raise InputError(f"the guidance schedule is {self.schedule!r}: choose constant, linear or cosine")
         if not 0 <= self.interval[0] < self.interval[1] <= 1:

@@ -172,7 +172,17 @@ class Batch:
         controls = Controls(scale, truncation if truncated else None, prior_scale)
         prediction = predict(denoise, tokens, t, scale if bool((guidance != 1).any()) else None)
         u = uniforms(seeds, step, tokens.shape[1], self.sampler.num_uniforms)
-        new = self.sampler.step(StepInput(self.schedule, tokens, prediction, now, controls, u))
+        x = StepInput(self.schedule, tokens, prediction, now, controls, u)
+        if device.type == "cpu" or getattr(denoise, "batch_invariant", False):
+            # By images: how many positions are looked at, and so how results round, must not depend on the others.
+            new = tokens.clone()
+            for row in range(len(tokens)):
+                if self.plan.t[row, 0] == 0:
+                    continue
+                guided, truncated = bool(guidance[row] != 1), bool(self.truncation[row] < 1)
+                new[row] = self.sampler.step(x.of_image(row, self.plan, guided=guided, truncated=truncated))[0]
+        else:
+            new = self.sampler.step(x)
         after = replace(
             self,
             tokens=torch.where(self.known | (now.t == 0)[:, None], tokens, new),

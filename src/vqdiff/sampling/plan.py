@@ -84,7 +84,7 @@ class Plan:
         """Return the plan without its first step."""
         return Plan(self.t[:, 1:], self.s[:, 1:], self.reveal[:, 1:])
 
-    def select(self, rows: Int[Tensor, "N"]) -> Plan:
+    def select(self, rows: Int[Tensor, "N"] | slice) -> Plan:
         """Return the plan of some of the images."""
         return Plan(self.t[rows], self.s[rows], self.reveal[rows])
 

@@ -64,9 +64,9 @@ class Prediction:
         cond, null = logits.chunk(2)
         return cond, null
 
-    def select(self, image: int) -> Prediction:
-        """Return what is said of one image."""
-        if self.scale is None:
+    def select(self, image: int, *, guided: bool) -> Prediction:
+        """Return what is said of one image; if it is not guided, as where no image is."""
+        if self.scale is None or not guided:
             return Prediction(self.features[image : image + 1], self.head, None)
         both = self.features[[image, len(self.scale) + image]]
         return Prediction(both, self.head, self.scale[image : image + 1])

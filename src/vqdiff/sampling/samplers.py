@@ -81,6 +81,16 @@ class StepInput(NamedTuple):
     def masked(self) -> Bool[Tensor, "B L"]:
         return self.tokens == self.schedule.num_codes
 
+    def of_image(self, image: int, plan: Plan, *, guided: bool, truncated: bool) -> StepInput:
+        """Return what this step is for one image alone, whose plan is a row of `plan`."""
+        row = slice(image, image + 1)
+        guidance, truncation, prior_scale = self.controls
+        controls = Controls(
+            guidance[row], truncation[row] if truncation is not None and truncated else None, prior_scale[row]
+        )
+        prediction, now = self.prediction.select(image, guided=guided), plan.select(row).first(self.tokens.device)
+        return StepInput(self.schedule, self.tokens[row], prediction, now, controls, self.u[:, row])
+
 
 class Sampler(ABC):
     """A plan and a step. A sampler has no state: one object serves any number of runs at once."""

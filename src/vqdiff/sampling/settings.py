@@ -40,7 +40,7 @@ class SamplingSettings:
         if not 0 < self.truncation <= 1:
             raise InputError(f"truncation is {self.truncation}: it must be above 0 and at most 1, 1 for none")
         if not 0 <= self.prior_scale <= _LARGEST:
-            raise InputError(f"prior_scale is {self.prior_scale}: it must be a finite number from 0 up, 0 for none")
+            raise InputError(f"prior_scale is {self.prior_scale}: it must be between 0 and {_LARGEST:.0f}, 0 for none")
 
     def changed(
         self,

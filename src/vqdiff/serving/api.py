@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import warnings
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from fastapi import FastAPI
+from PIL import Image
 from prometheus_client import CollectorRegistry
 
 from vqdiff import __version__
+from vqdiff.errors import InputWarning
 from vqdiff.pipeline import Pipeline
 from vqdiff.serving.docs import add_docs
 from vqdiff.serving.engine import Engine
 from vqdiff.serving.errors import add_handlers
 from vqdiff.serving.gate import Gate
 from vqdiff.serving.guards import Guards
+from vqdiff.serving.hosts import AllowedHosts
 from vqdiff.serving.limits import Limits
 from vqdiff.serving.metrics import EngineMetrics, RequestMetrics
 from vqdiff.serving.routes import health, native, openai
@@ -29,11 +34,17 @@ def create_app(
     token: str | None = None,
     *,
     page: bool = False,
+    allowed_hosts: AllowedHosts | None = None,
 ) -> FastAPI:
     """An application that draws with ``pipes``, by name, the first of them by default, and stops ``engine`` at its end.
 
     token: what requests must bring as a bearer token; None for an open server. page: whether there is a page at ``/``.
+    allowed_hosts: localhost and addresses by default.
     """
+    # What is beyond the limits is refused, and an upgrade is not made: no client shall fill the log by asking for it.
+    warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+    warnings.filterwarnings("ignore", category=InputWarning)  # the answer says it
+    logging.getLogger("uvicorn.error").addFilter(_is_no_upgrade)
     limits, registry = limits or Limits(), CollectorRegistry()
     service = Service(pipes, engine, limits)
     shell = None
@@ -59,6 +70,10 @@ def create_app(
     if shell is not None:
         app.router.default = Gate(shell)  # what is asked for and is none of the above
     add_handlers(app)
-    app.add_middleware(Guards, limits=limits, token=token)
+    app.add_middleware(Guards, limits=limits, token=token, allowed_hosts=allowed_hosts)
     app.add_middleware(RequestMetrics, registry=registry)
     return app
+
+
+def _is_no_upgrade(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith(("Unsupported upgrade request", "No supported WebSocket library"))

@@ -9,8 +9,8 @@ import secrets
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,9 @@ from vqdiff.errors import InputError
 from vqdiff.pipeline import bundled, find, load
 from vqdiff.serving.api import create_app
 from vqdiff.serving.engine import Engine, default_rows
+from vqdiff.serving.forward import Forward, answered_by
+from vqdiff.serving.guards import Guards
+from vqdiff.serving.hosts import AllowedHosts
 from vqdiff.serving.limits import Limits
 
 if TYPE_CHECKING:
@@ -45,14 +48,17 @@ class Replica:
     token: str | None = None
     max_rows: int | None = None
     max_waiting: int = 64
+    allowed_hosts: AllowedHosts | None = None
+    batch_invariant: bool = False
 
     def build(self, name: str) -> FastAPI:
         """The application, with models and an engine of its own, whose answers say ``name`` as ``X-Replica``."""
-        options: Any = {"device": self.device, "precision": self.precision}
+        options: Any = {"device": self.device, "precision": self.precision, "batch_invariant": self.batch_invariant}
         pipes = {one: load(source, **options) for one, source in self.sources.items()}
         where = next(iter(pipes.values())).model.device
         rows = default_rows(where) if self.max_rows is None else self.max_rows
-        app = create_app(pipes, Engine(max_rows=rows, max_waiting=self.max_waiting), self.limits, self.token)
+        engine = Engine(max_rows=rows, max_waiting=self.max_waiting)
+        app = create_app(pipes, engine, self.limits, self.token, allowed_hosts=self.allowed_hosts)
         app.add_middleware(_Signed, name=name)
         return app
 
@@ -88,8 +94,10 @@ def run(replica: Replica, *, replicas: int, host: str, port: int, max_connection
         from ray import serve
 
         device, resources = share(ray.nodes(), replicas, replica.device)
-        deployed: Any = serve.deployment(  # typed as what it decorates
-            serve.ingress(_builder(_placed(replica, device)))(_Watched),
+        placed = _placed(replica, device)
+        deployment: Any = serve.deployment  # typed as what it decorates
+        drawers = deployment(
+            _Drawer,
             name=NAME,
             num_replicas=replicas,
             ray_actor_options=resources,
@@ -99,11 +107,19 @@ def run(replica: Replica, *, replicas: int, host: str, port: int, max_connection
             graceful_shutdown_wait_loop_s=0.2,
             graceful_shutdown_timeout_s=replica.limits.timeout + 1,
             health_check_period_s=2,
-        )
+        ).bind(placed)
+        front = deployment(
+            serve.ingress(_front(placed))(),
+            name="front",
+            ray_actor_options={"num_cpus": 0},
+            max_ongoing_requests=replicas * max_connections,
+            graceful_shutdown_wait_loop_s=0.2,
+            graceful_shutdown_timeout_s=replica.limits.timeout + 1,
+        ).bind(drawers)
         quiet = {"log_level": "WARNING", "enable_access_log": False}
         serve.start(http_options={"host": host, "port": port}, logging_config=quiet)
         try:
-            serve.run(deployed.bind(), name=NAME, logging_config=quiet)
+            serve.run(front, name=NAME, logging_config=quiet)
         except RuntimeError as error:
             said = serve.status().applications[NAME].deployments[NAME].message
             if mistake := re.search(rf"^{InputError.__module__}.InputError: (.*)", said, re.MULTILINE):
@@ -142,10 +158,18 @@ def share(nodes: list[dict[str, Any]], replicas: int, device: str) -> tuple[str,
     raise InputError(f"{replicas} replicas need a processor each, and the cluster has {sum(cores)}: ask for fewer")
 
 
-class _Watched:
-    """What Ray Serve asks a replica now and then; one that fails is replaced."""
+class _Drawer:
+    """A replica. Ray Serve asks for its health now and then; one that fails is replaced."""
 
-    app: Any
+    def __init__(self, replica: Replica) -> None:
+        from ray import serve
+
+        self.app = replica.build(serve.get_replica_context().replica_tag)
+
+    async def answer(self, scope: dict[str, Any], body: bytes) -> AsyncGenerator[Message]:
+        async with aclosing(answered_by(self.app, scope, body)) as messages:
+            async for message in messages:
+                yield message
 
     def check_health(self) -> None:
         if not self.app.state.service.engine.alive:
@@ -161,11 +185,15 @@ def _placed(replica: Replica, device: str) -> Replica:
     return replace(replica, sources=places, device=device)
 
 
-def _builder(replica: Replica) -> Any:
-    def build() -> FastAPI:
+def _front(replica: Replica) -> Any:
+    def build() -> ASGIApp:
         from ray import serve
+        from ray.exceptions import RayActorError
+        from ray.serve.exceptions import DeploymentUnavailableError, ReplicaUnavailableError
 
-        return replica.build(serve.get_replica_context().replica_tag)
+        lost = (RayActorError, DeploymentUnavailableError, ReplicaUnavailableError)
+        forward = Forward(serve.get_deployment_handle(NAME, NAME), lost)
+        return Guards(forward, limits=replica.limits, token=replica.token, allowed_hosts=replica.allowed_hosts)
 
     return build
 

@@ -1,16 +1,19 @@
 """Step-level (continuous) batching: requests join and leave the running batch between two steps of the denoiser.
 
-The rule of fairness: pictures wait in one queue, in the order in which their requests came. When a row is free, the
-first picture takes it; nothing overtakes. The pictures of a large request thus go in as rows become free, and a small
-request behind it waits for its turn, never for its end. All that are in take their steps in turn.
+The rule of fairness: the clients that have something to draw share the rows equally. A free row goes to the client with
+the fewest, and of those to whoever has waited longest for one; a client's own pictures go in in the order in which they
+were asked for. Where a client has at least two rows more than another that waits, one of its pictures is set aside
+between two steps for a picture of the other's, and goes on when its client has a row again. All that are in take their
+steps in turn.
 """
 
 from __future__ import annotations
 
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import count
 from threading import Condition, Thread
 
 import torch
@@ -21,6 +24,8 @@ from vqdiff.serving.lane import Lane, Ticket
 from vqdiff.threads import rest
 from vqdiff.work import Work
 
+Key = tuple[int, str, bool]
+"""What pictures of one network call have in common: the model, the sampler, whether they are guided."""
 PREVIEW_SHARE = 0.2
 """The most of the engine's time that previews take while other requests are there."""
 
@@ -70,7 +75,12 @@ class Engine:
         self.max_rows, self.max_waiting = max_rows, max_waiting
         self.counts = Counts()
         self._waiting: deque[Ticket] = deque()
-        self._lanes: dict[tuple[int, str, bool], Lane] = {}
+        self._lanes: dict[Key, Lane] = {}
+        self._aside: list[tuple[Key, Lane]] = []
+        """Pictures that have begun and have no row now, one each."""
+        self._since = dict[str, int]()
+        """For each client that has something to draw, when it came or last got a row, as a number that grows."""
+        self._turns = count()
         self._changed = Condition()
         self._closing = False
         self._pace = 0.0
@@ -88,18 +98,23 @@ class Engine:
         previews: bool = False,
         trace: bool = False,
         on_change: Callable[[], object] | None = None,
+        client: str = "",
     ) -> Ticket:
         """Queue ``work``; what is wrong with it is raised here, in the thread of the caller, who encodes its prompts.
 
         trace: keep what every step did (`Ticket.traces`), some kilobytes a step and picture. on_change: called, in the
-        engine's thread, after each step and preview of the request and at its end; it must not wait. Raises
+        engine's thread, after each step and preview of the request and at its end; it must not wait. client: with whom
+        the request shares a share of the rows. Raises
         QueueFullError, StoppedError, and InputError for a setting that does not fit the model.
         """
-        self._check_room()
-        ticket = Ticket(pipe, work, previews, trace, on_change)
+        self._check_room(client)
+        ticket = Ticket(pipe, work, previews, trace, on_change, client)
         rest()  # the engine's own thread computes from here on
         with self._changed:
-            self._check_room()
+            if (displaced := self._check_room(client)) is not None:
+                self._waiting.remove(displaced)
+                displaced.fail(QueueFullError(self._retry_after()))
+            self._since.setdefault(client, next(self._turns))
             self._waiting.append(ticket)
             self._changed.notify()
         ticket.add_done_callback(self._count)
@@ -136,29 +151,40 @@ class Engine:
         self._thread.join(timeout)
         return not self._thread.is_alive()
 
-    def _check_room(self) -> None:
+    def _check_room(self, client: str) -> Ticket | None:
+        """Raise an error if there is no room for one more request of ``client``; returns whose place it may take."""
         with self._changed:
             if not self.alive:
                 raise StoppedError("the engine takes no more requests")
             self._forget_ended()
-            if len(self._waiting) >= self.max_waiting:
-                left = sum(sum(ticket.steps) - ticket.taken for ticket in self._waiting)
-                raise QueueFullError(max(1.0, left * self._pace))
+            if len(self._waiting) < self.max_waiting:
+                return None
+            counts = Counter(ticket.client for ticket in self._waiting)
+            most, number = counts.most_common(1)[0]
+            if number >= counts[client] + 2:
+                for ticket in reversed(self._waiting):
+                    if ticket.client == most and not ticket.joined:
+                        return ticket
+            raise QueueFullError(self._retry_after())
+
+    def _retry_after(self) -> float:
+        return max(1.0, sum(sum(ticket.steps) - ticket.taken for ticket in self._waiting) * self._pace)
 
     def _forget_ended(self) -> None:
         if any(ticket.done() for ticket in self._waiting):
             self._waiting = deque(ticket for ticket in self._waiting if not ticket.done())
 
     def _tickets(self) -> list[Ticket]:
-        return [*self._waiting, *(row.ticket for lane in list(self._lanes.values()) for row in lane.rows)]
+        lanes = [*self._lanes.values(), *(lane for _, lane in list(self._aside))]
+        return [*self._waiting, *(row.ticket for lane in lanes for row in lane.rows)]
 
     def _count(self, ticket: object) -> None:
         assert isinstance(ticket, Ticket)
         with self._changed:
             if ticket.cancelled():
                 self.counts.cancelled += 1
-            elif ticket.exception() is not None:
-                self.counts.failures += 1
+            elif (error := ticket.exception()) is not None:
+                self.counts.failures += not isinstance(error, QueueFullError)
             else:
                 self.counts.pictures += len(ticket.steps)
 
@@ -187,30 +213,71 @@ class Engine:
         """Wait for requests; False when there are none left and none may come."""
         with self._changed:
             self._forget_ended()
-            while not self._waiting and not self._lanes:
+            while not self._waiting and not self._lanes and not self._aside:
                 if self._closing:
                     return False
                 self._changed.wait()
             return True
 
     def _admit(self) -> None:
-        """Fill the free rows from the head of the queue."""
-        while (free := self.max_rows - self.running) > 0:
+        """Fill the free rows, and make rows free for clients that have too few."""
+        while (client := self._next_client()) is not None:
+            resumed = [i for i, (_, lane) in enumerate(self._aside) if lane.rows[0].ticket.client == client]
+            if resumed:
+                self._join(*self._aside.pop(resumed[0]))
+                continue
             with self._changed:
-                self._forget_ended()
-                if not self._waiting:
-                    return
-                ticket = self._waiting[0]
-                count = min(free, len(ticket.steps) - ticket.joined)
-                if count == len(ticket.steps) - ticket.joined:
-                    self._waiting.popleft()
+                ticket = next((one for one in self._waiting if one.client == client and not one.done()), None)
+                if ticket is None:  # cancelled meanwhile
+                    continue
+                left = len(ticket.steps) - ticket.joined
+                alone = len(self._since) == 1
+                number = min(self.max_rows - self.running, left) if alone else 1
+                if number == left:
+                    self._waiting.remove(ticket)
             try:
-                lane, key = ticket.take(count), (id(ticket.pipe), ticket.work.settings.sampler, ticket.work.guided)
-                self._put(key, self._lanes[key].join(lane) if key in self._lanes else lane)
+                lane = ticket.take(number)
+                self._join((id(ticket.pipe), ticket.work.settings.sampler, ticket.work.guided), lane)
             except Exception as error:
                 ticket.fail(error)
 
-    def _step(self, key: tuple[int, str, bool], lane: Lane) -> None:
+    def _next_client(self) -> str | None:
+        """Whose picture takes a row now; None if nobody's."""
+        rows = Counter(row.ticket.client for lane in self._lanes.values() for row in lane.rows)
+        self._aside = [one for one in self._aside if not one[1].rows[0].ticket.done()]
+        with self._changed:
+            self._forget_ended()
+            wanting = {lane.rows[0].ticket.client for _, lane in self._aside} | {one.client for one in self._waiting}
+            self._since = {one: since for one, since in self._since.items() if one in wanting or rows[one]}
+            if not wanting:
+                return None
+            client = min(wanting, key=lambda one: (rows[one], self._since[one]))
+            if rows.total() >= self.max_rows:
+                most, number = rows.most_common(1)[0]
+                if number < rows[client] + 2 or len(self._aside) >= self.max_rows:
+                    return None
+                self._set_aside(most)
+            self._since[client] = next(self._turns)
+            return client
+
+    def _set_aside(self, client: str) -> None:
+        """Take its row from that picture of ``client`` that has most steps to go."""
+        _, key, i = max(
+            (int(lane.batch.left[i]), key, i)
+            for key, lane in self._lanes.items()
+            for i, row in enumerate(lane.rows)
+            if row.ticket.client == client
+        )
+        lane = self._lanes[key]
+        one = lane.select([i])
+        assert one is not None
+        self._aside.append((key, one))
+        self._put(key, lane.select([other for other in range(len(lane.rows)) if other != i]))
+
+    def _join(self, key: Key, lane: Lane) -> None:
+        self._put(key, self._lanes[key].join(lane) if key in self._lanes else lane)
+
+    def _step(self, key: Key, lane: Lane) -> None:
         tickets = dict.fromkeys(row.ticket for row in lane.rows)
         moved = lane.advance()
         self.counts.steps += 1
@@ -235,7 +302,11 @@ class Engine:
             return
         _, key, i = min(asked)
         ticket = self._lanes[key].rows[i].ticket
-        alone = not self._waiting and all(row.ticket is ticket for lane in self._lanes.values() for row in lane.rows)
+        alone = (
+            not self._waiting
+            and not self._aside
+            and all(row.ticket is ticket for lane in self._lanes.values() for row in lane.rows)
+        )
         if not alone and start < self._next_preview:
             return
         self._views += 1
@@ -247,7 +318,7 @@ class Engine:
         took = time.monotonic() - start
         self._next_preview = start + took / PREVIEW_SHARE
 
-    def _put(self, key: tuple[int, str, bool], lane: Lane | None) -> None:
+    def _put(self, key: Key, lane: Lane | None) -> None:
         if lane is None:
             self._lanes.pop(key, None)
         else:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from concurrent.futures import CancelledError
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -14,24 +16,30 @@ from vqdiff.errors import InputError
 from vqdiff.serving.engine import QueueFullError, StoppedError
 from vqdiff.serving.limits import TooLargeError
 from vqdiff.serving.schemas import Failure, Problem
-from vqdiff.serving.service import ClientGoneError
+from vqdiff.serving.service import ClientGoneError, UnknownModelError
 
 logger = logging.getLogger(__name__)
 
+Answer = tuple[int, Failure, dict[str, str]]
+"""The status, body and headers of an answer."""
+_OUT_OF_RANGE = (
+    "greater_than", "greater_than_equal", "less_than", "less_than_equal", "finite_number", "literal_error",
+)  # fmt: skip
+_LONGEST = 80
+"""Characters of a wrong value that are repeated."""
 
-def failure_of(error: BaseException) -> tuple[int, Failure, dict[str, str]]:
-    """The status, body and headers that tell of an error; what is our own fault is told in the log only."""
+
+def failure_of(error: BaseException) -> Answer:
+    """What tells of an error; what is our own fault is told in the log only."""
     match error:
-        case TooLargeError():
-            return _failure(413, str(error))
         case InputError():
-            return _failure(400, str(error))
+            return _failure(413 if isinstance(error, TooLargeError) else 400, str(error), param=error.field)
+        case UnknownModelError():
+            return _failure(404, str(error), param="model", code="model_not_found")
         case RequestValidationError():
-            problem = error.errors()[0]
-            where = ".".join(str(part) for part in problem["loc"] if part != "body")
-            return _failure(422, f"{where}: {problem['msg']}" if where else problem["msg"], param=where or None)
+            return _invalid(error.errors()[0])
         case HTTPException():
-            return _failure(error.status_code, str(error.detail), headers=dict(error.headers or {}))
+            return _failure(error.status_code, str(error.detail), headers=error.headers)
         case QueueFullError():
             return _failure(429, str(error), headers={"Retry-After": str(round(error.retry_after))})
         case TimeoutError():
@@ -44,10 +52,35 @@ def failure_of(error: BaseException) -> tuple[int, Failure, dict[str, str]]:
 
 
 def _failure(
-    status: int, message: str, *, param: str | None = None, headers: dict[str, str] | None = None
-) -> tuple[int, Failure, dict[str, str]]:
+    status: int,
+    message: str,
+    *,
+    param: str | None = None,
+    code: str | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> Answer:
     kind = "server_error" if status >= 500 else "invalid_request_error"
-    return status, Failure(error=Problem(message=message, type=kind, param=param)), headers or {}
+    return status, Failure(error=Problem(message=message, type=kind, param=param, code=code)), dict(headers or {})
+
+
+def _invalid(problem: dict[str, Any]) -> Answer:
+    """422 for a field of a wrong kind, 400 for one whose value is out of range, as for the limits, and for no JSON."""
+    kind, (field, *within) = problem["type"], [str(part) for part in problem["loc"] if part != "body"] or [""]
+    if kind == "json_invalid":
+        return _failure(400, f"the request is no JSON: {problem['ctx']['error']} at character {field}")
+    if not field:
+        return _failure(422, "the request is no JSON object: send one, as application/json")
+    name = ".".join([field, *within])
+    if kind == "extra_forbidden":
+        return _failure(422, f"{name} is no field of this request", param=field)
+    if kind == "missing":
+        return _failure(422, f"{name} is missing", param=field)
+    said = problem["msg"].replace("Input should", "it should")
+    if kind == "value_error":
+        said = "it should be a file"  # the one error that is FastAPI's own
+    value = repr(problem["input"])
+    shown = value if len(value) <= _LONGEST else f"{value[:_LONGEST]} …"
+    return _failure(400 if kind in _OUT_OF_RANGE else 422, f"{name} is {shown}: {said}", param=field)
 
 
 async def _answer(request: Request, error: Exception) -> Response:
@@ -59,6 +92,14 @@ async def _answer(request: Request, error: Exception) -> Response:
 
 def add_handlers(app: FastAPI) -> None:
     """Have ``app`` answer every error so."""
-    kinds = (InputError, RequestValidationError, HTTPException, QueueFullError, StoppedError, TimeoutError)
+    kinds = (
+        InputError,
+        UnknownModelError,
+        RequestValidationError,
+        HTTPException,
+        QueueFullError,
+        StoppedError,
+        TimeoutError,
+    )
     for kind in (*kinds, CancelledError, ClientGoneError, RuntimeError, Exception):
         app.add_exception_handler(kind, _answer)

@@ -5,16 +5,95 @@ from __future__ import annotations
 import base64
 import io
 import json
-from collections.abc import AsyncGenerator, AsyncIterator
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
-from typing import Any
+from functools import partial
+from typing import Any, Protocol
 
 from fastapi import Request
 
 from vqdiff.serving.errors import failure_of
-from vqdiff.serving.lane import View
-from vqdiff.serving.schemas import Drawing
-from vqdiff.serving.service import ClientGoneError, Service, patience_of
+from vqdiff.serving.lane import Ticket, View
+from vqdiff.serving.openai_schemas import OpenAIOptions, Usage
+from vqdiff.serving.schemas import Drawing, Finished, Options
+from vqdiff.serving.service import ClientGoneError, Order, Service, patience_of
+
+
+class Teller(Protocol):
+    """What is told of a request, in which events."""
+
+    previews: bool
+    """Whether the engine is to make previews."""
+
+    def news(self, ticket: Ticket) -> list[bytes]:
+        """What is new since it was last called: it may take a while, and runs in a thread."""
+        ...
+
+    def finished(self, order: Order, pictures: Sequence[Finished]) -> list[bytes]:
+        """The end."""
+        ...
+
+
+class DrawingEvents:
+    """The events of the native endpoint: progress, preview and done."""
+
+    def __init__(self, options: Drawing) -> None:
+        self.options, self.previews = options, options.previews
+        self._told, self._shown = -1, dict[int, int]()
+
+    def news(self, ticket: Ticket) -> list[bytes]:
+        news, (done, total) = list[bytes](), ticket.progress
+        if done != self._told:
+            self._told = done
+            news.append(_event("progress", {"done": done, "total": total}))
+        for index, view in sorted(ticket.views.items()):
+            if self._shown.get(index) != view.number:
+                self._shown[index] = view.number
+                news.append(_preview(index, view))
+        return news
+
+    def finished(self, order: Order, pictures: Sequence[Finished]) -> list[bytes]:
+        return [_event("done", self.options.answer(order.model, pictures).model_dump())]
+
+
+class ImageEvents:
+    """The events of OpenAI's endpoints: ``kind``.partial_image, and ``kind``.completed for each picture.
+
+    Partial pictures come at equal parts of the way; a picture that is drawn faster than it is shown has fewer.
+    """
+
+    def __init__(self, kind: str, options: OpenAIOptions) -> None:
+        self.kind, self.options, self.previews = kind, options, options.partial_images > 0
+        self._begun, self._shown = False, dict[int, int]()
+
+    def news(self, ticket: Ticket) -> list[bytes]:
+        # A comment at first, which clients skip: the request is taken, and the answer may be long in coming.
+        news, wanted = [] if self._begun else [b": drawing\n\n"], self.options.partial_images
+        self._begun = True
+        for index, view in sorted(ticket.views.items()):
+            shown = self._shown.get(index, 0)
+            if shown < wanted and view.step * (wanted + 1) >= view.steps * (shown + 1):
+                self._shown[index] = shown + 1
+                image = ticket.work.finish(view.image)
+                content = self.options.encoding.encode(image, {"step": view.step, "steps": view.steps})
+                file = base64.b64encode(content).decode()
+                more = {"partial_image_index": shown, "index": index}
+                news.append(self._told("partial_image", file, image.size, more))
+        return news
+
+    def finished(self, order: Order, pictures: Sequence[Finished]) -> list[bytes]:
+        told = list[bytes]()
+        for one in pictures:
+            more = {"seed": one.seed, "usage": Usage.of(one).model_dump(), "warnings": one.warnings}
+            told.append(self._told("completed", one.file, one.size, more))
+        return told
+
+    def _told(self, name: str, file: str, size: tuple[int, int], more: dict[str, Any]) -> bytes:
+        kind, (width, height) = f"{self.kind}.{name}", size
+        told = {"type": kind, "created_at": int(time.time()), "b64_json": file, "size": f"{width}x{height}"}
+        told |= {"output_format": self.options.output_format, "background": "opaque", "quality": "auto"}
+        return _event(kind, told | more)
 
 
 async def first_and_rest(events: AsyncGenerator[bytes]) -> AsyncIterator[bytes]:
@@ -30,32 +109,29 @@ async def first_and_rest(events: AsyncGenerator[bytes]) -> AsyncIterator[bytes]:
     return both()
 
 
-async def events(service: Service, options: Drawing, request: Request) -> AsyncGenerator[bytes]:
+async def events(service: Service, options: Options, request: Request, teller: Teller) -> AsyncGenerator[bytes]:
     """Events until the pictures are done. A client that reads slowly misses some, and keeps nobody waiting."""
     begun = False
     try:
         async with (
             patience_of(request, service.limits.timeout) as patience,
-            service.order(options, patience, previews=options.previews) as order,
+            service.order(options, patience, previews=teller.previews) as order,
         ):
-            begun, told, shown = True, None, dict[int, int]()
             while True:
                 ended = order.ticket.done()  # before its progress is looked at: the last of it is told, too
-                done, total = order.ticket.progress
-                if done != told:
-                    told = done
-                    yield _event("progress", {"done": done, "total": total})
-                for index, view in sorted(order.ticket.views.items()):
-                    if shown.get(index) != view.number:
-                        shown[index] = view.number
-                        yield _preview(index, view)
+                for event in await service.compute(partial(teller.news, order.ticket), patience):
+                    begun = True
+                    yield event
                 if ended:
                     break
                 await patience(order.changed.wait())
                 order.changed.clear()
-            yield _event("done", (await service.answer(order, patience)).model_dump())
+            for event in teller.finished(order, await service.finish(order, patience)):
+                begun = True
+                yield event
     except ClientGoneError:
-        return
+        if not begun:
+            raise
     except Exception as error:
         if not begun:
             raise

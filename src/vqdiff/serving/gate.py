@@ -2,30 +2,80 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from contextlib import nullcontext
 from typing import Any
+from urllib.parse import parse_qs
+from weakref import WeakValueDictionary
 
 from fastapi import HTTPException
 from fastapi.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from vqdiff.serving.addresses import network_of
 from vqdiff.serving.errors import failure_of
 
-_READ = ("/", "/theme.css", "/favicon.ico", "/gradio_api/queue/data")
+_DATA, _JOIN = "/gradio_api/queue/data", "/gradio_api/queue/join"
+_READ = ("/", "/theme.css", "/favicon.ico", _DATA)
 _STATIC = ("/assets/", "/static/")
-_SEND = ("/gradio_api/queue/join", "/gradio_api/cancel", "/gradio_api/reset")
+_SEND = (_JOIN, "/gradio_api/cancel", "/gradio_api/reset")
 _HEARTBEAT = "/gradio_api/heartbeat/"
+_READER = "vqdiff.reader"
+_PATIENCE = 10.0
+"""Seconds from a job to its reader."""
+
+
+class Reader:
+    """Whether anybody reads what is told of the jobs of a session."""
+
+    def __init__(self) -> None:
+        self._count, self._here = 0, asyncio.Event()
+
+    def __enter__(self) -> None:
+        self._count += 1
+        self._here.set()
+
+    def __exit__(self, *error: object) -> None:
+        self._count -= 1
+        if not self._count:
+            self._here.clear()
+
+    @property
+    def here(self) -> bool:
+        """Whether there is one now."""
+        return self._here.is_set()
+
+    async def comes(self) -> bool:
+        """Wait for one, and say whether one has come in time."""
+        try:
+            async with asyncio.timeout(_PATIENCE):
+                return await self._here.wait()
+        except TimeoutError:
+            return False
+
+
+def reader_of(request: Any) -> Reader:
+    """The reader of the session of a job that the gate has let through; ``request`` is Gradio's."""
+    return request.request.scope[_READER]
+
+
+def client_of(request: Any) -> str:
+    """Whom the rows of a job are counted for; ``request`` is Gradio's."""
+    return network_of(request.request.client)
 
 
 class Gate:
     """Lets a request through to the page if it is one of the few that the page makes, and answers 404 to all others.
 
     Gradio also has routes to upload and fetch files, to fetch addresses and to restore a state by name: none of them
-    is let through. What is sent to the page must have no ``path`` in it, from which Gradio would read a file.
+    is let through. What is sent to the page must have no ``path`` in it, from which Gradio would read a file. A job can
+    tell whether it has a reader, `reader_of`: Gradio notices who goes, but not who never comes.
     """
 
     def __init__(self, page: ASGIApp) -> None:
         self.page = page
+        self._readers = WeakValueDictionary[str, Reader]()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -46,17 +96,24 @@ class Gate:
         if method in ("GET", "HEAD") and (path in _READ or path.startswith(_STATIC)):
             if path == "/":
                 scope["query_string"] = b""  # which could name a state
-            await self.page(scope, receive, send)
+            names = parse_qs(scope["query_string"].decode("latin-1")).get("session_hash", [""])
+            with self._reader(names[0]) if path == _DATA else nullcontext():
+                await self.page(scope, receive, send)
             return None
         if method == "GET" and path.startswith(_HEARTBEAT):
             return Response(status_code=204)  # a stream without end would keep the server from stopping
         if method != "POST" or path not in _SEND:
             raise HTTPException(404, f"nothing is at {path}")
         body = await _read(receive)
-        if _has_path(json.loads(body)):
+        data = json.loads(body)
+        if _has_path(data):
             raise HTTPException(400, "the page sends no files")
-        await self.page(scope, _again(body, receive), send)
+        name = data.get("session_hash") if isinstance(data, dict) else None
+        await self.page({**scope, _READER: self._reader(name)}, _again(body, receive), send)
         return None
+
+    def _reader(self, session: Any) -> Reader:
+        return self._readers.setdefault(str(session), Reader())
 
 
 async def _read(receive: Receive) -> bytes:

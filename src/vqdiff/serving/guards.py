@@ -7,64 +7,86 @@ import base64
 import binascii
 import secrets
 from collections.abc import Mapping
-from typing import Any
+from contextlib import nullcontext
 
 from fastapi import HTTPException
 from fastapi.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from vqdiff.serving.connections import Connection, connection_of
 from vqdiff.serving.errors import failure_of
+from vqdiff.serving.hosts import AllowedHosts
 from vqdiff.serving.limits import Limits
 
 OPEN = ("/healthz", "/readyz")
 """Paths that need no token."""
+_CROWDED = {"Retry-After": "5", "Connection": "close"}
 _CHALLENGES = ("Bearer", 'Basic realm="vqdiff: any name, the token as the password", charset="UTF-8"')
+_ALLOW = "use localhost or an address, or have it started with --allowed-host"
 _FOREIGN = (b"cross-site", b"same-site")
 
 
 class Guards:
-    """Checks the token, counts and times the body as it comes, and hangs up on who doesn't take the answer.
+    """Checks host and token, counts and times the body as it comes, and hangs up on who doesn't take the answer.
 
     The token comes as a bearer token, or, from a browser, as the password of HTTP basic authentication. What a page of
-    another site has a browser send is refused: the browser would send the password along.
+    another site has a browser send is refused: the browser would send the password along. Where an answer comes before
+    the request has been read to its end, the connection ends with it.
     """
 
-    def __init__(self, app: ASGIApp, *, limits: Limits, token: str | None) -> None:
+    def __init__(
+        self, app: ASGIApp, *, limits: Limits, token: str | None, allowed_hosts: AllowedHosts | None = None
+    ) -> None:
         self.app, self.limits, self.token = app, limits, token
+        self.allowed_hosts = allowed_hosts or AllowedHosts()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        headers: dict[bytes, bytes] = dict(scope["headers"])
-        if not self._may_enter(scope["path"], headers.get(b"authorization", b"")):
-            error = HTTPException(401, "give the token: Authorization: Bearer …")
-            return await _refuse(error, scope, receive, send)
+        connection = connection_of(scope)
+        with nullcontext() if connection is None else connection.request():
+            headers: dict[bytes, bytes] = dict(scope["headers"])
+            body = _Body(receive, headers, self.limits, connection)
+            try:
+                self._check(scope, headers, connection)
+            except HTTPException as error:
+                await _refuse(error, scope, body.receive, self._guarded(send, body))
+            else:
+                await self.app(scope, body.receive, self._guarded(send, body))
+
+    def _check(self, scope: Scope, headers: Mapping[bytes, bytes], connection: Connection | None) -> None:
+        """Raise HTTPException for what can be refused by its header."""
+        if scope["path"] not in OPEN:
+            if connection is not None and connection.crowded:
+                raise HTTPException(503, "too many connections are open: try again", _CROWDED)
+            host = headers.get(b"host")
+            if host is not None and host.decode("latin-1") not in self.allowed_hosts:
+                raise HTTPException(403, f"this server is not asked for under this name: {_ALLOW}")
+            if not self._may_enter(headers.get(b"authorization", b"")):
+                raise HTTPException(401, "give the token: Authorization: Bearer …")
         if scope["method"] not in ("GET", "HEAD") and _from_elsewhere(headers):
-            error = HTTPException(403, "requests made by pages of other sites are refused")
-            return await _refuse(error, scope, receive, send)
+            raise HTTPException(403, "requests made by pages of other sites are refused")
         length = headers.get(b"content-length", b"0")
         if length.isdigit() and int(length) > self.limits.max_body:
-            return await _refuse(self._too_large(), scope, receive, send)
-        body = _Body(receive, self.limits, self._too_large)
-        return await self.app(scope, body.receive, self._hurried(send))
+            raise _too_large(self.limits)
 
-    def _may_enter(self, path: str, header: bytes) -> bool:
-        if self.token is None or path in OPEN:
+    def _may_enter(self, header: bytes) -> bool:
+        if self.token is None:
             return True
         kind, _, given = header.partition(b" ")
         if kind.lower() == b"basic":
             given = _password(given)
         return secrets.compare_digest(given.strip(), self.token.encode()) and kind.lower() in (b"bearer", b"basic")
 
-    def _too_large(self) -> HTTPException:
-        return HTTPException(413, f"the request is larger than {self.limits.max_body} bytes")
-
-    def _hurried(self, send: Send) -> Send:
-        async def hurried(message: Message) -> None:
+    def _guarded(self, send: Send, body: _Body) -> Send:
+        async def guarded(message: Message) -> None:
+            if message["type"] == "http.response.start" and not body.complete:
+                headers = [(name, value) for name, value in message["headers"] if name.lower() != b"connection"]
+                message = {**message, "headers": [*headers, (b"connection", b"close")]}
             async with asyncio.timeout(self.limits.timeout):
                 await send(message)
 
-        return hurried
+        return guarded
 
 
 def _from_elsewhere(headers: Mapping[bytes, bytes]) -> bool:
@@ -81,13 +103,17 @@ def _from_elsewhere(headers: Mapping[bytes, bytes]) -> bool:
 class _Body:
     """The body of a request, which ends in time and within its limit or in an HTTPException."""
 
-    def __init__(self, receive: Receive, limits: Limits, too_large: Any) -> None:
-        self._receive, self._limits, self._too_large = receive, limits, too_large
-        self._size, self._complete = 0, False
+    def __init__(
+        self, receive: Receive, headers: Mapping[bytes, bytes], limits: Limits, connection: Connection | None
+    ) -> None:
+        self._receive, self._limits, self._connection = receive, limits, connection
+        self._size, self.complete = 0, False
         self._deadline = asyncio.get_running_loop().time() + limits.timeout
+        if b"transfer-encoding" not in headers and headers.get(b"content-length", b"0") == b"0":
+            self._end()
 
     async def receive(self) -> Message:
-        if self._complete:
+        if self.complete:
             return await self._receive()
         try:
             async with asyncio.timeout_at(self._deadline):
@@ -95,10 +121,20 @@ class _Body:
         except TimeoutError:
             raise HTTPException(408, "the request did not arrive in time") from None
         self._size += len(message.get("body", b""))
-        self._complete = not message.get("more_body", False)
+        if not message.get("more_body", False):
+            self._end()
         if self._size > self._limits.max_body:
-            raise self._too_large()
+            raise _too_large(self._limits)
         return message
+
+    def _end(self) -> None:
+        self.complete = True
+        if self._connection is not None:
+            self._connection.note_complete()
+
+
+def _too_large(limits: Limits) -> HTTPException:
+    return HTTPException(413, f"the request is larger than {limits.max_body} bytes")
 
 
 def _password(credentials: bytes) -> bytes:
@@ -110,7 +146,7 @@ def _password(credentials: bytes) -> bytes:
 
 async def _refuse(error: HTTPException, scope: Scope, receive: Receive, send: Send) -> None:
     status, failure, headers = failure_of(error)
-    response = JSONResponse(failure.model_dump(), status, headers | {"Connection": "close"})
+    response = JSONResponse(failure.model_dump(), status, headers)
     if status == 401:
         for challenge in _CHALLENGES:  # a header each: browsers read no lists of them
             response.headers.append("WWW-Authenticate", challenge)

@@ -46,9 +46,17 @@ class Ticket(Future[Drawn]):
     """
 
     def __init__(
-        self, pipe: Pipeline, work: Work, previews: bool, trace: bool, on_change: Callable[[], object] | None
+        self,
+        pipe: Pipeline,
+        work: Work,
+        previews: bool,
+        trace: bool,
+        on_change: Callable[[], object] | None,
+        client: str = "",
     ) -> None:
         super().__init__()
+        self.client = client
+        """Whom the rows of the request are counted for."""
         self.pipe, self.work, self.previews, self._on_change = pipe, work, previews, on_change
         self.batch = work.start(pipe.model)
         self.encoded = work.encode(pipe.model)
@@ -163,7 +171,8 @@ class Lane:
         """What the step to ``after`` did to the i-th picture."""
         mask, here = after.schedule.num_codes, slice(i, i + 1)
         before, tokens = self.batch.tokens[here].cpu(), after.tokens[here].cpu()
-        confidence = prediction.select(i).confidence().cpu()
+        guided = bool(self.batch.guidance[i, 0] != 1)
+        confidence = prediction.select(i, guided=guided).confidence().cpu()
         return Trace(tokens[None], ((before == mask) & (tokens != mask))[None], confidence[None])
 
     def settle(self) -> Lane | None:

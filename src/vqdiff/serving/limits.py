@@ -7,9 +7,10 @@ import binascii
 import io
 from dataclasses import dataclass
 
-from PIL import Image, ImageOps
+from PIL import Image
 
 from vqdiff.errors import InputError
+from vqdiff.pictures import normalise
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 
@@ -43,22 +44,27 @@ class Limits:
             if not value > 0:
                 raise InputError(f"{name} is {value}: it must be above 0")
 
-    def check(self, *, prompts: tuple[str | None, ...], num_images: int, steps: int | None) -> None:
-        """Raise InputError for the first limit that is passed."""
-        for prompt in prompts:
-            if prompt is None:
-                continue
-            if len(prompt) > self.max_prompt:
-                raise InputError(f"the prompt has {len(prompt)} characters, the limit is {self.max_prompt}: shorten it")
-            if any("\ud800" <= letter <= "\udfff" for letter in prompt):
-                raise InputError("the prompt has half a character in it (a lone surrogate): send valid Unicode")
+    def check_prompt(self, prompt: str | None) -> None:
+        """Raise InputError for a prompt that is too long or no text."""
+        if prompt is None:
+            return
+        if len(prompt) > self.max_prompt:
+            raise InputError(f"the prompt has {len(prompt)} characters, the limit is {self.max_prompt}: shorten it")
+        if any("\ud800" <= letter <= "\udfff" for letter in prompt):
+            raise InputError("the prompt has half a character in it (a lone surrogate): send valid Unicode")
+
+    def check_num_images(self, num_images: int) -> None:
+        """Raise InputError for too many pictures, or none."""
         if not 1 <= num_images <= self.max_images:
             raise InputError(f"n is {num_images}: ask for 1 to {self.max_images} pictures")
+
+    def check_steps(self, steps: int | None) -> None:
+        """Raise InputError for too many steps, or none."""
         if steps is not None and not 1 <= steps <= self.max_steps:
             raise InputError(f"steps is {steps}: ask for 1 to {self.max_steps}")
 
     def read_picture(self, content: bytes, name: str = "image") -> Image.Image:
-        """A picture from a file's bytes, upright; its size is known, and within limits, before it is unpacked.
+        """A picture from a file's bytes, upright, in 8 bits; its size is known, within limits, before it is unpacked.
 
         Raises TooLargeError, and InputError for what is no PNG, JPEG or WebP.
         """
@@ -71,7 +77,7 @@ class Limits:
                         f"the {name} is {image.width}×{image.height} pixels: its longest side may have "
                         f"{int(self.max_image_pixels**0.5)}"
                     )
-                return ImageOps.exif_transpose(image)
+                return normalise(image)
         except InputError:
             raise
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:

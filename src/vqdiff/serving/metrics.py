@@ -28,6 +28,10 @@ class EngineMetrics(Collector):
             yield CounterMetricFamily(f"vqdiff_{name}", f"{name.replace('_', ' ').capitalize()} so far", value)
 
 
+_GONE = 499
+"""The status of an answer that was not taken to its end, also where it began with another."""
+
+
 class RequestMetrics:
     """ASGI middleware that counts and times requests, by endpoint and status."""
 
@@ -43,17 +47,27 @@ class RequestMetrics:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        start, status = time.perf_counter(), 500
+        start, status, begun, complete, gone = time.perf_counter(), 500, False, False, False
+
+        async def heard() -> Message:
+            nonlocal gone
+            message = await receive()
+            gone = gone or (message["type"] == "http.disconnect" and not complete)
+            return message
 
         async def noted(message: Message) -> None:
-            nonlocal status
+            nonlocal status, begun, complete
             if message["type"] == "http.response.start":
-                status = message["status"]
+                status, begun = message["status"], True
+            # Before it is sent: from then on a client that hangs up has had all.
+            complete = message["type"] == "http.response.body" and not message.get("more_body", False)
             await send(message)
 
         try:
-            return await self.app(scope, receive, noted)
+            return await self.app(scope, heard, noted)
         finally:
+            if gone or (begun and not complete):
+                status = _GONE
             route: Any = scope.get("route")
             endpoint = getattr(route, "path", "other")  # not the path that was asked for: anything may be
             self.requests.labels(endpoint, str(status)).inc()

@@ -9,8 +9,9 @@ from fastapi.responses import StreamingResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from vqdiff.sampling import samplers
-from vqdiff.serving.events import events, first_and_rest
-from vqdiff.serving.schemas import Drawing, Edit, Failure, Generation, ModelCard, ModelList, Pictures
+from vqdiff.serving.events import DrawingEvents, ImageEvents, events, first_and_rest
+from vqdiff.serving.openai_schemas import Edit, Generation, Images, OpenAIOptions
+from vqdiff.serving.schemas import Drawing, Failure, ModelCard, ModelList, Pictures
 from vqdiff.serving.service import Service
 
 
@@ -25,18 +26,32 @@ native = APIRouter(prefix="/api", tags=["native"], responses=_FAILURES)
 health = APIRouter(tags=["health"], responses=_FAILURES)
 
 
-@openai.post("/images/generations")
-async def generations(options: Generation, request: Request, service: Served) -> Pictures:
+_TEXT = {"type": "string"}
+_EVENT = {"type": "object", "properties": {"event": _TEXT, "data": _TEXT}, "required": ["event", "data"]}
+_EVENTS: dict[str, Any] = {"content": {"text/event-stream": {"schema": _EVENT}}}
+
+
+@openai.post("/images/generations", response_model=Images, response_model_exclude_none=True, responses={200: _EVENTS})
+async def generations(options: Generation, request: Request, service: Served) -> Any:
     """Draw pictures from a prompt."""
-    return await service.draw(options, request)
+    return await _draw(service, options, request, ImageEvents("image_generation", options))
 
 
-@openai.post("/images/edits")
+@openai.post("/images/edits", response_model=Images, response_model_exclude_none=True, responses={200: _EVENTS})
 async def edits(
     options: Annotated[Edit, Form(media_type="multipart/form-data")], request: Request, service: Served
-) -> Pictures:
-    """Draw the transparent part of a picture anew."""
-    return await service.draw(options, request)
+) -> Any:
+    """Draw a part of a picture anew."""
+    return await _draw(service, options, request, ImageEvents("image_edit", options))
+
+
+async def _draw(
+    service: Service, options: Drawing | OpenAIOptions, request: Request, teller: DrawingEvents | ImageEvents
+) -> Any:
+    if not options.stream:
+        return await service.draw(options, request)
+    stream = await first_and_rest(events(service, options, request, teller))
+    return StreamingResponse(stream, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
 
 
 @openai.get("/models")
@@ -45,17 +60,18 @@ async def models(service: Served) -> ModelList:
     return ModelList(data=[ModelCard(id=name) for name in service.pipes])
 
 
-@native.post(
-    "/draw",
-    response_model=Pictures,
-    responses={200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}},
-)
+@openai.get("/models/{name:path}")
+async def model(name: str, service: Served) -> ModelCard:
+    """One of them."""
+    if not name:
+        raise HTTPException(404, "no model is named: ask for /v1/models/NAME, or for /v1/models")
+    return ModelCard(id=service.pipe(name)[0])
+
+
+@native.post("/draw", response_model=Pictures, responses={200: _EVENTS})
 async def draw(options: Drawing, request: Request, service: Served) -> Any:
     """Draw, edit, vary or revise pictures, with all options of the samplers, and with events if asked for them."""
-    if not options.stream:
-        return await service.draw(options, request)
-    stream = await first_and_rest(events(service, options, request))
-    return StreamingResponse(stream, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+    return await _draw(service, options, request, DrawingEvents(options))
 
 
 @native.get("/models")
@@ -75,12 +91,14 @@ async def native_models(service: Served) -> dict[str, Any]:
     }
 
 
+@health.head("/healthz", include_in_schema=False)
 @health.get("/healthz")
 async def healthz() -> dict[str, str]:
     """Whether the process answers."""
     return {"status": "ok"}
 
 
+@health.head("/readyz", include_in_schema=False)
 @health.get("/readyz")
 async def readyz(service: Served) -> dict[str, str]:
     """Whether requests are taken."""
@@ -89,6 +107,7 @@ async def readyz(service: Served) -> dict[str, str]:
     return {"status": "ready"}
 
 
+@health.head("/metrics", include_in_schema=False)
 @health.get("/metrics", response_class=Response)
 async def metrics(request: Request) -> Response:
     """Prometheus metrics."""

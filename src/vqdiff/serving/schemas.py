@@ -1,28 +1,75 @@
-"""What requests and answers look like; from these comes the OpenAPI page."""
+"""What requests and answers look like; from these comes the OpenAPI page. OpenAI's own are in `openai_schemas`."""
 
 from __future__ import annotations
 
+import re
 import secrets
-from typing import Annotated, Literal
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal
 
-from fastapi import UploadFile
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
-from vqdiff.errors import InputError
+from vqdiff.editing import white
+from vqdiff.errors import InputError, about
 from vqdiff.model import Model
 from vqdiff.sampling import SamplingSettings
+from vqdiff.serving.encoding import Encoding
 from vqdiff.serving.limits import Limits
 from vqdiff.text import Blend, Condition
-from vqdiff.work import Work
+from vqdiff.work import Work, avoid, conditions_of, settings_of
+
+_SEEDS = 2**63
+
+
+def _whole(value: Any) -> Any:
+    return int(value) if isinstance(value, str) and re.fullmatch("[0-9]{1,40}", value) else value
+
+
+def _nullable(schema: dict[str, Any]) -> None:
+    """Say in a JSON schema that null is taken for each field that may be left out."""
+    for name, field in schema["properties"].items():
+        if name not in schema.get("required", ()) and {"type": "null"} not in field.get("anyOf", ()):
+            kept = {key: field.pop(key) for key in ("title", "description", "default") if key in field}
+            schema["properties"][name] = kept | {"anyOf": [field, {"type": "null"}]}
+
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
-Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Seed = Annotated[
+    int,
+    BeforeValidator(_whole),
+    Field(ge=0, le=_SEEDS - 1),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "integer", "minimum": 0, "maximum": _SEEDS - 1},
+                {"type": "string", "pattern": "^[0-9]{1,19}$"},
+            ]
+        }
+    ),
+]
+"""Or its digits as a string: JavaScript rounds numbers from 2⁵³ on."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A picture as a file in base64: its seed, its width and height in pixels, and the tokens of its model.
+
+    warnings: what there is to say about the prompts of its request.
+    """
+
+    file: str
+    seed: int
+    size: tuple[int, int]
+    tokens: int
+    warnings: list[str]
 
 
 class Options(BaseModel):
-    """What and how to draw; what is not given is the model's own."""
+    """What and how to draw; what is not given, or null, is the model's own."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", json_schema_extra=_nullable)
 
     model: str | None = Field(None, description="A name of /v1/models; by default the first.")
     prompt: str | None = Field(None, description="What to draw; a label's number for a class-conditional model.")
@@ -39,23 +86,73 @@ class Options(BaseModel):
     truncation: Number | None = Field(None, description="Share of each prediction's mass that is kept; 1 is off.")
     prior_scale: Number | None = Field(None, description="How much confident predictions are sharpened.")
 
-    def settings(self, own: SamplingSettings) -> SamplingSettings:
-        """The settings ``own`` with what was given in their place."""
-        names = ("steps", "sampler", "truncation", "prior_scale", "guidance", "guidance_schedule", "guidance_interval")
-        return own.changed(**{name: getattr(self, name) for name in names})
+    _settings: ClassVar = (
+        "steps", "sampler", "truncation", "prior_scale", "guidance", "guidance_schedule", "guidance_interval",
+    )  # fmt: skip
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_nulls(cls, given: Any) -> Any:
+        return {name: value for name, value in given.items() if value is not None} if isinstance(given, dict) else given
+
+    @property
+    def encoding(self) -> Encoding:
+        """The files to answer with."""
+        return Encoding()
+
+    def settings(self, model: Model) -> SamplingSettings:
+        """The model's own settings with what was given in their place; an InputError names its field."""
+        given = {name: value for name in self._settings if (value := getattr(self, name)) is not None}
+        try:
+            return settings_of(model, **given)
+        except InputError:
+            for name, value in given.items():
+                with about(name):
+                    settings_of(model, **{name: value})
+            raise
 
     def seeded(self) -> int:
         """The seed, or a random one."""
         return secrets.randbelow(2**32) if self.seed is None else self.seed
 
     def check(self, limits: Limits) -> None:
-        """Raise InputError for the first limit that is passed."""
-        limits.check(prompts=(self.prompt, self.negative), num_images=self.n, steps=self.steps)
+        """Raise InputError, which names the field, for the first limit that is passed."""
+        for name in ("prompt", "negative"):
+            with about(name):
+                limits.check_prompt(getattr(self, name))
+        with about("n"):
+            limits.check_num_images(self.n)
+        with about("steps"):
+            limits.check_steps(self.steps)
+        with about("seed"):
+            if self.seed is not None and self.seed + self.n > _SEEDS:
+                raise InputError(f"seed is {self.seed}: {self.n} pictures from there on pass 2^63, give a smaller one")
 
     def work(self, model: Model, seed: int, limits: Limits) -> Work:
-        """What is to be drawn; InputError for what can't be."""
-        asked = {"num_images": self.n, "seed": seed, "negative": self.negative}
-        return Work.generate(model, self.prompt, **asked, **vars(self.settings(model.sampling)))
+        """What is to be drawn; InputError, which names the field where one is to blame, for what can't be."""
+        with about("prompt"):
+            check_condition(model, self.prompt)
+        return Work.generate(model, self.prompt, num_images=self.n, seed=seed, **self.asked(model))
+
+    def asked(self, model: Model) -> dict[str, Any]:
+        """The negative prompt and all settings, checked, as `Work` takes them."""
+        settings = self.settings(model)
+        with about("negative"):
+            avoid(model, self.negative, settings)
+            if self.negative is not None:
+                check_condition(model, self.negative)
+        return {"negative": self.negative, **vars(settings)}
+
+    def answer(self, model: str, finished: Sequence[Finished]) -> BaseModel:
+        """What is answered."""
+        return Pictures.of(model, finished)
+
+
+def check_condition(model: Model, prompt: Condition) -> None:
+    """Raise InputError for what the model cannot draw."""
+    conditions = conditions_of(model, prompt)
+    if model.text_encoder is None:
+        model.encode(conditions)
 
 
 class Drawing(Options):
@@ -75,30 +172,40 @@ class Drawing(Options):
 
     def check(self, limits: Limits) -> None:
         super().check(limits)
-        limits.check(prompts=(self.towards,), num_images=self.n, steps=self.steps)
-        if self.towards is not None and self.prompt is None:
-            raise InputError("towards needs a prompt to start from")
+        with about("towards"):
+            limits.check_prompt(self.towards)
+            if self.towards is not None and self.prompt is None:
+                raise InputError("towards needs a prompt to start from")
         ways = [name for name in ("mask", "strength", "share") if getattr(self, name) is not None]
-        if ways and self.image is None:
-            raise InputError(f"{ways[0]} is for editing: give an image with it")
-        if len(ways) > 1:
-            raise InputError(f"{ways[0]} and {ways[1]} are two ways to edit: give one")
-        if self.share is not None and self.n > 1:
-            raise InputError(f"n is {self.n}: revising draws one picture")
+        with about(ways[0] if ways else "image"):
+            if ways and self.image is None:
+                raise InputError(f"{ways[0]} is for editing: give an image with it")
+            if len(ways) > 1:
+                raise InputError(f"{ways[0]} and {ways[1]} are two ways to edit: give one")
+        with about("n"):
+            if self.share is not None and self.n > 1:
+                raise InputError(f"n is {self.n}: revising draws one picture")
 
     def work(self, model: Model, seed: int, limits: Limits) -> Work:
-        settings = vars(self.settings(model.sampling))
         prompt: Condition = self.prompt
         if self.towards is not None and self.prompt is not None:
-            if model.text_encoder is None:
-                raise InputError("towards is for models that draw from text")
+            with about("towards"):
+                if model.text_encoder is None:
+                    raise InputError("towards is for models that draw from text")
+                check_condition(model, self.towards)
             prompt = Blend(self.prompt, self.towards, self.weight)
-        asked = {"seed": seed, "negative": self.negative, **settings}
+        with about("prompt"):
+            if self.image is None or prompt is not None:
+                check_condition(model, prompt)
+        asked = {"seed": seed, **self.asked(model)}
         if self.image is None:
             return Work.generate(model, prompt, num_images=self.n, **asked)
-        image = limits.read_base64(self.image)
+        with about("image"):
+            image = limits.read_base64(self.image)
         if self.mask is not None:
-            mask = limits.read_base64(self.mask, "mask")
+            with about("mask"):
+                mask = limits.read_base64(self.mask, "mask")
+                white(mask, image.size)
             return Work.edit(model, image, mask, prompt, num_images=self.n, feather=self.feather, **asked)
         if self.share is not None:
             return Work.revise(model, image, self.share, prompt, **asked)
@@ -106,49 +213,7 @@ class Drawing(Options):
         return Work.vary(model, image, strength, prompt, num_images=self.n, **asked)
 
 
-class OpenAIOptions(Options):
-    """`Options` and fields of OpenAI's API, of which the last four are taken and have no effect."""
-
-    size: str | None = Field(None, description="auto, or the model's size as in 128x128.")
-    response_format: Literal["b64_json"] | None = Field(None, description="Pictures come in the answer, not as links.")
-    output_format: Literal["png"] | None = None
-    user: str | None = None
-    quality: str | None = None
-    style: str | None = None
-    background: str | None = None
-
-    def check_size(self, model: Model) -> None:
-        """Raise InputError for a size that the model does not draw."""
-        side = model.image_tokenizer.config.image_size
-        if self.size not in (None, "auto", f"{side}x{side}"):
-            raise InputError(f"size is {self.size!r}: this model draws {side}x{side}")
-
-
-class Generation(OpenAIOptions):
-    """A request to /v1/images/generations."""
-
-    model_config = ConfigDict(strict=True)
-
-    def work(self, model: Model, seed: int, limits: Limits) -> Work:
-        self.check_size(model)
-        return super().work(model, seed, limits)
-
-
-class Edit(OpenAIOptions):
-    """A request to /v1/images/edits: the fully transparent part of the mask, or else of the image, is drawn anew."""
-
-    image: UploadFile
-    mask: UploadFile | None = None
-
-    def work(self, model: Model, seed: int, limits: Limits) -> Work:
-        self.check_size(model)
-        image = limits.read_picture(self.image.file.read())
-        mask = image if self.mask is None else limits.read_picture(self.mask.file.read(), "mask")
-        if not mask.has_transparency_data:
-            raise InputError("nothing says where to edit: the mask, or else the image, needs a fully transparent part")
-        holes = mask.convert("RGBA").getchannel("A").point(lambda alpha: 255 if alpha == 0 else 0)
-        asked = {"num_images": self.n, "seed": seed, "negative": self.negative}
-        return Work.edit(model, image, holes, self.prompt, **asked, **vars(self.settings(model.sampling)))
+Warnings = Annotated[list[str], Field(description="A line for each prompt of which the model knows no word.")]
 
 
 class Picture(BaseModel):
@@ -159,12 +224,18 @@ class Picture(BaseModel):
 
 
 class Pictures(BaseModel):
-    """The answer of all endpoints that draw."""
+    """The answer of the native endpoint."""
 
     created: int
     model: str
     data: list[Picture]
-    warnings: list[str] = Field(default=[], description="Prompts that the model knows no word of.")
+    warnings: Warnings
+
+    @classmethod
+    def of(cls, model: str, finished: Sequence[Finished]) -> Pictures:
+        """The answer with these pictures."""
+        data = [Picture(b64_json=one.file, seed=one.seed) for one in finished]
+        return cls(created=int(time.time()), model=model, data=data, warnings=finished[0].warnings)
 
 
 class ModelCard(BaseModel):

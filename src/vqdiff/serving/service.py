@@ -4,47 +4,51 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import asdict
 from typing import TypeVar
 
-from fastapi import HTTPException, Request
+from fastapi import Request
+from pydantic import BaseModel
 
-from vqdiff.pictures import encode_png
 from vqdiff.pipeline import Pipeline
+from vqdiff.serving.addresses import network_of
 from vqdiff.serving.engine import Engine, StoppedError
 from vqdiff.serving.lane import Ticket
 from vqdiff.serving.limits import Limits
-from vqdiff.serving.schemas import Options, Picture, Pictures
+from vqdiff.serving.schemas import Finished, Options
 from vqdiff.work import remarks_on
 
 T = TypeVar("T")
 
 
+class UnknownModelError(Exception):
+    """No model of that name is served."""
+
+
 class Order:
     """A request that the engine has taken."""
 
-    def __init__(self, model: str, seed: int, ticket: Ticket, changed: asyncio.Event) -> None:
-        self.model, self.seed, self.ticket, self.changed = model, seed, ticket, changed
+    def __init__(self, model: str, options: Options, seed: int, ticket: Ticket, changed: asyncio.Event) -> None:
+        self.model, self.options, self.seed, self.ticket, self.changed = model, options, seed, ticket, changed
 
-    def answer(self) -> Pictures:
-        """The finished pictures, as PNG files."""
+    def finish(self) -> list[Finished]:
+        """The finished pictures, as files with their settings inside."""
         work, model = self.ticket.work, self.ticket.pipe.model
         record = asdict(work.settings) | model.identity()
         if work.negative is not None:
             record["negative"] = work.negative
-        data = list[Picture]()
+        finished, remarks = list[Finished](), remarks_on(model, work)
         for i, image in enumerate(self.ticket.images()):
             seed = self.seed + i
             condition = None if work.conditions is None else work.conditions[i]
             prompt = condition if isinstance(condition, str | int | None) else asdict(condition)
-            png = encode_png(image, {"prompt": prompt, "seed": seed} | record)
-            data.append(Picture(b64_json=base64.b64encode(png).decode(), seed=seed))
-        remarks = remarks_on(model, work)
-        return Pictures(created=int(time.time()), model=self.model, data=data, warnings=remarks)
+            file = self.options.encoding.encode(image, {"prompt": prompt, "seed": seed} | record)
+            content = base64.b64encode(file).decode()
+            finished.append(Finished(content, seed, image.size, model.num_tokens, remarks))
+        return finished
 
 
 class Service:
@@ -59,7 +63,7 @@ class Service:
         """A model by name, the first by default; nothing but the names given at the start is looked at."""
         name = name or next(iter(self.pipes))
         if name not in self.pipes:
-            raise HTTPException(404, f"no model of that name is served: choose one of {', '.join(self.pipes)}")
+            raise UnknownModelError(f"no model of that name is served: choose one of {', '.join(self.pipes)}")
         return name, self.pipes[name]
 
     @asynccontextmanager
@@ -82,8 +86,9 @@ class Service:
 
         def submit() -> Ticket:
             work = options.work(pipe.model, seed, self.limits)
+            tell = lambda: loop.call_soon_threadsafe(changed.set)  # noqa: E731
             return self.engine.submit(
-                pipe, work, previews=previews, trace=trace, on_change=lambda: loop.call_soon_threadsafe(changed.set)
+                pipe, work, previews=previews, trace=trace, on_change=tell, client=patience.client
             )
 
         submitted = self._threads.submit(submit)
@@ -93,23 +98,23 @@ class Service:
             submitted.add_done_callback(_cancel_ticket)  # it may be in the engine by now
             raise
         try:
-            yield Order(name, seed, ticket, changed)
+            yield Order(name, options, seed, ticket, changed)
         finally:
             ticket.cancel()
 
-    async def answer(self, order: Order, patience: Patience) -> Pictures:
+    async def finish(self, order: Order, patience: Patience) -> list[Finished]:
         """Wait for the pictures."""
         await patience(asyncio.wrap_future(order.ticket))
-        return await self.compute(order.answer, patience)
+        return await self.compute(order.finish, patience)
 
     async def compute(self, function: Callable[[], T], patience: Patience) -> T:
         """Do a request's own share of computing, in the threads that are there for it."""
         return await patience(asyncio.wrap_future(self._threads.submit(function)))
 
-    async def draw(self, options: Options, request: Request) -> Pictures:
+    async def draw(self, options: Options, request: Request) -> BaseModel:
         """Answer a request, unless the client goes away or the time is up."""
         async with patience_of(request, self.limits.timeout) as patience, self.order(options, patience) as order:
-            return await self.answer(order, patience)
+            return options.answer(order.model, await self.finish(order, patience))
 
     def close(self) -> None:
         """Finish what is here, and end the threads."""
@@ -124,8 +129,8 @@ class ClientGoneError(Exception):
 class Patience:
     """Waits for things as long as the client does, and no longer than its time."""
 
-    def __init__(self, gone: asyncio.Task[None], deadline: float) -> None:
-        self._gone, self._deadline = gone, deadline
+    def __init__(self, gone: asyncio.Task[None], deadline: float, client: str = "") -> None:
+        self._gone, self._deadline, self.client = gone, deadline, client
 
     async def __call__(self, awaited: Awaitable[T]) -> T:
         """Its result; raises ClientGoneError, TimeoutError, or StoppedError where the engine has given it up."""
@@ -143,8 +148,11 @@ class Patience:
 
 
 @asynccontextmanager
-async def patience_of(request: Request | None, timeout: float) -> AsyncIterator[Patience]:
-    """The patience of a client whose request has been read, for ``timeout`` seconds; None: who never hangs up."""
+async def patience_of(request: Request | None, timeout: float, client: str | None = None) -> AsyncIterator[Patience]:
+    """The patience of a client whose request has been read, for ``timeout`` seconds; None: who never hangs up.
+
+    client: whom rows are counted for, by default the address that the request comes from.
+    """
 
     async def until_gone() -> None:
         if request is None:
@@ -154,7 +162,8 @@ async def patience_of(request: Request | None, timeout: float) -> AsyncIterator[
 
     gone = asyncio.create_task(until_gone())
     try:
-        yield Patience(gone, asyncio.get_running_loop().time() + timeout)
+        client = client if request is None else network_of(request.client)
+        yield Patience(gone, asyncio.get_running_loop().time() + timeout, client or "")
     finally:
         gone.cancel()
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -11,7 +13,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from vqdiff.data import Rows
@@ -20,6 +21,9 @@ from vqdiff.files import atomic_path
 from vqdiff.model import Model
 from vqdiff.shapes import Float, Int
 from vqdiff.text import AnyTextEncoder
+
+_HEAD = 1024
+"""Bytes before the tensors of a file of text features: more than its description takes."""
 
 
 @runtime_checkable
@@ -50,11 +54,10 @@ class Captions:
                     f"{encoder.max_tokens} and lose their end: {cut[0][:40]!r} …",
                     flush=True,
                 )
-            features = _encode(fitting, encoder)
             file.parent.mkdir(parents=True, exist_ok=True)
             with atomic_path(file) as path:
-                save_file(features, path, {"origin": origin})
-            features = _read(file, origin)  # as a mapped file, which all processes of a machine share
+                _encode(fitting, encoder, path, origin)
+            features = _read(file, origin)
             assert features is not None
         self.values: Tensor = features["values"]
         """``(all tokens of all texts, C)``."""
@@ -107,6 +110,7 @@ def _origin(texts: Sequence[str], encoder: AnyTextEncoder) -> str:
 
 
 def _read(file: Path, origin: str) -> Mapping[str, Tensor] | None:
+    """As a mapped file, which all processes of a machine share, and of which memory holds what there is room for."""
     if not file.exists():
         return None
     with safe_open(file, "pt") as stored:
@@ -115,13 +119,25 @@ def _read(file: Path, origin: str) -> Mapping[str, Tensor] | None:
         return {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118
 
 
-def _encode(texts: Sequence[str], encoder: AnyTextEncoder, batch_size: int = 256) -> dict[str, Tensor]:
+def _encode(texts: Sequence[str], encoder: AnyTextEncoder, path: Path, origin: str, batch_size: int = 256) -> None:
+    """Write a safetensors file batch by batch, so that memory holds one; what its head says is known at the end."""
     print(f"encoding {len(texts):,} captions", flush=True)
-    values, lengths = list[Tensor](), [torch.zeros(1, dtype=torch.int64)]
-    for start in range(0, len(texts), batch_size):
-        with torch.autocast(encoder.model.device.type, torch.bfloat16):
-            features = encoder.encode(texts[start : start + batch_size]).cpu()
-        present = features.ne(0).any(-1)
-        values.append(features[present].half())
-        lengths.append(present.sum(1))
-    return {"values": torch.cat(values), "starts": torch.cat(lengths).cumsum(0)}
+    starts = np.zeros(len(texts) + 1, np.int64)
+    with path.open("wb") as file:
+        file.seek(_HEAD + starts.nbytes)
+        for start in range(0, len(texts), batch_size):
+            with torch.autocast(encoder.model.device.type, torch.bfloat16):
+                features = encoder.encode(texts[start : start + batch_size]).cpu()
+            present = features.ne(0).any(-1)
+            file.write(features[present].half().numpy().tobytes())
+            starts[start + 1 : start + 1 + len(features)] = present.sum(1).numpy()
+        starts = starts.cumsum()
+        shapes = {"starts": ("I64", [len(starts)], 8), "values": ("F16", [int(starts[-1]), encoder.width], 2)}
+        head, offset = dict[str, object](__metadata__={"origin": origin}), 0
+        for name, (dtype, shape, size) in shapes.items():
+            end = offset + size * math.prod(shape)
+            head[name] = {"dtype": dtype, "shape": shape, "data_offsets": [offset, end]}
+            offset = end
+        file.seek(0)
+        file.write((_HEAD - 8).to_bytes(8, "little") + json.dumps(head).encode().ljust(_HEAD - 8))
+        file.write(starts.tobytes())

@@ -27,7 +27,8 @@ from vqdiff.sampling import SamplingSettings
 from vqdiff.shapes import Float, Int
 from vqdiff.text import NullCondition, NullKind, read_text_encoder
 from vqdiff.training.conditions import conditions_of
-from vqdiff.training.loop import Batch, RunConfig, train
+from vqdiff.training.loop import RunConfig, train
+from vqdiff.training.state import Batch
 from vqdiff.training.tokenizer import HeldOut
 
 
@@ -288,7 +289,9 @@ class DiffusionTask:
         self.train_set = self._tokens("train", image_tokenizer)
         self.test_set = self._tokens(config.held_out, image_tokenizer, self.train_set.class_names)
         self.weights = emphasised(self.train_set, config.emphasis)
-        self.parts = config.assemble(self.train_set, image_tokenizer).to(self.device)
+        self.parts = config.assemble(self.train_set, image_tokenizer)
+        for part in filter(None, (self.parts.image_tokenizer, self.parts.text_encoder)):
+            part.to(self.device)  # what is trained is taken there by the loop, which may divide it among processes
         self.conditions, told = (
             conditions_of(rows, self.parts, config.output / f"{name}-captions.safetensors")
             for name, rows in (("train", self.train_set), ("held-out", self.test_set))
@@ -299,8 +302,7 @@ class DiffusionTask:
         self.objective = DiffusionObjective(self.parts, config.loss)
         self.model = self.objective.model
         self.parts.denoiser.recompute = config.recompute
-        if config.compile:
-            self.parts.denoiser.compile()
+        self.compiled: nn.Module | None = self.parts.denoiser if config.compile else None
 
     def _tokens(self, split: str, image_tokenizer: Any, class_names: tuple[str, ...] = ()) -> TokenSet:
         data, config = self.config.data, self.config

@@ -25,14 +25,14 @@ from torch import Tensor, nn
 
 from vqdiff.errors import InputError
 from vqdiff.files import clear_rooms
+from vqdiff.training.diagnosis import diagnose
 from vqdiff.training.journal import Journal
 from vqdiff.training.rehearsal import check_sanity, rehearse
-from vqdiff.training.state import RunState
+from vqdiff.training.state import Batch, RunState
 
 _PATIENCE = timedelta(hours=6)
 """How long processes wait for the first one, which reads and tokenises the pictures."""
 
-Batch = dict[str, Tensor]
 Precision = Literal["fp32", "bf16", "fp16"]
 Tracker = Literal["wandb", "trackio"]
 
@@ -106,6 +106,11 @@ class Task(Protocol):
         ...
 
     @property
+    def compiled(self) -> nn.Module | None:
+        """The part of the objective to compile, if any, where that computes the same."""
+        ...
+
+    @property
     def trained(self) -> bool:
         """Whether the model was trained before."""
         ...
@@ -138,8 +143,8 @@ def train(make_task: Callable[[], Task], run: RunConfig, output: Path, *, resume
     Started by ``accelerate launch`` or ``torchrun``, the processes share every batch.
     ``resume`` goes on from ``last.pt``, also with another number of processes; without it an ``output`` that already
     holds one is an InputError, and the task is not even made. Ctrl-C and SIGTERM end the step at hand, leave a
-    checkpoint and raise KeyboardInterrupt. A loss or gradient that is not finite is an InputError that names the step;
-    ``broken.pt`` holds the weights before it.
+    checkpoint and raise KeyboardInterrupt. A loss or gradient that is not finite is an InputError that names the step
+    and what was found there; ``last.pt`` is left as it is, and ``broken.pt`` holds the state before that step.
 
     ``sanity`` writes nothing and only fits the first batch, again and again; InputError if that cannot be learnt.
     """
@@ -157,32 +162,30 @@ def train(make_task: Callable[[], Task], run: RunConfig, output: Path, *, resume
     if sanity:
         check_sanity(task.objective, task.batch(0, shares[0]), run.learning_rate, accelerator, trained=task.trained)
         return
-    plan = rehearse(task.objective, task.batch(0, shares[0]), len(shares), accelerator)
     optimizer = partial(make_optimizer, run=run, factors=task.learning_rates)
     shard = run.shard and accelerator.num_processes > 1
     state = RunState(task.objective, task.model, optimizer, accelerator, averaged=run.ema > 0, shard=shard)
     meters = state.load(checkpoint) if resume else {}
+    plan = rehearse(state, task.compiled, task.batch(state.step, shares[0]), len(shares))
     with _asked_to_stop() as stopped, Journal(accelerator, output, run.steps, run.batch_size) as journal:
         journal.begin(state.step, meters, plan)
         for batches in _prefetched(task, range(state.step, run.steps), shares, accelerator.device):
             for group in state.optimizer.param_groups:
                 group["lr"] = run.learning_rate_at(state.step) * group["factor"]
-            finite = True
-            for number, batch in enumerate(batches, start=1):
-                with state.gradients(together=number == len(batches)):
-                    with accelerator.autocast():
-                        loss, metrics = state.objective(**batch)
-                    accelerator.backward(loss / len(batches))
+            finite, before = True, [buffer.clone() for buffer in state.buffers()]
+            for loss, metrics in state.compute(batches):
                 finite = finite and bool(loss.isfinite())
                 journal.add({"loss": loss, **metrics}, 1 / len(batches))
             finite = state.clip(run.clip) and finite
             finite, stopping = _agreed(accelerator, finite, bool(stopped))
             if not finite:
+                state.go_back(before)
+                found = diagnose(state, batches, plan.compilation)
                 broken = output / "broken.pt"
                 state.save(broken, {})
+                then = f"go on from {checkpoint} with --resume" if checkpoint.exists() else "begin anew"
                 raise InputError(
-                    f"the loss or its gradient is not finite at step {state.step}: lower run.learning_rate and go on "
-                    f"from {checkpoint} with --resume; the weights before that step are in {broken}"
+                    f"not finite at step {state.step}: {found}, and {then}; the state before that step is in {broken}"
                 )
             state.optimizer.step()
             state.optimizer.zero_grad()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,12 +10,15 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from vqdiff.errors import InputError
-from vqdiff.measuring import count_flops, matmul_peak, now, peak_memory
+from vqdiff.measuring import count_flops, matmul_peak, now, peak_memory, reset_peak_memory
+from vqdiff.training.attempt import Attempt, attempt
+from vqdiff.training.compilation import Compilation, choose_compilation
+from vqdiff.training.state import Batch, RunState
 
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """Measured on one part of a batch, without torch.compile."""
+    """Measured on one part of a batch, as it will be computed."""
 
     parameters: int
     """That are trained."""
@@ -24,9 +27,10 @@ class Rehearsal:
     seconds: float
     """A step."""
     memory: int
-    """Bytes at the peak, weights, optimiser and average included."""
+    """Bytes at the peak in this process, weights, optimiser and average included."""
     peak: float
     """Matrix products alone, flop/s of this device in the run's precision."""
+    compilation: Compilation
 
     def __str__(self) -> str:
         return (
@@ -35,40 +39,47 @@ class Rehearsal:
         )
 
 
-def rehearse(objective: nn.Module, batch: dict[str, Tensor], parts: int, accelerator: Accelerator) -> Rehearsal:
-    """Compute a part of a batch with a copy of the objective, twice: to count, then to time.
+def rehearse(state: RunState, compiled: nn.Module | None, batch: Batch, parts: int) -> Rehearsal:
+    """Compute one of the ``parts`` of a batch and leave ``state`` as it is: to count, to compare, to time.
+
+    ``compiled``, a part of the objective, is compiled if its loss and gradient are then those that it has uncompiled;
+    see :func:`choose_compilation`.
 
     Raises InputError if it does not fit into the device's memory.
     """
-    device = accelerator.device
-    trained = sum(parameter.numel() for parameter in objective.parameters() if parameter.requires_grad)
-    copied = copy.deepcopy(objective).to(device).train()
-    batch = {name: value.to(device) for name, value in batch.items()}
-
-    def part() -> None:
-        with accelerator.autocast():
-            loss, _ = copied(**batch)
-        loss.backward()
-        copied.zero_grad()
-
+    device = state.accelerator.device
+    batches = [{name: value.to(device) for name, value in batch.items()}]
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(state.precision, torch.float32)
     try:
-        flops = count_flops(part)
+        if compiled is None:
+            compilation, flops = Compilation.NONE, count_flops(lambda: _compute(state, batches))
+        else:
+            compilation, flops = _compile(state, compiled, batches)
+        reset_peak_memory(device)
         start = now(device)
-        part()
+        _compute(state, batches)
         seconds = now(device) - start
     except torch.OutOfMemoryError as error:
         raise InputError(
             f"{_rows(batch)} pictures at once do not fit into the memory of {device}: lower run.batch_size, or raise "
             "run.accumulation, which gives the same result"
         ) from error
-    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(accelerator.mixed_precision, torch.float32)
-    return Rehearsal(
-        trained,
-        flops / _rows(batch),
-        seconds * parts,
-        peak_memory(device) + 3 * 4 * trained,
-        matmul_peak(device, dtype),
-    )
+    memory = peak_memory(device) + state.bytes_to_come()
+    trained = sum(value.numel() for _, value in state.parameters())
+    return Rehearsal(trained, flops / _rows(batch), seconds * parts, memory, matmul_peak(device, dtype), compilation)
+
+
+def _compile(state: RunState, part: nn.Module, batches: Sequence[Batch]) -> tuple[Compilation, int]:
+    """Compile as far as that computes what is computed without; the flops are counted without."""
+    eager = list[Attempt]()
+    flops = count_flops(lambda: eager.append(attempt(state, batches)))
+    return choose_compilation(state, part, batches, eager[0]), flops
+
+
+def _compute(state: RunState, batches: Sequence[Batch]) -> None:
+    with state.undone():
+        for _ in state.compute(batches, scaled=False):
+            pass
 
 
 def check_sanity(

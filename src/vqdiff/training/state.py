@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
@@ -19,6 +19,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from vqdiff.errors import InputError
 from vqdiff.files import atomic_path
 
+Batch = dict[str, Tensor]
 _WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
@@ -42,15 +43,72 @@ class RunState:
         self.step = 0
         self.accelerator = accelerator
         self._copy = copy.deepcopy(model) if accelerator.is_main_process else None  # a sharded one can't be copied
-        self._objective, self._model = objective.train().to(accelerator.device), model
+        self._objective, self._model = objective.train(), model
         if shard:
             _shard(objective, accelerator)
-        self.objective = objective if shard else accelerator.prepare_model(objective)
+        self.objective = objective if shard else accelerator.prepare_model(objective.to(accelerator.device))
         self.optimizer: Any = accelerator.prepare_optimizer(optimizer(objective))
         self.average = {name: value.clone() for name, value in self._weights().items()} if averaged else None
 
+    @property
+    def precision(self) -> str:
+        """Of the matrix products: fp32, bf16 or fp16."""
+        return {"no": "fp32"}.get(self.accelerator.mixed_precision, self.accelerator.mixed_precision)
+
+    def parameters(self) -> list[tuple[str, nn.Parameter]]:
+        """Those that are trained, with their names in the objective."""
+        return [(name, value) for name, value in self._objective.named_parameters() if value.requires_grad]
+
+    def broken_weights(self) -> str | None:
+        """The first parameter that holds values that are not finite."""
+        names, values = zip(*self.parameters(), strict=True)
+        flags = torch.stack([(~_local(value).isfinite()).any() for value in values]).float()
+        broken = self.accelerator.reduce(flags, "sum") if self.accelerator.num_processes > 1 else flags
+        return next((name for name, flag in zip(names, cast("Tensor", broken).tolist(), strict=True) if flag), None)
+
+    def compute(self, batches: Sequence[Batch], *, scaled: bool = True) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+        """Go forth and back through the parts of a batch: loss and metrics of each; the gradient is of their mean.
+
+        scaled: whether the gradient is that of the scaled loss (fp16), as the optimiser takes it.
+        """
+        for number, batch in enumerate(batches, start=1):
+            with self._gradients(together=number == len(batches)):
+                with self.accelerator.autocast():
+                    loss, metrics = self.objective(**batch)
+                if scaled:
+                    self.accelerator.backward(loss / len(batches))
+                else:
+                    (loss / len(batches)).backward()
+            yield loss.detach(), metrics
+
+    def bytes_to_come(self) -> int:
+        """What the optimiser will hold here and does not yet: two moments of every parameter, until its first step."""
+        if self.optimizer.state:
+            return 0
+        return sum(2 * _local(value).nbytes for _, value in self.parameters())
+
+    def buffers(self) -> list[Tensor]:
+        """What a step may change besides the weights: all buffers of what is in training mode."""
+        modules = [module for module in self._objective.modules() if module.training]
+        return [buffer for module in modules for buffer in module.buffers(recurse=False)]
+
+    def go_back(self, buffers: Sequence[Tensor]) -> None:
+        """Forget the gradient, and set the buffers to what copies of them say."""
+        self._objective.zero_grad()
+        for buffer, before in zip(self.buffers(), buffers, strict=True):
+            buffer.copy_(before)
+
     @contextmanager
-    def gradients(self, *, together: bool) -> Iterator[None]:
+    def undone(self) -> Iterator[None]:
+        """Whatever is computed in here leaves no gradient and no changed buffer."""
+        before = [buffer.clone() for buffer in self.buffers()]
+        try:
+            yield
+        finally:
+            self.go_back(before)
+
+    @contextmanager
+    def _gradients(self, *, together: bool) -> Iterator[None]:
         """Backward passes in here leave the sum over the processes if ``together``, else only what they add to it."""
         if isinstance(self.objective, FSDPModule):
             self.objective.set_requires_gradient_sync(together)
@@ -128,7 +186,10 @@ class RunState:
 
 
 def _shard(objective: nn.Module, accelerator: Accelerator) -> None:
-    """FSDP2: every layer of a stack by itself, and the rest together."""
+    """FSDP2: every layer of a stack by itself, and the rest together.
+
+    Layers go to the device one by one, and the shard alone of each stays: the whole network is never there.
+    """
     mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
     for stack in objective.modules():
         if isinstance(stack, nn.ModuleList):
@@ -141,6 +202,10 @@ def _shard(objective: nn.Module, accelerator: Accelerator) -> None:
 
 def _whole(value: Any) -> Tensor:
     return value.full_tensor() if isinstance(value, DTensor) else value
+
+
+def _local(value: Tensor) -> Tensor:
+    return value.to_local() if isinstance(value, DTensor) else value
 
 
 def _laid_out_as(like: Tensor, value: Tensor) -> Tensor:

@@ -76,6 +76,8 @@ class TokenizerTraining:
 class TokenizerTask:
     """Reconstruct pictures through the quantizer."""
 
+    compiled = None
+
     def __init__(self, config: TokenizerTraining) -> None:
         self.config, self.trained = config, config.start is not None
         torch.manual_seed(config.run.seed)

@@ -10,10 +10,11 @@ from fastapi import FastAPI
 from gradio.themes import Soft
 
 from vqdiff.serving.page.compare import compare_tab
+from vqdiff.serving.page.door import Door
 from vqdiff.serving.page.draw import draw_tab
 from vqdiff.serving.page.edit import edit_tab, picture_of
 from vqdiff.serving.page.parts import script
-from vqdiff.serving.page.running import QUIET
+from vqdiff.serving.page.running import QUIET, told
 from vqdiff.serving.page.why import Why
 from vqdiff.serving.service import Service
 
@@ -56,13 +57,14 @@ def create_page(service: Service) -> FastAPI:
         def ask(event: gr.EventData) -> list[Any]:
             return [*why.ask(event), gr.Tabs(selected="why")]
 
-        pictures.edit(edit, None, [brush, tabs], **QUIET)
-        asked = pictures.why(ask, None, [*why.inputs, tabs], **QUIET)
+        pictures.edit(told(edit), None, [brush, tabs], **QUIET)
+        asked = pictures.why(told(ask), None, [*why.inputs, tabs], **QUIET)
         asked.success(why.run, why.inputs, why.outputs, **QUIET)
     # Requests wait in the engine's queue, by its rules, and not in Gradio's before it.
     blocks.queue(default_concurrency_limit=None, max_size=service.engine.max_waiting, api_open=False)
     blocks._queue.pending_messages_per_session.max_size = _SESSIONS  # what nobody fetches is kept in memory
     shell = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
+    shell.add_middleware(Door, blocks=blocks)
     return gr.mount_gradio_app(
         shell,
         blocks,

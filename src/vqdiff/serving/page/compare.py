@@ -33,12 +33,12 @@ def compare_tab(service: Service, model: gr.Dropdown) -> None:
                 empty("Four ways to draw the same prompt come here."), elem_id="table", apply_default_css=False
             )
 
-    def start(values: Values) -> AsyncGenerator[Progress]:
+    def start(values: Values, client: str) -> AsyncGenerator[Progress]:
         asked = controls.drawing(values)
         asked = asked.model_copy(update={"seed": asked.seeded()})
         orders = ["fewer-tokens", asked.sampler or service.pipe(asked.model)[1].model.sampling.sampler]
         guided = [asked.model_copy(update={"sampler": one}) for one in orders]
-        return draw(service, [*(one.model_copy(update=_UNGUIDED) for one in guided), *guided])
+        return draw(service, [*(one.model_copy(update=_UNGUIDED) for one in guided), *guided], client=client)
 
     def show(progress: Progress) -> str:
         head = "".join(f"<th>{_name(row[0], progress.pipe.model)}</th>" for row in progress.cells)
@@ -51,6 +51,6 @@ def compare_tab(service: Service, model: gr.Dropdown) -> None:
 
 def _name(cell: Cell, model: Model) -> str:
     """The way in which a picture is drawn, in two lines."""
-    settings = cell.drawing.settings(model.sampling)
+    settings = cell.drawing.settings(model)
     order, scale = _ORDERS.get(settings.sampler, settings.sampler), Guidance.of(settings.guidance).scale
     return f"{escape(order)}<br>{'no guidance' if scale == 1 else f'guidance {scale:g}'}"

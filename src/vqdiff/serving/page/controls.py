@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from vqdiff.errors import InputError
 from vqdiff.model import Model
 from vqdiff.sampling import Guidance, GuidanceKind, samplers
+from vqdiff.serving.page.running import told
 from vqdiff.serving.schemas import Drawing
 from vqdiff.serving.service import Service
 
@@ -50,7 +51,8 @@ class Controls:
             if count is not None:
                 most = min(limits.max_images, 10)
                 self._add("n", gr.Slider(1, most, min(count[1], most), step=1, label=count[0], scale=2, min_width=160))
-            self._add("seed", gr.Number(seed or 0, label="Seed", precision=0, minimum=0, min_width=100))
+            # Text: browsers round numbers from 2**53 on.
+            self._add("seed", gr.Textbox(str(seed or 0), label="Seed", max_lines=1, max_length=19, min_width=100))
             self._add("random", gr.Checkbox(seed is None, label="random", min_width=90, elem_classes="vq-random"))
         self.more = gr.Accordion("More settings", open=False)
         with self.more:
@@ -66,7 +68,7 @@ class Controls:
         if len(service.pipes) > 1:
             names = list(own)
             outputs = [self.parts[name] for name in names]
-            model.change(self._follow, model, outputs, preprocess=False, show_progress="hidden")
+            model.change(told(self._follow), model, outputs, preprocess=False, show_progress="hidden")
 
     def drawing(self, values: Values, **more: Any) -> Drawing:
         """The request that these values of `inputs` make; InputError or RequestValidationError for what is none."""
@@ -92,7 +94,7 @@ class Controls:
         own = self._properties(pipe.model)
         given = drawing.model_dump(exclude_none=True)
         fields = {name: given.get(name, own.get(name, {}).get("value")) for name in self.parts}
-        fields |= {"style": _ANY, "random": False, "negative": drawing.negative or ""}
+        fields |= {"seed": str(drawing.seed), "style": _ANY, "random": False, "negative": drawing.negative or ""}
         return [drawing.model, *(gr.skip() if name == "n" else fields[name] for name in self.parts)]
 
     def _add(self, name: str, part: Component) -> None:

@@ -10,7 +10,7 @@ import gradio as gr
 from vqdiff.serving.page.controls import Controls, Values
 from vqdiff.serving.page.drawing import Progress, draw
 from vqdiff.serving.page.parts import empty, grid, script, state
-from vqdiff.serving.page.running import QUIET, Buttons
+from vqdiff.serving.page.running import QUIET, Buttons, told
 from vqdiff.serving.schemas import Drawing
 from vqdiff.serving.service import Service
 
@@ -29,16 +29,16 @@ def draw_tab(service: Service, model: gr.Dropdown, last: gr.State) -> gr.HTML:
                 apply_default_css=False,
             )
 
-    def start(values: Values) -> AsyncGenerator[Progress]:
-        return draw(service, [controls.drawing(values)])
+    def start(values: Values, client: str) -> AsyncGenerator[Progress]:
+        return draw(service, [controls.drawing(values)], client=client)
 
     def show(progress: Progress) -> str:
         return state(progress) + grid(progress.cells[0], ["keep", "edit", "why"])
 
     def keep(event: gr.EventData) -> list[Any]:
-        return [Drawing.model_validate_json(event.drawing).seed, False]
+        return [str(Drawing.model_validate_json(event.drawing).seed), False]
 
     also = (last, lambda progress: progress.cells[0][-1].image)
     buttons.draw(controls.inputs, pictures, start, show, enter=controls.prompt, also=also)
-    pictures.keep(keep, None, [controls.parts["seed"], controls.parts["random"]], **QUIET)
+    pictures.keep(told(keep), None, [controls.parts["seed"], controls.parts["random"]], **QUIET)
     return pictures

@@ -67,14 +67,19 @@ def data_url(image: Image.Image, kind: str = "webp") -> str:
 
 
 async def draw(
-    service: Service, drawings: Sequence[Drawing], *, story: Callable[[Pipeline, Sequence[Trace]], Any] | None = None
+    service: Service,
+    drawings: Sequence[Drawing],
+    *,
+    client: str,
+    story: Callable[[Pipeline, Sequence[Trace]], Any] | None = None,
 ) -> AsyncGenerator[Progress]:
     """Have all drawings drawn together; yields at every step and preview, at least once a second, and at the end.
 
-    story: what to make of the steps of the first picture. Raises what `Service.order` does.
+    client: whom the rows are counted for. story: what to make of the steps of the first picture. Raises what
+    `Service.order` does.
     """
     async with AsyncExitStack() as stack:
-        patience = await stack.enter_async_context(patience_of(None, service.limits.timeout))
+        patience = await stack.enter_async_context(patience_of(None, service.limits.timeout, client))
         changed, orders = asyncio.Event(), list[Order]()
         for one in drawings:
             order = service.order(one, patience, previews=True, trace=story is not None, changed=changed)
@@ -94,9 +99,9 @@ async def draw(
             changed.clear()
         cells, remarks = list[list[Cell]](), dict[str, None]()
         for order, one in zip(orders, drawings, strict=True):
-            answer = await service.answer(order, patience)
-            remarks |= dict.fromkeys(answer.warnings)
-            cells.append([_finished(one, picture.seed, picture.b64_json) for picture in answer.data])
+            pictures = await service.finish(order, patience)
+            remarks |= dict.fromkeys(pictures[0].warnings)
+            cells.append([_finished(one, picture.seed, picture.file) for picture in pictures])
         told = None
         if story is not None and first.traces is not None:
             told = await service.compute(partial(story, first.pipe, first.traces[0]), patience)

@@ -11,7 +11,7 @@ from vqdiff.errors import InputError
 from vqdiff.serving.page.controls import Controls, Values
 from vqdiff.serving.page.drawing import Progress, draw
 from vqdiff.serving.page.parts import empty, grid, script, state
-from vqdiff.serving.page.running import QUIET, Buttons
+from vqdiff.serving.page.running import QUIET, Buttons, told
 from vqdiff.serving.service import Service
 
 _TEMPLATE = """<div class="vq-brush">
@@ -61,14 +61,14 @@ def edit_tab(service: Service, model: gr.Dropdown, last: gr.State) -> gr.HTML:
                 apply_default_css=False,
             )
 
-    def start(values: Values) -> AsyncGenerator[Progress]:
+    def start(values: Values, client: str) -> AsyncGenerator[Progress]:
         painted, seam, *rest = values
         if not isinstance(painted, dict) or not painted.get("image"):
             raise InputError("there is no picture yet: open one, or take one from the Draw tab")
         if not painted.get("mask"):
             raise InputError("nothing is painted: paint over what to redraw")
         drawing = controls.drawing(rest, image=painted["image"], mask=painted["mask"], feather=seam)
-        return draw(service, [drawing])
+        return draw(service, [drawing], client=client)
 
     def show(progress: Progress) -> str:
         return state(progress) + grid(progress.cells[0], ["edit"])
@@ -76,7 +76,7 @@ def edit_tab(service: Service, model: gr.Dropdown, last: gr.State) -> gr.HTML:
     inputs = [brush, feather, *controls.inputs]
     buttons.draw(inputs, edited, start, show, enter=controls.prompt, js=_TAKE_MASK)
     take.click(lambda picture: picture or gr.skip(), last, brush, **QUIET)
-    edited.edit(picture_of, None, brush, **QUIET)
+    edited.edit(told(picture_of), None, brush, **QUIET)
     return brush
 
 

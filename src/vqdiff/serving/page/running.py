@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any
+from functools import wraps
+from typing import Any, TypeVar
 
 import gradio as gr
 from gradio.components import Component
 
+from vqdiff.serving.gate import client_of, reader_of
 from vqdiff.serving.page.drawing import Progress
 from vqdiff.serving.page.parts import note, problem
+from vqdiff.serving.service import UnknownModelError
+
+T = TypeVar("T")
+logger = logging.getLogger(__name__)
 
 QUIET: dict[str, Any] = {
     "preprocess": False,
@@ -20,6 +27,20 @@ QUIET: dict[str, Any] = {
     "api_visibility": "private",
 }
 """Options of all events. Values go to and fro as they are: Gradio would make files of some of them."""
+
+
+def told(function: Callable[..., T]) -> Callable[..., T]:
+    """The same, for an event whose values a client may have made up: what is wrong with them is told to it alone."""
+
+    @wraps(function)
+    def telling(*values: Any) -> T:
+        try:
+            return function(*values)
+        except (AttributeError, TypeError, ValueError, UnknownModelError) as error:
+            logger.info("an event of the page was refused: %s", error)
+            raise gr.Error("this is no event of the page", print_exception=False) from error
+
+    return telling
 
 
 @dataclass(eq=False)
@@ -50,7 +71,7 @@ class Buttons:
         self,
         inputs: Sequence[Component],
         output: Component,
-        start: Callable[[Sequence[Any]], AsyncGenerator[Progress]],
+        start: Callable[[Sequence[Any], str], AsyncGenerator[Progress]],
         show: Callable[[Progress], str],
         *,
         enter: gr.Textbox | None = None,
@@ -66,13 +87,16 @@ class Buttons:
 
         async def run(request: gr.Request, *values: Any) -> AsyncIterator[Any]:
             page, turn, shown = request.session_hash, _Turn(), ""
+            reader = reader_of(request)
             self._end(page)
             self._turns[page] = turn
             try:
                 yield self._both(note("Starting …"), also)
-                async with aclosing(start(values)) as progress:
+                if not await reader.comes():
+                    return
+                async with aclosing(start(values, client_of(request))) as progress:
                     async for one in progress:
-                        if turn.over:
+                        if turn.over or not reader.here:
                             break
                         shown = show(one)
                         done = also and one.complete

@@ -49,8 +49,8 @@ class Why:
                 )
         self.inputs, self.outputs = self.controls.inputs, [now, viewer]
 
-        def start(values: Values) -> AsyncGenerator[Progress]:
-            return draw(service, [self.controls.drawing(values)], story=story)
+        def start(values: Values, client: str) -> AsyncGenerator[Progress]:
+            return draw(service, [self.controls.drawing(values)], story=story, client=client)
 
         also = (viewer, lambda progress: progress.story)
         self.run = self.buttons.draw(self.inputs, now, start, _show, enter=self.controls.prompt, also=also)

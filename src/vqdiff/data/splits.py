@@ -1,0 +1,169 @@
+"""The splits of a set, whatever its layout: a folder of files, parquet or tar shards, a Hugging Face data set.
+
+Local files are read without the library ``datasets``, which takes a second to start, reports every use to a server, and
+stops at (or silently leaves out) a picture without a caption; we name them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from functools import partial
+from itertools import chain
+from pathlib import Path, PurePosixPath
+
+from vqdiff.data.folders import list_files, read_folder
+from vqdiff.data.hub import hub_splits, saved_splits
+from vqdiff.data.shards import read_parquet, read_tars
+from vqdiff.data.sources import PICTURE_SUFFIXES, Row, Source, digest, printable
+from vqdiff.errors import InputError
+
+HUB = "hub:"
+"""What a name on the Hugging Face Hub begins with, so that a mistyped folder never asks a server."""
+
+_SPLIT = re.compile(r"(train|validation|valid|val|test)(_\w+)?")
+_SHARD_NUMBER = re.compile(r"(-\d+-of-\d+|[-_.]?\d+)$")
+_HELD_OUT = 0.02  # of a set that has no test split
+
+
+def find_splits(data: str | Path) -> dict[str, Callable[[], Source]]:
+    """The splits of a set by name, each with the function that opens it.
+
+    ``data`` is ``hub:owner/name``, or a folder with
+
+    - ``*.parquet``, with a column ``image``: files' bytes, or paths inside the folder, from the parquet file on;
+    - ``*.tar`` in the webdataset layout: ``key.jpg`` with ``key.txt``, ``key.json`` or ``key.cls`` after it;
+    - what ``datasets.Dataset.save_to_disk`` wrote;
+    - pictures, with a ``metadata.jsonl``, ``metadata.csv`` or ``metadata.json``, or a ``.txt`` of the same name beside
+      each (one caption a line), or in a sub-folder for each class.
+
+    Captions are in ``captions``, ``caption``, ``text`` or ``prompt``, a class in ``label``. Splits are sub-folders or
+    shards that are called ``train``, ``validation``, ``test`` or begin so (``test_style``); whatever has no such name
+    is ``train``.
+
+    Raises InputError where the folder is missing or holds no pictures.
+    """
+    if str(data).startswith(HUB):
+        return hub_splits(str(data).removeprefix(HUB))
+    folder = Path(data)
+    if not folder.is_dir():
+        raise InputError(
+            f"no folder {folder}; name a folder of pictures, or a data set on the Hugging Face Hub as {HUB}owner/name"
+        )
+    if (folder / "dataset_dict.json").exists() or (folder / "state.json").exists():
+        return saved_splits(folder)
+    files = list_files(folder)
+    parquet, tars = (_find_shards(folder, files, suffix) for suffix in (".parquet", ".tar"))
+    if parquet and tars:
+        raise InputError(f"{folder} holds both parquet files and tars: put each kind into a folder of its own")
+    if parquet:
+        return {split: partial(read_parquet, paths, folder) for split, paths in parquet.items()}
+    pictures = [file for file in files if file.suffix.lower() in PICTURE_SUFFIXES]
+    if tars:
+        splits = {split: partial(read_tars, paths) for split, paths in tars.items()}
+        return _with_strays(splits, pictures, "it lies beside tars, and a set is of one kind: put it into a tar")
+    if not pictures:
+        kinds = Counter(file.suffix.lower() or file.name for file in files if not (folder / file).is_dir())
+        found = f" (it has {', '.join(f'{count:,} {kind}' for kind, count in kinds.most_common(5))})" if kinds else ""
+        raise InputError(
+            f"no pictures in {folder}{found}; put pictures there, with a metadata.jsonl or a .txt beside each if they "
+            "have captions"
+        )
+    roots = sorted({file.parts[0] for file in pictures if len(file.parts) > 1 and _SPLIT.fullmatch(file.parts[0])})
+    if not roots:
+        return {"train": partial(read_folder, folder, folder, files)}
+    strays = [file for file in pictures if file.parts[0] not in roots]
+    of_all = [file for file in files if len(file.parts) == 1]
+    splits = {
+        name: partial(read_folder, folder, folder / name, [file for file in files if file.parts[0] == name] + of_all)
+        for name in roots
+    }
+    return _with_strays(splits, strays, f"it lies outside of the splits, {', '.join(roots)}: move it into one of them")
+
+
+def find(data: str | Path, split: str) -> Source:
+    """The rows of one split; see `called` and `split_names`."""
+    splits = find_splits(data)
+    if split in ("train", "test") and list(splits) == ["train"]:
+        return _hold_out(splits["train"](), test=split == "test")
+    found = [splits[name]() for name in called(split, splits)]
+    if not found:
+        raise InputError(f"{data} has no split {split!r}; it has {', '.join(splits)}")
+    return found[0] if len(found) == 1 else _join(found)
+
+
+def split_names(data: str | Path) -> list[str]:
+    """The names of a set's splits. Of a set with nothing but ``train``, a fixed 2 % of the pictures are ``test``."""
+    names = list(find_splits(data))
+    return ["train", "test"] if names == ["train"] else names
+
+
+def called(split: str, names: Iterable[str]) -> list[str]:
+    """The one of ``names`` that is ``split``, or else all that begin so: ``test`` also stands for ``test_style``."""
+    names = list(names)
+    return [split] if split in names else [name for name in names if name.startswith(f"{split}_")]
+
+
+def _with_strays(
+    splits: dict[str, Callable[[], Source]], strays: Sequence[PurePosixPath], reason: str
+) -> dict[str, Callable[[], Source]]:
+    """The same splits, of which one names pictures that are in none."""
+    if not strays:
+        return splits
+    name = "train" if "train" in splits else next(iter(splits))
+    rows = [Row(printable(stray.as_posix()), left_out=reason) for stray in strays]
+
+    def with_rows(open_source: Callable[[], Source]) -> Source:
+        source = open_source()
+        return replace(source, rows=lambda: chain(source.rows(), rows), origin=digest((source.origin, strays)))
+
+    return splits | {name: partial(with_rows, splits[name])}
+
+
+def _join(sources: Sequence[Source]) -> Source:
+    """The rows of all sources, one after another."""
+    names, counts = [source.names for source in sources], [source.count for source in sources]
+    classes = {source.class_names for source in sources}
+    return Source(
+        lambda: chain.from_iterable(source.rows() for source in sources),
+        digest(source.origin for source in sources),
+        None if None in names else lambda: [name for source in sources if source.names for name in source.names()],
+        None if None in counts else sum(count or 0 for count in counts),
+        classes.pop() if len(classes) == 1 else (),
+    )
+
+
+def _hold_out(source: Source, *, test: bool) -> Source:
+    """Set aside the pictures whose names have the smallest hashes."""
+    limit, count = round(_HELD_OUT * 2**160).to_bytes(20), None
+    if source.names:
+        hashes = sorted(map(_hash, source.names()))
+        if len(hashes) < 2:
+            raise InputError("one picture cannot be divided into train and test; add pictures or make two sub-folders")
+        held_out = max(1, round(_HELD_OUT * len(hashes)))
+        limit, count = hashes[held_out], held_out if test else len(hashes) - held_out
+
+    def belongs(row: Row) -> bool:
+        if row.left_out or row.faults:  # they are named once, and whichever part is read first
+            return bool(row.faults) or not test
+        return (_hash(row.name) < limit) == test
+
+    return Source(
+        lambda: filter(belongs, source.rows()), digest((source.origin, test)), None, count, source.class_names
+    )
+
+
+def _hash(name: str) -> bytes:
+    return hashlib.sha1(name.encode()).digest()
+
+
+def _find_shards(folder: Path, files: Iterable[PurePosixPath], suffix: str) -> dict[str, list[Path]]:
+    shards: dict[str, list[Path]] = {}
+    for file in files:
+        if file.suffix.lower() == suffix and len(file.parts) <= 2:
+            said = (*file.parts[:-1], _SHARD_NUMBER.sub("", file.stem))
+            shards.setdefault(next(filter(_SPLIT.fullmatch, said), "train"), []).append(folder / file)
+    return shards

@@ -1,0 +1,150 @@
+"""From the one address of a cluster to its replicas, and what is done when one of them dies."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import AsyncGenerator
+from contextlib import suppress
+from typing import Any
+
+from fastapi import HTTPException
+from fastapi.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from vqdiff.serving.errors import failure_of
+
+_PASSED = ("type", "asgi", "http_version", "server", "client", "scheme", "method", "root_path", "path", "raw_path")
+_PASSED += ("query_string", "headers")
+_SEED = re.compile(rb'name="?seed"?\r\n(?:[^\r\n]+\r\n)*\r\n\d')
+_LOST = HTTPException(503, "the replica that was to answer has died: try again", {"Retry-After": "1"})
+
+
+async def answered_by(app: ASGIApp, scope: dict[str, Any], body: bytes) -> AsyncGenerator[Message]:
+    """The messages with which ``app`` answers; whoever closes the generator has hung up."""
+    messages, gone, read = asyncio.Queue[Message | None](), asyncio.Event(), False
+
+    async def receive() -> Message:
+        nonlocal read
+        if not read:
+            read = True
+            return {"type": "http.request", "body": body, "more_body": False}
+        await gone.wait()
+        return {"type": "http.disconnect"}
+
+    task = asyncio.ensure_future(app(scope, receive, messages.put))
+    task.add_done_callback(lambda _: messages.put_nowait(None))
+    try:
+        while (message := await messages.get()) is not None:
+            yield message
+        await task
+    finally:
+        gone.set()
+
+
+class Forward:
+    """An ASGI application that has replicas answer.
+
+    handle: of a deployment of Ray Serve with a method ``answer``, as `answered_by` without its first argument. lost:
+    the errors that say that a replica has died. What can be asked for again, because nothing is drawn or its seed is
+    given, is then asked for once more, of another replica; otherwise the answer, or a stream's last event, says so.
+    """
+
+    def __init__(self, handle: Any, lost: tuple[type[Exception], ...]) -> None:
+        self._handle, self._lost = handle, lost
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await _live(receive, send)
+        answer = _Answer(send)
+        try:
+            body = await _read(receive)
+            asked = asyncio.ensure_future(self._ask({one: scope[one] for one in _PASSED if one in scope}, body, answer))
+            gone = asyncio.ensure_future(_until_gone(receive))
+            try:
+                await asyncio.wait({asked, gone}, return_when=asyncio.FIRST_COMPLETED)
+                if asked.done():
+                    await asked
+            finally:
+                for task in (asked, gone):
+                    task.cancel()
+                await asyncio.wait({asked, gone})
+        except Exception as error:
+            await answer.fail(error, scope, receive)
+
+    async def _ask(self, scope: dict[str, Any], body: bytes, answer: _Answer) -> None:
+        for again in (_repeatable(scope, body), False):
+            response = self._handle.options(method_name="answer", stream=True).remote(scope, body)
+            try:
+                async for message in response:
+                    await answer.send(message)
+                return
+            except self._lost as error:
+                if not (again and answer.can_begin_again):
+                    raise _LOST from error
+            finally:
+                response.cancel()
+
+
+class _Answer:
+    """An answer on its way to a client."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self._begun = self._events = False
+
+    @property
+    def can_begin_again(self) -> bool:
+        """Whether another answer may follow: one of which nothing has been sent, or one in events."""
+        return self._events or not self._begun
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            if self._begun:
+                return
+            self._begun = True
+            self._events = any(value.startswith(b"text/event-stream") for _, value in message["headers"])
+        await self._send(message)
+
+    async def fail(self, error: Exception, scope: Scope, receive: Receive) -> None:
+        """Tell of an error in the way that is left."""
+        status, failure, headers = failure_of(error)
+        if not self._begun:
+            await JSONResponse(failure.model_dump(), status, headers)(scope, receive, self._send)
+        elif self._events:
+            event = f"event: error\ndata: {failure.model_dump_json()}\n\n".encode()
+            await self._send({"type": "http.response.body", "body": event, "more_body": False})
+        else:
+            raise error
+
+
+def _repeatable(scope: Scope, body: bytes) -> bool:
+    if scope["method"] != "POST":
+        return True
+    with suppress(ValueError, RecursionError):
+        asked = json.loads(body)
+        return isinstance(asked, dict) and asked.get("seed") is not None
+    return _SEED.search(body) is not None
+
+
+async def _read(receive: Receive) -> bytes:
+    parts = list[bytes]()
+    while (message := await receive())["type"] == "http.request":
+        parts.append(message.get("body", b""))
+        if not message.get("more_body", False):
+            break
+    return b"".join(parts)
+
+
+async def _until_gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _live(receive: Receive, send: Send) -> None:
+    while True:
+        message = await receive()
+        await send({"type": f"{message['type']}.complete"})
+        if message["type"] == "lifespan.shutdown":
+            return

@@ -1,0 +1,51 @@
+"""Names under which a server may be asked."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from ipaddress import ip_address
+
+from vqdiff.errors import InputError
+
+_NAME = re.compile(r"(\*\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*\.?")
+
+
+class AllowedHosts:
+    """Tells hosts that a server answers to from those that it doesn't.
+
+    A website can have its own name resolve to this machine (DNS rebinding): a browser then takes the server for a part
+    of the website. So a name has to be known. An address as a host cannot be abused so, and neither can localhost.
+    """
+
+    def __init__(self, names: Iterable[str] = ()) -> None:
+        """names: ``example.org``, ``*.example.org`` for all below it, or ``*`` for any; InputError for others."""
+        self._names = [name.lower() for name in names]
+        for name in self._names:
+            if name != "*" and not _NAME.fullmatch(name) and not _is_address(name):
+                raise InputError(
+                    f"the allowed host is {name!r}: give a name alone, such as example.org or *.example.org"
+                )
+
+    def __contains__(self, header: object) -> bool:
+        """Whether the value of a Host header, with or without a port, names a host to answer to."""
+        if not isinstance(header, str):
+            return False
+        host = re.sub(r":\d*$", "", header.lower())
+        if "*" in self._names or _is_address(host):
+            return True
+        host = host.removesuffix(".")
+        if host == "localhost" or host.endswith(".localhost"):
+            return True
+        return any(
+            host.endswith(name[1:]) if name.startswith("*.") else host == name
+            for name in (one.removesuffix(".") for one in self._names)
+        )
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ip_address(host[1:-1] if host.startswith("[") and host.endswith("]") else host)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,155 @@
+"""Requests and answers in the shape of OpenAI's images."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+from fastapi import UploadFile
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field
+
+from vqdiff.editing import white
+from vqdiff.errors import InputError, about
+from vqdiff.model import Model
+from vqdiff.serving.encoding import Encoding, Format
+from vqdiff.serving.limits import Limits
+from vqdiff.serving.schemas import Finished, Options, Warnings, check_condition
+from vqdiff.work import Work
+
+_Ignored = Annotated[str | None, Field(description="Taken, and without effect.")]
+
+
+class OpenAIOptions(Options):
+    """`Options` and the fields of OpenAI's API, some of which are taken and have no effect."""
+
+    size: str | None = Field(None, description="auto, or the model's size as in 128x128.")
+    response_format: Literal["b64_json", "url"] = Field("b64_json", description="url: as a data URL in the answer.")
+    output_format: Format = Field("png", description="The format of the files.")
+    output_compression: int = Field(100, ge=0, le=100, description="Quality in percent, for JPEG and WebP.")
+    stream: bool = Field(False, description="Answer with server-sent events, as OpenAI does.")
+    partial_images: int = Field(0, ge=0, le=3, description="How often to show each picture meanwhile, in a stream.")
+    background: _Ignored = None
+    input_fidelity: _Ignored = None
+    moderation: _Ignored = None
+    quality: _Ignored = None
+    safety_identifier: _Ignored = None
+    style: _Ignored = None
+    user: _Ignored = None
+
+    @property
+    def encoding(self) -> Encoding:
+        return Encoding(self.output_format, self.output_compression)
+
+    def asked(self, model: Model) -> dict[str, Any]:
+        side = model.image_tokenizer.config.image_size
+        with about("size"):
+            if self.size not in (None, "auto", f"{side}x{side}"):
+                raise InputError(f"size is {self.size!r}: this model draws {side}x{side}")
+        return super().asked(model)
+
+    def answer(self, model: str, finished: Sequence[Finished]) -> Images:
+        return Images.of(self, finished)
+
+
+class Generation(OpenAIOptions):
+    """A request to /v1/images/generations."""
+
+    model_config = ConfigDict(strict=True)
+
+
+class Edit(OpenAIOptions):
+    """A request to /v1/images/edits: what the mask says, or else the image's transparent part, is drawn anew."""
+
+    model_config = ConfigDict(json_schema_extra=None)  # a form has no null
+
+    image: list[UploadFile] = Field([], description="One picture, under this name or under image[].")
+    images: list[UploadFile] = Field([], alias="image[]", description="The same.")
+    mask: UploadFile | None = Field(
+        None, description="Transparent where to draw; without an alpha channel white where to draw."
+    )
+
+    def check(self, limits: Limits) -> None:
+        super().check(limits)
+        with about("image"):
+            if (count := len(self.image) + len(self.images)) != 1:
+                raise InputError(f"{count or 'no'} images are given: send one picture to edit as image")
+
+    def work(self, model: Model, seed: int, limits: Limits) -> Work:
+        with about("image"):
+            image = limits.read_picture((self.image or self.images)[0].file.read())
+        if self.prompt is not None:
+            with about("prompt"):
+                check_condition(model, self.prompt)
+        with about("mask"):
+            mask = None if self.mask is None else limits.read_picture(self.mask.file.read(), "mask")
+            holes = _holes(image, mask)
+        return Work.edit(model, image, holes, self.prompt, num_images=self.n, seed=seed, **self.asked(model))
+
+
+def _holes(image: Image.Image, mask: Image.Image | None) -> Image.Image:
+    """White where to draw: where the mask, or else the image, is fully transparent, or where an opaque mask is white.
+
+    Raises InputError where that is nowhere, and for a mask of another size.
+    """
+    source, what = (image, "mask, or else the image,") if mask is None else (mask, "mask")
+    holes, needs = source, "a white part, or a transparent one"
+    if mask is None or mask.has_transparency_data:
+        alpha = source.convert("RGBA").getchannel("A")
+        holes, needs = alpha.point(lambda value: 255 if value == 0 else 0), "a fully transparent part"
+    if not white(holes, image.size).any():
+        raise InputError(f"nothing says where to edit: the {what} needs {needs}")
+    return holes
+
+
+class OpenAIPicture(BaseModel):
+    """A finished picture, in base64 or as a data URL."""
+
+    b64_json: str | None = None
+    url: str | None = None
+    seed: int
+
+
+class Usage(BaseModel):
+    """Image tokens of the pictures; those of the prompt are not counted."""
+
+    input_tokens: int = 0
+    input_tokens_details: dict[str, int] = {"image_tokens": 0, "text_tokens": 0}
+    output_tokens: int
+    total_tokens: int
+
+    @classmethod
+    def of(cls, *finished: Finished) -> Usage:
+        """That of these pictures."""
+        drawn = sum(one.tokens for one in finished)
+        return cls(output_tokens=drawn, total_tokens=drawn)
+
+
+class Images(BaseModel):
+    """The answer of the endpoints that are OpenAI's."""
+
+    created: int
+    background: Literal["opaque"] = "opaque"
+    output_format: Format
+    size: str
+    data: list[OpenAIPicture]
+    usage: Usage
+    warnings: Warnings
+
+    @classmethod
+    def of(cls, options: OpenAIOptions, finished: Sequence[Finished]) -> Images:
+        """The answer with these pictures."""
+        links, data = options.response_format == "url", list[OpenAIPicture]()
+        for one in finished:
+            url = f"data:image/{options.output_format};base64,{one.file}" if links else None
+            data.append(OpenAIPicture(b64_json=None if links else one.file, url=url, seed=one.seed))
+        width, height = finished[0].size
+        return cls(
+            created=int(time.time()),
+            output_format=options.output_format,
+            size=f"{width}x{height}",
+            data=data,
+            usage=Usage.of(*finished),
+            warnings=finished[0].warnings,
+        )

@@ -1,0 +1,47 @@
+"""Why a step is not finite: the data, the weights, or the gradient of which part, compiled or not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from accelerate.utils import gather_object
+
+from vqdiff.training.attempt import attempt
+from vqdiff.training.compilation import Compilation
+from vqdiff.training.state import Batch, RunState
+
+
+def diagnose(state: RunState, batches: Sequence[Batch], compilation: Compilation) -> str:
+    """What is found, in one line with the remedy; the same in all processes, which all must ask.
+
+    ``state`` is as before the step, and stays so.
+    """
+    if (data := _broken_data(state, batches)) is not None:
+        return f"{data}: mend the data"
+    if (weights := state.broken_weights()) is not None:
+        return f"{weights} itself is not finite"
+    with torch.compiler.set_stance("force_eager"):
+        eager = attempt(state, batches)
+    found = eager if compilation is Compilation.NONE else attempt(state, batches, like=eager)
+    if found.fault is None:
+        if eager.fault is not None:
+            return f"{eager.fault} is not finite uncompiled, but {compilation.value} it is: lower run.learning_rate"
+        return "computed once more, all is finite: a fault of this device, if it happens again"
+    if compilation is Compilation.NONE:
+        return f"{found.fault} is not finite, {compilation.value}: lower run.learning_rate"
+    if eager.fault is None:
+        return f"{found.fault} is not finite {compilation.value}, but is uncompiled: set compile = false"
+    return f"{eager.fault} is not finite, {compilation.value} or not: lower run.learning_rate"
+
+
+def _broken_data(state: RunState, batches: Sequence[Batch]) -> str | None:
+    """Which tensor of the batch is not finite, in any process."""
+    found = list[str]()
+    for batch in batches:
+        for name, value in batch.items():
+            if value.is_floating_point() and not value.isfinite().all():
+                rows = (~value.isfinite()).flatten(1).any(1).sum() if value.ndim > 1 else (~value.isfinite()).sum()
+                found.append(f"{name!r} of the batch is not finite in {int(rows)} of {len(value)} rows")
+    found = gather_object(found) if state.accelerator.num_processes > 1 else found
+    return next(iter(found), None)
