@@ -58,9 +58,8 @@ def bound(network: Any, condition: Tensor | None, precision: str) -> Bound:
 
 
 def check_alike(denoise: Bound, tokens: Tensor, t: Tensor, batches: tuple[int, ...]) -> None:
-    if not getattr(
-        denoise.denoiser, "batch_invariant", False
-    ):  # then it is asked about one image at a time, however many there are
+    # Where it does not say so of itself, it is asked about one image at a time, however many there are.
+    if not getattr(denoise.denoiser, "batch_invariant", False):
         batches = batches[:2]
     alone = [denoise.select([row])(tokens[row : row + 1], t[row : row + 1]) for row in range(max(batches))]
     assert len({one.double().sum().item() for one in alone}) == len(alone)

@@ -154,7 +154,7 @@ def test_events_end_with_the_pictures(http: httpx.Client) -> None:
 
 
 def read_events(answer: httpx.Response) -> list[tuple[str, Any]]:
-    blocks = answer.read().decode().strip().split("\n\n")
+    blocks = [one for one in answer.read().decode().strip().split("\n\n") if not one.startswith(":")]  # comments
     return [(name[7:], json.loads(data[6:])) for name, data in (block.split("\n") for block in blocks)]
 
 

@@ -206,6 +206,13 @@ def test_mistakes_are_told_in_a_line(page: Page) -> None:
     expect(page.get_by_role("alert")).to_contain_text("the limit is 1000: shorten it")
 
 
+def test_a_prompt_without_a_known_word_is_told(page: Page) -> None:
+    draw(page, "קפה", seed=0, count=2)
+    expect(page.locator("#pictures .vq-note")).to_have_text(
+        re.compile("^Done. But no word of the prompt 'קפה' is known to this model, [^.]*[.]$")
+    )
+
+
 def test_models_by_name_and_a_button_that_stops(browser: Browser) -> None:
     slow = toy_pipeline("unconditional")
     gate = Gate(slow)
