@@ -46,7 +46,7 @@ study: $(VENV)/study data/emoji ## repeat a small study of guidance and of purit
 
 data/emoji: | $(VENV)/study
 	@mkdir -p data
-	@$(BIN)/vqdiff data emoji -o data/emoji
+	@$(BIN)/vqdiff data emoji -o data/emoji --only-drawings
 
 $(VENV)/dev: extras := [train,eval,ray,dev]
 $(VENV)/study: extras := [train,eval]

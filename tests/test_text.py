@@ -12,7 +12,7 @@ from transformers import AutoModel, AutoTokenizer
 
 import vqdiff
 from vqdiff.bert import Bert, BertConfig
-from vqdiff.errors import InputError
+from vqdiff.errors import InputError, InputWarning
 from vqdiff.text import NullCondition, NullConfig, TextEncoder
 
 pytestmark = pytest.mark.numeric
@@ -50,7 +50,7 @@ def test_dropped_words_are_spelt_out(encoder: TextEncoder) -> None:
 
 
 def test_bert_is_that_of_transformers(encoder: TextEncoder) -> None:
-    texts = ["a red apple", "", "woman farmer: medium-dark skin tone, 3D style", "Ünïcødé 苹果 🍎\t!"]
+    texts = ["a red apple", "", "woman farmer: medium-dark skin tone, 3D style", "Ünïcødé 苹果 ★\t!"]
     assert isinstance(encoder.model, Bert)
     theirs = AutoModel.from_pretrained(FOLDER, dtype=torch.float32).eval()
     batch = AutoTokenizer.from_pretrained(FOLDER)(texts, padding=True, return_tensors="pt")
@@ -89,3 +89,25 @@ def test_null_kinds(encoder: TextEncoder) -> None:
     assert learnable(3).shape == (3, 12, 384)
     torch.testing.assert_close(empty(1), encoder.encode([""]))
     assert not zero(2).any()
+
+
+@pytest.mark.parametrize(
+    ("emoji", "name"),
+    [("🍎", "red apple"), ("two 🐱", "two cat face"), ("👩🏽\u200d🌾", "woman farmer with medium skin tone")],
+)
+def test_emoji_are_read_as_their_names(emoji: str, name: str, encoder: TextEncoder) -> None:
+    torch.testing.assert_close(encoder.encode([emoji]), encoder.encode([name]), atol=0, rtol=0)
+    assert encoder.fit(emoji) == name
+
+
+def test_a_prompt_without_a_known_word_is_told(encoder: TextEncoder) -> None:
+    for text in ("تفاحة", "קפה", "קפה!"):
+        with pytest.warns(InputWarning, match=f"no word of the prompt '{text}' is known to this model"):
+            encoder.check([text])
+    assert encoder.remarks(["a red apple", "🍎", "קפה cup", "xylograph", "", "!"]) == []
+    assert len(encoder.remarks(["קפה", "קפה"])) == 1
+
+
+def test_too_long_prompts_are_quoted_as_they_were_written(encoder: TextEncoder) -> None:
+    with pytest.raises(InputError, match=r"the prompt '👍🏽👍🏽👍🏽…' has .* word pieces"):
+        encoder.check(["👍🏽👍🏽👍🏽"])

@@ -1,4 +1,4 @@
-"""The one exception that means "the caller can mend this"."""
+"""The exception and the warning that mean "the caller can mend this"."""
 
 from __future__ import annotations
 
@@ -18,6 +18,10 @@ class InputError(ValueError):
 
     def __init__(self, message: str) -> None:
         super().__init__(" ".join(message.splitlines()))  # it may quote another library, or a file's contents
+
+
+class InputWarning(UserWarning):
+    """What the caller most likely did not mean, and how to mend it; the command line prints it as one line."""
 
 
 @contextmanager

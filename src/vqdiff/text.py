@@ -15,7 +15,8 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from vqdiff.bert import Bert, BertConfig
-from vqdiff.errors import InputError
+from vqdiff.emoji_names import spell_out
+from vqdiff.errors import InputError, InputWarning
 from vqdiff.files import read_json
 from vqdiff.shapes import Float, Int
 
@@ -48,7 +49,7 @@ Condition = str | int | Blend | None
 class TextEncoder:
     """A transformers encoder folder, read once; text → last hidden states, zero where there is padding.
 
-    ``max_tokens`` counts the special tokens at both ends.
+    Emoji are read as their names. ``max_tokens`` counts the special tokens at both ends.
     """
 
     def __init__(self, folder: Path, max_tokens: int = 32, *, shapes_only: bool = False) -> None:
@@ -75,11 +76,30 @@ class TextEncoder:
         return self
 
     def check(self, texts: Sequence[str]) -> None:
-        """Raise InputError for the first text that does not fit."""
+        """Raise InputError for the first text that does not fit; warn of texts without a word that is known."""
         self._pieces(texts)
+        for remark in self.remarks(texts):
+            warnings.warn(remark, InputWarning, stacklevel=2)
+
+    def remarks(self, texts: Sequence[str]) -> list[str]:
+        """A line for each text without a word that the vocabulary has: what is drawn has nothing to do with it."""
+        return [
+            f"no word of the prompt {text[:40]!r} is known to this model, so the picture has nothing to do with it: "
+            "say it in other words, most likely in English"
+            for text in dict.fromkeys(texts)
+            if not self._knows(text)
+        ]
+
+    def _knows(self, text: str) -> bool:
+        """Whether the vocabulary has a word of ``text``, or the text no words."""
+        unknown = getattr(self.tokenizer.model, "unk_token", None)
+        pieces = self.tokenizer.encode(spell_out(text), add_special_tokens=False).tokens
+        words = [piece for piece in pieces if piece == unknown or any(map(str.isalnum, piece))]
+        return not words or any(piece != unknown for piece in words)
 
     def fit(self, text: str) -> str:
         """As many words of ``text`` as there is room for."""
+        text = spell_out(text)
         if len(self.tokenizer.encode(text).ids) <= self.max_tokens:
             return text
         words = text.split()
@@ -100,7 +120,7 @@ class TextEncoder:
 
     def _pieces(self, texts: Sequence[str]) -> list[list[int]]:
         """The word pieces of texts, checked, special tokens at both ends."""
-        found = [one.ids for one in self.tokenizer.encode_batch_fast(list(texts))]
+        found = [one.ids for one in self.tokenizer.encode_batch_fast([spell_out(text) for text in texts])]
         for text, pieces in zip(texts, found, strict=True):
             if len(pieces) > self.max_tokens:
                 raise InputError(
@@ -152,6 +172,11 @@ class ClipTextEncoder:
                     f"{len(pieces) - self.max_tokens + 2} are cut",
                     stacklevel=3,
                 )
+
+    def remarks(self, texts: Sequence[str]) -> list[str]:
+        """None: CLIP's vocabulary has pieces for every script."""
+        del texts
+        return []
 
     def fit(self, text: str) -> str:
         """The text: :meth:`encode` cuts what there is no room for."""

@@ -236,6 +236,14 @@ def conditions_of(model: Model, prompts: Prompts) -> list[Condition]:
     return conditions
 
 
+def remarks_on(model: Model, work: Work) -> list[str]:
+    """What to tell whoever asked for ``work``: which of the prompts the model knows no word of."""
+    asked = [*(work.conditions or ()), work.negative]
+    parts = [part for one in asked for part in (one.parts if isinstance(one, Blend) else (one,))]
+    texts = [part for part in parts if isinstance(part, str)]
+    return model.text_encoder.remarks(texts) if model.text_encoder is not None else []
+
+
 def check_prompt(prompt: str) -> None:
     """Raise InputError for a prompt that says nothing, or that is no valid Unicode."""
     if not prompt.strip():

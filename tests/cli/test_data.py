@@ -118,5 +118,17 @@ def test_emoji_does_not_overwrite(tmp_path, capsys):
     assert "exists already" in fails(["emoji", "-o", str(tmp_path)], capsys)
 
 
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--views", "-1"], "--views is -1: name a number of pictures"),
+        (["--views", "10", "--only-drawings"], "exclude each other"),
+    ],
+)
+def test_emoji_views_are_counted(options, says, tmp_path, capsys):
+    assert says in fails(["emoji", "-o", str(tmp_path / "new"), *options], capsys)
+    assert not list(tmp_path.iterdir())
+
+
 def test_emoji_needs_an_output(capsys):
     assert "--output" in fails(["emoji"], capsys)

@@ -40,6 +40,20 @@ def test_a_picture_with_its_origin(tmp_path: Path, capsys: pytest.CaptureFixture
     assert stored["network_calls"] == 2
 
 
+def test_a_prompt_without_a_known_word_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("קפה", "🍎", "-o", str(tmp_path / "two.png"), "--steps", "1") == 0
+    # Under pytest every repetition is shown, otherwise the first.
+    (line,) = {line for line in capsys.readouterr().err.splitlines() if "warning" in line}
+    assert line.startswith("vqdiff: warning: no word of the prompt 'קפה' is known to this model")
+
+
+def test_an_emoji_draws_what_its_name_does(tmp_path: Path) -> None:
+    for name, prompt in (("one", "👍🏿"), ("two", "thumbs up with dark skin tone")):
+        assert run(prompt, "-o", str(tmp_path / f"{name}.png"), "--steps", "2") == 0
+    one, two = (Image.open(tmp_path / f"{name}.png").tobytes() for name in ("one", "two"))
+    assert one == two
+
+
 def test_the_record_tells_what_guided(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = [
         "--guidance",

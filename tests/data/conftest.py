@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from vqdiff.data.emoji.packages import PACKAGES, Package
+from vqdiff.data.emoji.build import Contents, packages_for
+from vqdiff.data.emoji.packages import Package
 
 HERE = Path(__file__).parent
 
@@ -20,7 +21,7 @@ def archives(tmp_path_factory: pytest.TempPathFactory) -> dict[Package, Path]:
     """The pinned packages, cut down to a few icons each and to what is known about them."""
     contents = json.loads((HERE / "packages.json").read_text("utf-8"))
     folder = tmp_path_factory.mktemp("packages")
-    paths = {package: folder / package.archive for package in PACKAGES}
+    paths = {package: folder / package.archive for package in packages_for(Contents(faces=0.0))}
     for path in paths.values():
         with tarfile.open(path, "w:gz") as tar:
             for name, content in contents[path.name].items():

@@ -129,6 +129,7 @@ def test_folder_is_complete_and_self_describing(built):
     assert not list(built.parent.glob(".*"))  # nothing half-done is left beside it
     records = json.loads((built / "LICENSES.json").read_text("utf-8"))
     assert {record["license"] for record in records} == {"MIT", "Apache-2.0", "CC-BY-4.0"}
+    assert "# Emoji in 9 styles" in (built / "README.md").read_text("utf-8")
     assert sum(record.get("pictures", 0) for record in records) == parquet.read_table(built / "data").num_rows
     assert all(record["attribution"] and record["version"] for record in records)
     assert "path: data/test_concept-*.parquet" in (built / "README.md").read_text("utf-8")

@@ -9,7 +9,9 @@ from pyarrow import parquet
 
 from vqdiff.data.emoji.captions import captions, fraction, split
 from vqdiff.data.emoji.names import NameIndex, match_file_names, slug
-from vqdiff.data.emoji.unicode import emoji_table, normalise, phrase
+from vqdiff.data.emoji.rows import Names
+from vqdiff.data.emoji.unicode import emoji_table, normalise, phrase, spoken_names
+from vqdiff.emoji_names import names
 
 
 @pytest.mark.parametrize(
@@ -106,6 +108,14 @@ def test_table_gives_gender_role_and_tones():
     assert table["1F3C3"].gender == "person"
     kiss = table["1F469-200D-2764-200D-1F48B-200D-1F468"]
     assert (kiss.gender, kiss.role) == ("", kiss.base)
+
+
+def test_prompts_are_read_with_the_names_of_the_table(archives):
+    """The table in the package is the one that captions are made from."""
+    spoken = spoken_names(Names.read(archives).table)
+    assert len(spoken) > 20
+    known = names()
+    assert {emoji: known.get(emoji) for emoji in spoken} == spoken
 
 
 def test_names_are_found_exactly_then_without_hyphens():

@@ -19,8 +19,10 @@ import openai
 import pytest
 from PIL import Image, ImageDraw
 
+import vqdiff
 from serving.servers import client, serving, wait_for
 from toy_pipelines import POISON, Gate, toy_pipeline
+from vqdiff.errors import InputWarning
 from vqdiff.serving.limits import Limits
 
 LIMITS = Limits(
@@ -152,7 +154,7 @@ def test_events_end_with_the_pictures(http: httpx.Client) -> None:
 
 
 def read_events(answer: httpx.Response) -> list[tuple[str, Any]]:
-    blocks = answer.read().decode().strip().split("\n\n")
+    blocks = [one for one in answer.read().decode().strip().split("\n\n") if not one.startswith(":")]  # comments
     return [(name[7:], json.loads(data[6:])) for name, data in (block.split("\n") for block in blocks)]
 
 
@@ -346,3 +348,22 @@ def test_time_is_up() -> None:
         gate.open()
         wait_for(lambda: engine.running == 0)
         assert engine.counts.cancelled == 1
+
+
+# --- prompts that the model does not know -----------------------------------------------------------------------------
+
+
+def test_a_prompt_without_a_known_word_is_told(recwarn: pytest.WarningsRecorder) -> None:
+    with serving(vqdiff.load("emoji", device="cpu")) as (address, _), client(address) as http:
+        for path in ("/v1/images/generations", "/api/draw"):
+            asked = {"prompt": "קפה", "steps": 1, "negative": "تفاحة", "guidance": 2.0}
+            told = http.post(path, json=asked).json()
+            assert len(told["data"]) == 1
+            first, second = told["warnings"]
+            assert first.startswith("no word of the prompt 'קפה' is known to this model")
+            assert "'تفاحة'" in second
+            assert http.post(path, json={"prompt": "a red 🍎", "steps": 1}).json()["warnings"] == []
+            with http.stream("POST", path, json=asked | {"stream": True}) as answer:
+                (_, last) = read_events(answer)[-1]
+            assert last["warnings"] == told["warnings"]
+    assert not [one for one in recwarn if issubclass(one.category, InputWarning)]  # nothing for the log

@@ -28,6 +28,8 @@ from vqdiff.sampling import Trace
 from vqdiff.serving.engine import Engine
 from vqdiff.serving.limits import Limits
 from vqdiff.serving.page.door import Door
+from vqdiff.serving.page.drawing import Progress
+from vqdiff.serving.page.parts import state
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
@@ -202,6 +204,13 @@ def test_mistakes_are_told_in_a_line(page: Page) -> None:
     expect(page.get_by_role("alert")).to_have_text("The prompt is empty: say what to draw")
     draw(page, "a red apple " * 100, seed=0, count=1)
     expect(page.get_by_role("alert")).to_contain_text("the limit is 1000: shorten it")
+
+
+def test_a_prompt_without_a_known_word_is_told(page: Page) -> None:
+    draw(page, "קפה", seed=0, count=2)
+    expect(page.locator("#pictures .vq-note")).to_have_text(
+        re.compile("^Done. But no word of the prompt 'קפה' is known to this model, [^.]*[.]$")
+    )
 
 
 def test_models_by_name_and_a_button_that_stops(browser: Browser) -> None:
@@ -504,3 +513,10 @@ def test_without_the_page() -> None:
     with serving(toy_pipeline()) as (address, _), client(address) as http:
         assert http.get("/").status_code == 404
         assert http.get("/assets/index.js").status_code == 404
+
+
+def test_prompts_that_the_model_does_not_know_are_told() -> None:
+    told = state(Progress(1, 1, 0, [], toy_pipeline(), None, ["no word of the prompt '<קפה>' is known"]))
+    assert "Done. But no word of the prompt" in told
+    assert "&lt;קפה&gt;" in told
+    assert "But" not in state(Progress(1, 1, 0, [], toy_pipeline()))

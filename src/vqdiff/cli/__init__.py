@@ -7,13 +7,14 @@ import io
 import os
 import select
 import sys
+import warnings
 from contextlib import suppress
-from typing import NoReturn, TextIO
+from typing import Any, NoReturn, TextIO
 
 from cyclopts import App, CycloptsError
 
 from vqdiff import __version__
-from vqdiff.errors import InputError
+from vqdiff.errors import InputError, InputWarning
 
 app = App(
     name="vqdiff",
@@ -48,6 +49,7 @@ def main(arguments: list[str] | None = None) -> None:
     """
     try:
         _prepare_streams()
+        warnings.showwarning = _show_warning
         try:
             app(arguments)
             sys.stdout.flush()
@@ -74,6 +76,13 @@ def main(arguments: list[str] | None = None) -> None:
 def _stop(message: str) -> NoReturn:
     print(f"vqdiff: error: {message}", file=sys.stderr, flush=True)
     sys.exit(2)
+
+
+def _show_warning(message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: Any) -> None:
+    """One line for what the caller can mend, Python's usual ones for all else."""
+    mendable = issubclass(category, InputWarning)
+    text = f"vqdiff: warning: {message}\n" if mendable else warnings.formatwarning(message, category, filename, lineno)
+    print(text, file=sys.stderr, end="")
 
 
 def _prepare_streams() -> None:

@@ -16,12 +16,17 @@ def emoji(
     *,
     output: Annotated[Path, Parameter(name=["--output", "-o"])],
     cache: Path | None = None,
+    views: int | None = None,
+    only_drawings: bool = False,
     workers: int = 0,
 ) -> None:
-    """Build the emoji set: 22,343 pictures in nine drawing styles with captions, about 140 MB.
+    """Build the emoji set: 22,343 drawings in nine styles, icons, faces, and views of the drawings, with captions.
 
-    The drawings are fetched from the npm registry (45 MB) and drawn at 128
-    pixels, in a few minutes. An interrupted build goes on where it stopped.
+    The drawings are fetched from the npm registry (50 MB) and drawn at 128
+    pixels; views are drawings recoloured, mirrored, moved, on coloured
+    grounds, and together in scenes. All of it is some 200,000 pictures,
+    about 1 GB, and takes most of an hour of one core; the drawings alone
+    are 140 MB and take minutes. An interrupted build goes on where it stopped.
 
     The result is a Hugging Face datasets folder. Any other folder can take
     its place: pictures and a metadata.jsonl with lines of
@@ -30,16 +35,24 @@ def emoji(
     Args:
         output: The new folder.
         cache: Where the fetched packages are kept; $XDG_CACHE_HOME/vqdiff or ~/.cache/vqdiff unless given.
+        views: How many views of the drawings, in all; 150,000 unless given.
+        only_drawings: Nothing but the drawings of emoji, which scorers and studies use.
         workers: Processes that draw; 0 takes one per CPU.
     """
-    from vqdiff.data.emoji.build import build
+    from vqdiff.data.emoji.build import DRAWINGS_ALONE, VIEWS, Contents, build
+    from vqdiff.data.emoji.views import counts
     from vqdiff.errors import InputError
     from vqdiff.progress import track
 
     if workers < 0:
         raise InputError(f"--workers is {workers}: name a number of processes, or 0 for one per CPU")
+    if views is not None and views < 0:
+        raise InputError(f"--views is {views}: name a number of pictures, 0 for none")
+    if views and only_drawings:
+        raise InputError("--views and --only-drawings exclude each other: leave one out")
+    contents = DRAWINGS_ALONE if only_drawings else Contents(views=counts(VIEWS if views is None else views))
     cache = cache or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vqdiff"
-    build(output, cache, workers=workers, track=track)
+    build(output, cache, contents=contents, workers=workers, track=track)
     print(f"Wrote {output}; LICENSES.json and README.md in it say whose drawings these are.")
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from vqdiff.config import Precision
-from vqdiff.errors import InputError
+from vqdiff.errors import InputError, InputWarning
 
 
 def serve(
@@ -91,7 +91,7 @@ def serve(
     """
     import signal
     import socket
-    import sys
+    import warnings
     from importlib.util import find_spec
     from ipaddress import ip_address
 
@@ -123,7 +123,7 @@ def serve(
         raise InputError(f"cannot listen at {host}:{port}: {error}; choose another --host or --port") from error
     if token is None and not ip_address(listener.getsockname()[0]).is_loopback:
         warning = f"other machines can reach {host or 'every address'} and there is no token: whoever can, may draw"
-        print(f"vqdiff: warning: {warning}; set VQDIFF_TOKEN", file=sys.stderr, flush=True)
+        warnings.warn(f"{warning}; set VQDIFF_TOKEN", InputWarning, stacklevel=1)
     sources = dict[str, str]()
     for one in model:
         name, named, source = one.partition("=")

@@ -13,6 +13,7 @@ from PIL import Image
 from prometheus_client import CollectorRegistry
 
 from vqdiff import __version__
+from vqdiff.errors import InputWarning
 from vqdiff.pipeline import Pipeline
 from vqdiff.serving.docs import add_docs
 from vqdiff.serving.engine import Engine
@@ -42,6 +43,7 @@ def create_app(
     """
     # What is beyond the limits is refused, and an upgrade is not made: no client shall fill the log by asking for it.
     warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+    warnings.filterwarnings("ignore", category=InputWarning)  # the answer says it
     logging.getLogger("uvicorn.error").addFilter(_is_no_upgrade)
     limits, registry = limits or Limits(), CollectorRegistry()
     service = Service(pipes, engine, limits)

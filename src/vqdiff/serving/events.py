@@ -83,10 +83,11 @@ class ImageEvents:
         return news
 
     def finished(self, order: Order, pictures: Sequence[Finished]) -> list[bytes]:
-        return [
-            self._told("completed", one.file, one.size, {"seed": one.seed, "usage": Usage.of(one).model_dump()})
-            for one in pictures
-        ]
+        told = list[bytes]()
+        for one in pictures:
+            more = {"seed": one.seed, "usage": Usage.of(one).model_dump(), "warnings": one.warnings}
+            told.append(self._told("completed", one.file, one.size, more))
+        return told
 
     def _told(self, name: str, file: str, size: tuple[int, int], more: dict[str, Any]) -> bytes:
         kind, (width, height) = f"{self.kind}.{name}", size

@@ -15,7 +15,7 @@ from vqdiff.errors import InputError, about
 from vqdiff.model import Model
 from vqdiff.serving.encoding import Encoding, Format
 from vqdiff.serving.limits import Limits
-from vqdiff.serving.schemas import Finished, Options, check_condition
+from vqdiff.serving.schemas import Finished, Options, Warnings, check_condition
 from vqdiff.work import Work
 
 _Ignored = Annotated[str | None, Field(description="Taken, and without effect.")]
@@ -135,6 +135,7 @@ class Images(BaseModel):
     size: str
     data: list[OpenAIPicture]
     usage: Usage
+    warnings: Warnings
 
     @classmethod
     def of(cls, options: OpenAIOptions, finished: Sequence[Finished]) -> Images:
@@ -150,4 +151,5 @@ class Images(BaseModel):
             size=f"{width}x{height}",
             data=data,
             usage=Usage.of(*finished),
+            warnings=finished[0].warnings,
         )

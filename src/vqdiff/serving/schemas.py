@@ -54,12 +54,16 @@ Seed = Annotated[
 
 @dataclass(frozen=True)
 class Finished:
-    """A picture as a file in base64: its seed, its width and height in pixels, and the tokens of its model."""
+    """A picture as a file in base64: its seed, its width and height in pixels, and the tokens of its model.
+
+    warnings: what there is to say about the prompts of its request.
+    """
 
     file: str
     seed: int
     size: tuple[int, int]
     tokens: int
+    warnings: list[str]
 
 
 class Options(BaseModel):
@@ -209,6 +213,9 @@ class Drawing(Options):
         return Work.vary(model, image, strength, prompt, num_images=self.n, **asked)
 
 
+Warnings = Annotated[list[str], Field(description="A line for each prompt of which the model knows no word.")]
+
+
 class Picture(BaseModel):
     """A finished picture: a PNG file in base64, with its settings inside."""
 
@@ -222,12 +229,13 @@ class Pictures(BaseModel):
     created: int
     model: str
     data: list[Picture]
+    warnings: Warnings
 
     @classmethod
     def of(cls, model: str, finished: Sequence[Finished]) -> Pictures:
         """The answer with these pictures."""
         data = [Picture(b64_json=one.file, seed=one.seed) for one in finished]
-        return cls(created=int(time.time()), model=model, data=data)
+        return cls(created=int(time.time()), model=model, data=data, warnings=finished[0].warnings)
 
 
 class ModelCard(BaseModel):

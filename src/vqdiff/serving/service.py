@@ -19,6 +19,7 @@ from vqdiff.serving.engine import Engine, StoppedError
 from vqdiff.serving.lane import Ticket
 from vqdiff.serving.limits import Limits
 from vqdiff.serving.schemas import Finished, Options
+from vqdiff.work import remarks_on
 
 T = TypeVar("T")
 
@@ -39,13 +40,14 @@ class Order:
         record = asdict(work.settings) | model.identity()
         if work.negative is not None:
             record["negative"] = work.negative
-        finished = list[Finished]()
+        finished, remarks = list[Finished](), remarks_on(model, work)
         for i, image in enumerate(self.ticket.images()):
             seed = self.seed + i
             condition = None if work.conditions is None else work.conditions[i]
             prompt = condition if isinstance(condition, str | int | None) else asdict(condition)
             file = self.options.encoding.encode(image, {"prompt": prompt, "seed": seed} | record)
-            finished.append(Finished(base64.b64encode(file).decode(), seed, image.size, model.num_tokens))
+            content = base64.b64encode(file).decode()
+            finished.append(Finished(content, seed, image.size, model.num_tokens, remarks))
         return finished
 
 

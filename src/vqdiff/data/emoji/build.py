@@ -8,18 +8,27 @@ import os
 import shutil
 import signal
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from importlib.util import find_spec
+from itertools import islice
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any, TypeVar
 
 from vqdiff.data.emoji import card
+from vqdiff.data.emoji.colours import main_colour
+from vqdiff.data.emoji.drawings import Drawing, clear_colour, painted
+from vqdiff.data.emoji.faces import FACE_PACKAGES, read_faces
+from vqdiff.data.emoji.icons import ICON_SETS, read_icons
 from vqdiff.data.emoji.packages import PACKAGES, Package, fetch
-from vqdiff.data.emoji.render import RenderError, blank_png, draw_png
-from vqdiff.data.emoji.rows import Row, merge, read_rows, records
+from vqdiff.data.emoji.render import CANVAS, RenderError, blank_png, draw_png, quick_canvas
+from vqdiff.data.emoji.rows import Names, join_others, merge, read_rows, records, weigh
+from vqdiff.data.emoji.views import View, counts, plan
+from vqdiff.data.emoji.words import with_article
 from vqdiff.errors import InputError
 from vqdiff.files import atomic_path
 
@@ -28,7 +37,9 @@ Track = Callable[[Iterable[T], str, int], Iterable[T]]
 """Shows progress: takes the things to go through, what is being done to them and how many there are."""
 
 SPLITS = ("train", "test_comp", "test_style", "test_concept")
+VIEWS = 150_000  # with icons and faces ten times the drawings
 _BATCH = 64  # drawings a worker takes at a time
+_SHARD = 30_000  # rows of a parquet file
 
 
 def untracked(items: Iterable[T], description: str, total: int) -> Iterable[T]:
@@ -37,7 +48,23 @@ def untracked(items: Iterable[T], description: str, total: int) -> Iterable[T]:
     return items
 
 
-def build(output: Path, cache: Path, *, workers: int = 0, track: Track[Any] = untracked) -> None:
+@dataclass(frozen=True)
+class Contents:
+    """What the set has beside the drawings of emoji."""
+
+    icons: bool = True
+    faces: float = 1.0
+    """Share of the faces of each collection."""
+    views: Mapping[str, int] = field(default_factory=lambda: counts(VIEWS))
+    """How many views of each kind."""
+
+
+DRAWINGS_ALONE = Contents(icons=False, faces=0.0, views={})
+
+
+def build(
+    output: Path, cache: Path, *, contents: Contents | None = None, workers: int = 0, track: Track[Any] = untracked
+) -> None:
     """Build the emoji set in the new folder ``output``; the same input gives the same bytes.
 
     ``cache`` keeps the fetched packages. Finished drawings wait in a hidden folder beside ``output``, so that an
@@ -50,49 +77,176 @@ def build(output: Path, cache: Path, *, workers: int = 0, track: Track[Any] = un
     for module in ("resvg_py", "pyarrow"):
         if find_spec(module) is None:
             raise InputError(f"{module} is needed to build the set; pip install 'vqdiff[train]'")
-    archives = {package: fetch(package, cache) for package in track(PACKAGES, "Fetching packages", len(PACKAGES))}
-    assemble(archives, output, workers=workers, track=track)
+    contents = contents or Contents()
+    needed = packages_for(contents)
+    archives = {package: fetch(package, cache) for package in track(needed, "Fetching packages", len(needed))}
+    assemble(archives, output, contents=contents, workers=workers, track=track)
+
+
+def packages_for(contents: Contents) -> tuple[Package, ...]:
+    """The packages that a set with ``contents`` is made of."""
+    icons = [icons.style.package for icons in ICON_SETS] if contents.icons else []
+    return (*PACKAGES, *icons, *(FACE_PACKAGES if contents.faces else ()))
 
 
 def assemble(
-    archives: Mapping[Package, Path], output: Path, *, workers: int = 0, track: Track[Any] = untracked
+    archives: Mapping[Package, Path],
+    output: Path,
+    *,
+    contents: Contents = DRAWINGS_ALONE,
+    workers: int = 0,
+    track: Track[Any] = untracked,
 ) -> None:
     """Build the set from fetched archives; see `build`."""
     output = output.absolute()
-    rows = read_rows(archives)
-    drawings = output.parent / f".{output.name}.drawings"
+    names = Names.read(archives)
+    rows = read_rows(archives, names)
+    folder = output.parent / f".{output.name}.drawings"
     try:
-        drawings.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"cannot write {output}: {error.strerror}; name a place in a writable folder") from error
-    # Named after the artwork and the renderers, so that no stale drawing is taken for a new one.
-    renderers = f"{version('pillow')} {version('resvg-py')}".encode()
-    paths = [drawings / f"{hashlib.sha256(renderers + row.artwork).hexdigest()[:32]}.png" for row in rows]
-    _draw(rows, paths, workers, track)
+    desk = _Desk(folder, workers)
+    jobs = [desk.job(f"{row.style.name}/{row.icon}", row.artwork, CANVAS) for row in rows]
+    paths = desk.draw(jobs, "Drawing", track)
     blank = blank_png()
-    seen = [index for index, path in enumerate(paths) if path.read_bytes() != blank]  # a white drawing on white
-    rows, paths = [rows[index] for index in seen], [paths[index] for index in seen]
-    kept = merge(rows, (hashlib.sha256(path.read_bytes()).digest() for path in paths))
-    table = records([rows[index] for index in kept])
-    with atomic_path(output) as folder:
-        _write(table, [paths[index] for index in kept], folder)
-    shutil.rmtree(drawings)
+    visible = [index for index, path in enumerate(paths) if path.read_bytes() != blank]  # not white on white
+    rows, paths = [rows[index] for index in visible], [paths[index] for index in visible]
+    kept = merge(rows, map(_digest, paths))
+    rows, pictures = [rows[index] for index in kept], [paths[index] for index in kept]
+    table = records(rows)
+    if contents != DRAWINGS_ALONE:
+        join_others(rows, table)
+        _add_others(table, pictures, [row.artwork for row in rows], archives, names, desk, contents, track)
+    with atomic_path(output) as place:
+        _write(table, pictures, place)
+    shutil.rmtree(folder)
 
 
-def _draw(rows: Sequence[Row], paths: Sequence[Path], workers: int, track: Track[Any]) -> None:
-    """Draw what is not there yet, in several processes."""
-    todo = {path: row for row, path in zip(rows, paths, strict=True) if not path.exists()}
-    jobs = [(f"{row.style.name}/{row.icon}", row.artwork, path) for path, row in todo.items()]
-    batches = [jobs[start : start + _BATCH] for start in range(0, len(jobs), _BATCH)]
-    # A fresh process each: the parent may run threads, which a forked child must not inherit.
-    with ProcessPoolExecutor(workers or os.cpu_count(), get_context("spawn"), initializer=_start_worker) as pool:
-        try:
-            done = pool.map(_draw_batch, batches)
-            for _ in track((name for names in done for name in names), "Drawing", len(jobs)):
-                pass
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+def _add_others(
+    table: list[dict[str, Any]],
+    pictures: list[Path],
+    artworks: Sequence[bytes],
+    archives: Mapping[Package, Path],
+    names: Names,
+    desk: _Desk,
+    contents: Contents,
+    track: Track[Any],
+) -> None:
+    """Add icons, faces and views to a table of drawings and their pictures."""
+    blank = blank_png()
+    seen = {_digest(path) for path in pictures} | {hashlib.sha256(blank).digest()}
+
+    def add(record: dict[str, Any], path: Path) -> None:
+        """Add a picture that is not there yet: no other view may be the same as a held-out drawing."""
+        if (digest := _digest(path)) not in seen:
+            seen.add(digest)
+            table.append(record)
+            pictures.append(path)
+
+    drawn = list(zip(table, pictures, artworks, strict=True))
+    extras = list(read_icons(archives, names)) if contents.icons else []
+    extras += read_faces(archives, contents.faces) if contents.faces else []
+    jobs = [
+        desk.job(f"{extra.style.name}/{extra.icon}", extra.artwork, quick_canvas(extra.artwork)) for extra in extras
+    ]
+    for extra, path in zip(extras, desk.draw(jobs, "Drawing icons and faces", track), strict=True):
+        add(extra.record(), path)
+    if contents.views:
+        known = [
+            Drawing(record, artwork, main_colour(path.read_bytes()))
+            for record, path, artwork in track(drawn, "Looking at colours", len(drawn))
+            if record["split"] == "train"
+        ]
+        for drawing in known:
+            if colour := clear_colour(drawing):
+                said = f"{with_article(painted(drawing, colour))}, {drawing.record['style']} style"
+                drawing.record["captions"].append(said)
+        held_out = [record for record, _, _ in drawn if record["split"] != "train"]
+        views = plan(known, held_out, contents.views)
+        total = sum(contents.views.values())
+        for number, (view, path) in enumerate(desk.compose(track(views, "Composing views", total))):
+            add(view.record(number), path)
+    check_views(table)
+    weigh(table)
+
+
+def check_views(table: Sequence[Mapping[str, Any]]) -> None:
+    """Raise AssertionError unless every derived row is of the train split and made of drawings of it alone."""
+    split_of = {
+        f"{record['style']}/{record['icon']}": record["split"] for record in table if record["kind"] == "drawing"
+    }
+    for record in table:
+        if record["kind"] != "drawing":
+            assert record["split"] == "train", f"{record['icon']} is in {record['split']}"
+        for part in record["made_of"]:
+            assert split_of[part] == "train", f"{record['icon']} has the held-out {part} in it"
+
+
+def _digest(path: Path) -> bytes:
+    return hashlib.sha256(path.read_bytes()).digest()
+
+
+@dataclass(frozen=True)
+class _Job:
+    name: str
+    artwork: bytes
+    canvas: int
+    path: Path
+
+
+class _Desk:
+    """Where pictures are drawn: processes, and the folder that keeps what they have drawn."""
+
+    def __init__(self, folder: Path, workers: int) -> None:
+        self.folder, self.workers = folder, workers or os.cpu_count() or 1
+        self.renderers = f"{version('pillow')} {version('resvg-py')}".encode()
+
+    def job(self, name: str, artwork: bytes, canvas: int) -> _Job:
+        """What to draw; the file is called after all that it depends on, so that no stale drawing is taken for it."""
+        size = b"" if canvas == CANVAS else b"%d " % canvas
+        digest = hashlib.sha256(self.renderers + size + artwork).hexdigest()
+        return _Job(name, artwork, canvas, self.folder / f"{digest[:32]}.png")
+
+    def draw(self, jobs: Sequence[_Job], description: str, track: Track[Any]) -> list[Path]:
+        """The pictures of all jobs, drawn where they are not there yet."""
+        todo = {job.path: job for job in jobs if not job.path.exists()}
+        for _ in track(self._work(todo.values()), description, len(todo)):
+            pass
+        return [job.path for job in jobs]
+
+    def compose(self, views: Iterable[View]) -> Iterator[tuple[View, Path]]:
+        """The views with their pictures, drawn where they are not there yet; only a few artworks are in memory."""
+        made = list[tuple[View, Path]]()
+
+        def missing() -> Iterator[_Job]:
+            for view in views:
+                artwork = view.artwork
+                job = self.job(f"{view.kind} {view.name}", artwork, quick_canvas(artwork))
+                made.append((view, job.path))
+                if not job.path.exists():
+                    yield job
+
+        for _ in self._work(missing()):
+            pass
+        yield from made
+
+    def _work(self, jobs: Iterable[_Job]) -> Iterator[str]:
+        """Draw in several processes, a few batches ahead; yields the name of each job that is done."""
+        jobs = iter(jobs)
+        waiting = deque[Future[list[str]]]()
+        # A fresh process each: the parent may run threads, which a forked child must not inherit.
+        with ProcessPoolExecutor(self.workers, get_context("spawn"), initializer=_start_worker) as pool:
+            try:
+                while batch := list(islice(jobs, _BATCH)):
+                    waiting.append(pool.submit(_draw_batch, batch))
+                    if len(waiting) > 2 * self.workers:
+                        yield from waiting.popleft().result()
+                while waiting:
+                    yield from waiting.popleft().result()
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
 
 
 def _start_worker() -> None:
@@ -108,37 +262,47 @@ def _follow_parent() -> None:
         os._exit(1)
 
 
-def _draw_batch(jobs: Sequence[tuple[str, bytes, Path]]) -> list[str]:
-    for name, artwork, path in jobs:
+def _draw_batch(jobs: Sequence[_Job]) -> list[str]:
+    for job in jobs:
         try:
-            png = draw_png(artwork)
+            png = draw_png(job.artwork, job.canvas)
         except RenderError as error:
-            raise RenderError(f"{name}: {error}") from error
-        unfinished = path.with_suffix(f".{os.getpid()}")
+            raise RenderError(f"{job.name}: {error}") from error
+        unfinished = job.path.with_suffix(f".{os.getpid()}")
         unfinished.write_bytes(png)
-        unfinished.replace(path)
-    return [name for name, _, _ in jobs]
+        unfinished.replace(job.path)
+    return [job.name for job in jobs]
 
 
 def _write(table: Sequence[dict[str, Any]], paths: Sequence[Path], folder: Path) -> None:
     """Write the shards, the licences and the card."""
     (folder / "data").mkdir(parents=True)
+    columns = [name for name in card.COLUMNS if name in table[0]]
     for split in SPLITS:
         chosen = [(record, path) for record, path in zip(table, paths, strict=True) if record["split"] == split]
-        _write_shard(chosen, folder / "data" / f"{split}-00000-of-00001.parquet")
+        starts = range(0, max(1, len(chosen)), _SHARD)
+        for number, start in enumerate(starts):
+            name = f"{split}-{number:05}-of-{len(starts):05}.parquet"
+            _write_shard(chosen[start : start + _SHARD], columns, folder / "data" / name)
     (folder / "LICENSES.json").write_text(json.dumps(card.licenses(table), indent=2) + "\n", "utf-8")
     (folder / "README.md").write_text(card.readme(table, SPLITS), "utf-8")
 
 
-def _write_shard(chosen: Sequence[tuple[dict[str, Any], Path]], path: Path) -> None:
+def _write_shard(chosen: Sequence[tuple[dict[str, Any], Path]], names: Sequence[str], path: Path) -> None:
     import pyarrow as pa
     from pyarrow import parquet
 
     texts = pa.list_(pa.string())
-    special = {"captions": texts, "keywords": texts, "same_as": texts, "tone": pa.int64(), "variant": pa.int64()}
-    special |= {"has_tones": pa.bool_(), "compositional": pa.bool_()}
+    special = {
+        "captions": texts,
+        "keywords": texts,
+        "same_as": texts,
+        "made_of": texts,
+        "tone": pa.int64(),
+        "variant": pa.int64(),
+    }
+    special |= {"has_tones": pa.bool_(), "compositional": pa.bool_(), "weight": pa.float64()}
     image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-    names = [name for name in card.COLUMNS if name != "image"]
     schema = pa.schema([("image", image), *((name, special.get(name, pa.string())) for name in names)])
     # What tells `datasets` to decode the bytes as pictures.
     features = {"info": {"features": {"image": {"_type": "Image"}}}}

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 
+from vqdiff.data.emoji.words import with_article
+
 TONE_NAMES = ("", "light", "medium-light", "medium", "medium-dark", "dark")
 
 
@@ -28,6 +30,38 @@ def captions(name: str, keywords: Sequence[str], tones: Sequence[int], style: st
     return forms
 
 
+def more_captions(name: str, tones: Sequence[int], style: str, icon: str, group: str) -> list[str]:
+    """Further ways to say what a drawing of the train split shows: with articles, in other orders."""
+    words = " and ".join(dict.fromkeys(TONE_NAMES[tone] for tone in tones))
+    what = with_article(name) if group not in ("symbols", "flags") else name
+    if words:
+        what = f"{what} with {words} skin tone{'s' if len(set(tones)) > 1 else ''}"
+    plain = what if what != name else f"emoji of {what}"
+    others = (f"{what} in {style} style", f"{style} style, {what}", f"a drawing of {what}, {style} style",
+              f"{what}, drawn in the style of {style}")  # fmt: skip
+    return [plain, others[int(fraction("order", style, icon) * len(others))]]
+
+
+def kind_captions(name: str, style: str, words: Sequence[str], key: str) -> list[str]:
+    """Ways to say what an icon shows, which may be no noun."""
+    forms = [f"{name}, {style} style", name, f"{style} style icon of {name}"]
+    if words:
+        word = words[int(fraction("word", style, key) * len(words))]
+        forms += [f"{name} ({word}), {style} style", ", ".join([name, *words[:3], f"{style} style"])]
+    return list(dict.fromkeys(forms))
+
+
+def join_words(words: Sequence[str]) -> str:
+    """``a, b and c``."""
+    *most, last = words
+    return f"{', '.join(most)} and {last}" if most else last
+
+
+def concept_is_held_out(role: str) -> bool:
+    """Whether nothing with this role is in the train split."""
+    return fraction("concept", role) < 0.03
+
+
 def split(*, role: str, gender: str, base: str, tones: str, tone: int, style: str, compositional: bool) -> str:
     """The split of one picture.
 
@@ -36,7 +70,7 @@ def split(*, role: str, gender: str, base: str, tones: str, tone: int, style: st
     - ``test_style``: 4 % of the emoji × style cells; the emoji and the style are known, not together.
     - ``train``: the rest.
     """
-    if fraction("concept", role) < 0.03:
+    if concept_is_held_out(role):
         return "test_concept"
     if compositional and tone > 0 and fraction("grid", role, gender, tones) < 0.08:
         return "test_comp"

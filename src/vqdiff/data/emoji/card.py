@@ -6,14 +6,20 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vqdiff.data.emoji.packages import EMOJIBASE, EMOJILIB, LICENSE_URLS, STYLES
+from vqdiff.data.emoji.faces import FACE_SETS
+from vqdiff.data.emoji.icons import ICON_SETS
+from vqdiff.data.emoji.packages import EMOJIBASE, EMOJILIB, LICENSE_URLS, STYLES, Style
 
 COLUMNS = {
     "image": "128 × 128 pixels, on white",
     "caption": "the canonical caption",
-    "captions": "three to five ways to say it, more where several emoji look the same in this style",
+    "captions": "more ways to say it: three to eight, more where several emoji look the same in this style",
+    "kind": "`drawing` for those of emoji; `icon`, `face`; what is derived from drawings: `recoloured`, `mirrored`, "
+    "`moved`, `ground`, `scene`",
+    "made_of": "the drawings in a derived picture, as style/icon",
+    "weight": "how often to draw the row in training: each kind weighs 1 in all, a role √(its rows) within its kind",
     "style": "the drawing style, see below",
-    "icon": "the drawing's name in its package",
+    "icon": "the drawing's name in its package, or a number",
     "hexcode": "the Unicode sequence, without variation selectors",
     "base": "the sequence without skin tones",
     "name": "what is drawn, without skin tone and style",
@@ -41,6 +47,25 @@ _SPLIT_RULES = {
 }
 
 
+_KINDS = {
+    "drawing": "drawings of emoji",
+    "icon": "coloured icons, but for trade marks",
+    "face": "avatars with chosen attributes",
+    "recoloured": "drawings whose main colour is another, which the caption names",
+    "mirrored": "mirror images, where left and right, clocks and writing don't matter",
+    "moved": "drawings shifted, scaled, turned and mirrored a little",
+    "ground": "drawings on a coloured ground",
+    "scene": "two to four things in one picture: side by side, one above the other, big and small, several alike",
+}
+
+
+def styles_of(table: Sequence[Mapping[str, Any]]) -> list[Style]:
+    """The styles of all sources that are in the table."""
+    there = {record["style"] for record in table}
+    known = (*STYLES, *(icons.style for icons in ICON_SETS), *(faces.style for faces in FACE_SETS))
+    return [style for style in known if style.name in there]
+
+
 def licenses(table: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """One record for each style, and one for each source of names."""
     counts = Counter(record["style"] for record in table)
@@ -57,7 +82,7 @@ def licenses(table: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             "url": style.url,
             "note": style.note,
         }
-        for style in STYLES
+        for style in styles_of(table)
     ]
     text = [
         {
@@ -74,15 +99,29 @@ def licenses(table: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return art + text
 
 
+def _of_kinds(by_kind: Mapping[str, int]) -> list[str]:
+    return [
+        "| kind | pictures | what |",
+        "|---|---|---|",
+        *(f"| {kind} | {by_kind[kind]:,} | {what} |" for kind, what in _KINDS.items() if by_kind[kind]),
+        "",
+        "Icons, faces and derived pictures are of the train split. Nothing of a held-out drawing is in any of them, and"
+        " icons of held-out concepts are left out.",
+    ]
+
+
 def readme(table: Sequence[Mapping[str, Any]], splits: Sequence[str]) -> str:
     """The card, in the form that the Hugging Face Hub reads."""
     by_split = Counter(record["split"] for record in table)
     by_style = Counter(record["style"] for record in table)
+    by_kind = Counter(record.get("kind", "drawing") for record in table)
     captions = sum(len(record["captions"]) for record in table)
+    styles = styles_of(table)
+    alone = set(by_kind) == {"drawing"}
     lines = [
         "---",
         "license: other",
-        "license_name: mit-apache-2.0-cc-by-4.0",
+        "license_name: mit-apache-2.0-cc-by-4.0-cc0",
         "license_link: LICENSES.json",
         "language: en",
         "task_categories: [text-to-image]",
@@ -92,11 +131,12 @@ def readme(table: Sequence[Mapping[str, Any]], splits: Sequence[str]) -> str:
         *(f"  - {{split: {split}, path: data/{split}-*.parquet}}" for split in splits),
         "---",
         "",
-        "# Emoji in nine styles, with captions",
+        f"# Emoji{'' if alone else ', icons and faces'} in {len(styles)} styles, with captions",
         "",
-        f"{len(table):,} pictures of 128 × 128 pixels with {captions:,} captions, drawn from openly licensed emoji sets"
-        " by `vqdiff data emoji`. The drawings were made by people; the captions are Unicode's names and the keywords"
-        f" of {EMOJIBASE.name} {EMOJIBASE.version} and {EMOJILIB.name} {EMOJILIB.version}, put into a few fixed forms.",
+        f"{len(table):,} pictures of 128 × 128 pixels with {captions:,} captions, drawn from openly licensed emoji"
+        f"{'' if alone else ', icon and avatar'} sets by `vqdiff data emoji`. The drawings were made by people; the"
+        f" captions of emoji are Unicode's names and the keywords of {EMOJIBASE.name} {EMOJIBASE.version} and"
+        f" {EMOJILIB.name} {EMOJILIB.version}, put into a few fixed forms; those of icons are their names.",
         "",
         "```python",
         "import datasets, vqdiff.data",
@@ -111,6 +151,7 @@ def readme(table: Sequence[Mapping[str, Any]], splits: Sequence[str]) -> str:
         "|---|---|---|",
         *(f"| {split} | {by_split[split]:,} | {_SPLIT_RULES[split]} |" for split in splits),
         "",
+        *([] if alone else _of_kinds(by_kind)),
         "Which row goes where depends on hashes of names only, so the splits survive a rebuild.",
         "`gradient` and `3d` are often one drawing in two shadings; leave one out to be strict about `test_style`.",
         "",
@@ -121,19 +162,19 @@ def readme(table: Sequence[Mapping[str, Any]], splits: Sequence[str]) -> str:
         *(
             f"| {style.name} | {by_style[style.name]:,} | {style.package.name} {style.package.version}"
             f" | [{style.license}]({LICENSE_URLS[style.license]}) | [{style.attribution}]({style.url}) |"
-            for style in STYLES
+            for style in styles
         ),
         "",
-        *(f"- {style.name}: {style.note}" for style in STYLES if style.note),
+        *(f"- {style.name}: {style.note}" for style in styles if style.note),
         "",
         "`LICENSES.json` has this as records. CC-BY-4.0 asks you to name the authors where you show the pictures."
-        " Changes made here: drawn at 128 pixels on white, with a margin.",
+        " Changes made here: drawn at 128 pixels on white, with a margin; derived pictures as said above.",
         "",
         "## Columns",
         "",
         "| column | what |",
         "|---|---|",
-        *(f"| `{name}` | {what} |" for name, what in COLUMNS.items()),
+        *(f"| `{name}` | {what} |" for name, what in COLUMNS.items() if name == "image" or name in table[0]),
         "",
     ]
     return "\n".join(lines)

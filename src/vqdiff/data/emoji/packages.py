@@ -53,7 +53,7 @@ EMOJILIB = Package(
     "KbWiYre9aRSaPbHrHZIz9zmoM+21LAsK1VFJtnTh1VCtWE/rNMDviGhQTmselFl95dhqtGlY22iH0leG5BuW0g==",
 )
 
-_CC_BY = "https://creativecommons.org/licenses/by/4.0/"
+CC_BY, CC0 = "CC-BY-4.0", "CC0-1.0"
 _FLUENT = "https://github.com/microsoft/fluentui-emoji"
 _NOTO = "https://github.com/googlefonts/noto-emoji"
 
@@ -166,7 +166,8 @@ PACKAGES = (EMOJIBASE, EMOJILIB, *(style.package for style in STYLES))
 
 LICENSE_URLS = {
     "Apache-2.0": "https://www.apache.org/licenses/LICENSE-2.0",
-    "CC-BY-4.0": _CC_BY,
+    CC_BY: "https://creativecommons.org/licenses/by/4.0/",
+    CC0: "https://creativecommons.org/publicdomain/zero/1.0/",
     "MIT": "https://opensource.org/license/mit",
 }
 

@@ -9,7 +9,7 @@ from typing import Any
 from PIL import Image
 
 SIZE = 128  # pixels of a finished picture
-CANVAS = 256  # drawn at twice the size and averaged: filters leave jagged outlines at 128
+CANVAS = 256  # emoji are drawn at twice the size and averaged: filters leave jagged outlines at 128
 MARGIN = 1 / 32  # of the artwork's longer side, on each of the four sides
 _OTHER_CANVASES = (512, 384, SIZE)  # tried in turn where resvg fails at 256; all are whole multiples of SIZE
 
@@ -32,12 +32,18 @@ def svg_document(icon_set: Mapping[str, Any], name: str) -> bytes:
     return document.encode()
 
 
-def draw_png(artwork: bytes) -> bytes:
+def draw_png(artwork: bytes, canvas: int = CANVAS) -> bytes:
     """Draw an SVG document or another picture file on white; returns a PNG of 128 × 128 pixels.
 
-    Equal pixels give equal bytes. Raises `RenderError` where nothing can be drawn.
+    ``canvas`` is the size that SVG is drawn at first. Equal pixels give equal bytes. Raises `RenderError` where nothing
+    can be drawn.
     """
-    return _png(_draw_svg(artwork.decode()) if artwork.startswith(b"<svg") else _draw_raster(artwork))
+    return _png(_draw_svg(artwork.decode(), canvas) if artwork.startswith(b"<svg") else _draw_raster(artwork))
+
+
+def quick_canvas(artwork: bytes) -> int:
+    """A size to draw at that is good enough for views: a third of the time, 0.2 % of the grey levels away."""
+    return CANVAS if b"<filter" in artwork or b"<image" in artwork else SIZE
 
 
 def blank_png() -> bytes:
@@ -45,11 +51,11 @@ def blank_png() -> bytes:
     return _png(Image.new("RGB", (SIZE, SIZE), "white"))
 
 
-def _draw_svg(document: str) -> Image.Image:
+def _draw_svg(document: str, canvas: int) -> Image.Image:
     import resvg_py
 
     failures: list[str] = []
-    for size in (CANVAS, *_OTHER_CANVASES):
+    for size in dict.fromkeys((canvas, CANVAS, *_OTHER_CANVASES)):
         try:
             png = resvg_py.svg_to_bytes(svg_string=document, width=size, height=size, skip_system_fonts=True)
         except (KeyboardInterrupt, SystemExit):

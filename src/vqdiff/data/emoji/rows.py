@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from vqdiff.data.emoji import packages
-from vqdiff.data.emoji.captions import captions, split
+from vqdiff.data.emoji.captions import captions, more_captions, split
 from vqdiff.data.emoji.names import NameIndex, match_file_names, match_iconify
 from vqdiff.data.emoji.packages import EMOJIBASE, EMOJILIB, STYLES, Package, Style
 from vqdiff.data.emoji.render import svg_document
@@ -81,16 +81,89 @@ class Row:
         }
 
 
-def read_rows(archives: Mapping[Package, Path]) -> list[Row]:
+@dataclass
+class Extra:
+    """A picture of another kind than the emoji drawings; always of the train split."""
+
+    kind: str
+    style: Style
+    icon: str
+    artwork: bytes = field(repr=False)
+    name: str
+    captions: list[str]
+    keywords: tuple[str, ...]
+    role: str
+    group: str
+    subgroup: str
+
+    def record(self) -> dict[str, Any]:
+        """The written columns, all but the picture."""
+        return _NOTHING | {
+            "caption": self.captions[0],
+            "captions": self.captions,
+            "style": self.style.name,
+            "icon": self.icon,
+            "name": self.name,
+            "keywords": list(self.keywords[:_KEPT_KEYWORDS]),
+            "group": self.group,
+            "subgroup": self.subgroup,
+            "role": self.role,
+            "source": self.style.package.name,
+            "version": self.style.package.version,
+            "license": self.style.license,
+            "split": "train",
+            "kind": self.kind,
+        }
+
+
+_NOTHING: dict[str, Any] = {
+    "hexcode": "",
+    "base": "",
+    "tone": 0,
+    "tones": "",
+    "gender": "",
+    "has_tones": False,
+    "variant": 0,
+    "compositional": False,
+    "same_as": [],
+    "made_of": [],
+}
+
+
+@dataclass(frozen=True)
+class Names:
+    """All emoji, and what they are called."""
+
+    table: Mapping[str, Emoji]
+    """By hexcode."""
+    pairs: Sequence[tuple[str, str]]
+    """Names and hexcodes, of the first source that is right first."""
+
+    @classmethod
+    def read(cls, archives: Mapping[Package, Path]) -> Names:
+        """From emojibase and emojilib."""
+        table = _table(archives)
+        return cls(table, list(_names(table, archives)))
+
+    def index(self, chars: Iterable[Mapping[str, str]] = ()) -> NameIndex:
+        """To look names up, those of ``chars`` (hexcode → name) first."""
+        index = NameIndex(self.table)
+        for own in chars:
+            index.add((name, hexcode) for hexcode, name in own.items())
+        index.add(self.pairs)
+        return index
+
+
+def read_rows(archives: Mapping[Package, Path], names: Names) -> list[Row]:
     """All drawings with a known meaning, style by style and sorted by icon name within a style."""
-    table = _table(archives)
+    table = names.table
     sets = {style: packages.read(archives[style.package], "icons.json", "chars.json", "assets/") for style in STYLES}
     parsed = {
         style: {name.removesuffix(".json"): json.loads(data) for name, data in files.items() if name.endswith(".json")}
         for style, files in sets.items()
     }
     chars = {style: files.get("chars", {}) for style, files in parsed.items()}
-    index = _name_index(table, archives, chars.values())
+    index = names.index(chars.values())
     rows: list[Row] = []
     for style in STYLES:
         if "icons" in parsed[style]:
@@ -131,6 +204,29 @@ def records(rows: Sequence[Row]) -> list[dict[str, Any]]:
     return [row.record(len(genders[row.emoji.role] - {""}) > 1) for row in rows]
 
 
+def join_others(rows: Sequence[Row], table: Sequence[dict[str, Any]]) -> None:
+    """Make the records of drawings fit to stand among other kinds, with more captions in the train split.
+
+    The captions of the other splits are what models are asked for, and stay.
+    """
+    for row, record in zip(rows, table, strict=True):
+        record |= {"kind": "drawing", "made_of": []}
+        if record["split"] == "train":
+            further = more_captions(row.emoji.name, row.tones, row.style.name, row.icon, row.emoji.group)
+            record["captions"] = list(dict.fromkeys([*row.captions, *further]))
+
+
+def weigh(table: Sequence[dict[str, Any]]) -> None:
+    """Give each row its weight: in every split each kind weighs 1 in all, and a role √(its rows) within a kind."""
+    counts = Counter((record["split"], record["kind"], record["role"]) for record in table)
+    totals = defaultdict[tuple[str, str], float](float)
+    for (split_name, kind, _), count in counts.items():
+        totals[split_name, kind] += count**0.5
+    for record in table:
+        kind = record["split"], record["kind"]
+        record["weight"] = 1 / (counts[*kind, record["role"]] ** 0.5 * totals[kind])
+
+
 def _row(style: Style, icon: str, number: int, emoji: Emoji, artwork: bytes) -> Row:
     tones = _OUTLINE_TONES.get(number, ()) if emoji.has_tones and number else emoji.tones
     forms = captions(emoji.name, emoji.keywords, tones, style.name, icon)
@@ -147,20 +243,10 @@ def _table(archives: Mapping[Package, Path]) -> dict[str, Emoji]:
     )
 
 
-def _name_index(
-    table: Mapping[str, Emoji], archives: Mapping[Package, Path], chars: Iterable[Mapping[str, str]]
-) -> NameIndex:
-    index = NameIndex(table)
-    for own in chars:
-        index.add((name, hexcode) for hexcode, name in own.items())
-    index.add((emoji.label, hexcode) for hexcode, emoji in table.items())
+def _names(table: Mapping[str, Emoji], archives: Mapping[Package, Path]) -> Iterator[tuple[str, str]]:
+    yield from ((emoji.label, hexcode) for hexcode, emoji in table.items())
     files = packages.read(archives[EMOJIBASE], "meta/unicode-names.json", "en/shortcodes/")
-    index.add((name, hexcode) for hexcode, name in json.loads(files["meta/unicode-names.json"]).items())
+    yield from ((name, hexcode) for hexcode, name in json.loads(files["meta/unicode-names.json"]).items())
     for source in _SHORTCODES:
-        codes = json.loads(files[f"en/shortcodes/{source}.json"])
-        index.add(
-            (name, hexcode)
-            for hexcode, names in codes.items()
-            for name in ([names] if isinstance(names, str) else names)
-        )
-    return index
+        for hexcode, names in json.loads(files[f"en/shortcodes/{source}.json"]).items():
+            yield from ((name, hexcode) for name in ([names] if isinstance(names, str) else names))

@@ -114,3 +114,13 @@ def _keywords(words: Sequence[str], name: str) -> tuple[str, ...]:
     """Plain words that say something the name does not, each once."""
     plain = (word.replace("_", " ") for word in words)
     return tuple(dict.fromkeys(word for word in plain if _KEYWORD.fullmatch(word) and word.lower() not in name.lower()))
+
+
+def spoken_names(table: Mapping[str, Emoji]) -> dict[str, str]:
+    """The names of all emoji by their characters without skin tones: what `vqdiff.emoji_names` reads prompts with."""
+    names: dict[str, str] = {}
+    for emoji in (*(one for one in table.values() if not one.tones), *table.values()):
+        codes = [code for code in emoji.hexcode.split("-") if code not in _TONES]
+        if codes:
+            names.setdefault("".join(chr(int(code, 16)) for code in codes), emoji.name)
+    return names

@@ -50,6 +50,8 @@ class Progress:
     pipe: Pipeline
     story: Any = None
     """What was made of the steps of the first picture, at the end."""
+    remarks: Sequence[str] = ()
+    """What there is to say about the prompts, at the end."""
 
     @property
     def complete(self) -> bool:
@@ -95,15 +97,16 @@ async def draw(
             yield progress()
             await patience(_within(changed, _PULSE))
             changed.clear()
-        cells = list[list[Cell]]()
+        cells, remarks = list[list[Cell]](), dict[str, None]()
         for order, one in zip(orders, drawings, strict=True):
             pictures = await service.finish(order, patience)
+            remarks |= dict.fromkeys(pictures[0].warnings)
             cells.append([_finished(one, picture.seed, picture.file) for picture in pictures])
         told = None
         if story is not None and first.traces is not None:
             told = await service.compute(partial(story, first.pipe, first.traces[0]), patience)
         total = sum(order.ticket.progress[1] for order in orders)
-        yield Progress(total, total, 0, cells, first.pipe, told)
+        yield Progress(total, total, 0, cells, first.pipe, told, list(remarks))
 
 
 async def _within(changed: asyncio.Event, seconds: float) -> None:

@@ -32,7 +32,7 @@ def problem(error: Exception) -> str:
 def state(progress: Progress) -> str:
     """A line on how far it is."""
     if progress.complete:
-        return note("Done.")
+        return note(" ".join(["Done.", *(f"But {remark}." for remark in progress.remarks)]))
     if progress.done:
         return note(f"Drawing: {progress.done} of {progress.total} steps.")
     return note(f"Waiting: {progress.waiting} requests in the queue." if progress.waiting > 1 else "Starting …")
