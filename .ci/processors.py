@@ -1,13 +1,15 @@
 """Run the tests marked numeric with the kernels of lesser processors, as far as this one goes; print what was run.
 
-    python .ci/processors.py [arguments of pytest]
+    python .ci/processors.py [--seconds SECONDS]
 
 torch and oneDNN take their kernels by what the processor has, up to a limit in an environment variable: so one machine
-shows how others round. Exits with 1 if any run fails.
+shows how others round. No run begins once so many seconds have passed. Exits with 1 if any run fails.
 """
 
 from __future__ import annotations
 
+import argparse
+import math
 import os
 import subprocess
 import sys
@@ -30,17 +32,23 @@ LIMITS = [
 """Variable, value, and whether this processor has more than that."""
 
 
-def main(arguments: list[str]) -> int:
+def main() -> int:
     """Run all of them, one after the other; return the exit code."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--seconds", type=float, default=math.inf)
+    end = time.monotonic() + parser.parse_args().seconds
     print(f"This processor: {processor()}", flush=True)
     failed = 0
     for name, value, has_more in LIMITS:
         if not has_more:
             print(f"{name}={value}: not run, this processor has no more than that", flush=True)
             continue
+        if time.monotonic() > end:
+            print(f"{name}={value}: not run, there was no time left", flush=True)
+            continue
         environment = os.environ | {name: value}
         begin = time.monotonic()
-        command = [sys.executable, "-m", "pytest", "-q", "-n", "2", "--dist", "loadfile", "-m", "numeric", *arguments]
+        command = [sys.executable, "-m", "pytest", "-q", "-n", "2", "--dist", "loadfile", "-m", "numeric"]
         code = subprocess.run(command, env=environment, check=False).returncode
         failed += code != 0
         said = [sys.executable, "-c", "from vqdiff.processor import processor; print(processor())"]
@@ -51,4 +59,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())
