@@ -14,6 +14,8 @@ from PIL import Image
 from vqdiff.cli import main
 from vqdiff.data import load
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 
 
