@@ -202,15 +202,13 @@ class Model:
         if `batch_invariant` says so, each row is computed as it is alone.
         """
         invariant = self.batch_invariant or self.device.type == "cpu"
+        prepare = self._prepare_apart if invariant else self.denoiser.prepare
         num_images = None if condition is None else len(condition)
-        ready = self._prepare(condition, invariant)
-        return Bound(
-            self.denoiser, num_images, ready, None if null is None else self._prepare(null, invariant), invariant
-        )
+        return Bound(self.denoiser, num_images, prepare(condition), None if null is None else prepare(null), invariant)
 
-    def _prepare(self, condition: Tensor | None, invariant: bool) -> Any:
-        if condition is None or not invariant or getattr(self.denoiser, "batch_invariant", False):
-            return self.denoiser.prepare(condition)
+    def _prepare_apart(self, condition: Tensor | None) -> Any:
+        if condition is None:
+            return self.denoiser.prepare(None)
         first, *others = (self.denoiser.prepare(one) for one in condition.split(1))
         return first.join(*others) if others else first
 

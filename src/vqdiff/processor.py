@@ -10,10 +10,9 @@ from pathlib import Path
 
 import torch
 
+_BELOW = ("SSE41", "AVX", "AVX2", "AVX512_CORE")
 _WITH_VNNI = ("AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE_VNNI")
 _WITH_BF16 = ("AVX512_CORE_BF16", "AVX512_CORE_FP16", "AVX10_1_512")
-_WITH_AMX = ("AVX512_CORE_AMX", "AVX512_CORE_AMX_FP16", "AVX10_1_512_AMX", "AVX10_1_512_AMX_FP16", "AVX10_2_512_AMX_2")
-_BELOW = ("SSE41", "AVX", "AVX2", "AVX512_CORE")
 """Values of ONEDNN_MAX_CPU_ISA; one that is not among these limits nothing."""
 
 

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import httpx2 as httpx
+import openai
 import uvicorn
 
 from toy_pipelines import toy_pipeline
@@ -92,3 +93,8 @@ def wait_for(condition: object, seconds: float = 30.0) -> None:
 def client(address: str) -> httpx.Client:
     """A client that has patience."""
     return httpx.Client(base_url=address, timeout=60)
+
+
+def openai_client(address: str) -> openai.OpenAI:
+    """OpenAI's client, which tries once."""
+    return openai.OpenAI(base_url=f"{address}/v1", api_key="any", max_retries=0)

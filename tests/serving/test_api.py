@@ -10,7 +10,6 @@ import re
 import secrets
 import sys
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -53,25 +52,7 @@ def picture(text: str) -> Image.Image:
     return Image.open(io.BytesIO(base64.b64decode(text)))
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[tuple[str, Any]]:
-    pipe = toy_pipeline()
-    with serving(pipe, toy_pipeline("unconditional"), limits=LIMITS) as (address, _):
-        yield address, pipe
-
-
-@pytest.fixture
-def http(server: tuple[str, Any]) -> Iterator[httpx.Client]:
-    with client(server[0]) as http:
-        yield http
-
-
 # --- OpenAI's client --------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def ai(server: tuple[str, Any]) -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{server[0]}/v1", api_key="any", max_retries=0)
 
 
 def test_openai_generates(server: tuple[str, Any], ai: openai.OpenAI) -> None:

@@ -6,7 +6,6 @@ import base64
 import io
 import json
 import socket
-from collections.abc import Iterator
 from typing import Any
 
 import httpx2 as httpx
@@ -15,7 +14,7 @@ import openai
 import pytest
 from PIL import ExifTags, Image, ImageDraw
 
-from serving.servers import client, serving, wait_for
+from serving.servers import client, openai_client, serving, wait_for
 from toy_pipelines import POISON, Gate, toy_pipeline
 from vqdiff.pipeline import Pipeline
 from vqdiff.serving.encoding import Encoding
@@ -47,28 +46,6 @@ def read(content: bytes) -> Image.Image:
 
 def pixels(image: Image.Image) -> bytes:
     return image.convert("RGB").tobytes()
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[tuple[str, Pipeline]]:
-    pipe = toy_pipeline()
-    with serving(pipe, toy_pipeline("unconditional"), limits=LIMITS) as (address, _):
-        yield address, pipe
-
-
-@pytest.fixture
-def http(server: tuple[str, Any]) -> Iterator[httpx.Client]:
-    with client(server[0]) as http:
-        yield http
-
-
-@pytest.fixture(scope="module")
-def ai(server: tuple[str, Any]) -> openai.OpenAI:
-    return client_of(server[0])
-
-
-def client_of(address: str) -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{address}/v1", api_key="any", max_retries=0)
 
 
 # --- what is honoured -------------------------------------------------------------------------------------------------
@@ -154,7 +131,7 @@ def test_what_goes_wrong_in_a_stream_is_told() -> None:
     pipe = toy_pipeline(steps=12)
     gate = Gate(pipe)
     with serving(pipe, limits=LIMITS) as (address, engine):
-        ai = client_of(address)
+        ai = openai_client(address)
         with pytest.raises(openai.BadRequestError, match="ask for 1 to 32"):
             ai.images.generate(prompt="1", stream=True, extra_body={"steps": 40})
         stream = ai.images.generate(prompt=str(POISON), stream=True, partial_images=3)
@@ -164,7 +141,7 @@ def test_what_goes_wrong_in_a_stream_is_told() -> None:
         gate.open()
         with pytest.raises(openai.APIError, match="the server failed to draw this"):
             list(stream)
-        assert engine.counts.failures == 1
+        wait_for(lambda: engine.counts.failures == 1)  # counted when the client may know already
 
 
 # --- what is taken ----------------------------------------------------------------------------------------------------

@@ -16,8 +16,9 @@ from vqdiff.shapes import Float, Int
 class PackedModern(ModernDenoiser):
     """What a `ModernDenoiser` computes, for images in a batch, each to the last bit as it is alone.
 
-    Besides matrix products (`PackedLinear`, `products`), what runs over a whole batch rounds every element, or every
-    row of features, by itself. All else takes one image at a time.
+    That is, if their conditions were prepared one by one, as in `Model.bind`. Besides matrix products (`PackedLinear`,
+    `products`), what runs over a whole batch rounds every element, or every row of features, by itself. All else takes
+    one image at a time.
     """
 
     batch_invariant = True
@@ -41,13 +42,6 @@ class PackedModern(ModernDenoiser):
         )
         self.split = packed_linear(network.split, length)
         self.head = PackedLinear(network.head)
-
-    def prepare(self, condition: Tensor | None) -> Prepared:
-        """See `ModernDenoiser.prepare`."""
-        if condition is None:
-            return super().prepare(condition)
-        first, *others = (super(PackedModern, self).prepare(one) for one in condition.split(1))
-        return first.join(*others) if others else first
 
     def times(self) -> Float[Tensor, "steps D"]:
         """See `ModernDenoiser.times`."""
