@@ -45,7 +45,8 @@ def test_joined_and_abandoned_jobs_are_not_drawn_and_those_with_a_reader_are(mon
             gate.open()
             lines = (json.loads(line[6:]) for line in reader.iter_lines() if line.startswith("data: "))
             assert next(one for one in lines if one["msg"] == "process_completed")["success"]
-        assert (engine.counts.pictures, engine.counts.cancelled) == (10, 0)
+        wait_for(lambda: engine.counts.pictures == 10)
+        assert engine.counts.cancelled == 0
 
 
 def test_a_reader_that_goes_ends_its_job() -> None:
