@@ -117,7 +117,7 @@ def guidance(folder: Path, *changes: str) -> diffusion.GuidanceTraining:
 
 
 def denoisers(*folders: Path) -> list[dict[str, torch.Tensor]]:
-    return [vqdiff.load(folder).model.denoiser.state_dict() for folder in folders]
+    return [Model.load(folder).denoiser.state_dict() for folder in folders]
 
 
 def test_a_trained_model_gains_a_null_condition(trained: Path) -> None:
