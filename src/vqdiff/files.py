@@ -68,6 +68,11 @@ def read_text(path: Path) -> str:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
+def has_lone_surrogates(text: str) -> bool:
+    """Whether there is half a character in a text, as JSON escapes and arguments that are not UTF-8 leave it."""
+    return any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
 def decode_text(content: bytes, name: str) -> str:
     """UTF-8 text, with or without a byte order mark; InputError with the likely encoding of what is none."""
     try:

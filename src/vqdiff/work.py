@@ -15,6 +15,7 @@ from torch import Tensor
 
 from vqdiff import editing
 from vqdiff.errors import InputError
+from vqdiff.files import has_lone_surrogates
 from vqdiff.model import Model
 from vqdiff.pictures import Picture, as_image, to_pixels
 from vqdiff.sampling import Batch, Canvas, Guidance, SamplingSettings, doubtful, get_sampler
@@ -248,7 +249,7 @@ def check_prompt(prompt: str) -> None:
     """Raise InputError for a prompt that says nothing, or that is no valid Unicode."""
     if not prompt.strip():
         raise InputError("the prompt is empty: say what to draw")
-    if any("\ud800" <= letter <= "\udfff" for letter in prompt):
+    if has_lone_surrogates(prompt):
         raise InputError(
             f"the prompt {prompt!r} has half a character in it (a lone surrogate, or a byte that is not UTF-8): "
             "give valid Unicode"

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from vqdiff.data.sources import Row, order_classes
 from vqdiff.errors import InputError
+from vqdiff.files import has_lone_surrogates
 
 CAPTION_COLUMNS = ("captions", "caption", "text", "prompt")  # in any case, as are those of labels
 LABEL_COLUMNS = ("label", "cls")
@@ -107,7 +108,7 @@ def faults_of(row: Row) -> list[str]:
         label_of(row.columns)
     except InputError as error:
         faults.append(str(error))
-    if any("\ud800" <= letter <= "\udfff" for text in captions_of(row.columns) for letter in text):
+    if any(map(has_lone_surrogates, captions_of(row.columns))):
         faults.append("its caption has half a character in it (a lone surrogate): write it anew")
     return faults
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from PIL import Image
 
 from vqdiff.errors import InputError
+from vqdiff.files import has_lone_surrogates
 from vqdiff.pictures import normalise
 
 FORMATS = ("PNG", "JPEG", "WEBP")
@@ -50,7 +51,7 @@ class Limits:
             return
         if len(prompt) > self.max_prompt:
             raise InputError(f"the prompt has {len(prompt)} characters, the limit is {self.max_prompt}: shorten it")
-        if any("\ud800" <= letter <= "\udfff" for letter in prompt):
+        if has_lone_surrogates(prompt):
             raise InputError("the prompt has half a character in it (a lone surrogate): send valid Unicode")
 
     def check_num_images(self, num_images: int) -> None:
