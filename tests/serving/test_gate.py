@@ -49,13 +49,15 @@ def test_joined_and_abandoned_jobs_are_not_drawn_and_those_with_a_reader_are(mon
         assert engine.counts.cancelled == 0
 
 
-def test_a_reader_that_goes_ends_its_job() -> None:
+def test_a_reader_that_goes_ends_its_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vqdiff.serving.gate._PATIENCE", 120.0)  # the machine may be slow
     pipe = toy_pipeline()
     gate = Gate(pipe)
     with serving(pipe, page=True) as (address, engine), client(address) as http, client(address) as other:
         join(http, job(http), "goes")
         with other.stream("GET", DATA, params={"session_hash": "goes"}) as reader:
-            next(reader.iter_lines())
+            lines = reader.iter_lines()
+            next(lines)  # an iterator that is dropped closes the connection: this one is kept
             gate.await_call()
         wait_for(lambda: engine.counts.cancelled == 1)
         gate.open()

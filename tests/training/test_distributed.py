@@ -17,8 +17,6 @@ from processes import exit_codes, started
 from vqdiff.config import read_config
 from vqdiff.training.diffusion import DiffusionTraining, train_diffusion
 
-pytestmark = pytest.mark.slow
-
 SAMPLE = Path(__file__).parents[1] / "fixtures" / "emoji-sample"
 MODEL = Path(vqdiff.__file__).parent / "models" / "emoji"
 

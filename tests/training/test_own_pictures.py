@@ -14,8 +14,6 @@ from PIL import Image
 from vqdiff.cli import main
 from vqdiff.data import load
 
-pytestmark = pytest.mark.slow
-
 ROOT = Path(__file__).parents[2]
 
 

@@ -17,8 +17,6 @@ from vqdiff.image_tokenizers import CompactTokenizer
 from vqdiff.model import Model, load_component
 from vqdiff.training import diffusion, tokenizer
 
-pytestmark = pytest.mark.slow
-
 SAMPLE = Path(__file__).parents[1] / "fixtures" / "emoji-sample"
 TEXT_ENCODER = Path(vqdiff.__file__).parent / "models" / "emoji" / "text_encoder"
 

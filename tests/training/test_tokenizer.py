@@ -23,8 +23,6 @@ from vqdiff.pictures import to_pixels
 from vqdiff.training.loop import RunConfig
 from vqdiff.training.tokenizer import HeldOut, TokenizerTask, TokenizerTraining, train_tokenizer
 
-pytestmark = pytest.mark.slow
-
 SAMPLE = Path(__file__).parents[1] / "fixtures" / "emoji-sample"
 RECIPES = Path(__file__).parents[2] / "configs"
 

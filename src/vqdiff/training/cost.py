@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from vqdiff.denoisers import ModernConfig, ModernDenoiser
 from vqdiff.image_tokenizers import CompactConfig, CompactTokenizer
+from vqdiff.processor import has_bf16_units
 
 _BATCH = 8
 _TEXT = 32, 384  # tokens and width of a caption's features
@@ -19,7 +20,7 @@ _TEXT = 32, 384  # tokens and width of a caption's features
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds that a picture takes in each stage, forth and back, in bfloat16."""
+    """Seconds that a picture takes in each stage, forth and back, in the precision of ``run.precision = "auto"``."""
 
     tokenizer: float
     denoiser: float
@@ -51,7 +52,7 @@ def _time(loss: Callable[[], Tensor], device: torch.device) -> float:
     seconds = 0.0
     for _ in range(2):  # the first call also prepares
         start = time.perf_counter()
-        with torch.autocast(device.type, torch.bfloat16):
+        with torch.autocast(device.type, torch.bfloat16, enabled=has_bf16_units(device)):
             value = loss()
         value.backward()
         if device.type == "cuda":

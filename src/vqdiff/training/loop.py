@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from vqdiff.errors import InputError
 from vqdiff.files import clear_rooms
+from vqdiff.processor import has_bf16_units
 from vqdiff.training.diagnosis import diagnose
 from vqdiff.training.journal import Journal
 from vqdiff.training.rehearsal import check_sanity, rehearse
@@ -33,7 +34,7 @@ from vqdiff.training.state import Batch, RunState
 _PATIENCE = timedelta(hours=6)
 """How long processes wait for the first one, which reads and tokenises the pictures."""
 
-Precision = Literal["fp32", "bf16", "fp16"]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Tracker = Literal["wandb", "trackio"]
 
 
@@ -55,8 +56,8 @@ class RunConfig:
     clip: float = 1.0
     ema: float = 0.0
     """Decay of the weight average that is previewed and saved; 0 = the weights themselves."""
-    precision: Precision = "bf16"
-    """Of the matrix products; weights and optimiser are always fp32."""
+    precision: Precision = "auto"
+    """Of the matrix products; weights and optimiser are fp32. ``auto`` is bf16 where that is faster, else fp32."""
     shard: bool = False
     """Divide weights, gradients and optimiser among the processes (FSDP2) instead of giving each a copy (DDP)."""
     seed: int = 0
@@ -213,11 +214,15 @@ def make_accelerator(run: RunConfig, output: Path) -> Accelerator:
     """The processes, precision and trackers of a run; InputError for what is not to be had here."""
     if missing := set(run.trackers) - {str(tracker) for tracker in get_available_trackers()}:
         raise InputError(f"run.trackers: {min(missing)} is not installed: `pip install {min(missing)}`")
+    cpu, precision = not torch.accelerator.is_available(), run.precision
+    if precision == "auto":
+        device = torch.accelerator.current_accelerator() or torch.device("cpu")
+        precision = "bf16" if has_bf16_units(device) else "fp32"
     AcceleratorState._reset_state()  # an earlier run of this process may have had another precision
     try:
         return Accelerator(
-            cpu=not torch.accelerator.is_available(),  # joins processes without accelerators only if told so
-            mixed_precision="no" if run.precision == "fp32" else run.precision,
+            cpu=cpu,  # joins processes without accelerators only if told so
+            mixed_precision="no" if precision == "fp32" else precision,
             log_with=["tensorboard", *run.trackers],
             project_dir=output.parent,
             kwargs_handlers=[
