@@ -155,6 +155,18 @@ def test_drawings_and_splits_are_those_of_a_set_without_views(built, archives, t
         assert bool(further) == (row["split"] == "train")  # what models are asked for stays
 
 
+def test_larger_pictures_are_the_same_rows_drawn_anew(built, archives, tmp_path):
+    assemble(archives, tmp_path / "large", contents=Contents(faces=0.0, views=FEW), size=256, workers=2)
+    pairs = list(zip(rows_of(built), rows_of(tmp_path / "large"), strict=True))
+    assert {small["kind"] for small, _ in pairs} == {"drawing", "icon", *FEW}
+    for small, large in pairs:
+        assert {**large, "image": None} == {**small, "image": None}
+        picture = Image.open(io.BytesIO(large["image"]["bytes"]))
+        assert picture.size == (256, 256)
+        halved = np.asarray(picture.reduce(2)).astype(int)
+        assert abs(halved - pixels(small["image"]["bytes"])).mean() < 2
+
+
 def test_every_kind_weighs_the_same_in_all(built):
     weights = Counter()
     for row in rows_of(built):

@@ -18,13 +18,14 @@ def emoji(
     cache: Path | None = None,
     views: int | None = None,
     only_drawings: bool = False,
+    image_size: int = 128,
     workers: int = 0,
 ) -> None:
     """Build the emoji set: 22,343 drawings in nine styles, icons, faces, and views of the drawings, with captions.
 
-    The drawings are fetched from the npm registry (50 MB) and drawn at 128
-    pixels; views are drawings recoloured, mirrored, moved, on coloured
-    grounds, and together in scenes. All of it is some 200,000 pictures,
+    The drawings are fetched from the npm registry (50 MB) and drawn; views
+    are drawings recoloured, mirrored, moved, on coloured grounds, and
+    together in scenes. All of it is some 200,000 pictures, at 128 pixels
     about 1 GB, and takes most of an hour of one core; the drawings alone
     are 140 MB and take minutes. An interrupted build goes on where it stopped.
 
@@ -37,6 +38,7 @@ def emoji(
         cache: Where the fetched packages are kept; $XDG_CACHE_HOME/vqdiff or ~/.cache/vqdiff unless given.
         views: How many views of the drawings, in all; 150,000 unless given.
         only_drawings: Nothing but the drawings of emoji, which scorers and studies use.
+        image_size: Pixels along a side of each picture; the rows are the same for all.
         workers: Processes that draw; 0 takes one per CPU.
     """
     from vqdiff.data.emoji.build import DRAWINGS_ALONE, VIEWS, Contents, build
@@ -46,13 +48,15 @@ def emoji(
 
     if workers < 0:
         raise InputError(f"--workers is {workers}: name a number of processes, or 0 for one per CPU")
+    if not 16 <= image_size <= 512:
+        raise InputError(f"--image-size is {image_size}: name a number of pixels from 16 to 512")
     if views is not None and views < 0:
         raise InputError(f"--views is {views}: name a number of pictures, 0 for none")
     if views and only_drawings:
         raise InputError("--views and --only-drawings exclude each other: leave one out")
     contents = DRAWINGS_ALONE if only_drawings else Contents(views=counts(VIEWS if views is None else views))
     cache = cache or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vqdiff"
-    build(output, cache, contents=contents, workers=workers, track=track)
+    build(output, cache, contents=contents, size=image_size, workers=workers, track=track)
     print(f"Wrote {output}; LICENSES.json and README.md in it say whose drawings these are.")
 
 

@@ -17,7 +17,7 @@ from importlib.util import find_spec
 from itertools import islice
 from multiprocessing import get_context, parent_process
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from vqdiff.data.emoji import card
 from vqdiff.data.emoji.colours import main_colour
@@ -25,14 +25,15 @@ from vqdiff.data.emoji.drawings import Drawing, clear_colour, painted
 from vqdiff.data.emoji.faces import FACE_PACKAGES, read_faces
 from vqdiff.data.emoji.icons import ICON_SETS, read_icons
 from vqdiff.data.emoji.packages import PACKAGES, Package, fetch
-from vqdiff.data.emoji.render import CANVAS, RenderError, blank_png, draw_png, quick_canvas
+from vqdiff.data.emoji.render import SIZE, RenderError, blank_png, draw_png, needs_smoothing
 from vqdiff.data.emoji.rows import Names, join_others, merge, read_rows, records, weigh
-from vqdiff.data.emoji.views import View, counts, plan
+from vqdiff.data.emoji.views import counts, plan
 from vqdiff.data.emoji.words import with_article
 from vqdiff.errors import InputError
 from vqdiff.files import atomic_path
 
 T = TypeVar("T")
+D = TypeVar("D", bound="Drawable")
 Track = Callable[[Iterable[T], str, int], Iterable[T]]
 """Shows progress: takes the things to go through, what is being done to them and how many there are."""
 
@@ -63,12 +64,19 @@ DRAWINGS_ALONE = Contents(icons=False, faces=0.0, views={})
 
 
 def build(
-    output: Path, cache: Path, *, contents: Contents | None = None, workers: int = 0, track: Track[Any] = untracked
+    output: Path,
+    cache: Path,
+    *,
+    contents: Contents | None = None,
+    size: int = SIZE,
+    workers: int = 0,
+    track: Track[Any] = untracked,
 ) -> None:
     """Build the emoji set in the new folder ``output``; the same input gives the same bytes.
 
-    ``cache`` keeps the fetched packages. Finished drawings wait in a hidden folder beside ``output``, so that an
-    interrupted build goes on where it stopped. ``workers`` processes draw (0: one per CPU).
+    Pictures are ``size`` pixels wide; which there are does not depend on that. ``cache`` keeps the fetched packages.
+    Finished drawings wait in a hidden folder beside ``output``, so that an interrupted build goes on where it stopped.
+    ``workers`` processes draw (0: one per CPU).
 
     Raises InputError where ``output`` holds something already, can't be written, or a package can't be fetched.
     """
@@ -80,7 +88,7 @@ def build(
     contents = contents or Contents()
     needed = packages_for(contents)
     archives = {package: fetch(package, cache) for package in track(needed, "Fetching packages", len(needed))}
-    assemble(archives, output, contents=contents, workers=workers, track=track)
+    assemble(archives, output, contents=contents, size=size, workers=workers, track=track)
 
 
 def packages_for(contents: Contents) -> tuple[Package, ...]:
@@ -94,6 +102,7 @@ def assemble(
     output: Path,
     *,
     contents: Contents = DRAWINGS_ALONE,
+    size: int = SIZE,
     workers: int = 0,
     track: Track[Any] = untracked,
 ) -> None:
@@ -107,7 +116,7 @@ def assemble(
     except OSError as error:
         raise InputError(f"cannot write {output}: {error.strerror}; name a place in a writable folder") from error
     desk = _Desk(folder, workers)
-    jobs = [desk.job(f"{row.style.name}/{row.icon}", row.artwork, CANVAS) for row in rows]
+    jobs = [desk.job(f"{row.style.name}/{row.icon}", row.artwork, quick=False) for row in rows]
     paths = desk.draw(jobs, "Drawing", track)
     blank = blank_png()
     visible = [index for index, path in enumerate(paths) if path.read_bytes() != blank]  # not white on white
@@ -115,9 +124,14 @@ def assemble(
     kept = merge(rows, map(_digest, paths))
     rows, pictures = [rows[index] for index in kept], [paths[index] for index in kept]
     table = records(rows)
+    drawables: list[Drawable] = list(rows)
     if contents != DRAWINGS_ALONE:
         join_others(rows, table)
-        _add_others(table, pictures, [row.artwork for row in rows], archives, names, desk, contents, track)
+        _add_others(table, pictures, drawables, archives, names, desk, contents, track)
+    if size != SIZE:  # which rows there are is decided at 128 pixels
+        said = zip(table, drawables, strict=True)
+        wanted = ((record["icon"], drawable, record.get("kind", "drawing") != "drawing") for record, drawable in said)
+        pictures = [path for _, path in desk.compose(track(wanted, f"Drawing at {size} pixels", len(table)), size)]
     with atomic_path(output) as place:
         _write(table, pictures, place)
     shutil.rmtree(folder)
@@ -126,36 +140,35 @@ def assemble(
 def _add_others(
     table: list[dict[str, Any]],
     pictures: list[Path],
-    artworks: Sequence[bytes],
+    drawables: list[Drawable],
     archives: Mapping[Package, Path],
     names: Names,
     desk: _Desk,
     contents: Contents,
     track: Track[Any],
 ) -> None:
-    """Add icons, faces and views to a table of drawings and their pictures."""
+    """Add icons, faces and views to a table of drawings, to their pictures and to what these are drawn from."""
     blank = blank_png()
     seen = {_digest(path) for path in pictures} | {hashlib.sha256(blank).digest()}
 
-    def add(record: dict[str, Any], path: Path) -> None:
+    def add(record: dict[str, Any], path: Path, drawable: Drawable) -> None:
         """Add a picture that is not there yet: no other view may be the same as a held-out drawing."""
         if (digest := _digest(path)) not in seen:
             seen.add(digest)
             table.append(record)
             pictures.append(path)
+            drawables.append(drawable)
 
-    drawn = list(zip(table, pictures, artworks, strict=True))
+    drawn = list(zip(table, pictures, drawables, strict=True))
     extras = list(read_icons(archives, names)) if contents.icons else []
     extras += read_faces(archives, contents.faces) if contents.faces else []
-    jobs = [
-        desk.job(f"{extra.style.name}/{extra.icon}", extra.artwork, quick_canvas(extra.artwork)) for extra in extras
-    ]
+    jobs = [desk.job(f"{extra.style.name}/{extra.icon}", extra.artwork, quick=True) for extra in extras]
     for extra, path in zip(extras, desk.draw(jobs, "Drawing icons and faces", track), strict=True):
-        add(extra.record(), path)
+        add(extra.record(), path, extra)
     if contents.views:
         known = [
-            Drawing(record, artwork, main_colour(path.read_bytes()))
-            for record, path, artwork in track(drawn, "Looking at colours", len(drawn))
+            Drawing(record, drawable.artwork, main_colour(path.read_bytes()))
+            for record, path, drawable in track(drawn, "Looking at colours", len(drawn))
             if record["split"] == "train"
         ]
         for drawing in known:
@@ -165,8 +178,9 @@ def _add_others(
         held_out = [record for record, _, _ in drawn if record["split"] != "train"]
         views = plan(known, held_out, contents.views)
         total = sum(contents.views.values())
-        for number, (view, path) in enumerate(desk.compose(track(views, "Composing views", total))):
-            add(view.record(number), path)
+        wanted = ((view.name, view, True) for view in track(views, "Composing views", total))
+        for number, (view, path) in enumerate(desk.compose(wanted)):
+            add(view.record(number), path, view)
     check_views(table)
     weigh(table)
 
@@ -187,11 +201,22 @@ def _digest(path: Path) -> bytes:
     return hashlib.sha256(path.read_bytes()).digest()
 
 
+@runtime_checkable
+class Drawable(Protocol):
+    """What a picture is drawn from: an emoji, an icon, a face or a view."""
+
+    @property
+    def artwork(self) -> bytes:
+        """An SVG document or another picture file."""
+        ...
+
+
 @dataclass(frozen=True)
 class _Job:
     name: str
     artwork: bytes
-    canvas: int
+    size: int
+    quick: bool
     path: Path
 
 
@@ -202,11 +227,11 @@ class _Desk:
         self.folder, self.workers = folder, workers or os.cpu_count() or 1
         self.renderers = f"{version('pillow')} {version('resvg-py')}".encode()
 
-    def job(self, name: str, artwork: bytes, canvas: int) -> _Job:
+    def job(self, name: str, artwork: bytes, *, quick: bool, size: int = SIZE) -> _Job:
         """What to draw; the file is called after all that it depends on, so that no stale drawing is taken for it."""
-        size = b"" if canvas == CANVAS else b"%d " % canvas
-        digest = hashlib.sha256(self.renderers + size + artwork).hexdigest()
-        return _Job(name, artwork, canvas, self.folder / f"{digest[:32]}.png")
+        quick = quick and not needs_smoothing(artwork)
+        digest = hashlib.sha256(self.renderers + b"%d %d " % (size, quick) + artwork).hexdigest()
+        return _Job(name, artwork, size, quick, self.folder / f"{digest[:32]}.png")
 
     def draw(self, jobs: Sequence[_Job], description: str, track: Track[Any]) -> list[Path]:
         """The pictures of all jobs, drawn where they are not there yet."""
@@ -215,15 +240,17 @@ class _Desk:
             pass
         return [job.path for job in jobs]
 
-    def compose(self, views: Iterable[View]) -> Iterator[tuple[View, Path]]:
-        """The views with their pictures, drawn where they are not there yet; only a few artworks are in memory."""
-        made = list[tuple[View, Path]]()
+    def compose(self, wanted: Iterable[tuple[str, D, bool]], size: int = SIZE) -> Iterator[tuple[D, Path]]:
+        """Each drawable and its picture, drawn where it is not there yet; only a few artworks are in memory.
+
+        ``wanted`` says of each what it is called and whether to draw it quickly.
+        """
+        made = list[tuple[D, Path]]()
 
         def missing() -> Iterator[_Job]:
-            for view in views:
-                artwork = view.artwork
-                job = self.job(f"{view.kind} {view.name}", artwork, quick_canvas(artwork))
-                made.append((view, job.path))
+            for name, drawable, quick in wanted:
+                job = self.job(name, drawable.artwork, quick=quick, size=size)
+                made.append((drawable, job.path))
                 if not job.path.exists():
                     yield job
 
@@ -265,7 +292,7 @@ def _follow_parent() -> None:
 def _draw_batch(jobs: Sequence[_Job]) -> list[str]:
     for job in jobs:
         try:
-            png = draw_png(job.artwork, job.canvas)
+            png = draw_png(job.artwork, job.size, quick=job.quick)
         except RenderError as error:
             raise RenderError(f"{job.name}: {error}") from error
         unfinished = job.path.with_suffix(f".{os.getpid()}")
