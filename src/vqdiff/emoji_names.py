@@ -78,8 +78,7 @@ def _join(parts: list[tuple[bool, str]]) -> str:
             elif said and not said[-1].isspace() and said[-1] not in "([{\"'“‘-":
                 said += " "
         elif after_name and part.isspace():
-            said, after_name = said, True  # between two names, or at the end
-            continue
+            continue  # between two names, or at the end
         elif after_name and part and (part[0].isalnum()):
             said += " "
         if part:

@@ -354,7 +354,7 @@ def _note_the_way(output: Path) -> None:
 
 @pytest.mark.parametrize("shard", [False, True], ids=["ddp", "fsdp"])
 def test_processes_go_on_alike(shard: bool, tmp_path: Path) -> None:
-    """The widest cannot be compiled, and the next gives one of the processes a gradient that is no number."""
+    """One of them cannot compile for the widest vectors, and has a gradient that is no number from the next."""
     train(lambda: Copies(compiled=False), RUN, tmp_path / "one", resume=False)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -370,13 +370,14 @@ def test_processes_go_on_alike(shard: bool, tmp_path: Path) -> None:
 def _train_together(output: Path, shard: bool, rank: int, port: int) -> None:
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    apply, second = Compilation.apply, spoilt_gradient(torch.nan) if rank == 1 else lambda graph, inputs: graph
+    apply = Compilation.apply
+    first, second = (raising, spoilt_gradient(torch.nan)) if rank == 1 else (lambda graph, inputs: graph,) * 2
 
     def faulty(self: Compilation, part: nn.Module) -> None:
         if self is Compilation.NONE:
             apply(self, part)
         else:
-            part.compile(backend=raising if self is Compilation.WIDEST else second)
+            part.compile(backend=first if self is Compilation.WIDEST else second)
 
     Compilation.apply = faulty
     _note_the_way(output)

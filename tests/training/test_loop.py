@@ -19,10 +19,18 @@ from torch import Tensor, nn
 
 from processes import exit_codes, started
 from vqdiff.errors import InputError
-from vqdiff.training.loop import RunConfig, train
+from vqdiff.training.loop import RunConfig, make_accelerator, train
 
 RUN = RunConfig(
-    steps=12, batch_size=4, learning_rate=0.05, warmup=2, ema=0.9, log_every=3, preview_every=6, checkpoint_every=4
+    steps=12,
+    batch_size=4,
+    learning_rate=0.05,
+    warmup=2,
+    ema=0.9,
+    log_every=3,
+    preview_every=6,
+    checkpoint_every=4,
+    precision="fp32",
 )
 
 
@@ -156,7 +164,7 @@ def _stamp(file: Path) -> int:
 
 @pytest.mark.parametrize(
     ("spoiled", "found"),
-    [(torch.nan, "'x' of the batch is not finite in 4 of 4 rows: mend"), (1e4, r"the gradient of model\.weight")],
+    [(torch.nan, "'x' of the batch is not finite in 4 of 4 rows: mend"), (1e4, r"the gradient of model\.bias")],
     ids=["data", "gradient"],
 )
 def test_what_is_no_number_stops_the_run_and_spoils_nothing(tmp_path: Path, spoiled: float, found: str) -> None:
@@ -215,7 +223,7 @@ def test_a_half_written_record_is_forgotten(tmp_path: Path) -> None:
 
 def test_accumulated_parts_give_the_whole_batch(tmp_path: Path) -> None:
     for name, parts in ("whole", 1), ("parts", 4):
-        train(Line, replace(RUN, accumulation=parts, precision="fp32"), tmp_path / name, resume=False)
+        train(Line, replace(RUN, accumulation=parts), tmp_path / name, resume=False)
     whole, parts = finished(tmp_path / "whole"), finished(tmp_path / "parts")
     for name in whole:
         torch.testing.assert_close(whole[name], parts[name], rtol=1e-5, atol=1e-6)
@@ -249,3 +257,11 @@ def _resume_in(room: int, folder: Path) -> None:
 def test_a_tracker_that_is_not_installed_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="pip install wandb"):
         train(Line, replace(RUN, trackers=("wandb",)), tmp_path, resume=False)
+
+
+@pytest.mark.parametrize(("units", "precision"), [(True, "bf16"), (False, "no")])
+def test_precision_is_bf16_where_that_is_faster(
+    units: bool, precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vqdiff.training.loop.has_bf16_units", lambda device: units)
+    assert make_accelerator(replace(RUN, precision="auto"), tmp_path).mixed_precision == precision

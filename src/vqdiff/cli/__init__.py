@@ -45,7 +45,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line; a caller's mistake is one line on stderr and exit code 2, Ctrl-C exit code 130.
 
     Characters that stdout or stderr cannot show are replaced. Where the reader of a pipe has gone, the command ends
-    without a word, with the exit code 141 of other programs that such a pipe stops.
+    without a word, with the exit code 141 of other programs that such a pipe stops (--help: 1, by way of rich).
     """
     try:
         _prepare_streams()

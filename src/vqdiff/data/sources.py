@@ -77,6 +77,8 @@ def hidden(name: str | PurePosixPath) -> bool:
 
 def inside(root: Path, folder: Path, name: str) -> Path | None:
     """The path of a file that is named in ``folder``, a part of ``root``; None if it lies elsewhere."""
+    if "\0" in name:  # which no path can have
+        return None
     for real in (os.path.abspath, os.path.realpath):
         path, whole = real(os.path.join(folder, name)), real(root)
         if path.startswith(whole.rstrip(os.sep) + os.sep):

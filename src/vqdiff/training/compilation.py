@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import Enum
 from itertools import pairwise
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from vqdiff.training.attempt import Attempt, attempt, summed
 from vqdiff.training.state import Batch, RunState
+
+T = TypeVar("T")
 
 _TOLERANCE = {"fp32": 1e-3, "bf16": 0.1, "fp16": 0.1}
 """Of the difference, as a share of what the loss or the gradient of a parameter is."""
@@ -58,9 +61,28 @@ def choose_compilation(state: RunState, part: nn.Module, batches: Sequence[Batch
 
 def _fault(state: RunState, batches: Sequence[Batch], eager: Attempt) -> str | None:
     """What is wrong with the loss and gradient as computed now, the same in all processes."""
-    found, error = None, None
+    error = None
+    if state.accelerator.num_processes > 1:  # apart first: none must wait for the gradient of one that has failed
+        _, error = _tried(state, lambda: _compute_apart(state, batches))
+    found, error = _tried(state, lambda: attempt(state, batches, like=eager)) if error is None else (None, error)
+    if found is None:
+        return error
+    if found.fault is not None:
+        return f"{found.fault} is not finite, which it is uncompiled"
+    return _difference(state, found, eager)
+
+
+def _compute_apart(state: RunState, batches: Sequence[Batch]) -> None:
+    with state.undone():
+        for _ in state.compute(batches, scaled=False, together=False):
+            pass
+
+
+def _tried(state: RunState, action: Callable[[], T]) -> tuple[T | None, str | None]:
+    """What ``action`` returns, or why it fails in this or another process."""
+    result, error = None, None
     try:
-        found = attempt(state, batches, like=eager)
+        result = action()
     except torch.OutOfMemoryError:
         raise
     except Exception as raised:  # uncompiled there was none; Dynamo, Inductor and the compilers have many kinds
@@ -69,11 +91,8 @@ def _fault(state: RunState, batches: Sequence[Batch], eager: Attempt) -> str | N
         line = next((line for line in lines if "error:" in line), lines[0])  # C++ compilers say much besides
         error = f"the step fails ({type(cause).__name__}: {line[-160:]})"
     if summed(state, torch.tensor([float(error is not None)])).any():
-        return error or "the step fails in another process"
-    assert found is not None
-    if found.fault is not None:
-        return f"{found.fault} is not finite, which it is uncompiled"
-    return _difference(state, found, eager)
+        return None, error or "the step fails in another process"
+    return result, None
 
 
 def _difference(state: RunState, found: Attempt, eager: Attempt) -> str | None:

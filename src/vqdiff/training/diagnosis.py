@@ -11,6 +11,8 @@ from vqdiff.training.attempt import attempt
 from vqdiff.training.compilation import Compilation
 from vqdiff.training.state import Batch, RunState
 
+_DOUBTFUL = "--resume, and if it happens again, doubt this device"
+
 
 def diagnose(state: RunState, batches: Sequence[Batch], compilation: Compilation) -> str:
     """What is found, in one line with the remedy; the same in all processes, which all must ask.
@@ -20,14 +22,13 @@ def diagnose(state: RunState, batches: Sequence[Batch], compilation: Compilation
     if (data := _broken_data(state, batches)) is not None:
         return f"{data}: mend the data"
     if (weights := state.broken_weights()) is not None:
-        return f"{weights} itself is not finite"
+        return f"{weights} itself is not finite: begin from weights that are"
     with torch.compiler.set_stance("force_eager"):
         eager = attempt(state, batches)
     found = eager if compilation is Compilation.NONE else attempt(state, batches, like=eager)
     if found.fault is None:
-        if eager.fault is not None:
-            return f"{eager.fault} is not finite uncompiled, but {compilation.value} it is: lower run.learning_rate"
-        return "computed once more, all is finite: a fault of this device, if it happens again"
+        what = "all" if eager.fault is None else f"{eager.fault}, though not uncompiled,"
+        return f"computed once more, {what} is finite: {_DOUBTFUL}"
     if compilation is Compilation.NONE:
         return f"{found.fault} is not finite, {compilation.value}: lower run.learning_rate"
     if eager.fault is None:

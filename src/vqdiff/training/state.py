@@ -66,13 +66,16 @@ class RunState:
         broken = self.accelerator.reduce(flags, "sum") if self.accelerator.num_processes > 1 else flags
         return next((name for name, flag in zip(names, cast("Tensor", broken).tolist(), strict=True) if flag), None)
 
-    def compute(self, batches: Sequence[Batch], *, scaled: bool = True) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+    def compute(
+        self, batches: Sequence[Batch], *, scaled: bool = True, together: bool = True
+    ) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
         """Go forth and back through the parts of a batch: loss and metrics of each; the gradient is of their mean.
 
         scaled: whether the gradient is that of the scaled loss (fp16), as the optimiser takes it.
+        together: whether it is summed over the processes, which then wait for each other.
         """
         for number, batch in enumerate(batches, start=1):
-            with self._gradients(together=number == len(batches)):
+            with self._gradients(together=together and number == len(batches)):
                 with self.accelerator.autocast():
                     loss, metrics = self.objective(**batch)
                 if scaled:
