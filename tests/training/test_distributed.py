@@ -15,6 +15,8 @@ from safetensors.torch import load_file
 import vqdiff
 from processes import exit_codes, started
 from vqdiff.config import read_config
+from vqdiff.image_tokenizers import CompactConfig, CompactTokenizer
+from vqdiff.model import save_component
 from vqdiff.training.diffusion import DiffusionTraining, train_diffusion
 
 SAMPLE = Path(__file__).parents[1] / "fixtures" / "emoji-sample"
@@ -25,7 +27,7 @@ RESULTS = ("last.pt", "log.jsonl", "model", "preview*", "events*")
 CONFIG = f"""
 data = "OUT/data"
 output = "OUT/one"
-image_tokenizer = "{MODEL}/image_tokenizer"
+image_tokenizer = "OUT/image_tokenizer"
 text_encoder = "{MODEL}/text_encoder"
 prompts = ["a red apple"]
 evaluate = 2
@@ -56,6 +58,9 @@ checkpoint_every = 3
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("distributed")
     shutil.copytree(SAMPLE, folder / "data")
+    torch.manual_seed(0)
+    sizes = CompactConfig(128, (8, 16, 16), (0, 0, 0), (0, 0, 0), num_codes=64, code_dim=4)
+    save_component(CompactTokenizer(sizes), folder / "image_tokenizer")
     (folder / "config.toml").write_text(CONFIG.replace("OUT", str(folder)))
     run(folder, "one")
     return folder

@@ -24,12 +24,12 @@ def test_handwritten_digits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     write_digits(Path("runs/digits/pictures"))
     main(["data", "check", "runs/digits/pictures", "--no-time"])
 
-    short = ["--set", "run.log_every=20", "--set", "run.warmup=10"]
-    main(["train", "tokenizer", str(ROOT / "configs/digits-tokenizer.toml"), *short, "--set", "run.steps=160"])
+    short = ["--set", "run.log_every=10", "--set", "run.warmup=10", "--set", "run.ema=0.9"]
+    main(["train", "tokenizer", str(ROOT / "configs/digits-tokenizer.toml"), *short, "--set", "run.steps=140"])
     one = [
         *short,
         "--set",
-        "run.steps=60",
+        "run.steps=50",
         "--set",
         "compile=false",
         "--set",
