@@ -11,6 +11,8 @@ import pytest
 from full_size import large_folder, memory_of
 from golden_cases import GOLDEN
 from vqdiff.cli import main
+from vqdiff.pipeline import auto_precision, pick_device
+from vqdiff.processor import processor
 
 
 def info(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> dict[str, Any]:
@@ -35,6 +37,8 @@ def test_the_bundled_model(capsys: pytest.CaptureFixture[str]) -> None:
     assert record["parameters"]["denoiser"] > 1e6
     assert len(record["hash"]) == 12
     assert record["licenses"]
+    assert record["processor"] == str(processor())
+    assert record["auto"].startswith(f"{auto_precision(pick_device('auto'))} on ")
 
 
 @pytest.mark.parametrize(
