@@ -19,12 +19,8 @@ import time
 from vqdiff.processor import processor
 
 here = processor()
-avx512, vnni, bf16, amx = (
-    here.vectors == "AVX512",
-    here.int8 is not None,
-    here.bfloat16 is not None,
-    here.bfloat16 == "AMX",
-)
+avx512, vnni = here.vectors == "AVX512", here.int8 is not None
+bf16, amx = here.bfloat16 is not None, here.bfloat16 == "AMX"
 avx2 = avx512 or here.vectors == "AVX2"
 LONGEST = 120  # seconds
 LIMITS = [

@@ -19,7 +19,6 @@ from vqdiff.model import Model
 from vqdiff.pipeline import Pipeline, bundled, pick_device
 from vqdiff.processor import has_bf16_units, processor
 
-pytestmark = pytest.mark.numeric
 
 needs_int8 = pytest.mark.skipif(processor().int8 is None, reason="needs a CPU with VNNI")
 needs_bf16 = pytest.mark.skipif(not has_bf16_units(torch.device("cpu")), reason="bfloat16 is slow here")
@@ -57,6 +56,7 @@ def test_every_sampler_finishes_the_picture(pipe: Pipeline, sampler: str) -> Non
     assert int(frames[-1].tokens.max()) < pipe.model.schedule.num_codes
 
 
+@pytest.mark.numeric
 def test_stream_ends_with_the_picture(pipe: Pipeline) -> None:
     settings = pipe.settings(steps=4)
     previews = list(pipe.stream("a cat", seed=3, settings=settings))
@@ -112,6 +112,7 @@ def exact() -> Pipeline:
 
 
 @needs_bf16
+@pytest.mark.numeric
 @torch.inference_mode()
 def test_the_decoder_in_bfloat16_is_within_a_grey_level(exact: Pipeline) -> None:
     decode = vqdiff.load("emoji", device="cpu", precision="bfloat16").model.image_tokenizer.decode
@@ -122,6 +123,7 @@ def test_the_decoder_in_bfloat16_is_within_a_grey_level(exact: Pipeline) -> None
 
 
 @needs_int8
+@pytest.mark.numeric
 @torch.inference_mode()
 def test_int8_is_almost_as_sure_of_the_same(exact: Pipeline) -> None:
     rough = vqdiff.load("emoji", device="cpu", precision="int8")
@@ -144,6 +146,7 @@ def test_saving_gives_what_was_read(precision: Precision, tmp_path: Path) -> Non
         assert all(torch.equal(weights[name], value) for name, value in getattr(wanted, part).state_dict().items())
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize(
     "precision",
     ["float32", pytest.param("bfloat16", marks=needs_bf16), pytest.param("int8", marks=needs_int8)],

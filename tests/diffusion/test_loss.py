@@ -76,7 +76,7 @@ def test_the_sum_over_all_times_is_the_entropy_of_the_data(preset: Callable[[int
     x0, xt, t = states(schedule)
     forward = torch.stack([transition(schedule, 0, step)[:-1] for step in range(7)])  # (t, x0, xt)
     joint = data[:, None] * forward
-    perfect = (joint / joint.sum(1, keepdim=True)).transpose(1, 2)[t, xt]  # p(x0 | x_t)
+    perfect = (joint / joint.sum(1, keepdim=True)).transpose(1, 2)[t, xt].clamp(min=0)  # p(x0 | x_t), but for rounding
     terms = loss(schedule, perfect.log()[:, None], x0[:, None], xt[:, None], t).total
     total = (joint[t, x0, xt] * terms.where(joint[t, x0, xt] > 0, 0)).sum()
     entropy = -torch.xlogy(data, data).sum()
