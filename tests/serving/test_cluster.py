@@ -214,13 +214,20 @@ def test_more_replicas_than_there_is_room_for(nodes: list[dict[str, Any]], devic
 
 @pytest.mark.parametrize(
     ("options", "says"),
-    [(["--replicas", "0"], "replicas is 0"), (["--replicas", "2", "--model", "/nowhere"], "no model '/nowhere'")],
+    [
+        (["--replicas", "0"], "replicas is 0"),
+        (["--replicas", "2", "--model", "/nowhere"], "no model '/nowhere'"),
+        (["--replicas", "2", "--header-timeout", "5"], "--header-timeout is 5.0, and replicas have no such limit"),
+        (["--replicas", "2", "--max-connections-per-address", "9"], "--max-connections-per-address is 9, and replicas"),
+    ],
 )
 def test_mistakes_are_told_before_ray_starts(options: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit:
         cli.main(["serve", "--port", "0", *options])
     assert exit.value.code == 2
-    assert says in capsys.readouterr().err
+    error = capsys.readouterr().err.strip()
+    assert says in error
+    assert len(error.splitlines()) == 1
 
 
 @pytest.mark.slow

@@ -221,7 +221,7 @@ def test_whom_a_connection_counts_for() -> None:
     assert network_of(("2001:db8::1", 5, 0, 0)) == network_of(("2001:db8::ffff:1", 5, 0, 0)) == "2001:db8::/64"
     assert network_of(("fe80::1%eth0", 5, 0, 3)) == "fe80::/64"
     assert network_of("") == network_of(None) == ""
-    with pytest.raises(InputError, match="per_address is 0: it must be above 0"):
+    with pytest.raises(InputError, match="--max-connections-per-address is 0: it must be above 0"):
         ConnectionLimits(per_address=0)
 
 

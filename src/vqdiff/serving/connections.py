@@ -50,9 +50,10 @@ class ConnectionLimits:
     """Seconds in which a client takes the end of an answer."""
 
     def __post_init__(self) -> None:
-        for name, value in vars(self).items():
+        options = ("max-connections", "max-connections-per-address", "header-timeout", "timeout")
+        for option, value in zip(options, vars(self).values(), strict=True):
             if not value > 0:
-                raise InputError(f"{name} is {value}: it must be above 0")
+                raise InputError(f"--{option} is {value}: it must be above 0")
 
 
 class Pool:
