@@ -225,16 +225,35 @@ def test_whom_a_connection_counts_for() -> None:
         ConnectionLimits(per_address=0)
 
 
-def test_who_does_not_take_the_end_of_an_answer_is_hung_up_on() -> None:
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] == "http":
-            await send({"type": "http.response.start", "status": 200, "headers": [(b"connection", b"close")]})
-            await send({"type": "http.response.body", "body": bytes(SYSTEM)})
+async def much(scope: Any, receive: Any, send: Any) -> None:
+    """An application that answers at length, and then hangs up."""
+    if scope["type"] == "http":
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"connection", b"close")]})
+        await send({"type": "http.response.body", "body": bytes(SYSTEM)})
 
-    config = config_of(app, ConnectionLimits(flush_timeout=0.5), stop_timeout=5)
+
+def test_who_does_not_take_the_end_of_an_answer_is_hung_up_on() -> None:
+    config = config_of(much, ConnectionLimits(flush_timeout=0.5), stop_timeout=5)
     with running(config) as (address, server), connect(address) as sock:
         sock.sendall(head("/", method="GET"))
         assert sock.recv(12) == b"HTTP/1.1 200"
         wait_for(lambda: not server.server_state.connections)
         with contextlib.suppress(ConnectionResetError):
             assert len(read_all(sock)) < SYSTEM
+
+
+def test_who_has_taken_all_of_an_answer_and_does_not_hang_up_is_hung_up_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vqdiff.serving.connections.LINGER_SECONDS", 0.1)
+    config = config_of(much, ConnectionLimits(flush_timeout=600.0), stop_timeout=5)
+    with running(config) as (address, _), connect(address) as sock:
+        sock.sendall(head("/", "Content-Length: 1000000"))
+        assert len(read_all(sock)) > SYSTEM
+
+        def refused() -> bool:
+            try:
+                sock.send(b"x")
+            except ConnectionError:
+                return True
+            return False
+
+        wait_for(refused)
