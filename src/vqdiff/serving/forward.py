@@ -92,7 +92,8 @@ class _Answer:
 
     def __init__(self, send: Send) -> None:
         self._send = send
-        self._begun = self._events = False
+        self._begun = self._events = self._refused = False
+        """refused: the client has not taken it."""
 
     @property
     def can_begin_again(self) -> bool:
@@ -105,10 +106,16 @@ class _Answer:
                 return
             self._begun = True
             self._events = any(value.startswith(b"text/event-stream") for _, value in message["headers"])
-        await self._send(message)
+        try:
+            await self._send(message)
+        except Exception:
+            self._refused = True
+            raise
 
     async def fail(self, error: Exception, scope: Scope, receive: Receive) -> None:
-        """Tell of an error in the way that is left."""
+        """Tell of an error in the way that is left, if the client takes anything."""
+        if self._refused:
+            raise error
         status, failure, headers = failure_of(error)
         if not self._begun:
             await JSONResponse(failure.model_dump(), status, headers)(scope, receive, self._send)
