@@ -99,7 +99,7 @@ def serve(
     try:
         import uvicorn
 
-        from vqdiff.serving.api import create_app
+        from vqdiff.serving.api import create_app, quieten
 
         if page and find_spec("gradio") is None:  # imported at the last: it takes seconds
             raise ModuleNotFoundError(name="gradio")
@@ -149,6 +149,7 @@ def serve(
     options: Any = {"device": device, "precision": precision, "batch_invariant": batch_invariant}
     pipes = {name: load(source, **options) for name, source in sources.items()}
     rows = default_rows(next(iter(pipes.values())).model.device) if max_rows is None else max_rows
+    quieten()
     app = create_app(
         pipes, Engine(max_rows=rows, max_waiting=max_waiting), limits, token, page=page, allowed_hosts=allowed_hosts
     )
