@@ -43,15 +43,21 @@ def chunk(size: int) -> bytes:
     return b"%x\r\n" % size + bytes(size) + b"\r\n"
 
 
+def received(sock: socket.socket) -> bytes:
+    piece = sock.recv(65536)
+    assert piece, "the server has hung up"
+    return piece
+
+
 def read_one(sock: socket.socket) -> bytes:
     """One answer, which has a Content-Length."""
     answer = b""
     while b"\r\n\r\n" not in answer:
-        answer += sock.recv(65536)
+        answer += received(sock)
     top, _, body = answer.partition(b"\r\n\r\n")
     length = int(top.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
     while len(body) < length:
-        body += sock.recv(65536)
+        body += received(sock)
     return top + b"\r\n\r\n" + body
 
 
@@ -147,10 +153,11 @@ def hoard(stack: ExitStack, address: str, count: int, source: str = "127.0.0.1")
 
 
 def test_headers_that_do_not_come_to_an_end_are_hung_up_on() -> None:
-    limits = ConnectionLimits(header_timeout=1.0)
+    limits = ConnectionLimits(header_timeout=3.0)  # in which an answer has to be read, and a letter sent
     with serving(toy_pipeline(), connections=limits) as (address, _), ExitStack() as stack:
-        silent, slow, second = hoard(stack, address, 3)
+        silent, second = hoard(stack, address, 2)
         second.sendall(head("/healthz", method="GET"))
+        slow = stack.enter_context(connect(address))
         assert read_one(second).startswith(b"HTTP/1.1 200")
         stop = threading.Event()
 
