@@ -12,14 +12,13 @@ from typing import Any
 
 import pytest
 
-from serving.servers import client, connect, running, serving, wait_for
+from serving.servers import TOKEN, client, connect, head, running, serving, wait_for
 from toy_pipelines import Gate, toy_pipeline
 from vqdiff.errors import InputError
 from vqdiff.serving.addresses import network_of
-from vqdiff.serving.connections import LINGER_BYTES, RESERVE, ConnectionLimits, config_of
+from vqdiff.serving.connections import LINGER_BYTES, RESERVE, Connection, ConnectionLimits, config_of
 from vqdiff.serving.limits import Limits
 
-TOKEN = "secret"
 LARGE = 200_000
 """Bytes of a body: more than asyncio reads at once, less than what is drained."""
 SYSTEM = 32 * 2**20
@@ -33,17 +32,12 @@ def server() -> Iterator[str]:
         yield address
 
 
-def head(path: str, *more: str, method: str = "POST", token: str = TOKEN) -> bytes:
-    lines = [f"{method} {path} HTTP/1.1", "Host: localhost", f"Authorization: Bearer {token}", *more, "", ""]
-    return "\r\n".join(lines).encode()
-
-
 def chunk(size: int) -> bytes:
     """A part of a chunked body, or of any other."""
     return b"%x\r\n" % size + bytes(size) + b"\r\n"
 
 
-def received(sock: socket.socket) -> bytes:
+def some(sock: socket.socket) -> bytes:
     piece = sock.recv(65536)
     assert piece, "the server has hung up"
     return piece
@@ -53,11 +47,11 @@ def read_one(sock: socket.socket) -> bytes:
     """One answer, which has a Content-Length."""
     answer = b""
     while b"\r\n\r\n" not in answer:
-        answer += received(sock)
+        answer += some(sock)
     top, _, body = answer.partition(b"\r\n\r\n")
     length = int(top.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
     while len(body) < length:
-        body += received(sock)
+        body += some(sock)
     return top + b"\r\n\r\n" + body
 
 
@@ -128,13 +122,22 @@ def push(sock: socket.socket, piece: bytes) -> int:
 
 
 @pytest.mark.parametrize("refused", ["at once", "in the middle", "by a small limit"])
-def test_who_sends_on_after_an_answer_is_read_no_further_than_a_small_limit(refused: str) -> None:
+def test_who_sends_on_after_an_answer_is_read_no_further_than_a_small_limit(
+    refused: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, received = list[int](), Connection.data_received
+
+    def noted(connection: Connection, data: bytes) -> None:
+        read.append(len(data))
+        received(connection, data)
+
+    monkeypatch.setattr(Connection, "data_received", noted)
     header = head("/nowhere" if refused == "at once" else "/api/draw", "Transfer-Encoding: chunked")
     limits = Limits(max_body=100_000 if refused == "in the middle" else 10)
     with serving(toy_pipeline(), limits=limits, token=TOKEN) as (address, _), connect(address) as sock:
         sock.sendall(header)
-        sent = push(sock, chunk(65536))
-        assert sent < LINGER_BYTES + SYSTEM
+        assert push(sock, chunk(65536)) < 2 * SYSTEM
+    assert sum(read) < limits.max_body + LINGER_BYTES + 2**20  # pieces that come while it answers, and the last one
 
 
 def test_a_body_that_does_not_come_is_answered_408_and_that_is_the_end() -> None:
