@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 import vqdiff
-from serving.servers import client, process, wait_for
+from serving.servers import client, process, soon, wait_for
 from vqdiff import cli
 from vqdiff.errors import InputError
 from vqdiff.serving.cluster import share
@@ -98,7 +98,7 @@ def test_who_goes_away_costs_nothing_there_either(cluster: Cluster) -> None:
             metrics = http.get("/metrics", headers=HEADERS)
             return metrics.headers["x-replica"] == name and "vqdiff_cancelled_total 1.0" in metrics.text
 
-        wait_for(gave_up)
+        assert soon(gave_up, http)
 
 
 @pytest.mark.slow
