@@ -11,6 +11,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+GREY16 = Path(__file__).parent / "fixtures" / "grey16.png"
+"""A ramp of 64 greys in 16 bits."""
+
 
 def picture(shade: int, size: tuple[int, int] = (16, 16)) -> Image.Image:
     return Image.new("RGB", size, (shade, 0, 255 - shade))

@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image, PngImagePlugin, TiffImagePlugin
 
+from picture_sets import GREY16
 from vqdiff.errors import InputError
 from vqdiff.pictures import (
     PictureError,
@@ -111,13 +112,12 @@ def test_what_eight_bits_cannot_show_is_named(values: np.ndarray, says: str) -> 
 
 
 def test_a_16_bit_ramp_is_a_ramp() -> None:
-    path = Path(__file__).parent / "fixtures" / "grey16.png"
-    with Image.open(path) as image:
+    with Image.open(GREY16) as image:
         assert image.mode == "I;16"
         expected = (np.asarray(image) / 257).round()
     assert len(np.unique(expected)) == 64
-    assert np.array_equal(np.asarray(read_picture(path)), expected)
-    assert np.array_equal(np.asarray(decode(path.read_bytes()))[..., 1], expected)
+    assert np.array_equal(np.asarray(read_picture(GREY16)), expected)
+    assert np.array_equal(np.asarray(decode(GREY16.read_bytes()))[..., 1], expected)
 
 
 def png(bits: int, colour: int, rows: bytes, width: int, clear: bytes = b"") -> bytes:

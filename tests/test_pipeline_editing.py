@@ -13,6 +13,7 @@ import torch
 from PIL import Image, ImageDraw
 
 import vqdiff
+from picture_sets import GREY16
 from vqdiff import Blend, Guidance
 from vqdiff.errors import InputError
 from vqdiff.pipeline import Pipeline
@@ -238,12 +239,11 @@ def test_paths_and_arrays_do_as_images_do(
 
 
 def test_what_is_kept_of_a_16_bit_picture_is_not_whitened(pipe: Pipeline) -> None:
-    path = Path(__file__).parent / "fixtures" / "grey16.png"
-    with Image.open(path) as image:
+    with Image.open(GREY16) as image:
         expected, size = (np.asarray(image) / 257).round(), image.size
     right = Image.new("L", size)
     right.paste(255, (size[0] // 2, 0, *size))
-    edited = pixels(pipe.edit(path, right, "a pear", steps=STEPS))
+    edited = pixels(pipe.edit(GREY16, right, "a pear", steps=STEPS))
     kept = np.asarray(right) == 0
     assert (edited[kept] == expected[kept][:, None]).all()
 

@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -142,7 +141,7 @@ def test_broken_model_folders_are_named(part: str, tmp_path: Path, capsys: pytes
 
 
 def test_ctrl_c_leaves_nothing_behind(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "vqdiff", "generate", "a cat", "-n", "500", "-o", str(tmp_path / "x.png")]
+    command = [sys.executable, "-m", "vqdiff", "generate", "苹果", "-n", "500", "-o", str(tmp_path / "x.png")]
     process = subprocess.Popen(
         command,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
@@ -150,9 +149,13 @@ def test_ctrl_c_leaves_nothing_behind(tmp_path: Path) -> None:
         text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
     )
-    time.sleep(12)
-    process.send_signal(signal.SIGINT)
-    _, error = process.communicate(timeout=60)
+    assert process.stderr is not None
+    try:
+        assert "no word of the prompt" in process.stderr.readline()  # it is about to draw
+        process.send_signal(signal.SIGINT)
+        _, error = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == 130
     assert "Traceback" not in error
     assert not list(tmp_path.iterdir())

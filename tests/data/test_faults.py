@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from pyarrow import parquet
 
-from picture_sets import encoded, numbered, picture, shades, tar_of, with_metadata
+from picture_sets import GREY16, encoded, numbered, picture, shades, tar_of, with_metadata
 from vqdiff.data import load
 from vqdiff.data.check import SplitReport, check
 from vqdiff.data.splits import find_splits
@@ -44,9 +44,8 @@ def with_texts(folder: Path, texts: dict[str, bytes]) -> Path:
 
 
 def test_depths_of_a_set_are_scaled(tmp_path):
-    sixteen = Path(__file__).parent.parent / "fixtures" / "grey16.png"
     (tmp_path / "test").mkdir()
-    (tmp_path / "test" / "a.png").write_bytes(sixteen.read_bytes())
+    (tmp_path / "test" / "a.png").write_bytes(GREY16.read_bytes())
     Image.new("I", (16, 16), 70_000).save(tmp_path / "test" / "deep.tif")
     (report,) = check(tmp_path, [])
     (fault,) = report.faults()

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx2 as httpx
 import openai
@@ -23,6 +26,9 @@ from vqdiff.serving.connections import ConnectionLimits, config_of
 from vqdiff.serving.engine import Engine
 from vqdiff.serving.hosts import AllowedHosts
 from vqdiff.serving.limits import Limits
+
+TOKEN = "secret"
+"""What `head` sends, to servers that ask for a token and to others."""
 
 
 @contextmanager
@@ -67,6 +73,40 @@ def connect(address: str, source: str = "127.0.0.1") -> socket.socket:
     return socket.create_connection((host, int(port)), timeout=30, source_address=(source, 0))
 
 
+def head(path: str, *more: str, method: str = "POST", token: str = TOKEN) -> bytes:
+    """The header of a request."""
+    lines = [f"{method} {path} HTTP/1.1", "Host: localhost", f"Authorization: Bearer {token}", *more, "", ""]
+    return "\r\n".join(lines).encode()
+
+
+def post(address: str, path: str = "/api/draw", *, keep: int | None = None, **content: Any) -> socket.socket:
+    """A connection on which a request was sent, or the first ``keep`` bytes of its body, and nothing was read.
+
+    content: as httpx takes it.
+    """
+    request = httpx.Request("POST", address + path, **content)
+    fields = [f"{name}: {value}" for name, value in request.headers.items() if name != "host"]
+    sock = connect(address)
+    sock.sendall(head(path, *fields) + request.read()[:keep])
+    return sock
+
+
+def page_config(http: httpx.Client) -> dict[str, Any]:
+    """What the page's own script knows of its parts and events."""
+    found = re.search(r"window\.gradio_config = (\{.*?\});</script>", http.get("/").text)
+    assert found is not None
+    return json.loads(found[1])
+
+
+def page_job(http: httpx.Client, **values: Any) -> dict[str, Any]:
+    """What the page sends to draw, with these values of the fields of these labels."""
+    config = page_config(http)
+    fields = {one["id"]: one["props"] for one in config["components"]}
+    run = next(one for one in config["dependencies"] if len(one["outputs"]) == 2 and len(one["inputs"]) > 8)
+    values = {fields[one].get("label"): fields[one].get("value") for one in run["inputs"]} | values
+    return {"data": list(values.values()), "fn_index": run["id"]}
+
+
 @contextmanager
 def process(folder: Path, *options: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     """``vqdiff serve`` with a toy model: its address, and the process."""
@@ -88,6 +128,16 @@ def wait_for(condition: object, seconds: float = 30.0) -> None:
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
         time.sleep(0.01)
+
+
+def soon(condition: Callable[[], bool], http: httpx.Client) -> bool:
+    """Whether it holds within two seconds, or, where the machine is slow, forty answers of the server."""
+    for _ in range(40):
+        if condition():
+            return True
+        time.sleep(0.05)
+        http.get("/healthz")
+    return condition()
 
 
 def client(address: str) -> httpx.Client:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import base64
 import io
 import json
+import logging
 import pickle
 import re
 import secrets
 import sys
+import warnings
 import zlib
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,8 @@ from PIL import Image, ImageDraw
 import vqdiff
 from serving.servers import client, serving, wait_for
 from toy_pipelines import POISON, Gate, toy_pipeline
-from vqdiff.errors import InputWarning
+from vqdiff.serving.api import create_app
+from vqdiff.serving.engine import Engine
 from vqdiff.serving.limits import Limits
 
 LIMITS = Limits(
@@ -334,7 +337,8 @@ def test_time_is_up() -> None:
 # --- prompts that the model does not know -----------------------------------------------------------------------------
 
 
-def test_a_prompt_without_a_known_word_is_told(recwarn: pytest.WarningsRecorder) -> None:
+@pytest.mark.filterwarnings("ignore::vqdiff.errors.InputWarning")
+def test_a_prompt_without_a_known_word_is_told() -> None:
     with serving(vqdiff.load("emoji", device="cpu")) as (address, _), client(address) as http:
         for path in ("/v1/images/generations", "/api/draw"):
             asked = {"prompt": "קפה", "steps": 1, "negative": "تفاحة", "guidance": 2.0}
@@ -347,4 +351,12 @@ def test_a_prompt_without_a_known_word_is_told(recwarn: pytest.WarningsRecorder)
             with http.stream("POST", path, json=asked | {"stream": True}) as answer:
                 (_, last) = read_events(answer)[-1]
             assert last["warnings"] == told["warnings"]
-    assert not [one for one in recwarn if issubclass(one.category, InputWarning)]  # nothing for the log
+
+
+def test_an_application_leaves_the_process_that_it_is_part_of_as_it_is() -> None:
+    log = logging.getLogger("uvicorn.error")
+    before = list(warnings.filters), list(log.filters)
+    engine = Engine()
+    create_app({"toy": toy_pipeline()}, engine)
+    assert (warnings.filters, log.filters) == before
+    engine.stop()

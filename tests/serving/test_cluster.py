@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 import vqdiff
-from serving.servers import client, process, wait_for
+from serving.servers import client, process, soon, wait_for
 from vqdiff import cli
 from vqdiff.errors import InputError
 from vqdiff.serving.cluster import share
@@ -98,7 +98,7 @@ def test_who_goes_away_costs_nothing_there_either(cluster: Cluster) -> None:
             metrics = http.get("/metrics", headers=HEADERS)
             return metrics.headers["x-replica"] == name and "vqdiff_cancelled_total 1.0" in metrics.text
 
-        wait_for(gave_up)
+        assert soon(gave_up, http)
 
 
 @pytest.mark.slow
@@ -214,13 +214,20 @@ def test_more_replicas_than_there_is_room_for(nodes: list[dict[str, Any]], devic
 
 @pytest.mark.parametrize(
     ("options", "says"),
-    [(["--replicas", "0"], "replicas is 0"), (["--replicas", "2", "--model", "/nowhere"], "no model '/nowhere'")],
+    [
+        (["--replicas", "0"], "replicas is 0"),
+        (["--replicas", "2", "--model", "/nowhere"], "no model '/nowhere'"),
+        (["--replicas", "2", "--header-timeout", "5"], "--header-timeout is 5.0, and replicas have no such limit"),
+        (["--replicas", "2", "--max-connections-per-address", "9"], "--max-connections-per-address is 9, and replicas"),
+    ],
 )
 def test_mistakes_are_told_before_ray_starts(options: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit:
         cli.main(["serve", "--port", "0", *options])
     assert exit.value.code == 2
-    assert says in capsys.readouterr().err
+    error = capsys.readouterr().err.strip()
+    assert says in error
+    assert len(error.splitlines()) == 1
 
 
 @pytest.mark.slow

@@ -12,14 +12,13 @@ from typing import Any
 
 import pytest
 
-from serving.servers import client, connect, running, serving, wait_for
+from serving.servers import TOKEN, client, connect, head, running, serving, wait_for
 from toy_pipelines import Gate, toy_pipeline
 from vqdiff.errors import InputError
 from vqdiff.serving.addresses import network_of
-from vqdiff.serving.connections import LINGER_BYTES, RESERVE, ConnectionLimits, config_of
+from vqdiff.serving.connections import LINGER_BYTES, RESERVE, Connection, ConnectionLimits, config_of
 from vqdiff.serving.limits import Limits
 
-TOKEN = "secret"
 LARGE = 200_000
 """Bytes of a body: more than asyncio reads at once, less than what is drained."""
 SYSTEM = 32 * 2**20
@@ -33,25 +32,26 @@ def server() -> Iterator[str]:
         yield address
 
 
-def head(path: str, *more: str, method: str = "POST", token: str = TOKEN) -> bytes:
-    lines = [f"{method} {path} HTTP/1.1", "Host: localhost", f"Authorization: Bearer {token}", *more, "", ""]
-    return "\r\n".join(lines).encode()
-
-
 def chunk(size: int) -> bytes:
     """A part of a chunked body, or of any other."""
     return b"%x\r\n" % size + bytes(size) + b"\r\n"
+
+
+def some(sock: socket.socket) -> bytes:
+    piece = sock.recv(65536)
+    assert piece, "the server has hung up"
+    return piece
 
 
 def read_one(sock: socket.socket) -> bytes:
     """One answer, which has a Content-Length."""
     answer = b""
     while b"\r\n\r\n" not in answer:
-        answer += sock.recv(65536)
+        answer += some(sock)
     top, _, body = answer.partition(b"\r\n\r\n")
     length = int(top.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
     while len(body) < length:
-        body += sock.recv(65536)
+        body += some(sock)
     return top + b"\r\n\r\n" + body
 
 
@@ -122,13 +122,22 @@ def push(sock: socket.socket, piece: bytes) -> int:
 
 
 @pytest.mark.parametrize("refused", ["at once", "in the middle", "by a small limit"])
-def test_who_sends_on_after_an_answer_is_read_no_further_than_a_small_limit(refused: str) -> None:
+def test_who_sends_on_after_an_answer_is_read_no_further_than_a_small_limit(
+    refused: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, received = list[int](), Connection.data_received
+
+    def noted(connection: Connection, data: bytes) -> None:
+        read.append(len(data))
+        received(connection, data)
+
+    monkeypatch.setattr(Connection, "data_received", noted)
     header = head("/nowhere" if refused == "at once" else "/api/draw", "Transfer-Encoding: chunked")
     limits = Limits(max_body=100_000 if refused == "in the middle" else 10)
     with serving(toy_pipeline(), limits=limits, token=TOKEN) as (address, _), connect(address) as sock:
         sock.sendall(header)
-        sent = push(sock, chunk(65536))
-        assert sent < LINGER_BYTES + SYSTEM
+        assert push(sock, chunk(65536)) < 2 * SYSTEM
+    assert sum(read) < limits.max_body + LINGER_BYTES + 2**20  # pieces that come while it answers, and the last one
 
 
 def test_a_body_that_does_not_come_is_answered_408_and_that_is_the_end() -> None:
@@ -147,10 +156,11 @@ def hoard(stack: ExitStack, address: str, count: int, source: str = "127.0.0.1")
 
 
 def test_headers_that_do_not_come_to_an_end_are_hung_up_on() -> None:
-    limits = ConnectionLimits(header_timeout=1.0)
+    limits = ConnectionLimits(header_timeout=3.0)  # in which an answer has to be read, and a letter sent
     with serving(toy_pipeline(), connections=limits) as (address, _), ExitStack() as stack:
-        silent, slow, second = hoard(stack, address, 3)
+        silent, second = hoard(stack, address, 2)
         second.sendall(head("/healthz", method="GET"))
+        slow = stack.enter_context(connect(address))
         assert read_one(second).startswith(b"HTTP/1.1 200")
         stop = threading.Event()
 
@@ -221,20 +231,39 @@ def test_whom_a_connection_counts_for() -> None:
     assert network_of(("2001:db8::1", 5, 0, 0)) == network_of(("2001:db8::ffff:1", 5, 0, 0)) == "2001:db8::/64"
     assert network_of(("fe80::1%eth0", 5, 0, 3)) == "fe80::/64"
     assert network_of("") == network_of(None) == ""
-    with pytest.raises(InputError, match="per_address is 0: it must be above 0"):
+    with pytest.raises(InputError, match="--max-connections-per-address is 0: it must be above 0"):
         ConnectionLimits(per_address=0)
 
 
-def test_who_does_not_take_the_end_of_an_answer_is_hung_up_on() -> None:
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] == "http":
-            await send({"type": "http.response.start", "status": 200, "headers": [(b"connection", b"close")]})
-            await send({"type": "http.response.body", "body": bytes(SYSTEM)})
+async def much(scope: Any, receive: Any, send: Any) -> None:
+    """An application that answers at length, and then hangs up."""
+    if scope["type"] == "http":
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"connection", b"close")]})
+        await send({"type": "http.response.body", "body": bytes(SYSTEM)})
 
-    config = config_of(app, ConnectionLimits(flush_timeout=0.5), stop_timeout=5)
+
+def test_who_does_not_take_the_end_of_an_answer_is_hung_up_on() -> None:
+    config = config_of(much, ConnectionLimits(flush_timeout=0.5), stop_timeout=5)
     with running(config) as (address, server), connect(address) as sock:
         sock.sendall(head("/", method="GET"))
         assert sock.recv(12) == b"HTTP/1.1 200"
         wait_for(lambda: not server.server_state.connections)
         with contextlib.suppress(ConnectionResetError):
             assert len(read_all(sock)) < SYSTEM
+
+
+def test_who_has_taken_all_of_an_answer_and_does_not_hang_up_is_hung_up_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vqdiff.serving.connections.LINGER_SECONDS", 0.1)
+    config = config_of(much, ConnectionLimits(flush_timeout=600.0), stop_timeout=5)
+    with running(config) as (address, _), connect(address) as sock:
+        sock.sendall(head("/", "Content-Length: 1000000"))
+        assert len(read_all(sock)) > SYSTEM
+
+        def refused() -> bool:
+            try:
+                sock.send(b"x")
+            except ConnectionError:
+                return True
+            return False
+
+        wait_for(refused)

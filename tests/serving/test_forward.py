@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -46,8 +46,8 @@ class Replicas:
         self.cancelled += 1
 
 
-def ask(replicas: Replicas, body: bytes, method: str = "POST") -> tuple[int, bytes]:
-    sent = list[Any]()
+def sender(body: bytes) -> Callable[[], Awaitable[Any]]:
+    """A client that sends its body and then stays."""
     incoming = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def receive() -> Any:
@@ -55,10 +55,16 @@ def ask(replicas: Replicas, body: bytes, method: str = "POST") -> tuple[int, byt
             await asyncio.Event().wait()
         return incoming.pop()
 
+    return receive
+
+
+def ask(replicas: Replicas, body: bytes, method: str = "POST") -> tuple[int, bytes]:
+    sent = list[Any]()
+
     async def send(message: Any) -> None:
         sent.append(message)
 
-    asyncio.run(Forward(replicas, (LostError,))({"type": "http", "method": method, "headers": []}, receive, send))
+    asyncio.run(Forward(replicas, (LostError,))({"type": "http", "method": method, "headers": []}, sender(body), send))
     assert [one["type"] for one in sent].count("http.response.start") == 1
     assert not sent[-1].get("more_body", False)
     return sent[0]["status"], b"".join(one.get("body", b"") for one in sent)
@@ -88,6 +94,20 @@ def test_other_draws_and_a_second_death_are_told_of() -> None:
     name, _, data = told.removeprefix(EVENT["body"]).partition(b"\ndata: ")
     assert (status, name) == (200, b"event: error")
     assert json.loads(data)["error"]["type"] == "server_error"
+
+
+def test_who_does_not_take_the_answer_is_told_no_more() -> None:
+    sent = list[Any]()
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+        if len(sent) == 2:
+            raise TimeoutError
+
+    scope = {"type": "http", "method": "POST", "headers": []}
+    with pytest.raises(TimeoutError):
+        asyncio.run(Forward(Replicas([START, EVENT, LAST]), (LostError,))(scope, sender(b"{}"), send))
+    assert sent == [START, EVENT]
 
 
 def test_what_draws_nothing_is_asked_for_once_more() -> None:

@@ -84,8 +84,9 @@ def test_the_command_tells_of_an_open_door_and_knows_its_names(
     ("options", "says"),
     [
         (["--allowed-host", "http://draw.example"], "the allowed host is 'http://draw.example'"),
-        (["--max-connections-per-address", "0"], "per_address is 0"),
-        (["--header-timeout", "0"], "header_timeout is 0"),
+        (["--max-connections-per-address", "0"], "--max-connections-per-address is 0: it must be above 0"),
+        (["--header-timeout", "0"], "--header-timeout is 0"),
+        (["--max-connections", "0"], "--max-connections is 0"),
     ],
 )
 def test_mistakes_are_told(options: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import json
-import socket
 from typing import Any
 
 import httpx2 as httpx
@@ -14,7 +13,7 @@ import openai
 import pytest
 from PIL import ExifTags, Image, ImageDraw
 
-from serving.servers import client, openai_client, serving, wait_for
+from serving.servers import client, openai_client, post, serving, wait_for
 from toy_pipelines import POISON, Gate, toy_pipeline
 from vqdiff.pipeline import Pipeline
 from vqdiff.serving.encoding import Encoding
@@ -330,12 +329,7 @@ def test_who_hangs_up_is_counted_as_such(path: str, body: dict[str, Any]) -> Non
     gate = Gate(pipe)
     count = f'vqdiff_requests_total{{endpoint="{path}",status="499"}} 1.0'
     with serving(pipe) as (address, engine), client(address) as http:
-        host, _, port = address.removeprefix("http://").partition(":")
-        content = json.dumps({"prompt": "1"} | body).encode()
-        head = [f"POST {path} HTTP/1.1", f"Host: {host}:{port}", "Content-Type: application/json"]
-        head.append(f"Content-Length: {len(content)}")
-        with socket.create_connection((host, int(port)), timeout=30) as sock:
-            sock.sendall("\r\n".join([*head, "", ""]).encode() + content)
+        with post(address, path, json={"prompt": "1"} | body):
             gate.await_call()
             gate.let(5)
         wait_for(lambda: count in http.get("/metrics").text)

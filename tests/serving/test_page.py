@@ -21,7 +21,7 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 import vqdiff
-from serving.servers import client, serving, wait_for
+from serving.servers import client, page_config, page_job, serving, wait_for
 from toy_pipelines import Gate, toy_pipeline
 from vqdiff.pipeline import Pipeline
 from vqdiff.sampling import Trace
@@ -330,20 +330,7 @@ def test_the_page_takes_no_files_and_no_strange_requests(http: httpx.Client) -> 
     assert "access-control-allow-origin" not in http.get("/", headers={"Origin": "http://127.0.0.1:1"}).headers
 
 
-def config_of(http: httpx.Client) -> Any:
-    return json.loads(re.search(r"window\.gradio_config = (\{.*?\});</script>", http.get("/").text)[1])  # type: ignore[index]
-
-
-def run_of(http: httpx.Client) -> tuple[dict[int, Any], Any]:
-    """The properties of the page's parts, and the event that draws."""
-    config = config_of(http)
-    run = next(one for one in config["dependencies"] if len(one["outputs"]) == 2 and len(one["inputs"]) > 8)
-    return {one["id"]: one["props"] for one in config["components"]}, run
-
-
 def test_limits_hold_for_those_who_write_their_own_requests(http: httpx.Client) -> None:
-    fields, run = run_of(http)
-    values = {fields[one].get("label"): fields[one].get("value") for one in run["inputs"]}
     for label, value, says in [
         ("Pictures", 1000, "ask for 1 to 6 pictures"),
         ("Steps", 33, "ask for 1 to 32"),
@@ -352,8 +339,7 @@ def test_limits_hold_for_those_who_write_their_own_requests(http: httpx.Client) 
         ("Model", "../../etc", "No model of that name"),
         ("Prompt", {"a": 1}, "it should be a valid string"),
     ]:
-        data = list((values | {label: value}).values())
-        asked = {"data": data, "fn_index": run["id"], "session_hash": label}
+        asked = page_job(http, **{label: value}) | {"session_hash": label}
         assert http.post("/gradio_api/queue/join", json=asked).status_code == 200
         told = http.get("/gradio_api/queue/data", params={"session_hash": label}).text
         assert "vq-problem" in told
@@ -385,8 +371,8 @@ def test_what_the_page_would_stumble_over_is_refused(
     http: httpx.Client, caplog: pytest.LogCaptureFixture, path: str, body: Any, status: int, says: str
 ) -> None:
     if isinstance(body, dict) and body.get("fn_index") == "RUN":
-        run = run_of(http)[1]
-        body = {"session_hash": "a", "data": [None] * len(run["inputs"])} | body | {"fn_index": run["id"]}
+        job = page_job(http)
+        body = job | {"session_hash": "a"} | body | {"fn_index": job["fn_index"]}
     answer = http.post(path, content=json.dumps(body), headers={"Content-Type": "application/json"})
     assert answer.status_code == status, answer.text
     assert says in answer.json()["error"]["message"]
@@ -403,8 +389,7 @@ def test_what_is_not_there_is_told_as_by_the_api(http: httpx.Client, path: str) 
 def test_events_that_were_made_up_are_told_to_their_client(
     http: httpx.Client, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    config = config_of(http)
-    events = [one for one in config["dependencies"] if one["backend_fn"] and not one["inputs"]]
+    events = [one for one in page_config(http)["dependencies"] if one["backend_fn"] and not one["inputs"]]
     made_up = [None, {}, {"drawing": "{", "picture": 5}, {"drawing": '{"model": "x"}'}, [1], {"drawing": {"n": 1}}]
     for number, (event, data) in enumerate(product(events, made_up)):
         asked = {"data": [], "fn_index": event["id"], "session_hash": f"made{number}", "event_data": data}
@@ -423,9 +408,7 @@ def test_what_fails_inside_the_page_is_told_without_a_traceback(
 
     with serving(toy_pipeline(), page=True) as (address, _), client(address) as http:
         monkeypatch.setattr("gradio.queueing.Queue.push", fail)
-        run = run_of(http)[1]
-        asked = {"data": [None] * len(run["inputs"]), "fn_index": run["id"], "session_hash": "a"}
-        answer = http.post(JOIN, json=asked)
+        answer = http.post(JOIN, json=page_job(http) | {"session_hash": "a"})
         assert answer.status_code == 500
         assert answer.json()["error"]["type"] == "server_error"
         assert "secret" not in answer.text

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import base64
 import io
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from picture_sets import GREY16
 from vqdiff.serving.limits import Limits
 
 
 def test_16_bits_are_scaled() -> None:
-    path = Path(__file__).parent.parent / "fixtures" / "grey16.png"
-    with Image.open(path) as image:
+    with Image.open(GREY16) as image:
         expected = (np.asarray(image) / 257).round()
     for read in (
-        Limits().read_picture(path.read_bytes()),
-        Limits().read_base64(base64.b64encode(path.read_bytes()).decode()),
+        Limits().read_picture(GREY16.read_bytes()),
+        Limits().read_base64(base64.b64encode(GREY16.read_bytes()).decode()),
     ):
         assert read.mode == "L"
         assert np.array_equal(np.asarray(read), expected)

@@ -33,7 +33,7 @@ def serve(
     max_image_bytes: int = 5 * 2**20,
     max_image_pixels: int = 1024**2,
     timeout: float = 120.0,
-    header_timeout: float = 10.0,
+    header_timeout: float | None = None,
 ) -> None:
     """Draw for others: a web page, and an HTTP API, OpenAI-compatible and a native one with previews.
 
@@ -71,7 +71,7 @@ def serve(
     max_connections
         Open connections; on more, health checks alone are answered, and all else 503.
     max_connections_per_address
-        The same for those from one address (default: half of them all).
+        The same for those from one address (default: half of them all); not with --replicas.
     max_body
         Bytes of a request.
     max_prompt
@@ -87,7 +87,8 @@ def serve(
     timeout
         Seconds that a request may take, and that a client may take to send or receive.
     header_timeout
-        Seconds that a client may take to begin, to the end of the header of its request.
+        Seconds that a client may take to begin, to the end of the header of its request (default: 10); not with
+        --replicas.
     """
     import signal
     import socket
@@ -98,7 +99,7 @@ def serve(
     try:
         import uvicorn
 
-        from vqdiff.serving.api import create_app
+        from vqdiff.serving.api import create_app, quieten
 
         if page and find_spec("gradio") is None:  # imported at the last: it takes seconds
             raise ModuleNotFoundError(name="gradio")
@@ -114,8 +115,13 @@ def serve(
     limits = Limits(max_body, max_prompt, max_images, max_steps, max_image_bytes, max_image_pixels, timeout)
     if token == "":
         raise InputError("the token is empty: give one, or none for an open server")
+    own = {"max-connections-per-address": max_connections_per_address, "header-timeout": header_timeout}
+    for name, value in own.items():
+        if replicas is not None and value is not None:
+            raise InputError(f"--{name} is {value}, and replicas have no such limit: leave it out, or --replicas")
     half = -(-max_connections // 2) if max_connections_per_address is None else max_connections_per_address
-    connections = ConnectionLimits(max_connections, half, header_timeout, timeout)
+    wait = 10.0 if header_timeout is None else header_timeout
+    connections = ConnectionLimits(max_connections, half, wait, timeout)
     allowed_hosts = AllowedHosts([*allowed_host, *([host] if host else [])])
     try:
         listener = socket.create_server((host, port), backlog=2048)
@@ -143,6 +149,7 @@ def serve(
     options: Any = {"device": device, "precision": precision, "batch_invariant": batch_invariant}
     pipes = {name: load(source, **options) for name, source in sources.items()}
     rows = default_rows(next(iter(pipes.values())).model.device) if max_rows is None else max_rows
+    quieten()
     app = create_app(
         pipes, Engine(max_rows=rows, max_waiting=max_waiting), limits, token, page=page, allowed_hosts=allowed_hosts
     )

@@ -41,10 +41,6 @@ def create_app(
     token: what requests must bring as a bearer token; None for an open server. page: whether there is a page at ``/``.
     allowed_hosts: localhost and addresses by default.
     """
-    # What is beyond the limits is refused, and an upgrade is not made: no client shall fill the log by asking for it.
-    warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
-    warnings.filterwarnings("ignore", category=InputWarning)  # the answer says it
-    logging.getLogger("uvicorn.error").addFilter(_is_no_upgrade)
     limits, registry = limits or Limits(), CollectorRegistry()
     service = Service(pipes, engine, limits)
     shell = None
@@ -73,6 +69,14 @@ def create_app(
     app.add_middleware(Guards, limits=limits, token=token, allowed_hosts=allowed_hosts)
     app.add_middleware(RequestMetrics, registry=registry)
     return app
+
+
+def quieten() -> None:
+    """Keep what clients ask for out of this process's log; for processes that do nothing but serve."""
+    # What is beyond the limits is refused, and an upgrade is not made: no client shall fill the log by asking for it.
+    warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+    warnings.filterwarnings("ignore", category=InputWarning)  # the answer says it
+    logging.getLogger("uvicorn.error").addFilter(_is_no_upgrade)
 
 
 def _is_no_upgrade(record: logging.LogRecord) -> bool:

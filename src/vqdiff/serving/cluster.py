@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from vqdiff.config import Precision
 from vqdiff.errors import InputError
 from vqdiff.pipeline import bundled, find, load
-from vqdiff.serving.api import create_app
+from vqdiff.serving.api import create_app, quieten
 from vqdiff.serving.engine import Engine, default_rows
 from vqdiff.serving.forward import Forward, answered_by
 from vqdiff.serving.guards import Guards
@@ -58,6 +58,7 @@ class Replica:
         where = next(iter(pipes.values())).model.device
         rows = default_rows(where) if self.max_rows is None else self.max_rows
         engine = Engine(max_rows=rows, max_waiting=self.max_waiting)
+        quieten()
         app = create_app(pipes, engine, self.limits, self.token, allowed_hosts=self.allowed_hosts)
         app.add_middleware(_Signed, name=name)
         return app

@@ -50,9 +50,10 @@ class ConnectionLimits:
     """Seconds in which a client takes the end of an answer."""
 
     def __post_init__(self) -> None:
-        for name, value in vars(self).items():
+        options = ("max-connections", "max-connections-per-address", "header-timeout", "timeout")
+        for option, value in zip(options, vars(self).values(), strict=True):
             if not value > 0:
-                raise InputError(f"{name} is {value}: it must be above 0")
+                raise InputError(f"--{option} is {value}: it must be above 0")
 
 
 class Pool:
@@ -144,16 +145,17 @@ class Connection(asyncio.Protocol):
             return
         self._stop_timer()
         self._closing = True
-        flushed = not self._transport.get_write_buffer_size()
         if (self._unread or self._heard) and self._transport.can_write_eof():
             # With bytes unread the system would send a reset, which can overtake the answer.
             self._transport.write_eof()
             self._transport.resume_reading()
         else:
             self._transport.close()
-        self._timer = self._loop.call_later(LINGER_SECONDS if flushed else self._pool.limits.flush_timeout, self.abort)
-        if flushed:
-            self._loop.call_soon(self._tell_lost, None)
+        if self._transport.get_write_buffer_size():
+            self._timer = self._loop.call_later(self._pool.limits.flush_timeout, self.abort)
+            self._transport.set_write_buffer_limits(0)  # writing is resumed when all is sent
+        else:
+            self._linger()
 
     def abort(self) -> None:
         """Hang up at once."""
@@ -201,16 +203,25 @@ class Connection(asyncio.Protocol):
         return None if self._closing else self._inner.eof_received()
 
     def pause_writing(self) -> None:
-        self._inner.pause_writing()
+        if not self._closing:
+            self._inner.pause_writing()
 
     def resume_writing(self) -> None:
         self._inner.resume_writing()
+        if self._closing:
+            self._linger()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
         self._closing = True
         self._pool.remove(self)
         self._tell_lost(exc)
+
+    def _linger(self) -> None:
+        """All is sent: leave the client a moment to hang up."""
+        self._stop_timer()
+        self._timer = self._loop.call_later(LINGER_SECONDS, self.abort)
+        self._loop.call_soon(self._tell_lost, None)
 
     def _tell_lost(self, exc: Exception | None) -> None:
         if self._admitted:

@@ -51,6 +51,12 @@ def failure_of(error: BaseException) -> Answer:
             return _failure(500, "the server failed to draw this: its log tells why")
 
 
+def answer_of(error: BaseException) -> JSONResponse:
+    """The same as an answer that can be sent."""
+    status, failure, headers = failure_of(error)
+    return JSONResponse(failure.model_dump(), status, headers)
+
+
 def _failure(
     status: int,
     message: str,
@@ -86,8 +92,7 @@ def _invalid(problem: dict[str, Any]) -> Answer:
 async def _answer(request: Request, error: Exception) -> Response:
     if isinstance(error, ClientGoneError):
         return Response(status_code=499)  # nobody reads it; the metrics count it
-    status, failure, headers = failure_of(error)
-    return JSONResponse(failure.model_dump(), status, headers)
+    return answer_of(error)
 
 
 def add_handlers(app: FastAPI) -> None:

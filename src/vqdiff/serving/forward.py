@@ -10,10 +10,10 @@ from contextlib import suppress
 from typing import Any
 
 from fastapi import HTTPException
-from fastapi.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from vqdiff.serving.errors import failure_of
+from vqdiff.serving.bodies import again, read
+from vqdiff.serving.errors import answer_of, failure_of
 
 _PASSED = ("type", "asgi", "http_version", "server", "client", "scheme", "method", "root_path", "path", "raw_path")
 _PASSED += ("query_string", "headers")
@@ -23,17 +23,13 @@ _LOST = HTTPException(503, "the replica that was to answer has died: try again",
 
 async def answered_by(app: ASGIApp, scope: dict[str, Any], body: bytes) -> AsyncGenerator[Message]:
     """The messages with which ``app`` answers; whoever closes the generator has hung up."""
-    messages, gone, read = asyncio.Queue[Message | None](), asyncio.Event(), False
+    messages, gone = asyncio.Queue[Message | None](), asyncio.Event()
 
-    async def receive() -> Message:
-        nonlocal read
-        if not read:
-            read = True
-            return {"type": "http.request", "body": body, "more_body": False}
+    async def end() -> Message:
         await gone.wait()
         return {"type": "http.disconnect"}
 
-    task = asyncio.ensure_future(app(scope, receive, messages.put))
+    task = asyncio.ensure_future(app(scope, again(body, end), messages.put))
     task.add_done_callback(lambda _: messages.put_nowait(None))
     try:
         while (message := await messages.get()) is not None:
@@ -59,7 +55,7 @@ class Forward:
             return await _live(receive, send)
         answer = _Answer(send)
         try:
-            body = await _read(receive)
+            body = await read(receive)
             asked = asyncio.ensure_future(self._ask({one: scope[one] for one in _PASSED if one in scope}, body, answer))
             gone = asyncio.ensure_future(_until_gone(receive))
             try:
@@ -74,14 +70,14 @@ class Forward:
             await answer.fail(error, scope, receive)
 
     async def _ask(self, scope: dict[str, Any], body: bytes, answer: _Answer) -> None:
-        for again in (_repeatable(scope, body), False):
+        for once_more in (_repeatable(scope, body), False):
             response = self._handle.options(method_name="answer", stream=True).remote(scope, body)
             try:
                 async for message in response:
                     await answer.send(message)
                 return
             except self._lost as error:
-                if not (again and answer.can_begin_again):
+                if not (once_more and answer.can_begin_again):
                     raise _LOST from error
             finally:
                 response.cancel()
@@ -92,7 +88,8 @@ class _Answer:
 
     def __init__(self, send: Send) -> None:
         self._send = send
-        self._begun = self._events = False
+        self._begun = self._events = self._refused = False
+        """refused: the client has not taken it."""
 
     @property
     def can_begin_again(self) -> bool:
@@ -105,15 +102,20 @@ class _Answer:
                 return
             self._begun = True
             self._events = any(value.startswith(b"text/event-stream") for _, value in message["headers"])
-        await self._send(message)
+        try:
+            await self._send(message)
+        except Exception:
+            self._refused = True
+            raise
 
     async def fail(self, error: Exception, scope: Scope, receive: Receive) -> None:
-        """Tell of an error in the way that is left."""
-        status, failure, headers = failure_of(error)
+        """Tell of an error in the way that is left, if the client takes anything."""
+        if self._refused:
+            raise error
         if not self._begun:
-            await JSONResponse(failure.model_dump(), status, headers)(scope, receive, self._send)
+            await answer_of(error)(scope, receive, self._send)
         elif self._events:
-            event = f"event: error\ndata: {failure.model_dump_json()}\n\n".encode()
+            event = f"event: error\ndata: {failure_of(error)[1].model_dump_json()}\n\n".encode()
             await self._send({"type": "http.response.body", "body": event, "more_body": False})
         else:
             raise error
@@ -126,15 +128,6 @@ def _repeatable(scope: Scope, body: bytes) -> bool:
         asked = json.loads(body)
         return isinstance(asked, dict) and asked.get("seed") is not None
     return _SEED.search(body) is not None
-
-
-async def _read(receive: Receive) -> bytes:
-    parts = list[bytes]()
-    while (message := await receive())["type"] == "http.request":
-        parts.append(message.get("body", b""))
-        if not message.get("more_body", False):
-            break
-    return b"".join(parts)
 
 
 async def _until_gone(receive: Receive) -> None:

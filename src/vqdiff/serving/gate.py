@@ -10,11 +10,12 @@ from urllib.parse import parse_qs
 from weakref import WeakValueDictionary
 
 from fastapi import HTTPException
-from fastapi.responses import JSONResponse, Response
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from fastapi.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from vqdiff.serving.addresses import network_of
-from vqdiff.serving.errors import failure_of
+from vqdiff.serving.bodies import again, read
+from vqdiff.serving.errors import answer_of
 
 _DATA, _JOIN = "/gradio_api/queue/data", "/gradio_api/queue/join"
 _READ = ("/", "/theme.css", "/favicon.ico", _DATA)
@@ -83,8 +84,7 @@ class Gate:
         except (HTTPException, RecursionError, ValueError) as error:
             if not isinstance(error, HTTPException):
                 error = HTTPException(400, "the request is no JSON that can be read")
-            status, failure, headers = failure_of(error)
-            answer = JSONResponse(failure.model_dump(), status, headers)
+            answer = answer_of(error)
         if answer is not None:
             await answer(scope, receive, send)
 
@@ -104,36 +104,16 @@ class Gate:
             return Response(status_code=204)  # a stream without end would keep the server from stopping
         if method != "POST" or path not in _SEND:
             raise HTTPException(404, f"nothing is at {path}")
-        body = await _read(receive)
+        body = await read(receive)
         data = json.loads(body)
         if _has_path(data):
             raise HTTPException(400, "the page sends no files")
         name = data.get("session_hash") if isinstance(data, dict) else None
-        await self.page({**scope, _READER: self._reader(name)}, _again(body, receive), send)
+        await self.page({**scope, _READER: self._reader(name)}, again(body, receive), send)
         return None
 
     def _reader(self, session: Any) -> Reader:
         return self._readers.setdefault(str(session), Reader())
-
-
-async def _read(receive: Receive) -> bytes:
-    parts = list[bytes]()
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise HTTPException(400, "the request is not complete")
-        parts.append(message.get("body", b""))
-        if not message.get("more_body", False):
-            return b"".join(parts)
-
-
-def _again(body: bytes, receive: Receive) -> Receive:
-    first: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
-
-    async def again() -> Message:
-        return first.pop() if first else await receive()
-
-    return again
 
 
 def _has_path(data: Any) -> bool:

@@ -10,11 +10,10 @@ from collections.abc import Mapping
 from contextlib import nullcontext
 
 from fastapi import HTTPException
-from fastapi.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from vqdiff.serving.connections import Connection, connection_of
-from vqdiff.serving.errors import failure_of
+from vqdiff.serving.errors import answer_of
 from vqdiff.serving.hosts import AllowedHosts
 from vqdiff.serving.limits import Limits
 
@@ -145,9 +144,8 @@ def _password(credentials: bytes) -> bytes:
 
 
 async def _refuse(error: HTTPException, scope: Scope, receive: Receive, send: Send) -> None:
-    status, failure, headers = failure_of(error)
-    response = JSONResponse(failure.model_dump(), status, headers)
-    if status == 401:
+    response = answer_of(error)
+    if response.status_code == 401:
         for challenge in _CHALLENGES:  # a header each: browsers read no lists of them
             response.headers.append("WWW-Authenticate", challenge)
     await response(scope, receive, send)

@@ -10,12 +10,12 @@ from typing import Any
 from urllib.parse import parse_qs
 
 import gradio as gr
-from fastapi import HTTPException, Request
+from fastapi import HTTPException
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from vqdiff.serving.errors import failure_of
+from vqdiff.serving.bodies import again, read
+from vqdiff.serving.errors import answer_of
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ class Door:
         answer = _Answer(send)
         try:
             if scope["path"] == "/gradio_api/queue/join":
-                receive = await self._checked(scope, receive)
+                receive = await self._checked(receive)
             elif scope["path"] == "/gradio_api/queue/data":
                 self._check_session(parse_qs(scope["query_string"].decode("latin-1")).get("session_hash", [""])[0])
             await self.app(scope, receive, answer.send)
@@ -49,9 +49,9 @@ class Door:
             answer.error = HTTPException(500, "the page failed: the server's log tells why")
         await answer.end(scope, receive)
 
-    async def _checked(self, scope: Scope, receive: Receive) -> Receive:
+    async def _checked(self, receive: Receive) -> Receive:
         """The request again, with what the page sends and nothing else."""
-        event = json.loads(await Request(scope, receive).body())
+        event = json.loads(await read(receive))
         if not isinstance(event, dict):
             raise HTTPException(400, "the request is no JSON object")
         values, number, trigger = (event.get(name) for name in ("data", "fn_index", "trigger_id"))
@@ -65,16 +65,7 @@ class Door:
         name = event.get("session_hash")
         if not isinstance(name, str) or not name.isascii():
             raise HTTPException(400, "session_hash is wrong: it takes ASCII letters")
-        body = json.dumps({one: event[one] for one in _TAKEN if one in event}).encode()
-
-        async def again() -> Message:
-            nonlocal body
-            if body is None:
-                return await receive()
-            sent, body = body, None
-            return {"type": "http.request", "body": sent, "more_body": False}
-
-        return again
+        return again(json.dumps({one: event[one] for one in _TAKEN if one in event}).encode(), receive)
 
     def _check_session(self, name: str) -> None:
         if name not in self.blocks._queue.pending_messages_per_session:
@@ -106,8 +97,7 @@ class _Answer:
         if self.begun:
             await self._send({"type": "http.response.body", "body": b"", "more_body": False})
             return
-        status, failure, headers = failure_of(self.error or self._held())
-        await JSONResponse(failure.model_dump(), status, headers)(scope, receive, self._send)
+        await answer_of(self.error or self._held())(scope, receive, self._send)
 
     def _held(self) -> Exception:
         """The error that the answer held back tells of."""

@@ -1,0 +1,28 @@
+"""The body of a request, read at once, and given again to whoever asks for it next."""
+
+from __future__ import annotations
+
+from fastapi import HTTPException
+from starlette.types import Message, Receive
+
+
+async def read(receive: Receive) -> bytes:
+    """The whole body; raises HTTPException where the client hangs up before its end."""
+    parts = list[bytes]()
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise HTTPException(400, "the request is not complete")
+        parts.append(message.get("body", b""))
+        if not message.get("more_body", False):
+            return b"".join(parts)
+
+
+def again(body: bytes, receive: Receive) -> Receive:
+    """What gives ``body``, and then what ``receive`` does."""
+    first: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def receive_again() -> Message:
+        return first.pop() if first else await receive()
+
+    return receive_again
