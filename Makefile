@@ -22,7 +22,7 @@ generate: $(VENV)/core ## draw a picture: make generate PROMPT="a red apple" [AR
 	@$(BIN)/vqdiff generate "$$PROMPT" $(ARGS)
 
 test: $(VENV)/dev ## run the tests, in two processes (ARGS="-k schedule", ARGS=--slow, ARGS="-n 0" for one)
-	@$(BIN)/pytest -n 2 --dist loadfile $(ARGS)
+	@$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: $(VENV)/dev ## style, types and the direction of imports
 	@$(BIN)/ruff check .

@@ -33,6 +33,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         "network": None if config.getoption("--network") else "needs the network: run with --network",
         "gpu": None if torch.cuda.is_available() else "needs a CUDA device",
     }
+    items.sort(key=lambda item: "training" not in item.path.parts)  # the longest first: both processes end together
     for item in items:
         for name, reason in skips.items():
             if reason and name in item.keywords:

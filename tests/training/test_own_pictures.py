@@ -31,6 +31,8 @@ def test_handwritten_digits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         "--set",
         "run.steps=50",
         "--set",
+        "run.batch_size=32",
+        "--set",
         "compile=false",
         "--set",
         "sampling.steps=2",
