@@ -12,8 +12,6 @@ from vqdiff.evaluation.judge import Judge
 from vqdiff.evaluation.trial import Cell, Choices, Trial
 from vqdiff.features import CLIP, EfficientNetLite0, Inception, standardise
 
-pytestmark = pytest.mark.numeric
-
 SAMPLE = Path(__file__).parent / "fixtures" / "emoji-sample"
 
 
