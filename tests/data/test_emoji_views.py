@@ -159,6 +159,7 @@ def test_larger_pictures_are_the_same_rows_drawn_anew(built, archives, tmp_path)
     assemble(archives, tmp_path / "large", contents=Contents(faces=0.0, views=FEW), size=256, workers=2)
     pairs = list(zip(rows_of(built), rows_of(tmp_path / "large"), strict=True))
     assert {small["kind"] for small, _ in pairs} == {"drawing", "icon", *FEW}
+    assert "256 × 256" in (tmp_path / "large" / "README.md").read_text("utf-8")
     for small, large in pairs:
         assert {**large, "image": None} == {**small, "image": None}
         picture = Image.open(io.BytesIO(large["image"]["bytes"]))

@@ -133,7 +133,7 @@ def assemble(
         wanted = ((record["icon"], drawable, record.get("kind", "drawing") != "drawing") for record, drawable in said)
         pictures = [path for _, path in desk.compose(track(wanted, f"Drawing at {size} pixels", len(table)), size)]
     with atomic_path(output) as place:
-        _write(table, pictures, place)
+        _write(table, pictures, place, size)
     shutil.rmtree(folder)
 
 
@@ -301,7 +301,7 @@ def _draw_batch(jobs: Sequence[_Job]) -> list[str]:
     return [job.name for job in jobs]
 
 
-def _write(table: Sequence[dict[str, Any]], paths: Sequence[Path], folder: Path) -> None:
+def _write(table: Sequence[dict[str, Any]], paths: Sequence[Path], folder: Path, size: int) -> None:
     """Write the shards, the licences and the card."""
     (folder / "data").mkdir(parents=True)
     columns = [name for name in card.COLUMNS if name in table[0]]
@@ -312,7 +312,7 @@ def _write(table: Sequence[dict[str, Any]], paths: Sequence[Path], folder: Path)
             name = f"{split}-{number:05}-of-{len(starts):05}.parquet"
             _write_shard(chosen[start : start + _SHARD], columns, folder / "data" / name)
     (folder / "LICENSES.json").write_text(json.dumps(card.licenses(table), indent=2) + "\n", "utf-8")
-    (folder / "README.md").write_text(card.readme(table, SPLITS), "utf-8")
+    (folder / "README.md").write_text(card.readme(table, SPLITS, size), "utf-8")
 
 
 def _write_shard(chosen: Sequence[tuple[dict[str, Any], Path]], names: Sequence[str], path: Path) -> None:

@@ -11,7 +11,7 @@ from vqdiff.data.emoji.icons import ICON_SETS
 from vqdiff.data.emoji.packages import EMOJIBASE, EMOJILIB, LICENSE_URLS, STYLES, Style
 
 COLUMNS = {
-    "image": "128 × 128 pixels, on white",
+    "image": "the picture, on white",
     "caption": "the canonical caption",
     "captions": "more ways to say it: three to eight, more where several emoji look the same in this style",
     "kind": "`drawing` for those of emoji; `icon`, `face`; what is derived from drawings: `recoloured`, `mirrored`, "
@@ -110,8 +110,8 @@ def _of_kinds(by_kind: Mapping[str, int]) -> list[str]:
     ]
 
 
-def readme(table: Sequence[Mapping[str, Any]], splits: Sequence[str]) -> str:
-    """The card, in the form that the Hugging Face Hub reads."""
+def readme(table: Sequence[Mapping[str, Any]], splits: Sequence[str], size: int) -> str:
+    """The card of pictures of ``size`` pixels, in the form that the Hugging Face Hub reads."""
     by_split = Counter(record["split"] for record in table)
     by_style = Counter(record["style"] for record in table)
     by_kind = Counter(record.get("kind", "drawing") for record in table)
@@ -133,7 +133,7 @@ def readme(table: Sequence[Mapping[str, Any]], splits: Sequence[str]) -> str:
         "",
         f"# Emoji{'' if alone else ', icons and faces'} in {len(styles)} styles, with captions",
         "",
-        f"{len(table):,} pictures of 128 × 128 pixels with {captions:,} captions, drawn from openly licensed emoji"
+        f"{len(table):,} pictures of {size} × {size} pixels with {captions:,} captions, drawn from openly licensed emoji"
         f"{'' if alone else ', icon and avatar'} sets by `vqdiff data emoji`. The drawings were made by people; the"
         f" captions of emoji are Unicode's names and the keywords of {EMOJIBASE.name} {EMOJIBASE.version} and"
         f" {EMOJILIB.name} {EMOJILIB.version}, put into a few fixed forms; those of icons are their names.",
@@ -168,7 +168,7 @@ def readme(table: Sequence[Mapping[str, Any]], splits: Sequence[str]) -> str:
         *(f"- {style.name}: {style.note}" for style in styles if style.note),
         "",
         "`LICENSES.json` has this as records. CC-BY-4.0 asks you to name the authors where you show the pictures."
-        " Changes made here: drawn at 128 pixels on white, with a margin; derived pictures as said above.",
+        " Changes made here: drawn on white, with a margin; derived pictures as said above.",
         "",
         "## Columns",
         "",
