@@ -134,8 +134,8 @@ def readme(table: Sequence[Mapping[str, Any]], splits: Sequence[str], size: int)
         f"# Emoji{'' if alone else ', icons and faces'} in {len(styles)} styles, with captions",
         "",
         f"{len(table):,} pictures of {size} × {size} pixels with {captions:,} captions, drawn from openly licensed"
-        f" emoji{'' if alone else ', icon and avatar'} sets by `vqdiff data emoji`. The drawings were made by people; the"
-        f" captions of emoji are Unicode's names and the keywords of {EMOJIBASE.name} {EMOJIBASE.version} and"
+        f" emoji{'' if alone else ', icon and avatar'} sets by `vqdiff data emoji`. The drawings were made by people;"
+        f" the captions of emoji are Unicode's names and the keywords of {EMOJIBASE.name} {EMOJIBASE.version} and"
         f" {EMOJILIB.name} {EMOJILIB.version}, put into a few fixed forms; those of icons are their names.",
         "",
         "```python",
