@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from vqdiff.errors import InputError
-from vqdiff.processor import has_bf16_units
+from vqdiff.processor import bf16_where_faster
 from vqdiff.shapes import Float
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -57,7 +57,7 @@ class EfficientNetLite0(nn.Module):
     @torch.inference_mode()
     def forward(self, pixels: Float[Tensor, "B 3 H W"]) -> Views:
         net: Any = self.network
-        with torch.autocast(pixels.device.type, torch.bfloat16, enabled=has_bf16_units(pixels.device)):
+        with bf16_where_faster(pixels.device):
             middle, x = self.maps(pixels, (self._MIDDLE, len(net._blocks) - 1))
             final = net._swish(net._bn1(net._conv_head(x))).float().mean((2, 3))
         middle = middle.float()

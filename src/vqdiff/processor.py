@@ -68,6 +68,11 @@ def has_bf16_units(device: torch.device) -> bool:
     return device.type == "cpu" and processor().bfloat16 is not None
 
 
+def bf16_where_faster(device: torch.device) -> torch.autocast:
+    """Matrix products in bfloat16 on devices that have units for them, in float32 elsewhere."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=has_bf16_units(device))
+
+
 def _has(units: str) -> bool:
     return bool(getattr(torch.cpu, f"_is_{units}_supported", lambda: False)())
 

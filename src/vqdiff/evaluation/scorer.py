@@ -21,7 +21,7 @@ from vqdiff.features import Views, file_hash
 from vqdiff.metrics import principal_directions
 from vqdiff.model import load_component
 from vqdiff.pipeline import bundled
-from vqdiff.processor import has_bf16_units
+from vqdiff.processor import bf16_where_faster
 from vqdiff.shapes import Float, Int
 from vqdiff.text import TextEncoder
 
@@ -129,11 +129,10 @@ def _head(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
 def mean_states(encoder: TextEncoder, texts: Sequence[str], batch_size: int = 256) -> Float[Tensor, "B C"]:
     """The mean of each text's token features."""
     order = sorted(range(len(texts)), key=lambda row: len(texts[row]))
-    device = encoder.model.device
     means = torch.empty(len(texts), encoder.width)
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
-        with torch.autocast(device.type, torch.bfloat16, enabled=has_bf16_units(device)):
+        with bf16_where_faster(encoder.model.device):
             states = encoder.encode([texts[row] for row in rows]).float()
         means[rows] = (states.sum(1) / states.ne(0).any(-1).sum(1, keepdim=True)).cpu()
     return means

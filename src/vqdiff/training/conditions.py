@@ -19,7 +19,7 @@ from vqdiff.data import Rows
 from vqdiff.errors import InputError
 from vqdiff.files import atomic_path
 from vqdiff.model import Model
-from vqdiff.processor import has_bf16_units
+from vqdiff.processor import bf16_where_faster
 from vqdiff.shapes import Float, Int
 from vqdiff.text import AnyTextEncoder
 
@@ -124,11 +124,10 @@ def _encode(texts: Sequence[str], encoder: AnyTextEncoder, path: Path, origin: s
     """Write a safetensors file batch by batch, so that memory holds one; what its head says is known at the end."""
     print(f"encoding {len(texts):,} captions", flush=True)
     starts = np.zeros(len(texts) + 1, np.int64)
-    device = encoder.model.device
     with path.open("wb") as file:
         file.seek(_HEAD + starts.nbytes)
         for start in range(0, len(texts), batch_size):
-            with torch.autocast(device.type, torch.bfloat16, enabled=has_bf16_units(device)):
+            with bf16_where_faster(encoder.model.device):
                 features = encoder.encode(texts[start : start + batch_size]).cpu()
             present = features.ne(0).any(-1)
             file.write(features[present].half().numpy().tobytes())

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from vqdiff.denoisers import ModernConfig, ModernDenoiser
 from vqdiff.image_tokenizers import CompactConfig, CompactTokenizer
-from vqdiff.processor import has_bf16_units
+from vqdiff.processor import bf16_where_faster
 
 _BATCH = 8
 _TEXT = 32, 384  # tokens and width of a caption's features
@@ -52,7 +52,7 @@ def _time(loss: Callable[[], Tensor], device: torch.device) -> float:
     seconds = 0.0
     for _ in range(2):  # the first call also prepares
         start = time.perf_counter()
-        with torch.autocast(device.type, torch.bfloat16, enabled=has_bf16_units(device)):
+        with bf16_where_faster(device):
             value = loss()
         value.backward()
         if device.type == "cuda":
