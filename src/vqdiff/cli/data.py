@@ -113,11 +113,11 @@ def check(
 def _print_cost(pictures: int, image_size: int, device: str) -> None:
     from datetime import timedelta
 
-    from vqdiff.pipeline import pick_device
+    from vqdiff.pipeline import auto_precision, pick_device
     from vqdiff.training.cost import measure_cost
 
     where = pick_device(device)
-    print(f"training on {where} at {image_size} pixels with the default networks, in bfloat16:")
+    print(f"training on {where} at {image_size} pixels with the default networks, in {auto_precision(where)}:")
     for stage, seconds in vars(measure_cost(image_size, where)).items():
         epoch = timedelta(seconds=round(pictures * seconds))
         print(f"  {stage}: {1000 * seconds:.3g} ms a picture, {epoch} an epoch of {pictures:,} pictures")
