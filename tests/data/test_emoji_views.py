@@ -178,7 +178,7 @@ def test_every_kind_weighs_the_same_in_all(built):
 
 
 def test_a_share_of_derived_rows_is_set_by_emphasis(built):
-    from vqdiff.training.diffusion import emphasised
+    from vqdiff.data import emphasised
 
     train = vqdiff.data.load(built, "train", 32)
     chances = emphasised(train, {"kind": {"icon": 0.0, **dict.fromkeys(KINDS, 0.2)}})

@@ -62,6 +62,26 @@ def test_it_learns_a_handful_of_pictures() -> None:
     assert error < 0.01 < pixels.var()
 
 
+def test_it_begins_with_the_layers_of_a_smaller_one() -> None:
+    torch.manual_seed(0)
+    smaller = CompactTokenizer(CompactConfig(16, (8, 16), (0, 1), (1, 1), num_codes=8, code_dim=4))
+    larger = CompactTokenizer(CompactConfig(32, (4, 8, 16), (0, 0, 2), (0, 1, 2), num_codes=8, code_dim=4))
+    for network in (smaller, larger):
+        for parameter in network.parameters():
+            torch.nn.init.normal_(parameter)
+    before = {name: value.clone() for name, value in larger.state_dict().items()}
+    larger.grow(smaller)
+    theirs, changed = smaller.state_dict(), {}
+    for name, value in larger.state_dict().items():
+        if not value.equal(before[name]):
+            changed[name] = next(other for other, one in theirs.items() if one.equal(value))
+    taken = {name.rpartition(".")[0] for name in changed.values()}
+    blocks = [f"{part}.{conv}" for part in ("encoder.4", "decoder.1", "decoder.5") for conv in ("conv1", "conv2")]
+    assert taken >= {*blocks, "encoder.6", "decoder.0", "decoder.3"}
+    assert "encoder.1" not in taken  # from 12 channels of pixels to 8, where the larger one has 4
+    assert "quantizer.codebook" not in changed
+
+
 def test_errors() -> None:
     with pytest.raises(InputError, match="16 × 16"):
         CompactTokenizer(SMALL).encode(torch.rand(1, 3, 8, 8))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -112,7 +114,7 @@ def objective(**terms: object) -> TokenizerObjective:
     one = TokenizerObjective(
         CompactTokenizer(SMALL),
         ReconstructionLoss(),
-        PerceptualConfig(),
+        terms.get("perceptual", PerceptualConfig()),  # type: ignore[arg-type]
         terms.get("adversarial", CRITIC),  # type: ignore[arg-type]
     )
     torch.manual_seed(1)
@@ -168,6 +170,31 @@ def test_the_critic_waits_and_then_gains_weight() -> None:
     weights = [float(one(pixels, torch.tensor(step))[1]["adversarial_weight"]) for step in (3, 5, 7, 100)]
     assert weights[0] == 0 < weights[1]
     assert weights[1:] == pytest.approx([weights[1], 2 * weights[1], 2 * weights[1]])
+
+
+def test_terms_may_see_less_of_an_image(network: Path) -> None:
+    pixels = torch.rand(2, 3, 16, 16)
+    whole = objective()
+    reduced = objective(perceptual=PerceptualConfig(0.1, network, size=4))
+    decoded = whole.tokenizer(pixels).pixels
+    seen = [nn.functional.avg_pool2d(one, 4) for one in (decoded, pixels)]
+    perceptual = reduced(pixels, torch.tensor(0))[1]["perceptual"]
+    torch.testing.assert_close(perceptual, PerceptualDistance(network)(*seen).detach())
+
+    cropped = objective(adversarial=replace(CRITIC, crop=8))
+    places = set[tuple[int, int]]()
+    for step in range(4, 12):
+        critic = cropped(pixels, torch.tensor(step))[1]["critic"]
+        assert critic == cropped(pixels, torch.tensor(step))[1]["critic"]
+        assert whole.discriminator is not None
+        for top, left in product(range(9), range(9)):
+            real, made = (one[..., top : top + 8, left : left + 8] for one in (pixels, decoded))
+            if torch.isclose(critic, hinge_loss(whole.discriminator(real), whole.discriminator(made)), rtol=1e-6):
+                places.add((top, left))
+                break
+        else:
+            pytest.fail("the critic saw no square of the image")
+    assert len(places) > 3
 
 
 def test_all_terms_together_learn(network: Path) -> None:

@@ -77,6 +77,16 @@ def _require(given: Sequence[bool], names: Sequence[str], what: str) -> None:
         )
 
 
+def emphasised(rows: Rows, emphasis: Mapping[str, Mapping[str, float]]) -> Weights:
+    """The sampling weights of ``rows`` with the factors of ``emphasis`` applied, summing to 1."""
+    weights = rows.weights.copy()
+    for column, factors in emphasis.items():
+        if column not in rows.columns:
+            raise InputError(f"emphasis: no column {column!r} in the data; there are {', '.join(rows.columns)}")
+        weights *= [factors.get(str(value), 1.0) for value in rows.columns[column]]
+    return weights / weights.sum()
+
+
 def captions_of(columns: Mapping[str, Any]) -> list[str]:
     """The captions among what is said about a picture: of the first column that has text in it."""
     found = {name.lower(): value for name, value in columns.items()}

@@ -6,6 +6,7 @@ picture, so that one piece of background gets one code everywhere; and it is fas
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 import torch
@@ -101,6 +102,17 @@ class CompactTokenizer(nn.Module):
         self.tokens_fixed = True
         self.encoder.requires_grad_(False)
 
+    def grow(self, smaller: CompactTokenizer) -> None:
+        """Take over the weights of another's layers: of those with equal shapes, the first for the first, and so on.
+
+        Blocks that it does not have stay as new ones are, nearly the identity. The codebook is learned anew.
+        """
+        for mine, other in ((self.encoder, smaller.encoder), (self.decoder, smaller.decoder)):
+            found = _by_shape(other)
+            for key, layer in _by_shape(mine).items():
+                if key in found:
+                    layer.load_state_dict(found[key].state_dict())
+
     def forward(self, pixels: Float[Tensor, "B 3 H W"]) -> Reconstruction:
         """Encode, quantise with a straight-through gradient, decode (unclamped, for the loss)."""
         if self.tokens_fixed:
@@ -136,3 +148,13 @@ class CompactTokenizer(nn.Module):
     def _blank(self, pixels: Tensor) -> Bool[Tensor, "B h w"]:
         """Patches whose every pixel rounds to pure white in 8 bits."""
         return -F.max_pool2d((-pixels).amax(1, keepdim=True), self.config.patch_size).squeeze(1) >= 254.5 / 255
+
+
+def _by_shape(layers: nn.Sequential) -> dict[tuple[object, ...], nn.Module]:
+    """The layers with weights by the shapes of these, and by how many of that shape came before."""
+    found, count = dict[tuple[object, ...], nn.Module](), Counter[tuple[object, ...]]()
+    for layer in layers:
+        if shapes := tuple(weight.shape for weight in layer.parameters()):
+            found[*shapes, count[shapes]] = layer
+            count[shapes] += 1
+    return found

@@ -47,6 +47,8 @@ class PerceptualConfig:
     network: Path | None = None
     """A TorchScript file: pixels ``(B, 3, H, W)`` in [0, 1] → feature maps, several or one. By default
     EfficientNet-Lite0, whose weights come inside a package."""
+    size: int | None = None
+    """Images are averaged down to this many pixels a side before the network sees them."""
 
 
 class EfficientNetMaps(nn.Module):
@@ -111,6 +113,8 @@ class AdversarialConfig:
     channels: int = 64
     levels: int = 3
     """Halvings of the picture; a score is that of a patch 5 · 2^levels pixels wide."""
+    crop: int | None = None
+    """Side of the square, cut out of every image at one random place, that the critic sees; the whole image if None."""
     learning_rate: float = 0.5
     """The critic's, as a factor on that of the run."""
 
@@ -189,14 +193,15 @@ class TokenizerObjective(nn.Module):
             use = code_use(out.tokens, self.tokenizer.num_codes)
             metrics = {"psnr": psnr(out.pixels, pixels).mean(), "perplexity": loss.new_tensor(use.perplexity)}
         if self.distance is not None:
-            distance = self.distance(out.pixels, pixels)
+            distance = self.distance(*(_reduced(one, self.perceptual.size) for one in (out.pixels, pixels)))
             metrics["perceptual"] = distance.detach()
             loss = loss + self.perceptual.weight * distance
         if self.discriminator is not None:
             since = int(step) - self.adversarial.start
             if since >= 0:
                 share = min(1.0, since / max(1, self.adversarial.ramp))
-                loss = self._contest(self.discriminator, loss, out.pixels, pixels, share, metrics)
+                seen = _cropped((out.pixels, pixels), self.adversarial.crop, int(step))
+                loss = self._contest(self.discriminator, loss, *seen, share, metrics)
             else:  # a gradient of zero for every weight, as DDP waits for all of them
                 loss = loss + 0 * _sum(self.discriminator.parameters())
         return loss + out.loss, metrics
@@ -217,6 +222,20 @@ class TokenizerObjective(nn.Module):
         critic = hinge_loss(*scores)
         metrics |= {"adversarial": deceived.detach(), "adversarial_weight": weight, "critic": critic.detach()}
         return loss + weight * deceived + critic
+
+
+def _reduced(pixels: Float[Tensor, "B 3 H W"], size: int | None) -> Float[Tensor, "B 3 h w"]:
+    return pixels if size is None else F.adaptive_avg_pool2d(pixels, size)
+
+
+def _cropped(images: tuple[Tensor, Tensor], size: int | None, step: int) -> tuple[Tensor, Tensor]:
+    """The same square of both, at a place that is a function of the step."""
+    side = images[0].shape[-1]
+    if size is None or size >= side:
+        return images
+    top, left = torch.randint(side - size + 1, (2,), generator=torch.Generator().manual_seed(step)).tolist()
+    decoded, pixels = (image[..., top : top + size, left : left + size] for image in images)
+    return decoded, pixels
 
 
 def _sum(parameters: Any) -> Tensor:

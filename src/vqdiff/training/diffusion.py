@@ -11,10 +11,9 @@ import numpy as np
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from vqdiff.data import Rows, TokenSet, Views, load, tokenize
+from vqdiff.data import Rows, TokenSet, Views, emphasised, load, tokenize
 from vqdiff.denoisers import ClassicConfig, ClassicDenoiser, ModernConfig, ModernDenoiser
 from vqdiff.diffusion import LossHistory, Schedule, diffusion_loss
 from vqdiff.diffusion.schedule import draw_forward
@@ -381,16 +380,6 @@ class DiffusionTask:
 
 def _default(key: Field[Any]) -> Any:
     return key.default_factory() if key.default_factory is not MISSING else key.default
-
-
-def emphasised(rows: Rows, emphasis: Mapping[str, Mapping[str, float]]) -> NDArray[np.float64]:
-    """The sampling weights of ``rows`` with the factors of ``emphasis`` applied, summing to 1."""
-    weights = rows.weights.copy()
-    for column, factors in emphasis.items():
-        if column not in rows.columns:
-            raise InputError(f"emphasis: no column {column!r} in the data; there are {', '.join(rows.columns)}")
-        weights *= [factors.get(str(value), 1.0) for value in rows.columns[column]]
-    return weights / weights.sum()
 
 
 def _is_tokens(data: Path) -> bool:

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from vqdiff.data import PictureSet, load
+from vqdiff.data import PictureSet, emphasised, load
 from vqdiff.errors import InputError
 from vqdiff.features import EfficientNetLite0
 from vqdiff.files import atomic_path
@@ -39,6 +39,8 @@ class TokenizerTraining:
     """Train the network of the published models in place of ``model``."""
     start: Path | None = None
     """Go on from this trained tokenizer, in place of ``model``."""
+    grow: Path | None = None
+    """Begin with the weights of this smaller `CompactTokenizer` where layers match, counted from the tokens."""
     decoder_only: bool = False
     """Leave the tokens of ``start`` as they are and train only what draws them, so that denoisers trained on these
     tokens stay good."""
@@ -47,6 +49,8 @@ class TokenizerTraining:
     adversarial: AdversarialConfig = field(default_factory=AdversarialConfig)
     flip: bool = True
     """Mirror half of the pictures."""
+    emphasis: dict[str, dict[str, float]] = field(default_factory=dict)
+    """Column → value → factor: how much more or less often than by the set's own weights its rows are drawn."""
     held_out: str = "test"
     """Splits whose name starts so are the held-out pictures."""
     evaluate: int = 512
@@ -59,6 +63,8 @@ class TokenizerTraining:
             )
         if self.decoder_only and self.start is None:
             raise InputError("decoder_only leaves the tokens of a trained tokenizer as they are: name it with start")
+        if self.grow is not None and (self.start is not None or self.vqgan is not None):
+            raise InputError("grow begins a new compact tokenizer: leave out start and vqgan")
 
     def tokenizer(self) -> CompactTokenizer | VQGAN:
         """The network to train, as it is at the start."""
@@ -70,7 +76,12 @@ class TokenizerTraining:
             if self.decoder_only:
                 network.fix_tokens()
             return network
-        return CompactTokenizer(self.model) if self.vqgan is None else VQGAN(self.vqgan)
+        if self.vqgan is not None:
+            return VQGAN(self.vqgan)
+        network = CompactTokenizer(self.model)
+        if self.grow is not None:
+            network.grow(load_component(self.grow, {"CompactTokenizer": (CompactTokenizer, CompactConfig)}))
+        return network
 
 
 class TokenizerTask:
@@ -87,11 +98,12 @@ class TokenizerTask:
         self.learning_rates: Mapping[str, float] = {"discriminator.": config.adversarial.learning_rate}
         size = network.config.image_size
         self.train_set, test_set = (load(config.data, split, size) for split in ("train", config.held_out))
+        self.weights = emphasised(self.train_set, config.emphasis)
         self.held_out = HeldOut(test_set, config.evaluate)
 
     def batch(self, step: int, share: slice) -> dict[str, Tensor]:
         random = np.random.default_rng((self.config.run.seed, step))
-        rows = random.choice(len(self.train_set), self.config.run.batch_size, p=self.train_set.weights)
+        rows = random.choice(len(self.train_set), self.config.run.batch_size, p=self.weights)
         flipped = random.random(len(rows)) < 0.5 * self.config.flip
         pixels = to_pixels(self.train_set.pixels[rows[share]])
         mirrored = torch.from_numpy(flipped[share])[:, None, None, None]
