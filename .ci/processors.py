@@ -16,7 +16,7 @@ import sys
 import time
 from pathlib import Path
 
-from vqdiff.processor import processor
+from vqdiff.foundation.processor import processor
 
 here = processor()
 avx512, vnni = here.vectors == "AVX512", here.int8 is not None
@@ -59,7 +59,7 @@ def main() -> int:
             print(f"{name}={value}: stopped after {LONGEST} s", flush=True)
             code = -1
         failed += code != 0
-        said = [sys.executable, "-c", "from vqdiff.processor import processor; print(processor())"]
+        said = [sys.executable, "-c", "from vqdiff.foundation.processor import processor; print(processor())"]
         kernels = subprocess.run(said, env=environment, check=True, capture_output=True, text=True).stdout.strip()
         took = time.monotonic() - begin
         print(f"{name}={value}: {kernels}; {'failed' if code else 'passed'} in {took:.0f} s", flush=True)

@@ -28,9 +28,9 @@ from typing import Any
 import vqdiff
 from vqdiff.bench.machine import describe_machine
 from vqdiff.evaluation.plots import save_figure
+from vqdiff.foundation.threads import rest
 from vqdiff.pipeline import Pipeline
 from vqdiff.serving.engine import Engine, default_rows
-from vqdiff.threads import rest
 from vqdiff.work import Work
 
 PROMPTS = ("a red apple", "a cat", "a green tree", "smiling face", "a house", "a yellow flower", "a fish", "a car")

@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw
 
 import vqdiff
 from vqdiff import Blend, Guidance
-from vqdiff.pictures import sheet
+from vqdiff.foundation.images import sheet
 
 FOLDER = Path(__file__).parents[1] / "docs" / "editing"
 

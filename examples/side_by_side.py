@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import vqdiff
-from vqdiff.pictures import sheet
+from vqdiff.foundation.images import sheet
 
 
 def main(first: str, second: str, output: str, prompts: str) -> None:

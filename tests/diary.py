@@ -7,7 +7,7 @@ import signal
 import time
 
 from vqdiff.bench.workers import Turn
-from vqdiff.errors import InputError
+from vqdiff.foundation.errors import InputError
 
 
 class Diary:

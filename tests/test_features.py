@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from vqdiff.errors import InputError
 from vqdiff.evaluation.judge import Judge
 from vqdiff.evaluation.trial import Cell, Choices, Trial
 from vqdiff.features import CLIP, EfficientNetLite0, Inception, standardise
+from vqdiff.foundation.errors import InputError
 
 SAMPLE = Path(__file__).parent / "fixtures" / "emoji-sample"
 

@@ -11,8 +11,8 @@ import pytest
 
 import vqdiff
 from vqdiff import cli
-from vqdiff.errors import InputError
-from vqdiff.files import atomic_path, check_writable
+from vqdiff.foundation.errors import InputError
+from vqdiff.foundation.files import atomic_path, check_writable
 
 COMMANDS = ["", "generate", "info", "data", "data emoji", "data check", "train", "train tokenizer", "train diffusion"]
 COMMANDS += ["data tokens", "train guidance", "train scorer", "evaluate", "study", "serve", "bench", "bench training"]

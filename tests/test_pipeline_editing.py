@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 import vqdiff
 from picture_sets import GREY16
 from vqdiff import Blend, Guidance
-from vqdiff.errors import InputError
+from vqdiff.foundation.errors import InputError
 from vqdiff.pipeline import Pipeline
 from vqdiff.sampling import Canvas, doubtful, get_sampler
 from vqdiff.work import tokenize, whole
@@ -312,7 +312,7 @@ def test_every_mistake_is_one_line() -> None:
     """As users meet it, without the checks of types that the tests switch on."""
     code = f"""
 import numpy as np, vqdiff
-from vqdiff.errors import InputError
+from vqdiff.foundation.errors import InputError
 pipe = vqdiff.load("emoji", device="cpu")
 array = np.full((9, 9, 3), 255, np.uint8)
 array[0] = 0

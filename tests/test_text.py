@@ -12,7 +12,7 @@ from transformers import AutoModel, AutoTokenizer
 
 import vqdiff
 from vqdiff.bert import Bert, BertConfig
-from vqdiff.errors import InputError, InputWarning
+from vqdiff.foundation.errors import InputError, InputWarning
 from vqdiff.text import NullCondition, NullConfig, TextEncoder
 
 pytestmark = pytest.mark.numeric

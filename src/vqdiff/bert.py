@@ -16,8 +16,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vqdiff.initialising import without_initialising
-from vqdiff.shapes import Float, Int
+from vqdiff.foundation.initialising import without_initialising
+from vqdiff.foundation.shapes import Float, Int
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from vqdiff.errors import InputError
-from vqdiff.processor import bf16_where_faster
-from vqdiff.shapes import Float
+from vqdiff.foundation.errors import InputError
+from vqdiff.foundation.processor import bf16_where_faster
+from vqdiff.foundation.shapes import Float
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

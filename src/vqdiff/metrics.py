@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vqdiff.errors import InputError
-from vqdiff.shapes import Bool, Float
+from vqdiff.foundation.errors import InputError
+from vqdiff.foundation.shapes import Bool, Float
 
 __all__ = [
     "Estimate",

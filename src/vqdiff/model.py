@@ -16,15 +16,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from vqdiff.config import build
 from vqdiff.denoisers import ClassicConfig, ClassicDenoiser, ModernConfig, ModernDenoiser
 from vqdiff.denoisers.layers import aligned
 from vqdiff.denoisers.packed import is_packed, precision_of
 from vqdiff.diffusion import Schedule
-from vqdiff.errors import InputError
-from vqdiff.files import atomic_path, read_json, release
+from vqdiff.foundation.config import build
+from vqdiff.foundation.errors import InputError
+from vqdiff.foundation.files import atomic_path, read_json, release
+from vqdiff.foundation.initialising import without_initialising
 from vqdiff.image_tokenizers import VQGAN, AbsentConfig, AbsentTokenizer, CompactConfig, CompactTokenizer, VQGANConfig
-from vqdiff.initialising import without_initialising
 from vqdiff.sampling import SamplingSettings
 from vqdiff.text import AnyTextEncoder, Blend, ClipTextEncoder, Condition, NullCondition, NullConfig, TextEncoder
 

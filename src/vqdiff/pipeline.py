@@ -14,17 +14,17 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from vqdiff import editing
 from vqdiff.checkpoints import Extras, read_model
 from vqdiff.checkpoints.hub import download, is_hub_id
-from vqdiff.config import Precision
 from vqdiff.denoisers.packed import is_packed, pack, precision_of
-from vqdiff.errors import InputError
+from vqdiff.foundation import fitting
+from vqdiff.foundation.config import Precision
+from vqdiff.foundation.errors import InputError
+from vqdiff.foundation.images import Picture, to_images
+from vqdiff.foundation.processor import has_bf16_units
+from vqdiff.foundation.shapes import Float, Int
 from vqdiff.model import Model
-from vqdiff.pictures import Picture, to_images
-from vqdiff.processor import has_bf16_units
 from vqdiff.sampling import Canvas, Frame, SamplingSettings, run
-from vqdiff.shapes import Float, Int
 from vqdiff.text import Condition
 from vqdiff.work import Changes, Prompts, Whole, Work, avoid, conditions_of, settings_of, whole
 
@@ -86,9 +86,11 @@ class Pipeline:
         mask: of the picture's size and any shape. A token with any white pixel in its patch is redrawn; the others
         never change. The pixels that are not white are those of ``image``, exactly; ``feather`` fades into them over so
         many pixels. A mask without white returns the picture; on one of the model's size, a mask that is all white
-        gives what ``pipe(prompt, seed=seed)`` draws. `vqdiff.editing` tells what happens to a picture of another size.
+        gives what ``pipe(prompt, seed=seed)`` draws. `vqdiff.foundation.fitting` tells what happens to a picture of
+        another size.
 
-        Picture and mask are PIL images, paths or NumPy arrays, of any mode and depth (`vqdiff.pictures.as_image`).
+        Picture and mask are PIL images, paths or NumPy arrays, of any mode and depth
+        (`vqdiff.foundation.images.as_image`).
 
         Raises InputError for a mask of another size, and as a call does.
         """
@@ -111,7 +113,7 @@ class Pipeline:
     ) -> Image.Image:
         """Draw around the picture: ``left``, ``top``, … new pixels at its sides (outpainting), otherwise as `edit`."""
         margins = {"left": left, "top": top, "right": right, "bottom": bottom}
-        canvas, mask = editing.expand(image, **{side: whole(side, width) for side, width in margins.items()})
+        canvas, mask = fitting.expand(image, **{side: whole(side, width) for side, width in margins.items()})
         return self.edit(canvas, mask, prompt, seed=seed, negative=negative, feather=feather, **changes)
 
     def vary(

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from vqdiff.bert import Bert, BertConfig
 from vqdiff.emoji_names import spell_out
-from vqdiff.errors import InputError, InputWarning
-from vqdiff.files import read_json
-from vqdiff.shapes import Float, Int
+from vqdiff.foundation.errors import InputError, InputWarning
+from vqdiff.foundation.files import read_json
+from vqdiff.foundation.shapes import Float, Int
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from vqdiff import editing
-from vqdiff.errors import InputError
-from vqdiff.files import has_lone_surrogates
+from vqdiff.foundation import fitting
+from vqdiff.foundation.errors import InputError
+from vqdiff.foundation.files import has_lone_surrogates
+from vqdiff.foundation.images import Picture, as_image, to_pixels
+from vqdiff.foundation.shapes import Bool, Int
 from vqdiff.model import Model
-from vqdiff.pictures import Picture, as_image, to_pixels
 from vqdiff.sampling import Batch, Canvas, Guidance, SamplingSettings, doubtful, get_sampler
-from vqdiff.shapes import Bool, Int
 from vqdiff.text import Blend, Condition
 
 Whole = int | float | np.integer[Any]
@@ -92,10 +92,10 @@ class Work:
     ) -> Work:
         """See `Pipeline.edit`."""
         settings, given, seeds = settings_of(model, **changes), as_image(image), _seeds(seed, num_images)
-        redraw, width = editing.white(mask, given.size), whole("feather", feather, least=0)
-        x0, holes = tokenize(model, given), editing.to_tokens(redraw, model.image_tokenizer.grid_size)[None]
+        redraw, width = fitting.white(mask, given.size), whole("feather", feather, least=0)
+        x0, holes = tokenize(model, given), fitting.to_tokens(redraw, model.image_tokenizer.grid_size)[None]
         work = cls._over(model, x0, _wish(model, prompt), seeds, settings, negative, given.size, redraw=holes)
-        return replace(work, finish=lambda drawn: editing.paste(work.finish(drawn), given, redraw, width))
+        return replace(work, finish=lambda drawn: fitting.paste(work.finish(drawn), given, redraw, width))
 
     @classmethod
     def vary(
@@ -160,7 +160,7 @@ class Work:
             redraw=None if redraw is None else redraw.expand(count, -1),
             start=None if start is None else [start] * count,
         )
-        finish = partial(editing.unfit, size=size)
+        finish = partial(fitting.unfit, size=size)
         return cls(wish * count, seeds, settings, avoid(model, negative, settings), canvas, finish)
 
     @property
@@ -202,7 +202,7 @@ class Work:
 @torch.inference_mode()
 def tokenize(model: Model, image: Picture) -> Int[Tensor, "1 L"]:
     """The tokens of a picture of any size, on the CPU."""
-    pixels = to_pixels(np.asarray(editing.fit(image, model.image_tokenizer.config.image_size))[None])
+    pixels = to_pixels(np.asarray(fitting.fit(image, model.image_tokenizer.config.image_size))[None])
     return model.image_tokenizer.encode(pixels.to(model.device)).cpu()
 
 

@@ -17,7 +17,7 @@ from vqdiff.bench.programs import OURS, PEER, Repeat, Task, prompts
 from vqdiff.bench.report import Report, check_like
 from vqdiff.bench.sizes import random_model, write_random
 from vqdiff.checkpoints import to_diffusers
-from vqdiff.errors import InputError
+from vqdiff.foundation.errors import InputError
 from vqdiff.sampling import SamplingSettings
 
 

@@ -10,7 +10,7 @@ import torch
 from vqdiff.bench.machine import describe_machine
 from vqdiff.bench.report import Report, Spread, check_like
 from vqdiff.bench.session import less
-from vqdiff.errors import InputError
+from vqdiff.foundation.errors import InputError
 
 
 def test_a_spread_is_the_median_and_the_quartiles() -> None:

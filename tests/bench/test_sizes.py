@@ -9,7 +9,7 @@ import pytest
 from tiny_bench import TINY
 from vqdiff.bench.sizes import TEXT_TOKENS, random_architecture, step_flops, write_random
 from vqdiff.bench.training import step_flops as training_flops
-from vqdiff.errors import InputError
+from vqdiff.foundation.errors import InputError
 
 
 def test_flops_of_a_step_are_those_of_its_products() -> None:

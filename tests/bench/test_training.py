@@ -11,7 +11,7 @@ from vqdiff.bench.programs import Repeat
 from vqdiff.bench.report import Report
 from vqdiff.bench.training import Options, Ours, Program, Published, bench_training
 from vqdiff.denoisers import ClassicConfig
-from vqdiff.errors import InputError
+from vqdiff.foundation.errors import InputError
 
 
 def ignore(line: str) -> None:

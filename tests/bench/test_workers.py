@@ -6,7 +6,7 @@ import pytest
 
 from diary import Diary
 from vqdiff.bench.workers import Worker, take_turns
-from vqdiff.errors import InputError
+from vqdiff.foundation.errors import InputError
 
 
 def test_programs_work_in_turn_and_never_at_once() -> None:

@@ -15,7 +15,7 @@ from golden_cases import GOLDEN, cases, load
 from vqdiff.checkpoints import read_model
 from vqdiff.checkpoints.diffusers import NULL_FOLDER
 from vqdiff.diffusion import guide, posterior_log_probs, truncate
-from vqdiff.errors import InputError
+from vqdiff.foundation.errors import InputError
 from vqdiff.model import Model
 
 CASE = cases("diffusers")[0]

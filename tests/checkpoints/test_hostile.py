@@ -25,8 +25,8 @@ from golden_cases import GOLDEN, load
 from vqdiff.checkpoints import diffusers, kind_of, read, read_model
 from vqdiff.checkpoints.archive import read_table, read_weights
 from vqdiff.checkpoints.clip import read_clip, text_model
-from vqdiff.errors import InputError
-from vqdiff.files import read_json
+from vqdiff.foundation.errors import InputError
+from vqdiff.foundation.files import read_json
 
 SMALL = {"a.weight": torch.arange(12.0).view(3, 4), "a.bias": torch.arange(3), "b": torch.ones(2, dtype=torch.float16)}
 PIPELINE = GOLDEN / "diffusers" / "pipeline"

@@ -19,7 +19,7 @@ from vqdiff.checkpoints import read_model, to_diffusers
 from vqdiff.checkpoints.diffusers import NULL_FOLDER
 from vqdiff.denoisers.classic import ClassicConfig, ClassicDenoiser
 from vqdiff.diffusion import Schedule, guide, posterior_log_probs, truncate
-from vqdiff.errors import InputError
+from vqdiff.foundation.errors import InputError
 from vqdiff.image_tokenizers import VQGAN, AbsentConfig, AbsentTokenizer, VQGANConfig
 from vqdiff.model import Model
 from vqdiff.text import ClipTextEncoder, NullCondition, NullConfig

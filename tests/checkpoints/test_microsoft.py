@@ -17,7 +17,7 @@ from golden_cases import load
 from vqdiff.checkpoints.microsoft import read_denoiser
 from vqdiff.checkpoints.taming import read_codec
 from vqdiff.denoisers.classic import ClassicConfig, ClassicDenoiser
-from vqdiff.errors import InputError
+from vqdiff.foundation.errors import InputError
 from vqdiff.image_tokenizers.vqgan import VQGAN, VQGANConfig
 
 SHAPES = json.loads(gzip.decompress((Path(__file__).parent / "published_shapes.json.gz").read_bytes()))

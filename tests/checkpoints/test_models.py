@@ -16,7 +16,7 @@ from vqdiff.checkpoints.clip import read_clip
 from vqdiff.checkpoints.microsoft import Extras, read_schedule
 from vqdiff.checkpoints.presets import ARCHITECTURES, RECIPES, architecture, recipe
 from vqdiff.diffusion import posterior_log_probs
-from vqdiff.errors import InputError
+from vqdiff.foundation.errors import InputError
 from vqdiff.model import Model
 from vqdiff.sampling import samplers
 from vqdiff.text import NullCondition

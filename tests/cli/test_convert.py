@@ -14,7 +14,7 @@ import torch
 from golden_cases import GOLDEN
 from vqdiff.checkpoints import read_model
 from vqdiff.cli import main
-from vqdiff.errors import InputError
+from vqdiff.foundation.errors import InputError
 from vqdiff.image_tokenizers import VQGAN
 from vqdiff.model import Model, load_component
 from vqdiff.pipeline import load

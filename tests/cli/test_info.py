@@ -11,8 +11,8 @@ import pytest
 from full_size import large_folder, memory_of
 from golden_cases import GOLDEN
 from vqdiff.cli import main
+from vqdiff.foundation.processor import processor
 from vqdiff.pipeline import auto_precision, pick_device
-from vqdiff.processor import processor
 
 
 def info(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> dict[str, Any]:

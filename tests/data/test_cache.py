@@ -17,7 +17,7 @@ from vqdiff.data import cache as caches
 from vqdiff.data import load
 from vqdiff.data.cache import Cache, make_cache
 from vqdiff.data.sources import Row, Source
-from vqdiff.errors import InputError
+from vqdiff.foundation.errors import InputError
 
 
 def source_of(number: int, reads: list[int] | None = None) -> Source:

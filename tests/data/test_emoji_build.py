@@ -18,7 +18,7 @@ from vqdiff.data.emoji import packages
 from vqdiff.data.emoji.build import assemble, build
 from vqdiff.data.emoji.packages import PACKAGES, Package, fetch
 from vqdiff.data.emoji.render import RenderError, blank_png, draw_png, svg_document
-from vqdiff.errors import InputError
+from vqdiff.foundation.errors import InputError
 
 
 def pixels(png: bytes) -> np.ndarray:

@@ -19,7 +19,7 @@ from vqdiff.data.emoji.icons import ICON_SETS, HeldOutNames, read_icons
 from vqdiff.data.emoji.packages import LICENSE_URLS, PACKAGES, Package
 from vqdiff.data.emoji.render import draw_png
 from vqdiff.data.emoji.rows import Names
-from vqdiff.errors import InputError
+from vqdiff.foundation.errors import InputError
 
 
 def test_every_source_is_pinned_licensed_and_credited():

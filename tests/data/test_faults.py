@@ -17,7 +17,7 @@ from picture_sets import GREY16, encoded, numbered, picture, shades, tar_of, wit
 from vqdiff.data import load
 from vqdiff.data.check import SplitReport, check
 from vqdiff.data.splits import find_splits
-from vqdiff.errors import InputError
+from vqdiff.foundation.errors import InputError
 
 
 def checked(data: str | Path) -> SplitReport:

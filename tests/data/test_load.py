@@ -14,7 +14,7 @@ from pyarrow import parquet
 
 from picture_sets import numbered, picture, with_metadata
 from vqdiff.data import load, sampling_weights
-from vqdiff.errors import InputError
+from vqdiff.foundation.errors import InputError
 
 # Layouts
 

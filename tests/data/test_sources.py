@@ -18,7 +18,7 @@ from vqdiff.data.hub import _fetch
 from vqdiff.data.shards import reader
 from vqdiff.data.sources import Row
 from vqdiff.data.splits import find_splits
-from vqdiff.errors import InputError
+from vqdiff.foundation.errors import InputError
 
 datasets = pytest.importorskip("datasets")
 

@@ -11,9 +11,9 @@ from picture_sets import numbered, picture, with_metadata
 from vqdiff.data import TokenSet, Views, load, tokenize
 from vqdiff.data import cache as caches
 from vqdiff.data.tokens import fingerprint
-from vqdiff.errors import InputError
+from vqdiff.foundation.errors import InputError
+from vqdiff.foundation.images import to_pixels
 from vqdiff.image_tokenizers import CompactConfig, CompactTokenizer
-from vqdiff.pictures import to_pixels
 
 SMALL = CompactConfig(16, (8, 8), (0, 0), (0, 0), num_codes=64, code_dim=4)
 

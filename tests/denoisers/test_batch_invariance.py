@@ -21,8 +21,8 @@ from vqdiff.denoisers.layers import PackedLinear, linear_of, packed_linear, prod
 from vqdiff.denoisers.modern import modulate, rotate
 from vqdiff.denoisers.packed import pack
 from vqdiff.diffusion import Schedule
+from vqdiff.foundation.processor import can_pack, processor
 from vqdiff.model import Bound, Model
-from vqdiff.processor import can_pack, processor
 from vqdiff.text import Condition
 
 pytestmark = pytest.mark.numeric

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from golden_cases import Case, cases, load
 from vqdiff.checkpoints.microsoft import read_denoiser
-from vqdiff.config import build
 from vqdiff.denoisers.classic import ClassicConfig, ClassicDenoiser
 from vqdiff.denoisers.packed import pack
-from vqdiff.errors import InputError
+from vqdiff.foundation.config import build
+from vqdiff.foundation.errors import InputError
 
 pytestmark = pytest.mark.numeric
 

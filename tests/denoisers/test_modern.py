@@ -7,7 +7,7 @@ import torch
 
 from vqdiff.denoisers import ModernConfig, ModernDenoiser
 from vqdiff.denoisers.modern import rotate, rotations
-from vqdiff.errors import InputError
+from vqdiff.foundation.errors import InputError
 
 pytestmark = pytest.mark.numeric
 

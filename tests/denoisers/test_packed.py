@@ -15,9 +15,9 @@ from small_denoisers import CONDITIONS, NETWORKS, TOKENS, trained
 from vqdiff.denoisers import packed as packing
 from vqdiff.denoisers.layers import quantized
 from vqdiff.denoisers.packed import attention, is_packed, pack, precision_of
-from vqdiff.errors import InputError
+from vqdiff.foundation.errors import InputError
+from vqdiff.foundation.processor import Processor, can_pack, processor
 from vqdiff.model import save_component
-from vqdiff.processor import Processor, can_pack, processor
 
 CPU = torch.device("cpu")
 needs_packing = pytest.mark.skipif(not can_pack(CPU, torch.float32), reason="needs an x86 CPU")

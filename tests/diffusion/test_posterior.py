@@ -19,7 +19,7 @@ from vqdiff.diffusion import (
     sample_posterior,
 )
 from vqdiff.diffusion import bridge as closed_form
-from vqdiff.errors import InputError
+from vqdiff.foundation.errors import InputError
 
 pytestmark = pytest.mark.numeric
 

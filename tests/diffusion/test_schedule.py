@@ -15,7 +15,7 @@ from torch import Tensor
 from exact_diffusion import PRESETS, one_step, schedules, transition
 from golden_cases import Case, cases, load
 from vqdiff.diffusion import Schedule, draw_forward, q_sample
-from vqdiff.errors import InputError
+from vqdiff.foundation.errors import InputError
 
 pytestmark = pytest.mark.numeric
 

@@ -14,14 +14,14 @@ import pytest
 from PIL import Image
 
 from vqdiff.cli import main
-from vqdiff.config import read_config
 from vqdiff.data import load
-from vqdiff.errors import InputError
 from vqdiff.evaluation import drawing, judge
 from vqdiff.evaluation.protocol import Result
 from vqdiff.evaluation.scoring import Scoring
 from vqdiff.evaluation.study import Study
-from vqdiff.pictures import batches
+from vqdiff.foundation.config import read_config
+from vqdiff.foundation.errors import InputError
+from vqdiff.foundation.images import batches
 from vqdiff.pipeline import bundled
 from vqdiff.sampling import Reveal
 

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vqdiff.errors import InputError
 from vqdiff.evaluation.protocol import Measurement, Result, Subject, compare, table
+from vqdiff.foundation.errors import InputError
 from vqdiff.metrics import Estimate, summary
 
 MEASUREMENT = Measurement(

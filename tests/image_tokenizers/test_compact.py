@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vqdiff.errors import InputError
+from vqdiff.foundation.errors import InputError
 from vqdiff.image_tokenizers import CompactConfig, CompactTokenizer
 
 pytestmark = pytest.mark.numeric

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from vqdiff.errors import InputError
+from vqdiff.foundation.errors import InputError
 from vqdiff.image_tokenizers import CompactConfig, CompactTokenizer
 from vqdiff.image_tokenizers.losses import (
     AdversarialConfig,

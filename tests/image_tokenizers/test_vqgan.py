@@ -12,8 +12,8 @@ from torch import Tensor
 
 from golden_cases import GOLDEN, Case, cases, load
 from vqdiff.checkpoints.taming import read_codec
-from vqdiff.config import build
-from vqdiff.errors import InputError
+from vqdiff.foundation.config import build
+from vqdiff.foundation.errors import InputError
 from vqdiff.image_tokenizers.vqgan import VQGAN, VQGANConfig
 
 pytestmark = pytest.mark.numeric

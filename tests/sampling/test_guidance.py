@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from vqdiff.config import build
-from vqdiff.errors import InputError
+from vqdiff.foundation.config import build
+from vqdiff.foundation.errors import InputError
 from vqdiff.sampling import Guidance, SamplingSettings
 
 TIMES = torch.tensor([100, 75, 50, 25, 1, 0])

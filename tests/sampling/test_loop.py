@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from vqdiff.diffusion import Schedule
-from vqdiff.errors import InputError
+from vqdiff.foundation.errors import InputError
 from vqdiff.sampling import Batch, Canvas, Frame, Guidance, SamplingSettings, Trace, get_sampler, sample, samplers
 
 pytestmark = pytest.mark.numeric

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from vqdiff.diffusion import Schedule
-from vqdiff.errors import InputError
+from vqdiff.foundation.errors import InputError
 from vqdiff.sampling import doubtful
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "joint_distribution.py"

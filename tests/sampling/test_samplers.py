@@ -14,7 +14,7 @@ from torch import Tensor
 
 from golden_cases import cases, load
 from vqdiff.diffusion import Schedule, draw_posterior, posterior_log_probs, sharpen
-from vqdiff.errors import InputError
+from vqdiff.foundation.errors import InputError
 from vqdiff.sampling import (
     Canvas,
     Denoise,

@@ -337,7 +337,7 @@ def test_time_is_up() -> None:
 # --- prompts that the model does not know -----------------------------------------------------------------------------
 
 
-@pytest.mark.filterwarnings("ignore::vqdiff.errors.InputWarning")
+@pytest.mark.filterwarnings("ignore::vqdiff.foundation.errors.InputWarning")
 def test_a_prompt_without_a_known_word_is_told() -> None:
     with serving(vqdiff.load("emoji", device="cpu")) as (address, _), client(address) as http:
         for path in ("/v1/images/generations", "/api/draw"):

@@ -20,7 +20,7 @@ from PIL import Image
 import vqdiff
 from serving.servers import client, process, soon, wait_for
 from vqdiff import cli
-from vqdiff.errors import InputError
+from vqdiff.foundation.errors import InputError
 from vqdiff.serving.cluster import share
 
 TOKEN = "secret"

@@ -16,10 +16,10 @@ from PIL import Image, ImageDraw
 
 import vqdiff
 from toy_pipelines import POISON, Gate, toy_pipeline
-from vqdiff.config import Precision
-from vqdiff.errors import InputError
+from vqdiff.foundation.config import Precision
+from vqdiff.foundation.errors import InputError
+from vqdiff.foundation.processor import processor
 from vqdiff.pipeline import Pipeline
-from vqdiff.processor import processor
 from vqdiff.sampling import Guidance, run
 from vqdiff.serving.engine import Engine, QueueFullError, StoppedError
 from vqdiff.serving.lane import Ticket

@@ -9,7 +9,7 @@ import pytest
 from serving.servers import client, process, serving, wait_for
 from toy_pipelines import toy_pipeline
 from vqdiff import cli
-from vqdiff.errors import InputError
+from vqdiff.foundation.errors import InputError
 from vqdiff.serving.hosts import AllowedHosts
 
 

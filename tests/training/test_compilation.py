@@ -18,8 +18,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from processes import exit_codes, started
-from vqdiff.config import read_config
-from vqdiff.errors import InputError
+from vqdiff.foundation.config import read_config
+from vqdiff.foundation.errors import InputError
 from vqdiff.image_tokenizers import CompactConfig, CompactTokenizer
 from vqdiff.model import save_component
 from vqdiff.training import loop

@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 
 import vqdiff
-from vqdiff.config import read_config
 from vqdiff.data import TokenSet, tokenize
-from vqdiff.errors import InputError
+from vqdiff.foundation.config import read_config
+from vqdiff.foundation.errors import InputError
 from vqdiff.image_tokenizers import CompactConfig, CompactTokenizer
 from vqdiff.model import save_component
 from vqdiff.training.diffusion import DiffusionTask, DiffusionTraining, GuidanceTraining, train_diffusion

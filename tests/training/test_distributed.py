@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 import vqdiff
 from processes import exit_codes, started
-from vqdiff.config import read_config
+from vqdiff.foundation.config import read_config
 from vqdiff.image_tokenizers import CompactConfig, CompactTokenizer
 from vqdiff.model import save_component
 from vqdiff.training.diffusion import DiffusionTraining, train_diffusion

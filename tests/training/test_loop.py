@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from processes import exit_codes, started
-from vqdiff.errors import InputError
+from vqdiff.foundation.errors import InputError
 from vqdiff.training.loop import RunConfig, make_accelerator, train
 
 RUN = RunConfig(

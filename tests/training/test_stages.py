@@ -11,8 +11,8 @@ import pytest
 import torch
 
 import vqdiff
-from vqdiff.config import read_config
-from vqdiff.errors import InputError
+from vqdiff.foundation.config import read_config
+from vqdiff.foundation.errors import InputError
 from vqdiff.image_tokenizers import CompactTokenizer
 from vqdiff.model import Model, load_component
 from vqdiff.training import diffusion, tokenizer

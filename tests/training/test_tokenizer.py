@@ -14,12 +14,12 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from vqdiff.config import build, read_config
 from vqdiff.data import PictureSet, load
-from vqdiff.errors import InputError
+from vqdiff.foundation.config import build, read_config
+from vqdiff.foundation.errors import InputError
+from vqdiff.foundation.images import to_pixels
 from vqdiff.image_tokenizers import VQGAN, CompactTokenizer, VQGANConfig
 from vqdiff.model import load_component
-from vqdiff.pictures import to_pixels
 from vqdiff.training.loop import RunConfig
 from vqdiff.training.tokenizer import HeldOut, TokenizerTask, TokenizerTraining, train_tokenizer
 

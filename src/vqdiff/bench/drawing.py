@@ -21,10 +21,10 @@ from vqdiff.bench.session import Say, Session, check_counts, less, more, picture
 from vqdiff.bench.sizes import random_architecture, step_flops, write_random
 from vqdiff.bench.workers import Worker, take_turns
 from vqdiff.checkpoints.presets import RECIPES, Architecture
-from vqdiff.errors import InputError
+from vqdiff.foundation.errors import InputError
+from vqdiff.foundation.progress import track
 from vqdiff.model import Model
 from vqdiff.pipeline import find, pick_device
-from vqdiff.progress import track
 from vqdiff.sampling import SamplingSettings
 
 _BUNDLED = "emoji"

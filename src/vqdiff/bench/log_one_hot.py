@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vqdiff.diffusion import Schedule
-from vqdiff.shapes import Float, Int
+from vqdiff.foundation.shapes import Float, Int
 
 _ZERO = 1e-30
 _LOWEST = -70.0

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from vqdiff.bench import Dtype, Precision
 from vqdiff.bench.workers import Turn
 from vqdiff.denoisers.layers import Packed
-from vqdiff.measuring import now, peak_memory, reset_peak_memory
+from vqdiff.foundation.profiling import now, peak_memory, reset_peak_memory
 from vqdiff.sampling import SamplingSettings
 
 OURS, PEER = "vqdiff", "diffusers"

@@ -11,8 +11,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from vqdiff.errors import InputError
-from vqdiff.files import atomic_path, make_folder
+from vqdiff.foundation.errors import InputError
+from vqdiff.foundation.files import atomic_path, make_folder
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,10 @@ from vqdiff.bench.machine import describe_machine
 from vqdiff.bench.programs import PRECISIONS
 from vqdiff.bench.report import Report, check_like
 from vqdiff.bench.workers import Worker
-from vqdiff.errors import InputError
-from vqdiff.measuring import matmul_peak
+from vqdiff.foundation.errors import InputError
+from vqdiff.foundation.processor import has_bf16_units
+from vqdiff.foundation.profiling import matmul_peak
 from vqdiff.pipeline import pick_device
-from vqdiff.processor import has_bf16_units
 
 Say = Callable[[str], None]
 _MIB = 2**20

@@ -12,9 +12,9 @@ from vqdiff.checkpoints import to_diffusers
 from vqdiff.checkpoints.clip import VOCABULARY, openai_tokenizer
 from vqdiff.checkpoints.presets import Architecture, architecture
 from vqdiff.denoisers import ClassicConfig
-from vqdiff.errors import InputError
+from vqdiff.foundation.errors import InputError
+from vqdiff.foundation.profiling import count_flops
 from vqdiff.image_tokenizers import VQGANConfig
-from vqdiff.measuring import count_flops
 from vqdiff.model import Model
 from vqdiff.text import ClipTextEncoder
 

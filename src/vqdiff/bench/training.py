@@ -22,8 +22,8 @@ from vqdiff.bench.sizes import TEXT_TOKENS, random_architecture
 from vqdiff.bench.workers import Turn, take_turns
 from vqdiff.denoisers import ClassicConfig, ClassicDenoiser
 from vqdiff.diffusion import Schedule, diffusion_loss, q_sample
-from vqdiff.errors import InputError
-from vqdiff.measuring import count_flops
+from vqdiff.foundation.errors import InputError
+from vqdiff.foundation.profiling import count_flops
 from vqdiff.pipeline import pick_device
 
 PUBLISHED = "log-one-hot"

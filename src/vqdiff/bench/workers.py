@@ -10,8 +10,8 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from typing import Any, Literal
 
-from vqdiff.errors import InputError
-from vqdiff.progress import track
+from vqdiff.foundation.errors import InputError
+from vqdiff.foundation.progress import track
 
 Turn = Callable[[], None]
 """Called by a program before each part of its work: says that it is ready, and returns when it may go on."""

@@ -9,8 +9,8 @@ import torch
 
 from vqdiff.checkpoints import diffusers, microsoft
 from vqdiff.checkpoints.microsoft import Extras
-from vqdiff.errors import InputError
-from vqdiff.files import read_json
+from vqdiff.foundation.errors import InputError
+from vqdiff.foundation.files import read_json
 from vqdiff.model import Model, load_component
 
 __all__ = ["Extras", "kind_of", "read", "read_model"]

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from vqdiff.errors import InputError
+from vqdiff.foundation.errors import InputError
 
 # Where training frameworks leave their own objects beside the weights; each becomes an empty stand-in, never itself.
 _INERT = ("pytorch_lightning.", "lightning.", "omegaconf.", "numpy.", "__torch__.")

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from vqdiff.checkpoints.reading import StateDict, count, listed, shape_of
 from vqdiff.denoisers.classic import ClassicConfig
-from vqdiff.errors import InputError
-from vqdiff.files import read_json
+from vqdiff.foundation.errors import InputError
+from vqdiff.foundation.files import read_json
 from vqdiff.text import ClipTextEncoder, NullCondition, NullConfig
 
 VOCABULARY = 49_408  # of every CLIP that OpenAI published

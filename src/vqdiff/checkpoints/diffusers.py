@@ -19,8 +19,8 @@ from vqdiff.checkpoints.presets import recipe_for
 from vqdiff.checkpoints.reading import Names, StateDict, assemble, collect, count, listed, shape_of
 from vqdiff.denoisers.classic import ClassicConfig, ClassicDenoiser
 from vqdiff.diffusion import Schedule
-from vqdiff.errors import InputError
-from vqdiff.files import read_json
+from vqdiff.foundation.errors import InputError
+from vqdiff.foundation.files import read_json
 from vqdiff.image_tokenizers import VQGAN, VQGANConfig
 from vqdiff.model import Card, Model
 

@@ -22,7 +22,7 @@ from vqdiff.checkpoints.reading import Names, Reading, StateDict, assemble, coll
 from vqdiff.checkpoints.taming import has_codec, read_codec
 from vqdiff.denoisers.classic import ClassicConfig, ClassicDenoiser
 from vqdiff.diffusion import Schedule
-from vqdiff.errors import InputError
+from vqdiff.foundation.errors import InputError
 from vqdiff.image_tokenizers import VQGAN, AbsentConfig, AbsentTokenizer
 from vqdiff.model import Card, Model, load_component
 

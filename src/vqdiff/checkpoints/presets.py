@@ -10,7 +10,7 @@ import torch
 
 from vqdiff.denoisers.classic import ClassicConfig, ClassicDenoiser
 from vqdiff.diffusion import Schedule
-from vqdiff.errors import InputError
+from vqdiff.foundation.errors import InputError
 from vqdiff.image_tokenizers import VQGAN, VQGANConfig
 from vqdiff.model import Model
 from vqdiff.sampling import SamplingSettings

@@ -10,8 +10,8 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
-from vqdiff.errors import InputError
-from vqdiff.files import release
+from vqdiff.foundation.errors import InputError
+from vqdiff.foundation.files import release
 
 StateDict = Mapping[str, Tensor]
 Config = TypeVar("Config")

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from vqdiff.checkpoints.reading import Names, Reading, StateDict, collect, count, shape_of
-from vqdiff.errors import InputError
+from vqdiff.foundation.errors import InputError
+from vqdiff.foundation.shapes import Int
 from vqdiff.image_tokenizers.vqgan import VQGAN, VQGANConfig
-from vqdiff.shapes import Int
 
 
 def read_codec(

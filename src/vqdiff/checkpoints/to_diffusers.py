@@ -17,8 +17,8 @@ from vqdiff.checkpoints.diffusers import CODEC, DENOISER_NAMES, NULL_FOLDER, TRA
 from vqdiff.checkpoints.reading import scatter
 from vqdiff.denoisers.classic import ClassicConfig, ClassicDenoiser
 from vqdiff.diffusion import Schedule
-from vqdiff.errors import InputError
-from vqdiff.files import atomic_path
+from vqdiff.foundation.errors import InputError
+from vqdiff.foundation.files import atomic_path
 from vqdiff.image_tokenizers import VQGAN, VQGANConfig
 from vqdiff.model import Model
 from vqdiff.text import ClipTextEncoder, NullCondition

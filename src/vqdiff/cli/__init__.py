@@ -14,7 +14,7 @@ from typing import Any, NoReturn, TextIO
 from cyclopts import App, CycloptsError
 
 from vqdiff import __version__
-from vqdiff.errors import InputError, InputWarning
+from vqdiff.foundation.errors import InputError, InputWarning
 
 app = App(
     name="vqdiff",

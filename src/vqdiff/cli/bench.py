@@ -108,7 +108,7 @@ def training(
 
 
 def _check(output: Path | None) -> None:
-    from vqdiff.files import check_replaceable
+    from vqdiff.foundation.files import check_replaceable
 
     if output is not None:
         check_replaceable(output)

@@ -50,8 +50,8 @@ def convert(
 
     from vqdiff.checkpoints import read
     from vqdiff.checkpoints.to_diffusers import write
-    from vqdiff.errors import InputError
-    from vqdiff.files import atomic_path, check_replaceable
+    from vqdiff.foundation.errors import InputError
+    from vqdiff.foundation.files import atomic_path, check_replaceable
     from vqdiff.model import Model, save_component
     from vqdiff.pipeline import find
 

@@ -43,8 +43,8 @@ def emoji(
     """
     from vqdiff.data.emoji.build import DRAWINGS_ALONE, VIEWS, Contents, build
     from vqdiff.data.emoji.views import counts
-    from vqdiff.errors import InputError
-    from vqdiff.progress import track
+    from vqdiff.foundation.errors import InputError
+    from vqdiff.foundation.progress import track
 
     if workers < 0:
         raise InputError(f"--workers is {workers}: name a number of processes, or 0 for one per CPU")
@@ -84,9 +84,9 @@ def check(
     """
     from vqdiff.data.check import check as check_data
     from vqdiff.data.pictures import cache_home
-    from vqdiff.errors import InputError
-    from vqdiff.files import atomic_path, check_writable, make_folder
-    from vqdiff.pictures import sheet
+    from vqdiff.foundation.errors import InputError
+    from vqdiff.foundation.files import atomic_path, check_writable, make_folder
+    from vqdiff.foundation.images import sheet
 
     if output is None:
         make_folder(cache_home(data))
@@ -154,7 +154,7 @@ def tokens(
     """
     from vqdiff.data import Views, tokenize
     from vqdiff.data.splits import split_names
-    from vqdiff.errors import InputError
+    from vqdiff.foundation.errors import InputError
     from vqdiff.model import load_component
     from vqdiff.pipeline import find, pick_device
 

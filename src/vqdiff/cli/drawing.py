@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from vqdiff.config import Precision
-from vqdiff.errors import InputError
+from vqdiff.foundation.config import Precision
+from vqdiff.foundation.errors import InputError
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -103,8 +103,8 @@ class Drawing:
 
 def write_png(picture: Image.Image, record: dict[str, Any], path: Path) -> None:
     """Write a picture with a record of its making inside."""
-    from vqdiff.files import atomic_path
-    from vqdiff.pictures import encode_png
+    from vqdiff.foundation.files import atomic_path
+    from vqdiff.foundation.images import encode_png
 
     with atomic_path(path) as temporary:
         temporary.write_bytes(encode_png(picture, record))
@@ -123,8 +123,8 @@ def draw(
     json_output: bool,
 ) -> None:
     """Call ``make(pipe, picture, prompt=…, seed=…, negative=…, steps=…, …)``, write what it draws, and say so."""
-    from vqdiff.files import check_writable
-    from vqdiff.pictures import read_picture
+    from vqdiff.foundation.files import check_writable
+    from vqdiff.foundation.images import read_picture
 
     check_writable(output)
     given = read_picture(image)

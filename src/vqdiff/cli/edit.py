@@ -42,7 +42,7 @@ def edit(
     json_output
         Print a JSON record instead of a line.
     """
-    from vqdiff.pictures import read_picture
+    from vqdiff.foundation.images import read_picture
 
     white = read_picture(mask)
     draw(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from vqdiff.cli.options import Changes
-from vqdiff.config import Precision
+from vqdiff.foundation.config import Precision
 
 
 def evaluate(
@@ -34,10 +34,10 @@ def evaluate(
     precision
         auto, float32, bfloat16 or int8 (CPUs only): what the networks compute with.
     """
-    from vqdiff.config import read_config
     from vqdiff.evaluation.drawing import only_main_process
     from vqdiff.evaluation.evaluate import Evaluation
     from vqdiff.evaluation.evaluate import evaluate as run
+    from vqdiff.foundation.config import read_config
 
     text = run(read_config(Evaluation, config, set), against, device, precision)
     with only_main_process() as main:

@@ -12,7 +12,7 @@ from cyclopts import Parameter
 
 from vqdiff.cli.drawing import Drawing, Source, write_png
 from vqdiff.cli.options import Json, Output
-from vqdiff.errors import InputError
+from vqdiff.foundation.errors import InputError
 
 if TYPE_CHECKING:
     from vqdiff.pipeline import Pipeline, Preview
@@ -76,7 +76,7 @@ def generate(
     if columns is not None and columns < 1:
         raise InputError(f"--columns is {columns}: at least 1 is needed")
 
-    from vqdiff.files import check_writable
+    from vqdiff.foundation.files import check_writable
 
     for path in (output, gif, confidence):
         if path is not None:
@@ -118,7 +118,7 @@ def _check_kind(pipe: Pipeline, labels: bool, unconditional: bool) -> None:
 def _read_prompts(path: Path | None) -> list[str]:
     if path is None:
         return []
-    from vqdiff.files import read_text
+    from vqdiff.foundation.files import read_text
 
     return [line.strip() for line in read_text(path).split("\n") if line.strip()]
 
@@ -129,7 +129,7 @@ def _draw(
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TimeRemainingColumn
 
-    from vqdiff.pictures import sheet
+    from vqdiff.foundation.images import sheet
 
     with Progress(
         "drawing", BarColumn(), "{task.completed}/{task.total} steps", TimeRemainingColumn(),
@@ -146,8 +146,8 @@ def _draw(
 
 
 def _trace(previews: Iterator[Preview], gif: Path | None, confidence: Path | None) -> None:
-    from vqdiff.files import atomic_path
-    from vqdiff.pictures import heat_map, sheet
+    from vqdiff.foundation.files import atomic_path
+    from vqdiff.foundation.images import heat_map, sheet
 
     frames = list(previews)
     if gif is not None:

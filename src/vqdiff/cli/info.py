@@ -33,9 +33,9 @@ def info(
     import json
 
     from vqdiff.checkpoints import kind_of, read
+    from vqdiff.foundation.processor import processor
     from vqdiff.model import Model
     from vqdiff.pipeline import auto_precision, find, pick_device
-    from vqdiff.processor import processor
 
     path = find(model)
     parts = read(path, {"image_tokenizer": image_tokenizer}, shapes_only=True)  # nothing but names and shapes

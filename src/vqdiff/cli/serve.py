@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from vqdiff.config import Precision
-from vqdiff.errors import InputError, InputWarning
+from vqdiff.foundation.config import Precision
+from vqdiff.foundation.errors import InputError, InputWarning
 
 
 def serve(

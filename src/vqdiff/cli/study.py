@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from vqdiff.cli.options import Changes
-from vqdiff.config import Precision
+from vqdiff.foundation.config import Precision
 
 
 def study(*configs: Path, set: Changes = (), device: str = "auto", precision: Precision = "auto") -> None:
@@ -24,9 +24,9 @@ def study(*configs: Path, set: Changes = (), device: str = "auto", precision: Pr
     precision
         auto, float32, bfloat16 or int8 (CPUs only): what the networks compute with.
     """
-    from vqdiff.config import read_config
-    from vqdiff.errors import InputError
     from vqdiff.evaluation.study import Study, run_study
+    from vqdiff.foundation.config import read_config
+    from vqdiff.foundation.errors import InputError
 
     if not configs:
         raise InputError("name at least one study, such as configs/studies/guidance.toml")

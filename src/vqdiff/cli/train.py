@@ -26,7 +26,7 @@ def tokenizer(config: Path, *, set: Changes = (), resume: bool = False, sanity: 
     sanity
         Write nothing; only see whether a single batch can be learnt.
     """
-    from vqdiff.config import read_config
+    from vqdiff.foundation.config import read_config
     from vqdiff.training.tokenizer import TokenizerTraining, train_tokenizer
 
     train_tokenizer(read_config(TokenizerTraining, config, set), resume=resume, sanity=sanity)
@@ -47,7 +47,7 @@ def diffusion(config: Path, *, set: Changes = (), resume: bool = False, sanity: 
     sanity
         Write nothing; only see whether a single batch can be learnt.
     """
-    from vqdiff.config import read_config
+    from vqdiff.foundation.config import read_config
     from vqdiff.training.diffusion import DiffusionTraining, train_diffusion
 
     train_diffusion(read_config(DiffusionTraining, config, set), resume=resume, sanity=sanity)
@@ -68,7 +68,7 @@ def guidance(config: Path, *, set: Changes = (), resume: bool = False, sanity: b
     sanity
         Write nothing; only see whether a single batch can be learnt.
     """
-    from vqdiff.config import read_config
+    from vqdiff.foundation.config import read_config
     from vqdiff.training.diffusion import GuidanceTraining, train_diffusion
 
     train_diffusion(read_config(GuidanceTraining, config, set), resume=resume, sanity=sanity)
@@ -85,7 +85,7 @@ def scorer(config: Path, *, set: Changes = ()) -> None:
     set
         Change a value of it, e.g. --set epochs=10. May be repeated.
     """
-    from vqdiff.config import read_config
     from vqdiff.evaluation.scorer_training import ScorerTraining, train_scorers
+    from vqdiff.foundation.config import read_config
 
     train_scorers(read_config(ScorerTraining, config, set))

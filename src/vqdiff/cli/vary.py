@@ -9,7 +9,7 @@ from cyclopts import Parameter
 
 from vqdiff.cli.drawing import Drawing, Source, draw
 from vqdiff.cli.options import Json, Output
-from vqdiff.errors import InputError
+from vqdiff.foundation.errors import InputError
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -53,7 +53,7 @@ def vary(
     """
     if num_images < 1:
         raise InputError(f"--num-images is {num_images}: at least 1 is needed")
-    from vqdiff.pictures import sheet
+    from vqdiff.foundation.images import sheet
 
     def make(pipe: Pipeline, picture: Image.Image, **options: Any) -> Image.Image:
         images = pipe.vary(picture, strength, num_images=num_images, **options)

@@ -26,10 +26,10 @@ from PIL import Image
 
 from vqdiff.data.rows import Table, join_tables, open_table, sound, to_table, write_table
 from vqdiff.data.sources import Row, Source
-from vqdiff.errors import InputError
-from vqdiff.files import atomic_path, make_folder
-from vqdiff.pictures import PictureError, decode
-from vqdiff.progress import track
+from vqdiff.foundation.errors import InputError
+from vqdiff.foundation.files import atomic_path, make_folder
+from vqdiff.foundation.images import PictureError, decode
+from vqdiff.foundation.progress import track
 
 _AHEAD = 2  # batches that are decoded while another is used
 _NOTE_EVERY = 30.0  # seconds of work that an interruption may lose

@@ -17,8 +17,8 @@ from vqdiff.data.pictures import square
 from vqdiff.data.rows import CAPTION_COLUMNS, LABEL_COLUMNS, captions_of, faults_of, label_of
 from vqdiff.data.sources import Row
 from vqdiff.data.splits import find_splits
-from vqdiff.pictures import PictureError, decode
-from vqdiff.progress import track
+from vqdiff.foundation.images import PictureError, decode
+from vqdiff.foundation.progress import track
 
 _BATCH = 64
 _SHOWN = 48  # pictures on the contact sheet

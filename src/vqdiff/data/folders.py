@@ -12,8 +12,8 @@ from typing import Any
 
 from vqdiff.data.rows import captions_of
 from vqdiff.data.sources import PICTURE_SUFFIXES, Row, Source, file_stamps, hidden, inside, order_classes, printable
-from vqdiff.errors import InputError
-from vqdiff.files import read_text
+from vqdiff.foundation.errors import InputError
+from vqdiff.foundation.files import read_text
 
 _TABLES = ("metadata.jsonl", "metadata.csv", "metadata.json")
 

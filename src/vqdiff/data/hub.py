@@ -11,8 +11,8 @@ from typing import Any
 
 from vqdiff.data.shards import picture_column, reader
 from vqdiff.data.sources import Row, Source, digest, file_stamps, read_inside
-from vqdiff.errors import InputError
-from vqdiff.pictures import PictureError
+from vqdiff.foundation.errors import InputError
+from vqdiff.foundation.images import PictureError
 
 
 def saved_splits(folder: Path) -> dict[str, Callable[[], Source]]:

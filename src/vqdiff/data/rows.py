@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vqdiff.data.sources import Row, order_classes
-from vqdiff.errors import InputError
-from vqdiff.files import has_lone_surrogates
+from vqdiff.foundation.errors import InputError
+from vqdiff.foundation.files import has_lone_surrogates
 
 CAPTION_COLUMNS = ("captions", "caption", "text", "prompt")  # in any case, as are those of labels
 LABEL_COLUMNS = ("label", "cls")

@@ -12,8 +12,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from vqdiff.data.sources import PICTURE_SUFFIXES, Row, Source, file_stamps, hidden, printable, read_inside
-from vqdiff.errors import InputError
-from vqdiff.files import decode_text
+from vqdiff.foundation.errors import InputError
+from vqdiff.foundation.files import decode_text
 
 _BATCH = 256  # rows of a parquet file in memory at once
 _PAPERS = ("README", "LICENSE", "LICENCE")  # of a tar, which need no picture

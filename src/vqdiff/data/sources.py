@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from vqdiff.pictures import PictureError
+from vqdiff.foundation.images import PictureError
 
 _READ = "png apng jpg jpeg jpe jfif webp bmp dib gif tif tiff avif avifs jp2 j2k j2c jpx ppm pgm pbm pnm pfm tga qoi"
 _UNREAD = "heic heif jxl"  # pictures all the same: they are named as such that cannot be read

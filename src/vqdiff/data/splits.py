@@ -19,7 +19,7 @@ from vqdiff.data.folders import list_files, read_folder
 from vqdiff.data.hub import hub_splits, saved_splits
 from vqdiff.data.shards import read_parquet, read_tars
 from vqdiff.data.sources import PICTURE_SUFFIXES, Row, Source, digest, printable
-from vqdiff.errors import InputError
+from vqdiff.foundation.errors import InputError
 
 HUB = "hub:"
 """What a name on the Hugging Face Hub begins with, so that a mistyped folder never asks a server."""

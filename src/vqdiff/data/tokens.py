@@ -22,8 +22,8 @@ from vqdiff.data.pictures import square
 from vqdiff.data.rows import Rows, describe, join_tables
 from vqdiff.data.sources import Source
 from vqdiff.data.splits import called, find
-from vqdiff.errors import InputError
-from vqdiff.pictures import to_pixels
+from vqdiff.foundation.errors import InputError
+from vqdiff.foundation.images import to_pixels
 
 _SMALLEST_CROP = 0.8  # of the shorter side
 

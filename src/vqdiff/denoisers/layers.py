@@ -17,8 +17,8 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
-from vqdiff.errors import InputError
-from vqdiff.shapes import Float
+from vqdiff.foundation.errors import InputError
+from vqdiff.foundation.shapes import Float
 
 Scales = tuple[float, float]
 """What the input has been multiplied by, and what the output is to be multiplied by."""

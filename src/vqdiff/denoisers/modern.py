@@ -19,8 +19,8 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from vqdiff.denoisers.layers import aligned
-from vqdiff.errors import InputError
-from vqdiff.shapes import Float, Int, Shaped
+from vqdiff.foundation.errors import InputError
+from vqdiff.foundation.shapes import Float, Int, Shaped
 
 
 @dataclass(frozen=True)

@@ -26,10 +26,10 @@ from vqdiff.denoisers.classic import (
 from vqdiff.denoisers.layers import Int8Linear, Packed, PackedConv2d, PackedLinear
 from vqdiff.denoisers.modern import ModernDenoiser
 from vqdiff.denoisers.packed_modern import PackedModern
-from vqdiff.errors import InputError
-from vqdiff.files import release, trim
-from vqdiff.processor import can_pack, processor
-from vqdiff.shapes import Float, Int
+from vqdiff.foundation.errors import InputError
+from vqdiff.foundation.files import release, trim
+from vqdiff.foundation.processor import can_pack, processor
+from vqdiff.foundation.shapes import Float, Int
 
 GELU = 1.702
 """x·σ(1.702x) = swish(1.702x) / 1.702: the norm before the MLP multiplies by it, and the last layer divides."""

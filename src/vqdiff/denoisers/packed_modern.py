@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from vqdiff.denoisers.layers import Int8Linear, PackedLinear, aligned, linear_of, packed_linear, products
 from vqdiff.denoisers.modern import Block, ModernDenoiser, Prepared, modulate, rotate
-from vqdiff.shapes import Float, Int
+from vqdiff.foundation.shapes import Float, Int
 
 
 class PackedModern(ModernDenoiser):

@@ -11,7 +11,7 @@ from torch import Tensor
 from vqdiff.diffusion.numerics import promoted
 from vqdiff.diffusion.posterior import posterior_log_probs
 from vqdiff.diffusion.schedule import Schedule
-from vqdiff.shapes import Float, Int
+from vqdiff.foundation.shapes import Float, Int
 
 __all__ = ["guide", "guide_posterior", "purity", "sharpen", "truncate"]
 

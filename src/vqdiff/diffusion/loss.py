@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from vqdiff.diffusion.numerics import divide, promoted
 from vqdiff.diffusion.posterior import AGREES, DIFFERS, MASKED, bridge, check_prediction
 from vqdiff.diffusion.schedule import Schedule
-from vqdiff.shapes import Float, Int
+from vqdiff.foundation.shapes import Float, Int
 
 __all__ = ["DiffusionLoss", "LossHistory", "diffusion_loss"]
 

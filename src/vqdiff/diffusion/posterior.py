@@ -13,8 +13,8 @@ from torch.nn import functional as F
 
 from vqdiff.diffusion.numerics import divide
 from vqdiff.diffusion.schedule import Schedule
-from vqdiff.errors import InputError
-from vqdiff.shapes import Bool, Float, Int
+from vqdiff.foundation.errors import InputError
+from vqdiff.foundation.shapes import Bool, Float, Int
 
 __all__ = [
     "Bridge",

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from vqdiff.errors import InputError
-from vqdiff.shapes import Float, Int
+from vqdiff.foundation.errors import InputError
+from vqdiff.foundation.shapes import Float, Int
 
 __all__ = ["Coefficients", "Schedule", "draw_forward", "q_sample"]
 

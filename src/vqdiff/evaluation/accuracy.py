@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from vqdiff.diffusion import purity, q_sample
-from vqdiff.errors import InputError
 from vqdiff.evaluation.drawing import only_main_process
 from vqdiff.evaluation.plots import new_figure, save_figure
 from vqdiff.evaluation.protocol import table
 from vqdiff.evaluation.trial import Cell
-from vqdiff.files import atomic_path
-from vqdiff.shapes import Float
+from vqdiff.foundation.errors import InputError
+from vqdiff.foundation.files import atomic_path
+from vqdiff.foundation.shapes import Float
 
 if TYPE_CHECKING:
     from vqdiff.evaluation.judge import Judge

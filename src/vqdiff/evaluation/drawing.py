@@ -12,10 +12,10 @@ from rich.progress import track
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from vqdiff.files import atomic_path
+from vqdiff.foundation.files import atomic_path
+from vqdiff.foundation.shapes import Int
 from vqdiff.pipeline import Pipeline
 from vqdiff.sampling import SamplingSettings
-from vqdiff.shapes import Int
 
 
 def processes(device: str) -> str:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from vqdiff.config import Precision
 from vqdiff.evaluation.drawing import only_main_process
 from vqdiff.evaluation.judge import Judge
 from vqdiff.evaluation.protocol import Result, compare
 from vqdiff.evaluation.trial import Cell, Choices, Null, Trial
-from vqdiff.files import check_writable, make_folder
+from vqdiff.foundation.config import Precision
+from vqdiff.foundation.files import check_writable, make_folder
 
 
 @dataclass(frozen=True)

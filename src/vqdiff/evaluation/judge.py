@@ -20,22 +20,22 @@ from PIL import Image
 from torch import Tensor
 
 import vqdiff
-from vqdiff.config import Precision
 from vqdiff.data import PictureSet, load
 from vqdiff.denoisers.packed import precision_of
-from vqdiff.errors import InputError
 from vqdiff.evaluation.drawing import draw, only_main_process, processes
 from vqdiff.evaluation.protocol import Measurement, Result, Subject
 from vqdiff.evaluation.scoring import Scoring
 from vqdiff.evaluation.trial import Cell, Null, Trial
+from vqdiff.foundation.config import Precision
+from vqdiff.foundation.errors import InputError
+from vqdiff.foundation.images import batches
+from vqdiff.foundation.shapes import Int
 from vqdiff.image_tokenizers import code_use
 from vqdiff.metrics import Estimate, psnr, structural_similarity, summary
-from vqdiff.pictures import batches
 from vqdiff.pipeline import Pipeline
 from vqdiff.pipeline import load as load_pipeline
 from vqdiff.sampling import Guidance, get_sampler
 from vqdiff.sampling.plan import Task
-from vqdiff.shapes import Int
 from vqdiff.text import NullCondition
 
 

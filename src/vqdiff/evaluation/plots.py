@@ -10,7 +10,7 @@ from typing import Any
 
 from PIL import Image
 
-from vqdiff.files import atomic_path
+from vqdiff.foundation.files import atomic_path
 from vqdiff.metrics import Estimate
 
 _TITLES = {

@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from vqdiff.config import build
-from vqdiff.errors import InputError
-from vqdiff.files import atomic_path
+from vqdiff.foundation.config import build
+from vqdiff.foundation.errors import InputError
+from vqdiff.foundation.files import atomic_path
 from vqdiff.metrics import Estimate, differ
 
 __all__ = ["Measurement", "Result", "Subject", "compare", "table"]

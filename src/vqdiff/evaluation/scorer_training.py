@@ -14,13 +14,13 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, logsigmoid
 
 from vqdiff.data import PictureSet, load
-from vqdiff.errors import InputError
 from vqdiff.evaluation.scorer import Probe, Scorer, ScorerConfig, mean_states
 from vqdiff.features import EfficientNetLite0, Views, file_hash
-from vqdiff.files import atomic_path
+from vqdiff.foundation.errors import InputError
+from vqdiff.foundation.files import atomic_path
+from vqdiff.foundation.images import batches
 from vqdiff.metrics import retrieved
 from vqdiff.model import save_component
-from vqdiff.pictures import batches
 from vqdiff.text import TextEncoder
 
 

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from vqdiff.data import PictureSet
-from vqdiff.errors import InputError
 from vqdiff.evaluation.scorer import Scorer, load_scorer, mean_states, scorer_text_encoder, scorers_folder
 from vqdiff.evaluation.trial import Trial
 from vqdiff.features import CLIP, EfficientNetLite0, Inception, Network, Views
+from vqdiff.foundation.errors import InputError
+from vqdiff.foundation.images import batches
 from vqdiff.metrics import (
     frechet_distance,
     inception_score,
@@ -24,7 +25,6 @@ from vqdiff.metrics import (
     text_score,
 )
 from vqdiff.model import fingerprint
-from vqdiff.pictures import batches
 
 _FEWEST = 10
 """Pictures: below, neighbourhoods and splits make no sense."""

@@ -9,15 +9,15 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from vqdiff.config import Precision
-from vqdiff.errors import InputError
 from vqdiff.evaluation.accuracy import Accuracy, measure_accuracy
 from vqdiff.evaluation.drawing import only_main_process
 from vqdiff.evaluation.judge import Judge
 from vqdiff.evaluation.plots import Line, Point, plot_lines, plot_pictures
 from vqdiff.evaluation.protocol import Result, table
 from vqdiff.evaluation.trial import Cell, Choices, Null, Trial
-from vqdiff.files import atomic_path, make_folder
+from vqdiff.foundation.config import Precision
+from vqdiff.foundation.errors import InputError
+from vqdiff.foundation.files import atomic_path, make_folder
 from vqdiff.metrics import differ
 from vqdiff.sampling import GuidanceKind, get_sampler
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from vqdiff.errors import InputError
+from vqdiff.foundation.errors import InputError
 from vqdiff.sampling import GuidanceKind
 
 Null = Literal["own", "empty", "zero"]

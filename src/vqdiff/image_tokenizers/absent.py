@@ -7,7 +7,7 @@ from typing import NoReturn
 
 from torch import Tensor, nn
 
-from vqdiff.errors import InputError
+from vqdiff.foundation.errors import InputError
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vqdiff.errors import InputError
+from vqdiff.foundation.errors import InputError
+from vqdiff.foundation.shapes import Bool, Float, Int
 from vqdiff.image_tokenizers.quantizers import FiniteScalarQuantizer, Reconstruction, VectorQuantizer
-from vqdiff.shapes import Bool, Float, Int
 
 
 @dataclass(frozen=True)

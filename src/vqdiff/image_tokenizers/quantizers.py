@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vqdiff.errors import InputError
+from vqdiff.foundation.errors import InputError
+from vqdiff.foundation.shapes import Bool, Float, Int
 from vqdiff.image_tokenizers.processes import all_sum, gathered
-from vqdiff.shapes import Bool, Float, Int
 
 
 class Quantized(NamedTuple):

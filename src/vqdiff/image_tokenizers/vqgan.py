@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vqdiff.errors import InputError
+from vqdiff.foundation.errors import InputError
+from vqdiff.foundation.shapes import Float, Int
 from vqdiff.image_tokenizers.quantizers import Quantized, Reconstruction
-from vqdiff.shapes import Float, Int
 
 
 @dataclass(frozen=True)

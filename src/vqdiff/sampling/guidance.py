@@ -9,8 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from vqdiff.errors import InputError
-from vqdiff.shapes import Float, Int
+from vqdiff.foundation.errors import InputError
+from vqdiff.foundation.shapes import Float, Int
 
 __all__ = ["Guidance", "GuidanceKind"]
 

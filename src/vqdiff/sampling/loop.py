@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from vqdiff.diffusion import Schedule
-from vqdiff.errors import InputError
+from vqdiff.foundation.errors import InputError
+from vqdiff.foundation.shapes import Bool, Float, Int
 from vqdiff.sampling.guidance import Guidance
 from vqdiff.sampling.plan import Plan, Task, join_rows, masked_step
 from vqdiff.sampling.prediction import Denoise, Prediction, predict
 from vqdiff.sampling.random import uniforms
 from vqdiff.sampling.samplers import Controls, Sampler, StepInput, get_sampler
 from vqdiff.sampling.settings import SamplingSettings
-from vqdiff.shapes import Bool, Float, Int
 
 __all__ = ["Batch", "Canvas", "Frame", "run", "sample"]
 

@@ -9,7 +9,7 @@ from math import isqrt
 import torch
 from torch import Tensor
 
-from vqdiff.shapes import Float
+from vqdiff.foundation.shapes import Float
 
 __all__ = ["BLIND", "Order", "by_confidence", "by_halton", "by_purity", "by_random"]
 

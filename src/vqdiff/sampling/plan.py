@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vqdiff.diffusion import Schedule
-from vqdiff.shapes import Float, Int
+from vqdiff.foundation.shapes import Float, Int
 
 __all__ = [
     "Plan",

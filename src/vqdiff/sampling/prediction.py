@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from vqdiff.diffusion import guide, purity
-from vqdiff.shapes import Float, Int
+from vqdiff.foundation.shapes import Float, Int
 
 __all__ = ["Denoise", "Prediction", "TwoStage", "predict", "take"]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vqdiff.shapes import Float, Int
+from vqdiff.foundation.shapes import Float, Int
 
 __all__ = ["philox", "uniforms"]
 

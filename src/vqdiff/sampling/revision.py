@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from vqdiff.diffusion import Schedule
-from vqdiff.errors import InputError
+from vqdiff.foundation.errors import InputError
+from vqdiff.foundation.shapes import Bool, Int
 from vqdiff.sampling.loop import Denoise
-from vqdiff.shapes import Bool, Int
 
 __all__ = ["doubtful"]
 

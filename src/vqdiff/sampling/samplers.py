@@ -20,7 +20,8 @@ from vqdiff.diffusion import (
     sharpen,
     truncate,
 )
-from vqdiff.errors import InputError
+from vqdiff.foundation.errors import InputError
+from vqdiff.foundation.shapes import Bool, Float, Int
 from vqdiff.sampling.orders import BLIND, Order, by_confidence, by_halton, by_purity, by_random
 from vqdiff.sampling.plan import (
     Plan,
@@ -33,7 +34,6 @@ from vqdiff.sampling.plan import (
     strided_plan,
 )
 from vqdiff.sampling.prediction import Prediction, take
-from vqdiff.shapes import Bool, Float, Int
 
 __all__ = [
     "Controls",

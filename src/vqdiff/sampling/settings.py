@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from vqdiff.errors import InputError
+from vqdiff.foundation.errors import InputError
 from vqdiff.sampling.guidance import Guidance, GuidanceKind
 from vqdiff.sampling.samplers import get_sampler
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from vqdiff.foundation.shapes import Bool, Float, Int
 from vqdiff.sampling.loop import Frame
-from vqdiff.shapes import Bool, Float, Int
 
 __all__ = ["Trace"]
 

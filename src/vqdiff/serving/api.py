@@ -13,7 +13,7 @@ from PIL import Image
 from prometheus_client import CollectorRegistry
 
 from vqdiff import __version__
-from vqdiff.errors import InputWarning
+from vqdiff.foundation.errors import InputWarning
 from vqdiff.pipeline import Pipeline
 from vqdiff.serving.docs import add_docs
 from vqdiff.serving.engine import Engine

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from vqdiff.config import Precision
-from vqdiff.errors import InputError
+from vqdiff.foundation.config import Precision
+from vqdiff.foundation.errors import InputError
 from vqdiff.pipeline import bundled, find, load
 from vqdiff.serving.api import create_app, quieten
 from vqdiff.serving.engine import Engine, default_rows

@@ -20,7 +20,7 @@ from fastapi import HTTPException
 from starlette.types import ASGIApp, Scope
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from vqdiff.errors import InputError
+from vqdiff.foundation.errors import InputError
 from vqdiff.serving.addresses import network_of
 from vqdiff.serving.errors import failure_of
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from PIL import ExifTags, Image
 
-from vqdiff.pictures import encode_png
+from vqdiff.foundation.images import encode_png
 
 Format = Literal["png", "jpeg", "webp"]
 

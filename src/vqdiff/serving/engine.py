@@ -18,10 +18,10 @@ from threading import Condition, Thread
 
 import torch
 
-from vqdiff.errors import InputError
+from vqdiff.foundation.errors import InputError
+from vqdiff.foundation.threads import rest
 from vqdiff.pipeline import Pipeline
 from vqdiff.serving.lane import Lane, Ticket
-from vqdiff.threads import rest
 from vqdiff.work import Work
 
 Key = tuple[int, str, bool]

@@ -12,7 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
-from vqdiff.errors import InputError
+from vqdiff.foundation.errors import InputError
 from vqdiff.serving.engine import QueueFullError, StoppedError
 from vqdiff.serving.limits import TooLargeError
 from vqdiff.serving.schemas import Failure, Problem

@@ -12,11 +12,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from vqdiff.foundation.images import to_images
+from vqdiff.foundation.shapes import Int
 from vqdiff.model import Bound
-from vqdiff.pictures import to_images
 from vqdiff.pipeline import Pipeline
 from vqdiff.sampling import Batch, Prediction, Trace
-from vqdiff.shapes import Int
 from vqdiff.work import Work
 
 

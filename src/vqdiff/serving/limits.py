@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from vqdiff.errors import InputError
-from vqdiff.files import has_lone_surrogates
-from vqdiff.pictures import normalise
+from vqdiff.foundation.errors import InputError
+from vqdiff.foundation.files import has_lone_surrogates
+from vqdiff.foundation.images import normalise
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 

@@ -10,8 +10,8 @@ from fastapi import UploadFile
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
-from vqdiff.editing import white
-from vqdiff.errors import InputError, about
+from vqdiff.foundation.errors import InputError, about
+from vqdiff.foundation.fitting import white
 from vqdiff.model import Model
 from vqdiff.serving.encoding import Encoding, Format
 from vqdiff.serving.limits import Limits

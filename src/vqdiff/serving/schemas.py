@@ -11,8 +11,8 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
-from vqdiff.editing import white
-from vqdiff.errors import InputError, about
+from vqdiff.foundation.errors import InputError, about
+from vqdiff.foundation.fitting import white
 from vqdiff.model import Model
 from vqdiff.sampling import SamplingSettings
 from vqdiff.serving.encoding import Encoding

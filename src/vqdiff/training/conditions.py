@@ -16,11 +16,11 @@ from safetensors import safe_open
 from torch import Tensor
 
 from vqdiff.data import Rows
-from vqdiff.errors import InputError
-from vqdiff.files import atomic_path
+from vqdiff.foundation.errors import InputError
+from vqdiff.foundation.files import atomic_path
+from vqdiff.foundation.processor import bf16_where_faster
+from vqdiff.foundation.shapes import Float, Int
 from vqdiff.model import Model
-from vqdiff.processor import bf16_where_faster
-from vqdiff.shapes import Float, Int
 from vqdiff.text import AnyTextEncoder
 
 _HEAD = 1024

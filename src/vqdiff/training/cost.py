@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vqdiff.denoisers import ModernConfig, ModernDenoiser
+from vqdiff.foundation.processor import bf16_where_faster
 from vqdiff.image_tokenizers import CompactConfig, CompactTokenizer
-from vqdiff.processor import bf16_where_faster
 
 _BATCH = 8
 _TEXT = 32, 384  # tokens and width of a caption's features

@@ -17,13 +17,13 @@ from vqdiff.data import Rows, TokenSet, Views, emphasised, load, tokenize
 from vqdiff.denoisers import ClassicConfig, ClassicDenoiser, ModernConfig, ModernDenoiser
 from vqdiff.diffusion import LossHistory, Schedule, diffusion_loss
 from vqdiff.diffusion.schedule import draw_forward
-from vqdiff.errors import InputError
-from vqdiff.files import atomic_path
+from vqdiff.foundation.errors import InputError
+from vqdiff.foundation.files import atomic_path
+from vqdiff.foundation.images import sheet
+from vqdiff.foundation.shapes import Float, Int
 from vqdiff.model import Card, Model, load_component
-from vqdiff.pictures import sheet
 from vqdiff.pipeline import Pipeline, bundled
 from vqdiff.sampling import SamplingSettings
-from vqdiff.shapes import Float, Int
 from vqdiff.text import NullCondition, NullKind, read_text_encoder
 from vqdiff.training.conditions import conditions_of
 from vqdiff.training.loop import RunConfig, train

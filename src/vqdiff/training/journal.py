@@ -13,8 +13,8 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from vqdiff.errors import InputError
-from vqdiff.files import atomic_path
+from vqdiff.foundation.errors import InputError
+from vqdiff.foundation.files import atomic_path
 from vqdiff.training.rehearsal import Rehearsal
 
 

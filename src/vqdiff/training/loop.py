@@ -23,9 +23,9 @@ from accelerate.state import AcceleratorState
 from accelerate.tracking import get_available_trackers
 from torch import Tensor, nn
 
-from vqdiff.errors import InputError
-from vqdiff.files import clear_rooms
-from vqdiff.processor import has_bf16_units
+from vqdiff.foundation.errors import InputError
+from vqdiff.foundation.files import clear_rooms
+from vqdiff.foundation.processor import has_bf16_units
 from vqdiff.training.diagnosis import diagnose
 from vqdiff.training.journal import Journal
 from vqdiff.training.rehearsal import check_sanity, rehearse

@@ -9,8 +9,8 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from vqdiff.errors import InputError
-from vqdiff.measuring import count_flops, matmul_peak, now, peak_memory, reset_peak_memory
+from vqdiff.foundation.errors import InputError
+from vqdiff.foundation.profiling import count_flops, matmul_peak, now, peak_memory, reset_peak_memory
 from vqdiff.training.attempt import Attempt, attempt
 from vqdiff.training.compilation import Compilation, choose_compilation
 from vqdiff.training.state import Batch, RunState

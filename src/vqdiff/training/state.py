@@ -16,8 +16,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from vqdiff.errors import InputError
-from vqdiff.files import atomic_path
+from vqdiff.foundation.errors import InputError
+from vqdiff.foundation.files import atomic_path
 
 Batch = dict[str, Tensor]
 _WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)

@@ -29,8 +29,8 @@ from vqdiff.data.emoji.render import SIZE, RenderError, blank_png, draw_png, nee
 from vqdiff.data.emoji.rows import Names, join_others, merge, read_rows, records, weigh
 from vqdiff.data.emoji.views import counts, plan
 from vqdiff.data.emoji.words import with_article
-from vqdiff.errors import InputError
-from vqdiff.files import atomic_path
+from vqdiff.foundation.errors import InputError
+from vqdiff.foundation.files import atomic_path
 
 T = TypeVar("T")
 D = TypeVar("D", bound="Drawable")

@@ -19,7 +19,7 @@ from vqdiff.data.emoji.captions import join_words
 from vqdiff.data.emoji.packages import CC0, CC_BY, Package, Style
 from vqdiff.data.emoji.render import CANVAS, MARGIN
 from vqdiff.data.emoji.rows import Extra
-from vqdiff.errors import InputError
+from vqdiff.foundation.errors import InputError
 
 _SKINS = {"light": "f7d7c4", "medium-light": "e8b894", "medium": "c68642", "medium-dark": "8d5524", "dark": "4f2f1d"}
 _HAIRS = {

@@ -12,7 +12,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from vqdiff.errors import InputError
+from vqdiff.foundation.errors import InputError
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from gradio.components import Component
 from pydantic import ValidationError
 
-from vqdiff.errors import InputError
+from vqdiff.foundation.errors import InputError
 from vqdiff.model import Model
 from vqdiff.sampling import Guidance, GuidanceKind, samplers
 from vqdiff.serving.page.running import told

@@ -13,7 +13,7 @@ from typing import Any
 
 from PIL import Image
 
-from vqdiff.errors import InputError
+from vqdiff.foundation.errors import InputError
 from vqdiff.pipeline import Pipeline
 from vqdiff.sampling import Trace
 from vqdiff.serving.lane import View

@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from vqdiff.errors import InputError
+from vqdiff.foundation.errors import InputError
 from vqdiff.serving.page.controls import Controls, Values
 from vqdiff.serving.page.drawing import Progress, draw
 from vqdiff.serving.page.parts import empty, grid, script, state

@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 import torch
 
-from vqdiff.pictures import to_images
+from vqdiff.foundation.images import to_images
 from vqdiff.pipeline import Pipeline
 from vqdiff.sampling import Trace
 from vqdiff.serving.page.controls import Controls, Values

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from vqdiff.errors import InputError
+from vqdiff.foundation.errors import InputError
 
 _ROOM, _ROOM_END = ".vqdiff-", ".tmp"
 

@@ -13,8 +13,8 @@ import torch
 from PIL import Image, PngImagePlugin, TiffImagePlugin
 
 from picture_sets import GREY16
-from vqdiff.errors import InputError
-from vqdiff.pictures import (
+from vqdiff.foundation.errors import InputError
+from vqdiff.foundation.images import (
     PictureError,
     as_image,
     batches,

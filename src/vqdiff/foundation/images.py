@@ -16,8 +16,8 @@ from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
-from vqdiff.errors import InputError
-from vqdiff.shapes import Float
+from vqdiff.foundation.errors import InputError
+from vqdiff.foundation.shapes import Float
 
 Picture = Image.Image | str | os.PathLike[str] | NDArray[Any]
 """What `as_image` takes."""

@@ -8,14 +8,14 @@ from typing import Literal
 
 import pytest
 
-from vqdiff.config import read_config
-from vqdiff.errors import InputError
 from vqdiff.evaluation.evaluate import Evaluation
 from vqdiff.evaluation.scorer_training import ScorerTraining
+from vqdiff.foundation.config import read_config
+from vqdiff.foundation.errors import InputError
 from vqdiff.training.diffusion import DiffusionTraining, GuidanceTraining
 from vqdiff.training.tokenizer import TokenizerTraining
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from vqdiff.foundation.processor import can_pack, has_bf16_units, processor
 from vqdiff.pipeline import auto_precision
-from vqdiff.processor import can_pack, has_bf16_units, processor
 
 CPU = torch.device("cpu")
 

@@ -11,7 +11,7 @@ from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union
 
-from vqdiff.errors import InputError
+from vqdiff.foundation.errors import InputError
 
 T = TypeVar("T")
 

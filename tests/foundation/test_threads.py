@@ -5,11 +5,11 @@ import sys
 
 import pytest
 
-from vqdiff.threads import _gnu_openmp
+from vqdiff.foundation.threads import _gnu_openmp
 
 COUNT = """
 import os, time, torch
-from vqdiff.threads import rest
+from vqdiff.foundation.threads import rest
 def threads(): return len(os.listdir("/proc/self/task"))
 torch.set_num_threads(2)
 before = threads()

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 from torch.nn import functional as F
 
-from vqdiff.errors import InputError
-from vqdiff.pictures import Picture, as_image, on_white
-from vqdiff.shapes import Bool
+from vqdiff.foundation.errors import InputError
+from vqdiff.foundation.images import Picture, as_image, on_white
+from vqdiff.foundation.shapes import Bool
 
 _WHITE = 128  # the least value of a mask that means redraw
 

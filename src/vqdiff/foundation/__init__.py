@@ -1,0 +1,1 @@
+"""What everything else stands on: errors, configuration, files, images, progress, threads, the processor."""
