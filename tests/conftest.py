@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
+from pathlib import Path
 
 import pytest
 from jaxtyping import install_import_hook
@@ -43,3 +45,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.fixture(autouse=True)
 def seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A few hundred rows of the emoji set, in its own format; a copy, because loading leaves a cache in it."""
+    fixtures = Path(__file__).parent / "fixtures"
+    return shutil.copytree(fixtures / "emoji-sample", tmp_path_factory.mktemp("sample") / "set")

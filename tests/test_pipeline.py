@@ -17,7 +17,9 @@ from vqdiff.foundation.errors import InputError
 from vqdiff.foundation.processor import has_bf16_units, processor
 from vqdiff.metrics import psnr
 from vqdiff.model import Model
-from vqdiff.pipeline import Pipeline, bundled, pick_device
+from vqdiff.model.devices import pick_device
+from vqdiff.model.finding import bundled
+from vqdiff.pipeline import Pipeline
 
 needs_int8 = pytest.mark.skipif(processor().int8 is None, reason="needs a CPU with VNNI")
 needs_bf16 = pytest.mark.skipif(not has_bf16_units(torch.device("cpu")), reason="bfloat16 is slow here")

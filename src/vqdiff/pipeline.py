@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from importlib import resources
 from pathlib import Path
 from typing import Unpack, get_args
 
@@ -15,15 +13,15 @@ from PIL import Image
 from torch import Tensor
 
 from vqdiff.checkpoints import Extras, read_model
-from vqdiff.checkpoints.hub import download, is_hub_id
 from vqdiff.denoisers.packed import is_packed, pack, precision_of
 from vqdiff.foundation import fitting
 from vqdiff.foundation.config import Precision
 from vqdiff.foundation.errors import InputError
 from vqdiff.foundation.images import Picture, to_images
-from vqdiff.foundation.processor import has_bf16_units
 from vqdiff.foundation.shapes import Float, Int
 from vqdiff.model import Model
+from vqdiff.model.devices import auto_precision, pick_device
+from vqdiff.model.finding import find
 from vqdiff.sampling import Canvas, Frame, SamplingSettings, run
 from vqdiff.text import Condition
 from vqdiff.work import Changes, Prompts, Whole, Work, avoid, conditions_of, settings_of, whole
@@ -247,12 +245,6 @@ class Pipeline:
         model.save(Path(folder))
 
 
-def bundled() -> dict[str, Path]:
-    """The models that come with the package, by name."""
-    root = Path(str(resources.files("vqdiff"))) / "models"
-    return {path.parent.name: path.parent for path in sorted(root.glob("*/model_index.json"))}
-
-
 def load(
     source: str | Path = "emoji",
     *,
@@ -290,38 +282,3 @@ def load(
     if bf16 and where.type == "cpu" and (decoder := getattr(model.image_tokenizer, "decoder", None)) is not None:
         decoder.to(torch.bfloat16, memory_format=torch.channels_last)
     return Pipeline(model, partial(read_model, path, extras))
-
-
-def find(source: str | Path) -> Path:
-    """The folder or file that ``source`` names; InputError if it is neither one nor a bundled model nor on the Hub."""
-    names = bundled()
-    path = names.get(str(source), Path(source))
-    if not path.exists() and is_hub_id(str(source)):
-        return download(str(source))
-    if not path.exists():
-        near = difflib.get_close_matches(str(source), names, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"bundled: {', '.join(names) or 'none'}"
-        raise InputError(f"no model {str(source)!r}: it is neither a folder, a file nor a bundled model; {hint}")
-    return path
-
-
-def auto_precision(device: torch.device) -> Precision:
-    """What "auto" stands for: bfloat16 where the device has units for its products, else float32."""
-    return "bfloat16" if has_bf16_units(device) else "float32"
-
-
-def pick_device(name: str) -> torch.device:
-    """The torch device called ``name``; "auto" is CUDA if there, else the CPU. InputError if it is not there.
-
-    Sampling draws in float64, which Apple's GPUs lack: "mps" is refused.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name.startswith("mps"):
-        raise InputError("the device 'mps' has no float64, which sampling needs: use cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"the device {name!r} is not there: use cpu or auto ({str(error).splitlines()[0]})") from error
-    return device

@@ -15,7 +15,7 @@ from vqdiff.cli import main
 from vqdiff.data import TokenSet
 from vqdiff.image_tokenizers import CompactConfig, CompactTokenizer
 from vqdiff.model import load_component, save_component
-from vqdiff.pipeline import auto_precision, pick_device
+from vqdiff.model.devices import auto_precision, pick_device
 
 
 def fails(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from vqdiff.cli import main
-from vqdiff.pipeline import bundled
+from vqdiff.model.finding import bundled
 
 
 def run(*arguments: str) -> int:

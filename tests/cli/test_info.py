@@ -12,7 +12,7 @@ from full_size import large_folder, memory_of
 from golden_cases import GOLDEN
 from vqdiff.cli import main
 from vqdiff.foundation.processor import processor
-from vqdiff.pipeline import auto_precision, pick_device
+from vqdiff.model.devices import auto_precision, pick_device
 
 
 def info(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> dict[str, Any]:

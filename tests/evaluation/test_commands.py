@@ -22,7 +22,7 @@ from vqdiff.evaluation.study import Study
 from vqdiff.foundation.config import read_config
 from vqdiff.foundation.errors import InputError
 from vqdiff.foundation.images import batches
-from vqdiff.pipeline import bundled
+from vqdiff.model.finding import bundled
 from vqdiff.sampling import Reveal
 
 ROOT = Path(__file__).parents[2]
@@ -182,7 +182,7 @@ def test_a_broken_sampler_is_seen_by_a_study(folder: Path, monkeypatch: pytest.M
     path = config(folder, STUDY.replace('["purity", "halton"]', '["purity"]').replace("[1, 2]", "[8]") + TRIAL)
     scores = list[float]()
     for code, codes in ("right", {}), ("wrong", {"draw_categorical": lambda log_p, u: log_p.argmin(-1)}):
-        monkeypatch.setattr(judge, "_code", lambda *packages, code=code: code)
+        monkeypatch.setattr(judge, "source_hash", lambda *modules, code=code: code)
         for name, mutation in codes.items():
             monkeypatch.setattr(sys.modules[Reveal.__module__], name, mutation)
         main(["study", path])

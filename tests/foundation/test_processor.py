@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from vqdiff.foundation.processor import can_pack, has_bf16_units, processor
-from vqdiff.pipeline import auto_precision
+from vqdiff.model.devices import auto_precision
 
 CPU = torch.device("cpu")
 

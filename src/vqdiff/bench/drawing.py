@@ -24,7 +24,8 @@ from vqdiff.checkpoints.presets import RECIPES, Architecture
 from vqdiff.foundation.errors import InputError
 from vqdiff.foundation.progress import track
 from vqdiff.model import Model
-from vqdiff.pipeline import find, pick_device
+from vqdiff.model.devices import pick_device
+from vqdiff.model.finding import find
 from vqdiff.sampling import SamplingSettings
 
 _BUNDLED = "emoji"

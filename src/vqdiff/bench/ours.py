@@ -27,7 +27,8 @@ from vqdiff.bench.programs import (
     repeat,
 )
 from vqdiff.bench.workers import Turn
-from vqdiff.pipeline import load, pick_device
+from vqdiff.model.devices import pick_device
+from vqdiff.pipeline import load
 from vqdiff.sampling import Canvas, Frame, get_sampler, run
 from vqdiff.work import Work
 

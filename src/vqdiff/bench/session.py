@@ -14,9 +14,8 @@ from vqdiff.bench.programs import PRECISIONS
 from vqdiff.bench.report import Report, check_like
 from vqdiff.bench.workers import Worker
 from vqdiff.foundation.errors import InputError
-from vqdiff.foundation.processor import has_bf16_units
 from vqdiff.foundation.profiling import matmul_peak
-from vqdiff.pipeline import pick_device
+from vqdiff.model.devices import auto_precision, pick_device
 
 Say = Callable[[str], None]
 _MIB = 2**20
@@ -77,7 +76,7 @@ def check_counts(**options: int | tuple[int, ...] | None) -> None:
 
 def precision_for(wanted: Precision | None, device: str) -> Precision:
     """The precision wanted, or the one that fits the device."""
-    return wanted or ("bfloat16" if has_bf16_units(pick_device(device)) else "float32")
+    return wanted or auto_precision(pick_device(device))
 
 
 def less(ours: float, theirs: float) -> float:

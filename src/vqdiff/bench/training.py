@@ -24,7 +24,7 @@ from vqdiff.denoisers import ClassicConfig, ClassicDenoiser
 from vqdiff.diffusion import Schedule, diffusion_loss, q_sample
 from vqdiff.foundation.errors import InputError
 from vqdiff.foundation.profiling import count_flops
-from vqdiff.pipeline import pick_device
+from vqdiff.model.devices import pick_device
 
 PUBLISHED = "log-one-hot"
 _AUX_WEIGHT = 5e-4

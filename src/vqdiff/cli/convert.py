@@ -53,7 +53,7 @@ def convert(
     from vqdiff.foundation.errors import InputError
     from vqdiff.foundation.files import atomic_path, check_replaceable
     from vqdiff.model import Model, save_component
-    from vqdiff.pipeline import find
+    from vqdiff.model.finding import find
 
     check_replaceable(output)
     kind: torch.dtype = getattr(torch, dtype)

@@ -41,10 +41,10 @@ def emoji(
         image_size: Pixels along a side of each picture; the rows are the same for all.
         workers: Processes that draw; 0 takes one per CPU.
     """
-    from vqdiff.data.emoji.build import DRAWINGS_ALONE, VIEWS, Contents, build
-    from vqdiff.data.emoji.views import counts
     from vqdiff.foundation.errors import InputError
     from vqdiff.foundation.progress import track
+    from vqdiff.recipes.emoji.build import DRAWINGS_ALONE, VIEWS, Contents, build
+    from vqdiff.recipes.emoji.views import counts
 
     if workers < 0:
         raise InputError(f"--workers is {workers}: name a number of processes, or 0 for one per CPU")
@@ -113,7 +113,7 @@ def check(
 def _print_cost(pictures: int, image_size: int, device: str) -> None:
     from datetime import timedelta
 
-    from vqdiff.pipeline import auto_precision, pick_device
+    from vqdiff.model.devices import auto_precision, pick_device
     from vqdiff.training.cost import measure_cost
 
     where = pick_device(device)
@@ -156,7 +156,8 @@ def tokens(
     from vqdiff.data.splits import split_names
     from vqdiff.foundation.errors import InputError
     from vqdiff.model import load_component
-    from vqdiff.pipeline import find, pick_device
+    from vqdiff.model.devices import pick_device
+    from vqdiff.model.finding import find
 
     if batch_size < 1:
         raise InputError(f"--batch-size is {batch_size}: at least 1 is needed")
@@ -185,9 +186,9 @@ def text_encoder(folder: Path, *, output: Annotated[Path, Parameter(name=["--out
         folder: A folder of pictures with captions.
         output: The new folder, for transformers.
     """
-    from vqdiff.data.minilm import fetch_text_encoder
     from vqdiff.data.rows import captions_of, sound
     from vqdiff.data.splits import find_splits
+    from vqdiff.recipes.emoji.text_encoder import fetch_text_encoder
 
     rows = (row for read in find_splits(folder).values() for row in sound(read().rows()))
     captions = {text for row in rows for text in captions_of(row.columns)}

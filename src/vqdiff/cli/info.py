@@ -35,7 +35,8 @@ def info(
     from vqdiff.checkpoints import kind_of, read
     from vqdiff.foundation.processor import processor
     from vqdiff.model import Model
-    from vqdiff.pipeline import auto_precision, find, pick_device
+    from vqdiff.model.devices import auto_precision, pick_device
+    from vqdiff.model.finding import find
 
     path = find(model)
     parts = read(path, {"image_tokenizer": image_tokenizer}, shapes_only=True)  # nothing but names and shapes

@@ -9,8 +9,6 @@ import shlex
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
-from functools import cache
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +23,7 @@ from vqdiff.denoisers.packed import precision_of
 from vqdiff.evaluation.drawing import draw, only_main_process, processes
 from vqdiff.evaluation.protocol import Measurement, Result, Subject
 from vqdiff.evaluation.scoring import Scoring
+from vqdiff.evaluation.source import source_hash
 from vqdiff.evaluation.trial import Cell, Null, Trial
 from vqdiff.foundation.config import Precision
 from vqdiff.foundation.errors import InputError
@@ -147,7 +146,7 @@ class Judge:
             null=self.null(cell),
         )
         measurement = self.measurement(reconstruct=cell.reconstruct)
-        code = _code(*_DRAWS, *_SCORES)
+        code = source_hash(*_SCORING)
         stem = self.trial.drawn / "results" / _hash([json.dumps(asdict(subject)), measurement.hash, code])
         drawn = [self.tokens(cell, seed) for seed in measurement.seeds]
         with only_main_process() as main:
@@ -185,7 +184,7 @@ class Judge:
             self.null(cell),
             torch.__version__,
         ]
-        key += [json.dumps(asdict(settings)), str(self.trial.batch_size), _code(*_DRAWS)]
+        key += [json.dumps(asdict(settings)), str(self.trial.batch_size), source_hash(*_SAMPLING)]
         folder = self.trial.drawn / _hash([*key, *self.captions]) / str(seed)
         return draw(pipe, self.captions, seed, settings, folder, batch_size=self.trial.batch_size)
 
@@ -219,16 +218,9 @@ class Judge:
         }
 
 
-_DRAWS = ("diffusion/*.py", "sampling/*.py", "denoisers/*.py", "bert.py", "text.py")
-_SCORES = ("image_tokenizers/*.py", "features.py", "metrics.py", "evaluation/scorer.py", "evaluation/scoring.py")
-
-
-@cache
-def _code(*patterns: str) -> str:
-    """Hash of the source of parts of this package."""
-    root = Path(str(resources.files("vqdiff")))
-    files = sorted(file for pattern in patterns for file in root.glob(pattern))
-    return _hash([hashlib.sha256(file.read_bytes()).hexdigest() for file in files])
+_SAMPLING = ("vqdiff.pipeline", "vqdiff.evaluation.drawing")
+_SCORING = (*_SAMPLING, "vqdiff.evaluation.scoring")
+"""Modules that, with all they import, make a seed into tokens, and tokens into scores."""
 
 
 def _hash_pixels(pictures: PictureSet) -> str:

@@ -16,13 +16,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from vqdiff.features import Views, file_hash
 from vqdiff.foundation.errors import InputError
 from vqdiff.foundation.processor import bf16_where_faster
 from vqdiff.foundation.shapes import Float, Int
 from vqdiff.metrics import principal_directions
+from vqdiff.metrics.features import Views, file_hash
 from vqdiff.model import load_component
-from vqdiff.pipeline import bundled
+from vqdiff.model.finding import bundled
 from vqdiff.text import TextEncoder
 
 

@@ -15,11 +15,11 @@ from torch.nn.functional import cross_entropy, logsigmoid
 
 from vqdiff.data import PictureSet, load
 from vqdiff.evaluation.scorer import Probe, Scorer, ScorerConfig, mean_states
-from vqdiff.features import EfficientNetLite0, Views, file_hash
 from vqdiff.foundation.errors import InputError
 from vqdiff.foundation.files import atomic_path
 from vqdiff.foundation.images import batches
 from vqdiff.metrics import retrieved
+from vqdiff.metrics.features import EfficientNetLite0, Views, file_hash
 from vqdiff.model import save_component
 from vqdiff.text import TextEncoder
 

@@ -13,7 +13,6 @@ from torch import Tensor
 from vqdiff.data import PictureSet
 from vqdiff.evaluation.scorer import Scorer, load_scorer, mean_states, scorer_text_encoder, scorers_folder
 from vqdiff.evaluation.trial import Trial
-from vqdiff.features import CLIP, EfficientNetLite0, Inception, Network, Views
 from vqdiff.foundation.errors import InputError
 from vqdiff.foundation.images import batches
 from vqdiff.metrics import (
@@ -24,7 +23,8 @@ from vqdiff.metrics import (
     retrieved,
     text_score,
 )
-from vqdiff.model import fingerprint
+from vqdiff.metrics.features import CLIP, EfficientNetLite0, Inception, Network, Views
+from vqdiff.model.components import fingerprint
 
 _FEWEST = 10
 """Pictures: below, neighbourhoods and splits make no sense."""

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from vqdiff.features import EfficientNetLite0
 from vqdiff.foundation.errors import InputError
 from vqdiff.foundation.shapes import Float, Int
 from vqdiff.image_tokenizers.processes import all_mean
 from vqdiff.image_tokenizers.quantizers import code_use
 from vqdiff.metrics import psnr
+from vqdiff.metrics.features import EfficientNetLite0
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from vqdiff.foundation.config import Precision
 from vqdiff.foundation.errors import InputError
-from vqdiff.pipeline import bundled, find, load
+from vqdiff.model.finding import bundled, find
+from vqdiff.pipeline import load
 from vqdiff.serving.api import create_app, quieten
 from vqdiff.serving.engine import Engine, default_rows
 from vqdiff.serving.forward import Forward, answered_by

@@ -22,7 +22,8 @@ from vqdiff.foundation.files import atomic_path
 from vqdiff.foundation.images import sheet
 from vqdiff.foundation.shapes import Float, Int
 from vqdiff.model import Card, Model, load_component
-from vqdiff.pipeline import Pipeline, bundled
+from vqdiff.model.finding import bundled
+from vqdiff.pipeline import Pipeline
 from vqdiff.sampling import SamplingSettings
 from vqdiff.text import NullCondition, NullKind, read_text_encoder
 from vqdiff.training.conditions import conditions_of

@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from vqdiff.data import PictureSet, emphasised, load
-from vqdiff.features import EfficientNetLite0
 from vqdiff.foundation.errors import InputError
 from vqdiff.foundation.files import atomic_path
 from vqdiff.foundation.images import grid, to_pixels
 from vqdiff.image_tokenizers import VQGAN, CompactConfig, CompactTokenizer, VQGANConfig, code_use
 from vqdiff.image_tokenizers.losses import AdversarialConfig, PerceptualConfig, ReconstructionLoss, TokenizerObjective
 from vqdiff.metrics import frechet_distance, principal_directions, psnr, structural_similarity
+from vqdiff.metrics.features import EfficientNetLite0
 from vqdiff.model import load_component, save_component
 from vqdiff.training.loop import RunConfig, train
 

@@ -1,0 +1,57 @@
+"""A hash of what a computation is made of: the source of modules of this package and of all that these import."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+from collections.abc import Iterator
+from functools import cache
+from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
+from pathlib import Path
+
+_PACKAGE = "vqdiff"
+
+
+@cache
+def source_hash(*modules: str) -> str:
+    """Twelve hex digits that change with the code of these modules, or of any in this package that they import.
+
+    Comments and docstrings don't count. Raises ModuleNotFoundError for a module that is not there.
+    """
+    trees, waiting = dict[str, str](), list(modules)
+    while waiting:
+        name = waiting.pop()
+        if name in trees or name == _PACKAGE:  # whose own module has nothing but lazy names and the version
+            continue
+        if (spec := find_spec(name)) is None or spec.origin is None:
+            raise ModuleNotFoundError(f"{name} is not there, so nothing can be keyed on it")
+        tree = ast.parse(Path(spec.origin).read_text("utf-8"))
+        waiting += [name.rpartition(".")[0], *_imported(tree, spec)]
+        trees[name] = ast.dump(_without_docstrings(tree))
+    return hashlib.sha256(repr(sorted(trees.items())).encode()).hexdigest()[:12]
+
+
+def _imported(tree: ast.Module, spec: ModuleSpec) -> Iterator[str]:
+    """The modules of this package that a module imports, at its top or later."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names if name.name.startswith(f"{_PACKAGE}."))
+        elif isinstance(node, ast.ImportFrom) and f"{node.module}.".startswith(f"{_PACKAGE}."):
+            assert node.level == 0, f"{spec.name} imports by relative names"
+            for name in node.names:
+                yield submodule if _is_module(submodule := f"{node.module}.{name.name}") else str(node.module)
+
+
+def _is_module(name: str) -> bool:
+    parent = find_spec(name.rpartition(".")[0])
+    return parent is not None and parent.submodule_search_locations is not None and find_spec(name) is not None
+
+
+def _without_docstrings(tree: ast.Module) -> ast.Module:
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list):
+            kept = [one for one in body if not (isinstance(one, ast.Expr) and isinstance(one.value, ast.Constant))]
+            node.body = kept or [ast.Pass()]  # type: ignore[attr-defined]
+    return tree

@@ -1,0 +1,33 @@
+"""Scores of images, of sets of images, and of images against their captions."""
+
+from __future__ import annotations
+
+from vqdiff.metrics.scores import (
+    Manifold,
+    frechet_distance,
+    inception_score,
+    kernel_distance,
+    manifold,
+    principal_directions,
+    psnr,
+    retrieved,
+    structural_similarity,
+    text_score,
+)
+from vqdiff.metrics.statistics import Estimate, differ, summary
+
+__all__ = [
+    "Estimate",
+    "Manifold",
+    "differ",
+    "frechet_distance",
+    "inception_score",
+    "kernel_distance",
+    "manifold",
+    "principal_directions",
+    "psnr",
+    "retrieved",
+    "structural_similarity",
+    "summary",
+    "text_score",
+]

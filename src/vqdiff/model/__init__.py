@@ -1,0 +1,9 @@
+"""The assembled model: its parts, its folder, how it is found, and where it runs."""
+
+from __future__ import annotations
+
+from vqdiff.model.bound import Bound
+from vqdiff.model.components import load_component, save_component
+from vqdiff.model.model import Card, Model
+
+__all__ = ["Bound", "Card", "Model", "load_component", "save_component"]

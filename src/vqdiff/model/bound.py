@@ -1,0 +1,71 @@
+"""A denoiser with its conditions prepared."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vqdiff.denoisers.layers import aligned
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A denoiser and the prepared conditions of a batch of pictures (a `TwoStage` `Denoise`); see `Model.bind`.
+
+    As the rows of a `Batch`, conditions may leave (`select`) and come (`join`) between two steps.
+    """
+
+    denoiser: Any
+    num_images: int | None
+    """B; None for an unconditional model, whose conditions take no rows."""
+    condition: Any
+    null: Any | None = None
+    batch_invariant: bool = False
+    """Whether what is predicted for an image must not depend on the batch, not even by rounding."""
+
+    def __call__(self, tokens: Tensor, t: Tensor) -> Tensor:
+        return self.logits(self.features(tokens, t))
+
+    def features(self, tokens: Tensor, t: Tensor) -> Tensor:
+        """What the denoiser knows of every position."""
+        guided = self.null is not None and len(tokens) != self.num_images
+        condition = self._both if guided else self.condition
+        if not self._one_by_one or len(tokens) == 1:
+            return self.denoiser.features(tokens, t, condition)
+        rows = [condition if self.num_images is None else condition.one(row) for row in range(len(tokens))]
+        return torch.cat([self.denoiser.features(*one) for one in zip(tokens.split(1), t.split(1), rows, strict=True)])
+
+    def logits(self, features: Tensor) -> Tensor:
+        """The logits of x0 at positions with these features, (B, M, E) or (M, E)."""
+        if not self._one_by_one or features.ndim == 2:
+            return self.denoiser.logits(features)
+        return torch.cat([self.denoiser.logits(aligned(one)) for one in features.split(1)])
+
+    @property
+    def _one_by_one(self) -> bool:
+        """Whether to call the denoiser with one image at a time."""
+        return self.batch_invariant and not getattr(self.denoiser, "batch_invariant", False)
+
+    @cached_property
+    def _both(self) -> Any:
+        return self.condition.join(self.null)
+
+    def select(self, rows: Sequence[int]) -> Bound:
+        """Return the conditions with these numbers, in this order."""
+        if self.num_images is None:
+            return self
+        null = None if self.null is None else self.null.select(rows)
+        return replace(self, num_images=len(rows), condition=self.condition.select(rows), null=null)
+
+    def join(self, other: Bound) -> Bound:
+        """Return these conditions and then those of `other`, which has the same denoiser and as well a null or none."""
+        if self.num_images is None or other.num_images is None:
+            return self
+        null = None if self.null is None else self.null.join(other.null)
+        num_images = self.num_images + other.num_images
+        return replace(self, num_images=num_images, condition=self.condition.join(other.condition), null=null)

@@ -1,0 +1,114 @@
+"""The networks of a model, each with its configuration in a folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from vqdiff.denoisers import ClassicConfig, ClassicDenoiser, ModernConfig, ModernDenoiser
+from vqdiff.denoisers.packed import is_packed
+from vqdiff.foundation.config import build
+from vqdiff.foundation.errors import InputError
+from vqdiff.foundation.files import atomic_path, read_json, release
+from vqdiff.foundation.initialising import without_initialising
+from vqdiff.image_tokenizers import VQGAN, AbsentConfig, AbsentTokenizer, CompactConfig, CompactTokenizer, VQGANConfig
+from vqdiff.text import NullCondition, NullConfig
+
+NETWORKS: dict[str, tuple[type[nn.Module], type[Any]]] = {
+    "ClassicDenoiser": (ClassicDenoiser, ClassicConfig),
+    "ModernDenoiser": (ModernDenoiser, ModernConfig),
+    "CompactTokenizer": (CompactTokenizer, CompactConfig),
+    "VQGAN": (VQGAN, VQGANConfig),
+    "AbsentTokenizer": (AbsentTokenizer, AbsentConfig),
+    "NullCondition": (NullCondition, NullConfig),
+}
+
+
+def save_component(module: Any, folder: Path, dtype: torch.dtype | None = None) -> None:
+    """Write ``config.json`` and ``model.safetensors`` of a network that has a ``config`` dataclass.
+
+    Raises InputError if it is packed: its weights are then not what they were.
+    """
+    if is_packed(module):
+        raise InputError("this network is packed for drawing: save its pipeline, or load the model without packing it")
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {
+        name: value.to(dtype if dtype and value.is_floating_point() else value.dtype).contiguous()
+        for name, value in module.state_dict().items()
+    }
+    config = {"class": type(module).__name__, **dataclasses.asdict(module.config)}
+    with atomic_path(folder / "config.json") as path:
+        path.write_text(json.dumps(config, indent=2) + "\n")
+    with atomic_path(folder / "model.safetensors") as path:
+        save_file(tensors, path)
+        path.chmod(0o644)  # safetensors makes files for their owner alone
+
+
+def load_component(
+    folder: Path,
+    networks: Mapping[str, tuple[type[nn.Module], type[Any]]] = NETWORKS,
+    *,
+    dtype: torch.dtype | None = None,
+    shapes_only: bool = False,
+) -> Any:
+    """Read what :func:`save_component` wrote, as ``dtype`` (default float32) and in evaluation mode.
+
+    Its class is one of ``networks``. ``shapes_only`` builds it on the meta device and reads no weights.
+    """
+    values = read_json(folder / "config.json")
+    name = values.pop("class", None)
+    if name not in networks:
+        raise InputError(f"{folder / 'config.json'}: unknown class {name!r}; known: {', '.join(networks)}")
+    network, config_of = networks[name]
+    config = build(config_of, values, str(folder / "config.json"))
+    # What is not filled takes no memory yet, and tables that are computed and not in the file are there already.
+    with torch.device("meta" if shapes_only else "cpu"), without_initialising():
+        module = network(config)
+    if shapes_only:
+        return module.eval().requires_grad_(False)
+    weights = folder / "model.safetensors"
+    try:
+        kinds = {key: value.dtype for key, value in module.state_dict().items()}
+        # Assigned, tensor by tensor: a large model must never be in memory twice.
+        state = {
+            key: converted(value, dtype if dtype and value.is_floating_point() else kinds.get(key, value.dtype))
+            for key, value in load_file(weights).items()
+        }
+        module.load_state_dict(state, assign=True)
+    except FileNotFoundError as error:
+        raise InputError(f"{weights} is missing: the model folder is incomplete") from error
+    except (SafetensorError, RuntimeError, OSError) as error:
+        raise InputError(f"{weights} is broken or of another network: {str(error).splitlines()[0]}") from error
+    return module.eval().requires_grad_(False)
+
+
+def converted(value: Tensor, dtype: torch.dtype) -> Tensor:
+    """A file's tensor as ``dtype``, without leaving what was read of the file in memory."""
+    if value.dtype == dtype:
+        return value
+    copy = value.to(dtype)
+    release(value)
+    return copy
+
+
+def fingerprint(folder: Path) -> str:
+    """Twelve hex digits of the weights and configurations in a folder; default settings and the card don't count."""
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.suffix in (".json", ".safetensors")):
+        content = path.read_bytes()
+        if path == folder / "model_index.json":
+            index = read_json(path)
+            content = json.dumps(
+                {key: index[key] for key in index.keys() - {"sampling", "card"}}, sort_keys=True
+            ).encode()
+        digest.update(path.relative_to(folder).as_posix().encode() + hashlib.sha256(content).digest())
+    return digest.hexdigest()[:12]

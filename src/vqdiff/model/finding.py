@@ -1,0 +1,29 @@
+"""Which folder or file a model's name stands for."""
+
+from __future__ import annotations
+
+import difflib
+from importlib import resources
+from pathlib import Path
+
+from vqdiff.foundation.errors import InputError
+from vqdiff.model.hub import download, is_hub_id
+
+
+def bundled() -> dict[str, Path]:
+    """The models that come with the package, by name."""
+    root = Path(str(resources.files("vqdiff"))) / "models"
+    return {path.parent.name: path.parent for path in sorted(root.glob("*/model_index.json"))}
+
+
+def find(source: str | Path) -> Path:
+    """The folder or file that ``source`` names; InputError if it is neither one nor a bundled model nor on the Hub."""
+    names = bundled()
+    path = names.get(str(source), Path(source))
+    if not path.exists() and is_hub_id(str(source)):
+        return download(str(source))
+    if not path.exists():
+        near = difflib.get_close_matches(str(source), names, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"bundled: {', '.join(names) or 'none'}"
+        raise InputError(f"no model {str(source)!r}: it is neither a folder, a file nor a bundled model; {hint}")
+    return path

@@ -1,0 +1,205 @@
+"""The assembled model and its folder (``model_index.json`` and one sub-folder a component)."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vqdiff.denoisers.packed import precision_of
+from vqdiff.diffusion import Schedule
+from vqdiff.foundation.config import build
+from vqdiff.foundation.errors import InputError
+from vqdiff.foundation.files import atomic_path, read_json
+from vqdiff.model.bound import Bound
+from vqdiff.model.components import fingerprint, load_component, save_component
+from vqdiff.sampling import SamplingSettings
+from vqdiff.text import AnyTextEncoder, Blend, ClipTextEncoder, Condition, NullCondition, TextEncoder
+
+FORMAT_VERSION = 1
+
+
+@dataclass
+class Card:
+    """What a model says of itself: licences, what it was trained on, what was measured."""
+
+    name: str = "unnamed"
+    licenses: dict[str, str] = field(default_factory=dict)
+    trained_on: str = ""
+    quality: dict[str, Any] = field(default_factory=dict)
+    origin: dict[str, str] = field(default_factory=dict)
+    """Of a model from elsewhere: the file each part came from."""
+    notes: tuple[str, ...] = ()
+    """What was odd about those files."""
+
+
+@dataclass
+class Model:
+    """The parts that make a picture from a condition; see :meth:`load` and :meth:`save`.
+
+    ``text_encoder`` and ``null_condition`` are None for class-conditional and unconditional models.
+    """
+
+    schedule: Schedule
+    denoiser: Any
+    image_tokenizer: Any
+    text_encoder: AnyTextEncoder | None = None
+    null_condition: NullCondition | None = None
+    sampling: SamplingSettings = field(default_factory=SamplingSettings)
+    card: Card = field(default_factory=Card)
+    fingerprint: str = "unsaved"
+    """Twelve hex digits that change with all that decides a picture, once its prompt, seed and settings are given."""
+    batch_invariant: bool = False
+    """Whether, on a GPU too, an image is computed as it is alone, whatever batch it is in; on a CPU it always is."""
+
+    def identity(self) -> dict[str, str]:
+        """What a picture's metadata say of the model, besides its settings."""
+        return {"model": self.card.name, "model_hash": self.fingerprint, "precision": precision_of(self.denoiser)}
+
+    @property
+    def num_tokens(self) -> int:
+        """L, the tokens of a picture."""
+        return self.image_tokenizer.grid_size**2
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parts are."""
+        return next(self.denoiser.parameters()).device
+
+    @property
+    def num_classes(self) -> int | None:
+        """Number of labels of a class-conditional model, else None."""
+        return getattr(self.denoiser.config, "num_classes", None)
+
+    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Model:
+        """Move all parts to ``device``, and the denoiser and image tokenizer to ``dtype`` if given."""
+        self.denoiser.to(device, dtype)
+        self.image_tokenizer.to(device)
+        for part in (self.text_encoder, self.null_condition):
+            if part is not None:
+                part.to(device)
+        return self
+
+    def encode(self, conditions: Sequence[Condition] | None) -> Tensor | None:
+        """Prompts → text features ``(B, N, C)``; labels → ``(B,)``; None stays None (an unconditional model).
+
+        A None among them is the null condition ∅.
+        """
+        if self.text_encoder is not None:
+            # One by one: in a batch, rounding would depend on the other prompts, and so would the picture.
+            features = {one: self._features(one) for one in conditions or ()}
+            return torch.cat([features[one] for one in conditions or ()])
+        if conditions is None or self.num_classes is None:
+            return None
+        if wrong := [one for one in conditions if one is not None and not str(one).isdecimal()]:
+            raise InputError(f"this model draws labels 0 to {self.num_classes - 1}, not {wrong[0]!r}")
+        labels = [int(str(one)) for one in conditions if one is not None]
+        if labels and not 0 <= min(labels) <= max(labels) < self.num_classes:
+            raise InputError(f"labels run from 0 to {self.num_classes - 1}, got {labels}")
+        rows = [self.num_classes if one is None else int(str(one)) for one in conditions]
+        return torch.tensor(rows, device=self.device)
+
+    def _features(self, condition: Condition) -> Tensor:
+        assert self.text_encoder is not None
+        if isinstance(condition, Blend):
+            return torch.lerp(self._features(condition.first), self._features(condition.second), condition.weight)
+        if condition is not None:
+            return self.text_encoder.encode([str(condition)])
+        if (null := self.null(1)) is None:
+            raise InputError("this model has no null condition: give it a prompt, and use guidance 1")
+        return null
+
+    def null(self, batch_size: int) -> Tensor | None:
+        """The null condition ∅ for ``batch_size`` pictures."""
+        if self.null_condition is not None:
+            return self.null_condition(batch_size)
+        if self.num_classes is not None:
+            return torch.full((batch_size,), self.num_classes, device=self.device)
+        return None
+
+    def bind(self, condition: Tensor | None, null: Tensor | None = None) -> Bound:
+        """The denoiser with its conditions prepared once for all steps.
+
+        Called with twice as many rows as there are conditions, it predicts the second half under ``null``. On a CPU, or
+        if `batch_invariant` says so, each row is computed as it is alone.
+        """
+        invariant = self.batch_invariant or self.device.type == "cpu"
+        prepare = self._prepare_apart if invariant else self.denoiser.prepare
+        num_images = None if condition is None else len(condition)
+        return Bound(self.denoiser, num_images, prepare(condition), None if null is None else prepare(null), invariant)
+
+    def _prepare_apart(self, condition: Tensor | None) -> Any:
+        if condition is None:
+            return self.denoiser.prepare(None)
+        first, *others = (self.denoiser.prepare(one) for one in condition.split(1))
+        return first.join(*others) if others else first
+
+    def save(self, folder: Path, dtype: torch.dtype | None = None) -> None:
+        """Write the model folder; floating-point weights as ``dtype`` if given."""
+        with atomic_path(folder) as path:
+            path.mkdir()
+            parts = {"denoiser": self.denoiser, "image_tokenizer": self.image_tokenizer}
+            if self.null_condition is not None:
+                parts["null_condition"] = self.null_condition
+            for name, part in parts.items():
+                save_component(part, path / name, dtype)
+            index: dict[str, Any] = {"format_version": FORMAT_VERSION}
+            index["components"] = {name: type(part).__name__ for name, part in parts.items()}
+            if self.text_encoder is not None:
+                self.text_encoder.save(path / "text_encoder")
+                index["components"]["text_encoder"] = type(self.text_encoder).__name__
+                if isinstance(self.text_encoder, TextEncoder):
+                    index["text_encoder"] = {"max_tokens": self.text_encoder.max_tokens}
+            index["schedule"] = self.schedule.to_config()
+            index["sampling"] = dataclasses.asdict(self.sampling)
+            index["card"] = dataclasses.asdict(self.card)
+            (path / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
+
+    @classmethod
+    def load(cls, folder: Path, *, dtype: torch.dtype | None = None, shapes_only: bool = False) -> Model:
+        """Read a model folder, the denoiser as ``dtype`` (default float32).
+
+        ``shapes_only`` gives parts on the meta device and reads no weights. InputError says what is missing, unknown or
+        broken.
+        """
+        index = read_json(folder / "model_index.json")
+        if index.get("format_version") != FORMAT_VERSION:
+            raise InputError(
+                f"{folder} has format version {index.get('format_version')}, this vqdiff reads {FORMAT_VERSION}"
+            )
+        where = str(folder / "model_index.json")
+        try:
+            parts = {
+                name: load_component(
+                    folder / name, dtype=dtype if name == "denoiser" else None, shapes_only=shapes_only
+                )
+                for name in index["components"]
+                if name != "text_encoder"
+            }
+            text_encoder = None
+            match index["components"].get("text_encoder"):
+                case "ClipTextEncoder":
+                    text_encoder = ClipTextEncoder.read(folder / "text_encoder", shapes_only=shapes_only)
+                case "TextEncoder":
+                    settings = index["text_encoder"]
+                    text_encoder = TextEncoder(folder / "text_encoder", **settings, shapes_only=shapes_only)
+            return cls(
+                Schedule.from_config(index["schedule"]),
+                parts["denoiser"],
+                parts["image_tokenizer"],
+                text_encoder,
+                parts.get("null_condition"),
+                build(SamplingSettings, index["sampling"], where),
+                build(Card, index["card"], where),
+                fingerprint(folder),
+            )
+        except KeyError as error:
+            raise InputError(f"{where}: {error} is missing") from error
+        except (TypeError, AttributeError) as error:
+            raise InputError(f"{where} is not what a model folder says of itself: {error}") from error

@@ -1,0 +1,1 @@
+"""Data sets that this project builds for itself."""

@@ -1,0 +1,19 @@
+"""Conditions and their features: prompts, blends of two, frozen text encoders, and the null condition."""
+
+from __future__ import annotations
+
+from vqdiff.text.conditions import Blend, Condition
+from vqdiff.text.encoders import AnyTextEncoder, ClipTextEncoder, TextEncoder, read_text_encoder
+from vqdiff.text.null import NullCondition, NullConfig, NullKind
+
+__all__ = [
+    "AnyTextEncoder",
+    "Blend",
+    "ClipTextEncoder",
+    "Condition",
+    "NullCondition",
+    "NullConfig",
+    "NullKind",
+    "TextEncoder",
+    "read_text_encoder",
+]

@@ -1,0 +1,86 @@
+"""Emoji in a text, read as the names that models learn: ``a 🍎`` is ``a red apple``."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from importlib.resources import files
+
+TONES = {"\U0001f3fb": "light", "\U0001f3fc": "medium-light", "\U0001f3fd": "medium", "\U0001f3fe": "medium-dark",
+         "\U0001f3ff": "dark"}  # fmt: skip
+_PICTURE, _TEXT, _KEYCAP = "\ufe0f", "\ufe0e", "\u20e3"
+_SIGNS = "\u2190"  # below it: digits, ©, ™ …, which are emoji only where a variation selector says so
+
+
+@cache
+def names() -> dict[str, str]:
+    """What each emoji is called, by its characters without skin tones and variation selectors."""
+    return json.loads((files("vqdiff.text") / "emoji_names.json").read_text("utf-8"))
+
+
+def spell_out(text: str) -> str:
+    """The text with each emoji replaced by its name, skin tones included; a text without emoji as it is."""
+    if text.isascii():
+        return text
+    known, longest, starts = _index()
+    parts, plain, position = list[tuple[bool, str]](), "", 0
+    while position < len(text):
+        length, name = _read(text, position, known, longest) if text[position] in starts else (1, "")
+        if name:
+            parts += [(False, plain), (True, name)]
+            plain = ""
+        else:
+            plain += text[position]
+        position += length
+    if not parts:
+        return text
+    return _join([*parts, (False, plain)])
+
+
+@cache
+def _index() -> tuple[dict[str, str], int, frozenset[str]]:
+    known = names()
+    return known, max(map(len, known)), frozenset(emoji[0] for emoji in known)
+
+
+def _read(text: str, start: int, known: dict[str, str], longest: int) -> tuple[int, str]:
+    """The longest emoji that begins at ``start``: its number of characters and its name; (1, "") if there is none."""
+    bare, tones, found, end = "", list[str](), (1, ""), start
+    shown = text[start] >= _SIGNS
+    while end < len(text) and len(bare) <= longest:
+        char = text[end]
+        if char in TONES and bare:
+            tones.append(TONES[char])
+        elif char == _PICTURE:
+            shown = True
+        else:
+            bare += char
+        end += 1
+        if bare in known and shown and text[end : end + 1] not in (_TEXT, _PICTURE):
+            found = end - start, _toned(known[bare], tones)
+    return found
+
+
+def _toned(name: str, tones: list[str]) -> str:
+    """As captions say it: one tone once, two different ones both."""
+    different = list(dict.fromkeys(tones))
+    said = f" with {' and '.join(different)} skin tone{'s' if len(different) > 1 else ''}" if different else ""
+    return name + said
+
+
+def _join(parts: list[tuple[bool, str]]) -> str:
+    """Names and the text between them, with spaces around names and commas between neighbours."""
+    said, after_name = "", False
+    for is_name, part in parts:
+        if is_name:
+            if after_name:
+                said += ", "
+            elif said and not said[-1].isspace() and said[-1] not in "([{\"'“‘-":
+                said += " "
+        elif after_name and part.isspace():
+            continue  # between two names, or at the end
+        elif after_name and part and (part[0].isalnum()):
+            said += " "
+        if part:
+            said, after_name = said + part, is_name
+    return said

@@ -1,0 +1,54 @@
+"""The null condition ∅ of classifier-free guidance."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from vqdiff.foundation.shapes import Float
+from vqdiff.text.encoders import AnyTextEncoder
+
+NullKind = Literal["learnable", "empty", "zero"]
+
+
+@dataclass(frozen=True)
+class NullConfig:
+    """Which ∅ guidance subtracts: a learned embedding (the paper's), the empty caption's features, or zeros."""
+
+    kind: NullKind = "learnable"
+    num_tokens: int = 32
+    width: int = 384
+
+
+class NullCondition(nn.Module):
+    """∅ as text features ``(B, N, C)``; trained along with the denoiser where it is learnable (paper, section 3.1)."""
+
+    embedding: Tensor
+
+    def __init__(self, config: NullConfig) -> None:
+        super().__init__()
+        self.config = config
+        values = torch.zeros(config.num_tokens, config.width)
+        if config.kind == "learnable":
+            self.embedding = nn.Parameter(nn.init.normal_(values, std=0.5))
+        else:
+            self.register_buffer("embedding", values)
+
+    @classmethod
+    def of(cls, kind: NullKind, encoder: AnyTextEncoder) -> NullCondition:
+        """A new null condition of a kind, beside the features of ``encoder``."""
+        null = cls(NullConfig(kind, encoder.max_tokens, encoder.width))
+        if kind == "empty":
+            null.set_empty(encoder)
+        return null
+
+    def set_empty(self, encoder: AnyTextEncoder) -> None:
+        """Fill the "empty" kind with the encoder's features of the empty caption."""
+        self.embedding.copy_(encoder.encode([""])[0])
+
+    def forward(self, batch_size: int) -> Float[Tensor, "B N C"]:
+        """∅ for every picture of a batch."""
+        return self.embedding.expand(batch_size, -1, -1)
