@@ -29,9 +29,10 @@ import vqdiff
 from vqdiff.bench.machine import describe_machine
 from vqdiff.evaluation.plots import save_figure
 from vqdiff.foundation.threads import rest
+from vqdiff.model import Job
 from vqdiff.pipeline import Pipeline
+from vqdiff.requests import DrawRequest
 from vqdiff.serving.engine import Engine, default_rows
-from vqdiff.work import Work
 
 PROMPTS = ("a red apple", "a cat", "a green tree", "smiling face", "a house", "a yellow flower", "a fish", "a car")
 Done = Callable[[], None]
@@ -65,8 +66,8 @@ class Batches:
                     self._asked.put(None)
                     break
                 batch.append(more)
-            work = Work([one[0] for one in batch], [one[1] for one in batch], settings)
-            self.pipe.draw(work, batch_size=self.size)
+            job = Job([one[0] for one in batch], [one[1] for one in batch], settings)
+            self.pipe.sample(job, batch_size=self.size)
             for _, _, done in batch:
                 done()
 
@@ -78,8 +79,8 @@ class Steps:
         self.pipe, self.engine = pipe, Engine(max_rows=size, max_waiting=100_000)
 
     def ask(self, prompt: str, seed: int, done: Done) -> None:
-        work = Work.generate(self.pipe.model, prompt, seed=seed)
-        self.engine.submit(self.pipe, work).add_done_callback(lambda _: done())
+        job = DrawRequest(prompts=prompt, seed=seed).job(self.pipe.model)
+        self.engine.submit(self.pipe, job).add_done_callback(lambda _: done())
 
     def stop(self) -> None:
         self.engine.stop()

@@ -16,9 +16,10 @@ import vqdiff
 from picture_sets import GREY16
 from vqdiff import Blend, Guidance
 from vqdiff.foundation.errors import InputError
+from vqdiff.foundation.options import whole
 from vqdiff.pipeline import Pipeline
+from vqdiff.requests import tokenize
 from vqdiff.sampling import Canvas, doubtful, get_sampler
-from vqdiff.work import tokenize, whole
 
 STEPS = 3
 
@@ -184,7 +185,7 @@ def test_guidance_schedules_everywhere(pipe: Pipeline, apple: Image.Image, mask:
         pipe.save(tmp_path / "model")
     finally:
         pipe.model.sampling = own
-    assert vqdiff.load(tmp_path / "model", device="cpu").model.sampling.guidance == linear
+    assert vqdiff.load(tmp_path / "model", device="cpu").model.sampling == pipe.settings(guidance=linear)
 
 
 @pytest.mark.parametrize(

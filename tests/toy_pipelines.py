@@ -13,8 +13,9 @@ from vqdiff.denoisers import ClassicConfig, ClassicDenoiser, ModernConfig, Moder
 from vqdiff.denoisers.packed import pack
 from vqdiff.diffusion import Schedule
 from vqdiff.image_tokenizers import CompactConfig, CompactTokenizer
-from vqdiff.model import Bound, Model
+from vqdiff.model import Bound, Job, Model
 from vqdiff.pipeline import Pipeline
+from vqdiff.requests import DrawRequest
 from vqdiff.sampling import SamplingSettings
 
 CODES, TIMES, CLASSES, POISON = 12, 8, 5, 4
@@ -37,6 +38,16 @@ def toy_pipeline(kind: str = "modern", steps: int = 4) -> Pipeline:
         schedule, pack(denoiser) if kind == "packed" else denoiser, tokenizer.requires_grad_(False), sampling=settings
     )
     return Pipeline(model)
+
+
+def generate(
+    model: Model, prompts: Any = None, *, num_images: int = 1, seed: int = 0, negative: Any = None, **changes: Any
+) -> Job:
+    """Images to generate with some of the model's own settings changed."""
+    settings = model.sampling.changed(**changes)
+    return DrawRequest(prompts=prompts, num_images=num_images, seed=seed, negative=negative, settings=settings).job(
+        model
+    )
 
 
 class Gate:

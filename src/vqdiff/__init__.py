@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vqdiff.pipeline import Pipeline, load
-    from vqdiff.sampling import Guidance, samplers
+    from vqdiff.sampling import samplers
+    from vqdiff.settings import Guidance
     from vqdiff.text import Blend
 
 __version__ = "0.1.0"
@@ -18,7 +19,7 @@ __all__ = ["Blend", "Guidance", "Pipeline", "__version__", "load", "samplers"]
 
 _HOMES = {
     "Blend": "vqdiff.text",
-    "Guidance": "vqdiff.sampling",
+    "Guidance": "vqdiff.settings",
     "Pipeline": "vqdiff.pipeline",
     "load": "vqdiff.pipeline",
     "samplers": "vqdiff.sampling",

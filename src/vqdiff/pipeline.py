@@ -1,4 +1,4 @@
-"""Text → pictures."""
+"""Text → images."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Unpack, get_args
+from typing import Any, Unpack, get_args
 
 import torch
 from PIL import Image
@@ -14,22 +14,32 @@ from torch import Tensor
 
 from vqdiff.checkpoints import Extras, read_model
 from vqdiff.denoisers.packed import is_packed, pack, precision_of
-from vqdiff.foundation import fitting
 from vqdiff.foundation.config import Precision
 from vqdiff.foundation.errors import InputError
 from vqdiff.foundation.images import Picture, to_images
+from vqdiff.foundation.options import WholeNumber, whole
 from vqdiff.foundation.shapes import Float, Int
-from vqdiff.model import Model
+from vqdiff.model import Job, Model
 from vqdiff.model.devices import auto_precision, pick_device
 from vqdiff.model.finding import find
+from vqdiff.requests import (
+    DrawRequest,
+    EditRequest,
+    ExpandRequest,
+    Prompts,
+    Request,
+    ReviseRequest,
+    VaryRequest,
+    conditions_of,
+)
 from vqdiff.sampling import Canvas, Frame, SamplingSettings, run
+from vqdiff.settings import SettingChanges
 from vqdiff.text import Condition
-from vqdiff.work import Changes, Prompts, Whole, Work, avoid, conditions_of, settings_of, whole
 
 
 @dataclass(frozen=True)
 class Preview:
-    """One step of :meth:`Pipeline.stream`: the picture as it stands, MASK shown as blank."""
+    """One step of :meth:`Pipeline.stream`: the image as it stands, MASK shown as blank."""
 
     step: int
     steps: int
@@ -39,7 +49,14 @@ class Preview:
 
 
 class Pipeline:
-    """A model with the habits of a painter: prompts and seeds in, PIL images out."""
+    """A model that takes prompts and seeds and gives PIL images.
+
+    Every method has the settings of `SamplingSettings` as further arguments; those left at None are the model's own.
+    Image i of a call has seed ``seed + i`` and does not depend on ``batch_size``, the images sampled together. Guidance
+    leads away from ``negative``, if given, in place of the null condition.
+
+    All raise InputError for an empty or over-long prompt, an unknown label, and a value out of range.
+    """
 
     def __init__(self, model: Model, read_again: Callable[[], Model] | None = None) -> None:
         """``read_again`` gives the networks as they were before they were packed, for :meth:`save`."""
@@ -50,23 +67,19 @@ class Pipeline:
         self,
         prompts: Prompts = None,
         *,
-        num_images: Whole = 1,
-        seed: Whole = 0,
+        num_images: WholeNumber = 1,
+        seed: WholeNumber = 0,
         negative: Condition = None,
-        batch_size: Whole = 8,
+        batch_size: WholeNumber = 8,
         on_step: Callable[[int, int], None] | None = None,
-        **changes: Unpack[Changes],
+        **changes: Unpack[SettingChanges],
     ) -> list[Image.Image]:
-        """Draw ``num_images`` pictures of every prompt (or label, or `vqdiff.text.Blend` of two), prompt by prompt.
+        """Generate ``num_images`` images of every prompt (or label, or `vqdiff.Blend` of two), prompt by prompt.
 
-        Picture i of the whole call has seed ``seed + i`` and does not depend on ``batch_size``. Settings left at None
-        are the model's own. Guidance leads away from ``negative``, if given, in place of the null condition.
-        ``on_step(done, total)`` is told of progress in network calls × pictures.
-
-        Raises InputError for an empty or over-long prompt, or a setting out of range.
+        ``on_step(done, total)`` is called with the progress in network calls × images.
         """
-        work = Work.generate(self.model, prompts, num_images=num_images, seed=seed, negative=negative, **changes)
-        return self.draw(work, batch_size=batch_size, on_step=on_step)
+        common = self._common(num_images=num_images, seed=seed, negative=negative, **changes)
+        return self.draw(DrawRequest(prompts=prompts, **common), batch_size=batch_size, on_step=on_step)
 
     def edit(
         self,
@@ -74,45 +87,48 @@ class Pipeline:
         mask: Picture,
         prompt: Condition = None,
         *,
-        seed: Whole = 0,
+        seed: WholeNumber = 0,
         negative: Condition = None,
-        feather: Whole = 0,
-        **changes: Unpack[Changes],
+        feather: WholeNumber = 0,
+        **changes: Unpack[SettingChanges],
     ) -> Image.Image:
-        """Draw the white part of ``mask`` (128 or more) anew as ``prompt`` says, or as fits if there is none.
+        """Resample the white part of ``mask`` (128 or more), conditioned on ``prompt`` if there is one.
 
-        mask: of the picture's size and any shape. A token with any white pixel in its patch is redrawn; the others
+        mask: of the image's size and any shape. A token with any white pixel in its patch is resampled; the others
         never change. The pixels that are not white are those of ``image``, exactly; ``feather`` fades into them over so
-        many pixels. A mask without white returns the picture; on one of the model's size, a mask that is all white
-        gives what ``pipe(prompt, seed=seed)`` draws. `vqdiff.foundation.fitting` tells what happens to a picture of
+        many pixels. A mask without white returns the image; on one of the model's size, a mask that is all white
+        gives what ``pipe(prompt, seed=seed)`` generates. `vqdiff.foundation.fitting` says what happens to an image of
         another size.
 
-        Picture and mask are PIL images, paths or NumPy arrays, of any mode and depth
+        Image and mask are PIL images, paths or NumPy arrays, of any mode and depth
         (`vqdiff.foundation.images.as_image`).
 
-        Raises InputError for a mask of another size, and as a call does.
+        Raises InputError for a mask of another size, too.
         """
-        asked = {"seed": seed, "negative": negative, "feather": feather}
-        return self.draw(Work.edit(self.model, image, mask, prompt, **asked, **changes))[0]
+        common = self._common(seed=seed, negative=negative, **changes)
+        return self.draw(
+            EditRequest(image=image, mask=mask, prompt=prompt, feather=whole("feather", feather), **common)
+        )[0]
 
     def expand(
         self,
         image: Picture,
         prompt: Condition = None,
         *,
-        left: Whole = 0,
-        top: Whole = 0,
-        right: Whole = 0,
-        bottom: Whole = 0,
-        seed: Whole = 0,
+        left: WholeNumber = 0,
+        top: WholeNumber = 0,
+        right: WholeNumber = 0,
+        bottom: WholeNumber = 0,
+        seed: WholeNumber = 0,
         negative: Condition = None,
-        feather: Whole = 0,
-        **changes: Unpack[Changes],
+        feather: WholeNumber = 0,
+        **changes: Unpack[SettingChanges],
     ) -> Image.Image:
-        """Draw around the picture: ``left``, ``top``, … new pixels at its sides (outpainting), otherwise as `edit`."""
-        margins = {"left": left, "top": top, "right": right, "bottom": bottom}
-        canvas, mask = fitting.expand(image, **{side: whole(side, width) for side, width in margins.items()})
-        return self.edit(canvas, mask, prompt, seed=seed, negative=negative, feather=feather, **changes)
+        """Extend the image by ``left``, ``top``, … new pixels at its sides (outpainting), otherwise as `edit`."""
+        common = self._common(seed=seed, negative=negative, **changes)
+        given = {"left": left, "top": top, "right": right, "bottom": bottom, "feather": feather}
+        sides = {name: whole(name, value) for name, value in given.items()}
+        return self.draw(ExpandRequest(image=image, prompt=prompt, **sides, **common))[0]
 
     def vary(
         self,
@@ -120,27 +136,22 @@ class Pipeline:
         strength: float = 0.5,
         prompt: Condition = None,
         *,
-        num_images: Whole = 1,
-        seed: Whole = 0,
+        num_images: WholeNumber = 1,
+        seed: WholeNumber = 0,
         negative: Condition = None,
-        batch_size: Whole = 8,
-        **changes: Unpack[Changes],
+        batch_size: WholeNumber = 8,
+        **changes: Unpack[SettingChanges],
     ) -> list[Image.Image]:
-        """Noise the picture to the time t = strength·T, rounded, and draw it from there as ``prompt`` says, if given.
+        """Noise the image to the time t = strength·T, rounded, and sample from there, conditioned on ``prompt`` if any.
 
-        strength: 0 is the image tokenizer's own reconstruction, 1 a fresh picture, the one that ``pipe(prompt)`` draws
-        with that seed. Picture i has seed ``seed + i``; all have the size of ``image``.
+        strength: 0 is the image tokenizer's own reconstruction, 1 a new image, the one that ``pipe(prompt)`` generates
+        with that seed. All have the size of ``image``.
 
-        Raises InputError for a strength outside [0, 1], and as a call does.
+        Raises InputError for a strength outside [0, 1], too.
         """
-        asked = {"num_images": num_images, "seed": seed, "negative": negative}
-        return self.draw(Work.vary(self.model, image, strength, prompt, **asked, **changes), batch_size=batch_size)
-
-    @torch.inference_mode()
-    def decode(self, tokens: Int[Tensor, "B L"]) -> list[Image.Image]:
-        """The pictures of finished tokens."""
-        # One by one: convolutions round differently in other batches, enough to move a value of 255.
-        return [to_images(self.model.image_tokenizer.decode(one[None]))[0] for one in tokens]
+        common = self._common(num_images=num_images, seed=seed, negative=negative, **changes)
+        request = VaryRequest(image=image, strength=strength, prompt=prompt, **common)
+        return self.draw(request, batch_size=batch_size)
 
     def revise(
         self,
@@ -148,33 +159,34 @@ class Pipeline:
         share: float = 0.25,
         prompt: Condition = None,
         *,
-        seed: Whole = 0,
+        seed: WholeNumber = 0,
         negative: Condition = None,
-        **changes: Unpack[Changes],
+        **changes: Unpack[SettingChanges],
     ) -> Image.Image:
-        """Draw the ``share`` of the picture anew of which the model is least sure; the other tokens never change.
+        """Resample the least confident tokens, a ``share`` of them all; the others never change.
 
         The denoiser looks at all tokens as if so many were wrong (`vqdiff.sampling.doubtful`). ``prompt`` counts both
-        for what is doubtful and for what is drawn. A share of 0 is the image tokenizer's own reconstruction.
+        for which are doubtful and for what is sampled. A share of 0 is the image tokenizer's own reconstruction.
 
-        Raises InputError for a share outside [0, 1], and as a call does.
+        Raises InputError for a share outside [0, 1], too.
         """
-        work = Work.revise(self.model, image, share, prompt, seed=seed, negative=negative, **changes)
-        return self.draw(work)[0]
+        common = self._common(seed=seed, negative=negative, **changes)
+        return self.draw(ReviseRequest(image=image, share=share, prompt=prompt, **common))[0]
 
     def stream(
         self,
         prompt: Condition = None,
         *,
-        seed: Whole = 0,
+        seed: WholeNumber = 0,
         negative: Condition = None,
         settings: SamplingSettings | None = None,
     ) -> Iterator[Preview]:
-        """Draw one picture and yield it after every step, with its tokens and the purity of every position."""
+        """Generate one image and yield it after every step, with its tokens and the purity of every position."""
         side = self.model.image_tokenizer.grid_size
-        settings = settings or self.model.sampling
-        condition, seeds = self.conditions(prompt), [whole("seed", seed)]
-        for frame in self.frames(condition, seeds, settings, avoid(self.model, negative, settings)):
+        job = DrawRequest(prompts=prompt, seed=whole("seed", seed), negative=negative, settings=settings).job(
+            self.model
+        )
+        for frame in self._run(job):
             yield Preview(
                 frame.step,
                 frame.steps,
@@ -183,7 +195,6 @@ class Pipeline:
                 frame.confidence[0].view(side, side),
             )
 
-    @torch.inference_mode()
     def frames(
         self,
         conditions: Sequence[Condition] | None,
@@ -192,27 +203,39 @@ class Pipeline:
         negative: Condition = None,
         canvas: Canvas | None = None,
     ) -> Iterator[Frame]:
-        """The sampling loop for one batch of conditions, one seed each, as tensors."""
-        yield from self._run(Work(conditions, seeds, settings, negative, canvas))
+        """The sampling loop for one batch of conditions, one seed each, as tensors; nothing is checked."""
+        return self._run(Job(conditions, seeds, settings, negative, canvas))
 
-    @torch.inference_mode()
     def draw(
-        self, work: Work, *, batch_size: Whole = 8, on_step: Callable[[int, int], None] | None = None
+        self, request: Request, *, batch_size: WholeNumber = 8, on_step: Callable[[int, int], None] | None = None
     ) -> list[Image.Image]:
-        """The finished pictures of ``work``; other arguments as for a call."""
-        pictures = list[Image.Image]()
-        for part in work.parts(whole("batch_size", batch_size, least=1)):
+        """The images of a request; other arguments as for a call."""
+        return self.sample(request.job(self.model), batch_size=batch_size, on_step=on_step)
+
+    def sample(
+        self, job: Job, *, batch_size: WholeNumber = 8, on_step: Callable[[int, int], None] | None = None
+    ) -> list[Image.Image]:
+        """The images of a job, which is not checked further."""
+        images = list[Image.Image]()
+        for part in job.parts(whole("batch_size", batch_size, least=1)):
             frame = None
             for frame in self._run(part):
                 if on_step is not None:
-                    done = len(pictures) * frame.steps + frame.step * len(part.seeds)
-                    on_step(done, len(work.seeds) * frame.steps)
+                    done = len(images) * frame.steps + frame.step * len(part.seeds)
+                    on_step(done, len(job.seeds) * frame.steps)
             assert frame is not None  # every sampler takes a step
-            pictures += [work.finish(one) for one in self.decode(frame.tokens)]
-        return pictures
+            images += [job.finish(one) for one in self.decode(frame.tokens)]
+        return images
 
-    def _run(self, work: Work) -> Iterator[Frame]:
-        return run(work.start(self.model), self.model.bind(*work.encode(self.model)))
+    @torch.inference_mode()
+    def _run(self, job: Job) -> Iterator[Frame]:
+        yield from run(job.start(self.model), self.model.bind(*job.encode(self.model)))
+
+    @torch.inference_mode()
+    def decode(self, tokens: Int[Tensor, "B L"]) -> list[Image.Image]:
+        """The images of finished tokens."""
+        # One by one: convolutions round differently in other batches, enough to move a value of 255.
+        return [to_images(self.model.image_tokenizer.decode(one[None]))[0] for one in tokens]
 
     @torch.inference_mode()
     def preview(self, tokens: Int[Tensor, "B L"]) -> Float[Tensor, "B 3 H W"]:
@@ -224,13 +247,23 @@ class Pipeline:
         hidden = masked.view(-1, 1, side, side).repeat_interleave(patch, 2).repeat_interleave(patch, 3)
         return pixels.masked_fill(hidden, 0.9)
 
-    def settings(self, **changes: object) -> SamplingSettings:
+    def settings(self, **changes: Unpack[SettingChanges]) -> SamplingSettings:
         """The model's own settings with ``changes`` (None = unchanged), checked against its number of tokens."""
-        return settings_of(self.model, **changes)
+        settings = self.model.sampling.changed(**changes)
+        settings.check_steps(self.model.num_tokens)
+        return settings
 
     def conditions(self, prompts: Prompts) -> list[Condition]:
-        """Prompts or labels as a checked list; for an unconditional model a list of one nothing."""
+        """Prompts or labels as a checked list; for an unconditional model a list of one None."""
         return conditions_of(self.model, prompts)
+
+    def _common(
+        self, *, seed: WholeNumber, negative: Condition, num_images: WholeNumber = 1, **changes: Unpack[SettingChanges]
+    ) -> dict[str, Any]:
+        """The fields that all requests have."""
+        settings = self.settings(**changes)
+        numbers = {"num_images": whole("num_images", num_images, least=1), "seed": whole("seed", seed)}
+        return {**numbers, "negative": negative, "settings": settings}
 
     def save(self, folder: str | Path) -> None:
         """Write the model folder, with the networks as they were read, whatever precision they draw in.

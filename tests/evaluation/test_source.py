@@ -22,7 +22,7 @@ def hash_with(monkeypatch: pytest.MonkeyPatch, file: Path, addition: str) -> str
         return source_hash.__wrapped__(*MODULES)
 
 
-@pytest.mark.parametrize("name", ["pipeline.py", "work.py", "model/model.py", "sampling/loop.py", "text/null.py"])
+@pytest.mark.parametrize("name", ["pipeline.py", "requests.py", "model/model.py", "sampling/loop.py", "text/null.py"])
 def test_code_counts_and_words_do_not(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     now = source_hash(*MODULES)
     assert hash_with(monkeypatch, ROOT / name, "\nx = 1\n") != now

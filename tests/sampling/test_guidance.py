@@ -13,6 +13,7 @@ import torch
 from vqdiff.foundation.config import build
 from vqdiff.foundation.errors import InputError
 from vqdiff.sampling import Guidance, SamplingSettings
+from vqdiff.sampling.guidance import guidance_at
 
 TIMES = torch.tensor([100, 75, 50, 25, 1, 0])
 
@@ -30,7 +31,7 @@ TIMES = torch.tensor([100, 75, 50, 25, 1, 0])
     ],
 )
 def test_scales(guidance: Guidance, scales: list[float]) -> None:
-    torch.testing.assert_close(guidance.at(TIMES, 100), torch.tensor(scales, dtype=torch.float32))
+    torch.testing.assert_close(guidance_at(guidance, TIMES, 100), torch.tensor(scales, dtype=torch.float32))
 
 
 @pytest.mark.parametrize(
@@ -38,7 +39,7 @@ def test_scales(guidance: Guidance, scales: list[float]) -> None:
     [
         ({"scale": math.nan}, "guidance is nan"),
         ({"scale": -math.inf}, "guidance is -inf"),
-        ({"schedule": "parabola"}, "constant, linear or cosine"),
+        ({"schedule": "parabola"}, "constant, linear, cosine"),
         ({"interval": (0.5, 0.5)}, "rising"),
         ({"interval": (0.8, 0.2)}, "rising"),
         ({"interval": (-0.1, 0.2)}, "from 0 to 1"),
@@ -55,10 +56,20 @@ def test_mistakes_are_named(bad: dict[str, Any], message: str) -> None:
 
 @pytest.mark.parametrize("guidance", [2.5, Guidance(4.0, "cosine", (0.1, 0.9))])
 def test_settings_survive_json(guidance: float | Guidance) -> None:
-    settings = SamplingSettings(guidance=guidance)
+    settings = SamplingSettings().changed(guidance=guidance)
     stored = json.loads(json.dumps(dataclasses.asdict(settings)))
     assert build(SamplingSettings, stored, "here") == settings
 
 
 def test_a_number_is_a_constant_schedule() -> None:
-    assert Guidance.of(2.0) == Guidance.of(Guidance(2.0)) == Guidance(2.0)
+    settings = SamplingSettings()
+    assert (
+        Guidance.of(settings.changed(guidance=2.0))
+        == Guidance.of(settings.changed(guidance=Guidance(2.0)))
+        == Guidance(2.0)
+    )
+
+
+def test_settings_once_saved_with_a_section_of_guidance_are_read() -> None:
+    stored = {"steps": 3, "guidance": {"scale": 4.0, "schedule": "cosine", "interval": [0.1, 0.9]}}
+    assert SamplingSettings.read(stored, "here") == SamplingSettings("purity", 3, 4.0, "cosine", (0.1, 0.9))

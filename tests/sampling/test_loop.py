@@ -140,9 +140,9 @@ def test_rows_come_and_go_between_steps(sampler: str) -> None:
     half = torch.arange(16).remainder(50)[None]
     canvas = Canvas.noised(schedule, get_sampler(sampler), half, [5], redraw=half < 8)
     given = [
-        ([11], SamplingSettings(sampler, 12, Guidance(3.0, "linear"), truncation=0.9), None),
+        ([11], SamplingSettings(sampler, 12, 3.0, "linear", truncation=0.9), None),
         ([5], SamplingSettings(sampler, 5, guidance=2.0), canvas),
-        ([-4], SamplingSettings(sampler, 16, Guidance(4.0, "cosine", (0.2, 0.6)), prior_scale=2.5), None),
+        ([-4], SamplingSettings(sampler, 16, 4.0, "cosine", (0.2, 0.6), prior_scale=2.5), None),
     ]
     first, second, third = (
         Batch.start(schedule, num_tokens=16, seeds=seeds, settings=asked, canvas=begin) for seeds, asked, begin in given
@@ -257,7 +257,7 @@ def test_the_network_is_called_with_the_planned_times_and_twice_the_rows_only_wh
     middle = Guidance(2.0, interval=(0.25, 0.75))  # of the times 20, 15, 10 and 5: 15 and 10
     for guidance, num_rows in ((1.0, [2] * 4), (2.0, [4] * 4), (middle, [2, 4, 4, 2])):
         denoise = Denoiser(5, (1, 2))
-        asked = [SamplingSettings(steps=4, guidance=guidance), SamplingSettings(steps=1, guidance=1.0)]
+        asked = [SamplingSettings(steps=4).changed(guidance=guidance), SamplingSettings(steps=1, guidance=1.0)]
         list(sample(denoise, schedule, num_tokens=4, seeds=[0, 1], settings=asked))
         assert [t.tolist()[:2] for _, t in denoise.calls] == [[20, 20], [15, 1], [10, 1], [5, 1]]
         assert [len(tokens) for tokens, _ in denoise.calls] == num_rows

@@ -84,7 +84,7 @@ def test_openai_edits(server: tuple[str, Any], ai: openai.OpenAI) -> None:
 
 
 def test_openai_is_told_what_is_wrong(ai: openai.OpenAI) -> None:
-    with pytest.raises(openai.BadRequestError, match="this model draws 32x32"):
+    with pytest.raises(openai.BadRequestError, match="this model generates 32x32"):
         ai.images.generate(prompt="2", size="1024x1024")
     with pytest.raises(openai.NotFoundError, match="choose one of toy0, toy1"):
         ai.images.generate(prompt="2", model="../../etc/passwd")
@@ -193,7 +193,7 @@ def bomb(side: int) -> bytes:
         ({"prompt": "1", "n": "2"}, 422, "n is '2'"),
         ({"prompt": "1", "mask": "AAAA"}, 400, "give an image"),
         ({"image": "AAAA", "share": 0.5, "strength": 0.5}, 400, "two ways"),
-        ({"image": "AAAA", "share": 0.5, "n": 2}, 400, "one picture"),
+        ({"image": "AAAA", "share": 0.5, "n": 2}, 400, "one image"),
         ({"image": "A*"}, 400, "base64"),
         ({"image": "AAAA"}, 400, "no readable picture"),
         ({"image": in_base64(png()[:-40])}, 400, "no readable picture"),

@@ -15,15 +15,16 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
 import vqdiff
-from toy_pipelines import POISON, Gate, toy_pipeline
+from toy_pipelines import POISON, Gate, generate, toy_pipeline
 from vqdiff.foundation.config import Precision
 from vqdiff.foundation.errors import InputError
 from vqdiff.foundation.processor import processor
+from vqdiff.model import Job
 from vqdiff.pipeline import Pipeline
+from vqdiff.requests import EditRequest, ReviseRequest, VaryRequest
 from vqdiff.sampling import Guidance, run
 from vqdiff.serving.engine import Engine, QueueFullError, StoppedError
 from vqdiff.serving.lane import Ticket
-from vqdiff.work import Work
 
 PATIENCE = 30.0
 
@@ -39,37 +40,40 @@ def engine_for(gate: Gate | None = None, **limits: int) -> Iterator[Engine]:
         assert engine.stop(drain=False, timeout=PATIENCE)
 
 
-def alone(pipe: Pipeline, work: Work) -> torch.Tensor:
+def alone(pipe: Pipeline, job: Job) -> torch.Tensor:
     with torch.inference_mode():
-        *_, last = run(work.start(pipe.model), pipe.model.bind(*work.encode(pipe.model)))
+        *_, last = run(job.start(pipe.model), pipe.model.bind(*job.encode(pipe.model)))
     return last.tokens
 
 
-def requests(pipe: Pipeline, prompts: tuple[str | int, str | int, str | int]) -> list[Work]:
+def requests(pipe: Pipeline, prompts: tuple[str | int, str | int, str | int]) -> list[Job]:
     model, (one, two, three) = pipe.model, prompts
     side = model.image_tokenizer.config.image_size
     picture, mask = Image.effect_noise((side, side), 60).convert("RGB"), Image.new("L", (side, side))
     ImageDraw.Draw(mask).rectangle((0, 0, side // 2, side // 3), fill=255)
+    edits = [
+        EditRequest(image=picture, mask=mask, prompt=two, seed=7),
+        EditRequest(image=picture, mask=mask, seed=8, settings=model.sampling.changed(sampler="strided")),
+        VaryRequest(image=picture, strength=0.5, prompt=three, num_images=2, seed=9),
+        VaryRequest(image=picture, strength=0.0, seed=10),
+        ReviseRequest(image=picture, share=0.3, prompt=one, seed=11, settings=model.sampling.changed(prior_scale=2.0)),
+    ]
     return [
-        Work.generate(model, one, seed=1),
-        Work.generate(model, two, seed=2, num_images=3, steps=7),
-        Work.generate(model, one, seed=3, sampler="strided", steps=5, truncation=0.8),
-        Work.generate(model, three, seed=4, guidance=1.0),
-        Work.generate(model, three, seed=5, guidance=Guidance(2.0, "linear", (0.2, 0.7)), steps=6),
-        Work.generate(model, one, seed=6, negative=two, guidance=2.5),
-        Work.edit(model, picture, mask, two, seed=7),
-        Work.edit(model, picture, mask, seed=8, sampler="strided"),
-        Work.vary(model, picture, 0.5, three, num_images=2, seed=9),
-        Work.vary(model, picture, 0.0, seed=10),
-        Work.revise(model, picture, 0.3, one, seed=11, prior_scale=2.0),
-        Work.generate(model, two, seed=12, sampler="reference-purity"),
-        Work.generate(model, two, seed=13, steps=1),
+        generate(model, one, seed=1),
+        generate(model, two, seed=2, num_images=3, steps=7),
+        generate(model, one, seed=3, sampler="strided", steps=5, truncation=0.8),
+        generate(model, three, seed=4, guidance=1.0),
+        generate(model, three, seed=5, guidance=Guidance(2.0, "linear", (0.2, 0.7)), steps=6),
+        generate(model, one, seed=6, negative=two, guidance=2.5),
+        *(edit.job(model) for edit in edits),
+        generate(model, two, seed=12, sampler="reference-purity"),
+        generate(model, two, seed=13, steps=1),
     ]
 
 
 def test_a_trace_is_what_the_steps_did() -> None:
     pipe = toy_pipeline()
-    works = [Work.generate(pipe.model, 1, seed=1, num_images=2), Work.generate(pipe.model, 2, seed=3, steps=7)]
+    works = [generate(pipe.model, 1, seed=1, num_images=2), generate(pipe.model, 2, seed=3, steps=7)]
     with engine_for(max_rows=2) as engine:
         tickets = [engine.submit(pipe, work, trace=True) for work in works]
         for ticket, work in zip(tickets, works, strict=True):
@@ -97,7 +101,7 @@ def test_a_trace_that_fails_fails_its_request_alone() -> None:
     settings = {"steps": 4, "guidance": 1.0, "sampler": "halton"}
     with engine_for(max_rows=2) as engine:
         traced, other = (
-            engine.submit(pipe, Work.generate(pipe.model, 1, seed=seed, **settings), trace=trace)
+            engine.submit(pipe, generate(pipe.model, 1, seed=seed, **settings), trace=trace)
             for seed, trace in ((1, True), (2, False))
         )
         with pytest.raises(RuntimeError, match="too much"):
@@ -111,7 +115,7 @@ def test_requests_at_any_time_get_the_tokens_they_get_alone(kind: str, clients: 
     pipe = toy_pipeline(kind)
     works = requests(pipe, (0, 1, 2))
     wanted = [alone(pipe, work) for work in works]
-    assert not torch.equal(wanted[0], alone(pipe, Work.generate(pipe.model, 3, seed=1)))  # the condition has a say
+    assert not torch.equal(wanted[0], alone(pipe, generate(pipe.model, 3, seed=1)))  # the condition has a say
     gate = Gate(pipe)
     with engine_for(gate, max_rows=5) as engine:
         tickets = [engine.submit(pipe, works[0])]
@@ -127,11 +131,11 @@ def test_requests_at_any_time_get_the_tokens_they_get_alone(kind: str, clients: 
     assert max(gate.sizes) <= 10  # five pictures, twice
     assert clients > 1 or max(gate.sizes) == 10  # rows were shared; of several clients some are set aside meanwhile
     images = [image.tobytes() for image in tickets[6].images()]
-    assert images == [image.tobytes() for image in pipe.draw(works[6])]
+    assert images == [image.tobytes() for image in pipe.sample(works[6])]
 
 
 @cache
-def drawn_alone(kind: str) -> tuple[list[Work], list[torch.Tensor]]:
+def drawn_alone(kind: str) -> tuple[list[Job], list[torch.Tensor]]:
     pipe = toy_pipeline(kind)
     works = requests(pipe, (0, 1, 2))
     return works, [alone(pipe, work) for work in works]
@@ -170,7 +174,7 @@ def test_the_bundled_model_gives_the_tokens_of_alone(precision: Precision) -> No
 
 def test_unconditional_models_and_several_models_at_once() -> None:
     pipes = [toy_pipeline("unconditional"), toy_pipeline("modern"), toy_pipeline("classic")]
-    works = [Work.generate(pipe.model, 1, num_images=2, seed=3) for pipe in pipes for _ in range(2)]
+    works = [generate(pipe.model, 1, num_images=2, seed=3) for pipe in pipes for _ in range(2)]
     running = list[int]()
     with engine_for(max_rows=5) as engine:
         note = lambda: running.append(engine.running)  # noqa: E731
@@ -187,9 +191,9 @@ def test_what_waits_is_small() -> None:
     pipe = toy_pipeline()
     gate = Gate(pipe)
     with engine_for(gate, max_rows=2, max_waiting=50) as engine:
-        first = engine.submit(pipe, Work.generate(pipe.model, 0, num_images=2))
+        first = engine.submit(pipe, generate(pipe.model, 0, num_images=2))
         gate.await_call()
-        waiting = [engine.submit(pipe, Work.generate(pipe.model, 1, num_images=3)) for _ in range(50)]
+        waiting = [engine.submit(pipe, generate(pipe.model, 1, num_images=3)) for _ in range(50)]
         assert engine.running == 2
         assert all(ticket.bound is None and not ticket.pictures for ticket in waiting)
         gate.open()
@@ -204,10 +208,10 @@ def test_first_come_first_served_picture_by_picture() -> None:
     pipe = toy_pipeline(steps=2)
     gate = Gate(pipe)
     with engine_for(gate, max_rows=4) as engine:
-        large = engine.submit(pipe, Work.generate(pipe.model, 0, num_images=10, guidance=1.0))
+        large = engine.submit(pipe, generate(pipe.model, 0, num_images=10, guidance=1.0))
         gate.await_call()
-        small = [engine.submit(pipe, Work.generate(pipe.model, 1, guidance=1.0)) for _ in range(2)]
-        crowd = [engine.submit(pipe, Work.generate(pipe.model, 2, guidance=1.0)) for _ in range(9)]
+        small = [engine.submit(pipe, generate(pipe.model, 1, guidance=1.0)) for _ in range(2)]
+        crowd = [engine.submit(pipe, generate(pipe.model, 2, guidance=1.0)) for _ in range(9)]
         gate.let(4)
         assert engine.running == 4
         assert large.progress == (16, 20)
@@ -221,7 +225,7 @@ def test_first_come_first_served_picture_by_picture() -> None:
 
 def test_a_full_queue_says_so_and_has_room_when_one_gives_up() -> None:
     pipe = toy_pipeline()
-    gate, work = Gate(pipe), Work.generate(pipe.model, 0)
+    gate, work = Gate(pipe), generate(pipe.model, 0)
     with engine_for(gate, max_rows=1, max_waiting=2) as engine:
         engine.submit(pipe, work)
         gate.await_call()
@@ -238,9 +242,9 @@ def test_cancelling_frees_the_rows_before_the_next_step() -> None:
     pipe = toy_pipeline()
     gate = Gate(pipe)
     with engine_for(gate, max_rows=4) as engine:
-        first = engine.submit(pipe, Work.generate(pipe.model, 0, num_images=3, guidance=1.0))
+        first = engine.submit(pipe, generate(pipe.model, 0, num_images=3, guidance=1.0))
         gate.await_call()
-        second = engine.submit(pipe, Work.generate(pipe.model, 1, num_images=4, guidance=1.0))
+        second = engine.submit(pipe, generate(pipe.model, 1, num_images=4, guidance=1.0))
         gate.let(1)
         assert first.cancel()
         gate.let(2)
@@ -248,13 +252,13 @@ def test_cancelling_frees_the_rows_before_the_next_step() -> None:
         with pytest.raises(CancelledError):
             first.result(0)
         gate.open()
-        assert torch.equal(second.result(PATIENCE).tokens, alone(pipe, second.work))
+        assert torch.equal(second.result(PATIENCE).tokens, alone(pipe, second.job))
     assert (engine.counts.pictures, engine.counts.cancelled) == (4, 1)
 
 
 def test_a_request_that_fails_fails_alone() -> None:
     pipe = toy_pipeline()
-    works = [Work.generate(pipe.model, label, num_images=2, seed=label) for label in (0, POISON, 1)]
+    works = [generate(pipe.model, label, num_images=2, seed=label) for label in (0, POISON, 1)]
     wanted = [alone(pipe, work) for work in works]
     gate = Gate(pipe)
     gate.spoil = True
@@ -277,7 +281,7 @@ def test_what_else_fails_ends_its_request(part: str, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(pipe.model if part == "bind" else pipe, part, broken)
     with engine_for() as engine:
-        works = [(one, Work.generate(one.model, 0)) for one in (pipe, other)]
+        works = [(one, generate(one.model, 0)) for one in (pipe, other)]
         tickets = [engine.submit(one, work, previews=True) for one, work in works]
         with pytest.raises(RuntimeError, match="broken"):
             tickets[0].result(PATIENCE)
@@ -289,7 +293,7 @@ def test_progress_and_previews(monkeypatch: pytest.MonkeyPatch) -> None:
     pipe = toy_pipeline(steps=4)
     gate, told = Gate(pipe), list[tuple[int, int]]()
     with engine_for(gate) as engine:
-        work = Work.generate(pipe.model, 0, num_images=2, guidance=1.0)
+        work = generate(pipe.model, 0, num_images=2, guidance=1.0)
         ticket = engine.submit(pipe, work, previews=True, on_change=lambda: told.append(ticket.progress))
         gate.await_call()
         other = engine.submit(pipe, work)
@@ -315,11 +319,11 @@ def test_previews_take_their_share_from_others(
     shown, preview, gate = list[int](), pipe.preview, Gate(pipe)
     monkeypatch.setattr(pipe, "preview", lambda tokens: shown.append(0) or preview(tokens))
     with engine_for(gate) as engine:
-        work = Work.generate(pipe.model, 0, steps=40)
+        work = generate(pipe.model, 0, steps=40)
         tickets = [engine.submit(pipe, work, previews=True)]
         gate.await_call()
         if not alone:
-            tickets.append(engine.submit(pipe, Work.generate(pipe.model, 1, steps=50)))
+            tickets.append(engine.submit(pipe, generate(pipe.model, 1, steps=50)))
         gate.open()
         for ticket in tickets:
             ticket.result(PATIENCE)
@@ -328,7 +332,7 @@ def test_previews_take_their_share_from_others(
 
 def test_stopping_finishes_what_is_here_and_takes_no_more() -> None:
     pipe = toy_pipeline()
-    gate, work = Gate(pipe), Work.generate(pipe.model, 0, num_images=2)
+    gate, work = Gate(pipe), generate(pipe.model, 0, num_images=2)
     engine = Engine(max_rows=1)
     tickets = [engine.submit(pipe, work) for _ in range(3)]
     gate.await_call()
@@ -343,7 +347,7 @@ def test_a_callers_mistake_is_raised_at_once() -> None:
     pipe = toy_pipeline()
     with engine_for() as engine:
         with pytest.raises(InputError, match="labels run from 0"):
-            engine.submit(pipe, Work.generate(pipe.model, 99))
+            engine.submit(pipe, generate(pipe.model, 99))
         assert engine.waiting == 0
     with pytest.raises(InputError, match="max_rows"):
         Engine(max_rows=0)
@@ -357,7 +361,7 @@ def test_nobody_waits_for_an_engine_that_died(monkeypatch: pytest.MonkeyPatch) -
         raise MemoryError
 
     monkeypatch.setattr(Engine, "_admit", die)
-    ticket = engine.submit(pipe, Work.generate(pipe.model, 0))
+    ticket = engine.submit(pipe, generate(pipe.model, 0))
     with pytest.raises(MemoryError):
         ticket.result(PATIENCE)
     assert engine.stop(timeout=PATIENCE)
@@ -371,7 +375,7 @@ def test_many_threads_at_once() -> None:
     with engine_for(max_rows=8) as engine:
 
         def ask(seed: int) -> None:
-            got[seed] = engine.submit(pipe, Work.generate(pipe.model, 1, seed=seed)).images(PATIENCE)[0].tobytes()
+            got[seed] = engine.submit(pipe, generate(pipe.model, 1, seed=seed)).images(PATIENCE)[0].tobytes()
 
         threads = [threading.Thread(target=ask, args=(seed,)) for seed in range(40)]
         for thread in threads:
@@ -386,12 +390,12 @@ def test_clients_share_the_rows() -> None:
     pipe = toy_pipeline()
     gate = Gate(pipe)
     with engine_for(gate, max_rows=8) as engine:
-        work = Work.generate(pipe.model, 0, num_images=10, steps=40, guidance=1.0)
+        work = generate(pipe.model, 0, num_images=10, steps=40, guidance=1.0)
         large = [engine.submit(pipe, work, client="large") for _ in range(3)]
         gate.await_call()
         gate.let(5)
         small = [
-            engine.submit(pipe, Work.generate(pipe.model, 1, seed=seed, steps=4, guidance=1.0), client="small")
+            engine.submit(pipe, generate(pipe.model, 1, seed=seed, steps=4, guidance=1.0), client="small")
             for seed in range(4)
         ]
         gate.let(1)  # the call that was under way
@@ -406,7 +410,7 @@ def test_clients_share_the_rows() -> None:
         for ticket in large:
             assert torch.equal(ticket.result(PATIENCE).tokens, alone(pipe, work))
         for ticket in small:
-            assert torch.equal(ticket.result(PATIENCE).tokens, alone(pipe, ticket.work))
+            assert torch.equal(ticket.result(PATIENCE).tokens, alone(pipe, ticket.job))
 
 
 def test_more_clients_than_rows_take_turns() -> None:
@@ -417,7 +421,7 @@ def test_more_clients_than_rows_take_turns() -> None:
     pipe = toy_pipeline(steps=2)
     gate = Gate(pipe)
     with engine_for(gate, max_rows=2) as engine:
-        work = Work.generate(pipe.model, 0, num_images=4, guidance=1.0)
+        work = generate(pipe.model, 0, num_images=4, guidance=1.0)
         first = engine.submit(pipe, work, client="a")
         gate.await_call()
         others = [engine.submit(pipe, work, client=name) for name in ("b", "c", "d")]
@@ -436,19 +440,19 @@ def test_what_is_set_aside_can_be_given_up() -> None:
     pipe = toy_pipeline()
     gate = Gate(pipe)
     with engine_for(gate, max_rows=2) as engine:
-        large = engine.submit(pipe, Work.generate(pipe.model, 0, num_images=2, guidance=1.0), client="large")
+        large = engine.submit(pipe, generate(pipe.model, 0, num_images=2, guidance=1.0), client="large")
         gate.await_call()
-        small = engine.submit(pipe, Work.generate(pipe.model, 1, guidance=1.0), client="small")
+        small = engine.submit(pipe, generate(pipe.model, 1, guidance=1.0), client="small")
         gate.let(1)
         assert large.cancel()
         gate.open()
-        assert torch.equal(small.result(PATIENCE).tokens, alone(pipe, small.work))
+        assert torch.equal(small.result(PATIENCE).tokens, alone(pipe, small.job))
         assert engine.counts.cancelled == 1
 
 
 def test_a_full_queue_has_room_for_who_has_less_in_it() -> None:
     pipe = toy_pipeline()
-    gate, work = Gate(pipe), Work.generate(pipe.model, 0)
+    gate, work = Gate(pipe), generate(pipe.model, 0)
     with engine_for(gate, max_rows=1, max_waiting=3) as engine:
         engine.submit(pipe, work, client="large")
         gate.await_call()

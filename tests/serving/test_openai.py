@@ -265,7 +265,7 @@ def test_a_mask_that_says_nothing_is_refused(ai: openai.OpenAI, mask: Image.Imag
         ({"seed": "9" * 20}, 400, "9223372036854775807"),
         ({"seed": "9" * 5000}, 422, "seed is '999"),
         ({"guidance_interval": ["x", 1]}, 422, "guidance_interval.0 is 'x'"),
-        ({"size": "1024x1024"}, 400, "this model draws 32x32"),
+        ({"size": "1024x1024"}, 400, "this model generates 32x32"),
         ({"model": "gpt-image-1"}, 404, "toy0, toy1"),
         ({"sampler": "purify"}, 400, "did you mean"),
         ({"guidance": 1e9}, 400, "between -1000000 and 1000000"),

@@ -98,7 +98,7 @@ def bench_bundled(options: Options, command: str, say: Say) -> Report:
     settings, batches = meta.sampling, options.batches or _DEFAULT[1]
     if options.steps:
         settings = replace(settings, steps=options.steps)
-        settings.check(meta.num_tokens)
+        settings.check_steps(meta.num_tokens)
     tasks = [Task(batch, settings, None) for batch in batches]
     tasks.insert(1, Task(batches[0], replace(settings, guidance=1.0), None))
     with bench.workers(bench.makers({OURS: _BUNDLED})) as workers:

@@ -27,10 +27,10 @@ from vqdiff.bench.programs import (
     repeat,
 )
 from vqdiff.bench.workers import Turn
+from vqdiff.model import Job
 from vqdiff.model.devices import pick_device
 from vqdiff.pipeline import load
 from vqdiff.sampling import Canvas, Frame, get_sampler, run
-from vqdiff.work import Work
 
 
 class Ours:
@@ -59,12 +59,12 @@ class Ours:
         self.memory.begin()
         self.watch.clear()
         start = time.perf_counter()
-        work = Work(prompts(task.batch), range(task.batch), task.settings)
-        denoise = self.model.bind(*work.encode(self.model))
-        frames = run(work.start(self.model), denoise)
+        job = Job(prompts(task.batch), range(task.batch), task.settings)
+        denoise = self.model.bind(*job.encode(self.model))
+        frames = run(job.start(self.model), denoise)
         setup = time.perf_counter() - start
         next(frames)  # warm
-        for frames in self._before_steps(task, work, denoise):
+        for frames in self._before_steps(task, job, denoise):
             turn()
             self.watch.start()
             next(frames)
@@ -81,18 +81,18 @@ class Ours:
         """Draw pictures with the model's own settings, from the prompts to PIL images."""
         return repeat(lambda: self.pipe(prompts(task.batch)), task, turn, self.memory)
 
-    def _before_steps(self, task: Task, work: Work, denoise: Any) -> Iterator[Iterator[Frame]]:
+    def _before_steps(self, task: Task, job: Job, denoise: Any) -> Iterator[Iterator[Frame]]:
         """Runs, each at the point before a step to be timed."""
         schedule = self.model.schedule
         if task.steps is None:
-            yield from itertools.repeat(run(work.start(self.model), denoise), task.settings.steps)
+            yield from itertools.repeat(run(job.start(self.model), denoise), task.settings.steps)
             return
         x0 = torch.randint(schedule.num_codes, (task.batch, self.model.num_tokens))
         for step in range(task.steps):
             t = schedule.num_steps - int((step + 0.5) * schedule.num_steps / task.steps)
             sampler = get_sampler(task.settings.sampler)
-            canvas = Canvas.noised(schedule, sampler, x0, work.seeds, start=[t] * task.batch)
-            yield run(replace(work, canvas=canvas).start(self.model), denoise)
+            canvas = Canvas.noised(schedule, sampler, x0, job.seeds, start=[t] * task.batch)
+            yield run(replace(job, canvas=canvas).start(self.model), denoise)
 
 
 def first_picture(folder: Path, precision: Precision, device: str, output: Path) -> str:

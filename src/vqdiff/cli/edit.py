@@ -1,11 +1,11 @@
-"""``vqdiff edit`` and ``vqdiff expand``: a part of a picture drawn anew, or more of it."""
+"""``vqdiff edit`` and ``vqdiff expand``: resample a part of an image, or extend it."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from vqdiff.cli.drawing import Drawing, Source, draw
-from vqdiff.cli.options import Json, Output
+from vqdiff.cli.images import draw_over
+from vqdiff.cli.options import Json, ModelOptions, Output, PromptOptions, SettingOptions
 
 
 def edit(
@@ -17,41 +17,45 @@ def edit(
     output: Output = Path("out.png"),
     feather: int = 0,
     seed: int = 0,
-    source: Source = Source(),
-    drawing: Drawing = Drawing(),
+    model: ModelOptions = ModelOptions(),
+    conditions: PromptOptions = PromptOptions(),
+    settings: SettingOptions = SettingOptions(),
     json_output: Json = False,
 ) -> None:
-    """Draw the white part of a mask anew; all other pixels stay exactly as they are.
+    """Resample the white part of a mask; all other pixels stay exactly as they are.
 
-    A picture that is not of the model's size is padded to a square and scaled to it, and what is drawn is scaled back.
+    An image that is not of the model's size is padded to a square and scaled to it; the result is scaled back.
 
     Parameters
     ----------
     image
-        The picture to edit.
+        The image to edit.
     mask
-        A picture of the same size: white where to draw anew, black where to keep.
+        An image of the same size: white where to resample, black where to keep.
     prompt
-        What to draw; without it, what fits.
+        What the image is conditioned on; without it, the null condition.
     output
         The PNG file to write.
     feather
         Width in pixels of a soft seam inside the white part.
     seed
-        Another seed, another drawing.
+        Another seed, another image.
     json_output
         Print a JSON record instead of a line.
     """
     from vqdiff.foundation.images import read_picture
+    from vqdiff.requests import EditRequest
 
-    white = read_picture(mask)
-    draw(
-        lambda pipe, picture, **options: pipe.edit(picture, white, feather=feather, **options),
+    draw_over(
+        EditRequest,
         image,
-        source,
-        drawing,
-        prompt=prompt,
+        prompt,
+        model,
+        conditions,
+        settings,
         seed=seed,
+        mask=read_picture(mask),
+        feather=feather,
         record={"edited": image.name, "feather": feather},
         output=output,
         json_output=json_output,
@@ -70,18 +74,19 @@ def expand(
     output: Output = Path("out.png"),
     feather: int = 0,
     seed: int = 0,
-    source: Source = Source(),
-    drawing: Drawing = Drawing(),
+    model: ModelOptions = ModelOptions(),
+    conditions: PromptOptions = PromptOptions(),
+    settings: SettingOptions = SettingOptions(),
     json_output: Json = False,
 ) -> None:
-    """Draw around a picture; its own pixels stay exactly as they are.
+    """Extend an image at its sides; its own pixels stay exactly as they are.
 
     Parameters
     ----------
     image
-        The picture to go on from.
+        The image to extend.
     prompt
-        What the whole picture shows; without it, what fits.
+        What the whole image shows; without it, the null condition.
     left
         Pixels to add at the left.
     top
@@ -93,21 +98,26 @@ def expand(
     output
         The PNG file to write.
     feather
-        Width in pixels of a soft seam outside the picture.
+        Width in pixels of a soft seam outside the image.
     seed
-        Another seed, another drawing.
+        Another seed, another image.
     json_output
         Print a JSON record instead of a line.
     """
-    margins = {"left": left, "top": top, "right": right, "bottom": bottom}
-    draw(
-        lambda pipe, picture, **options: pipe.expand(picture, feather=feather, **margins, **options),
+    from vqdiff.requests import ExpandRequest
+
+    sides = {"left": left, "top": top, "right": right, "bottom": bottom}
+    draw_over(
+        ExpandRequest,
         image,
-        source,
-        drawing,
-        prompt=prompt,
+        prompt,
+        model,
+        conditions,
+        settings,
         seed=seed,
-        record={"expanded": image.name, "feather": feather, **margins},
+        feather=feather,
+        **sides,
+        record={"expanded": image.name, "feather": feather, **sides},
         output=output,
         json_output=json_output,
     )

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from vqdiff.cli.drawing import Drawing, Source, write_png
-from vqdiff.cli.options import Json, Output
+from vqdiff.cli.images import record_of, write_png
+from vqdiff.cli.options import Json, ModelOptions, Output, PromptOptions, SettingOptions
 from vqdiff.foundation.errors import InputError
 
 if TYPE_CHECKING:
     from vqdiff.pipeline import Pipeline, Preview
+    from vqdiff.requests import DrawRequest
 
 
 def generate(
@@ -31,41 +32,42 @@ def generate(
     columns: int | None = None,
     gif: Path | None = None,
     confidence: Path | None = None,
-    source: Source = Source(),
-    drawing: Drawing = Drawing(),
+    model: ModelOptions = ModelOptions(),
+    conditions: PromptOptions = PromptOptions(),
+    settings: SettingOptions = SettingOptions(),
     json_output: Json = False,
 ) -> None:
-    """Draw pictures from prompts.
+    """Generate images from prompts.
 
-    One picture is written as it is; several become one grid, a row a prompt. The PNG carries prompt, seed, settings and
-    model in its metadata. Settings not given are the model's own.
+    One image is written as it is; several become one grid, with a row for each prompt. The PNG carries prompt, seed,
+    settings and model in its metadata. Settings not given are the model's own.
 
     Parameters
     ----------
     prompts
-        What to draw; several prompts draw several pictures.
+        What to generate; several prompts generate several images.
     prompts_file
         A file of prompts, one a line.
     output
         The PNG file to write.
     num_images
-        Pictures of each prompt.
+        Images of each prompt.
     label
-        Labels to draw, for a class-conditional model.
+        Labels to generate, for a class-conditional model.
     unconditional
-        Draw without a prompt, for an unconditional model.
+        Generate without a prompt, for an unconditional model.
     preset
         A published sampling recipe, such as ithq-guided; the other options change it.
     seed
-        Picture i has seed + i.
+        Image i has seed + i.
     batch_size
-        Pictures drawn at once; the pictures do not depend on it.
+        Images generated at once; the images do not depend on it.
     columns
-        Columns of the grid (default: the pictures of a prompt, or all if there is one each).
+        Columns of the grid (default: the images of a prompt, or all if there is one each).
     gif
-        Also write the denoising of the first picture as an animation.
+        Also write the denoising of the first image as an animation.
     confidence
-        Also write the first picture's confidence (purity) at every step as a sheet of heat maps.
+        Also write the first image's confidence (purity) at every step as a sheet of heat maps.
     json_output
         Print a JSON record instead of a line.
     """
@@ -77,28 +79,29 @@ def generate(
         raise InputError(f"--columns is {columns}: at least 1 is needed")
 
     from vqdiff.foundation.files import check_writable
+    from vqdiff.requests import DrawRequest
 
     for path in (output, gif, confidence):
         if path is not None:
             check_writable(path)
 
-    pipe = source.load()
+    pipe = model.load()
     _check_kind(pipe, bool(label), unconditional)
     own = pipe.model.sampling
     if preset is not None:
         from vqdiff.checkpoints.presets import recipe
 
         own = recipe(preset)
-    settings = drawing.settings(own)
-    record: dict[str, Any] = {"prompts": pipe.conditions(asked), "num_images": num_images, "seed": seed}
-    record |= drawing.record(pipe, settings)
-    columns = columns or (num_images if num_images > 1 else len(record["prompts"]))
-    conditions = [drawing.condition(prompt) for prompt in record["prompts"]]
-    options = {"num_images": num_images, "batch_size": batch_size, **vars(settings)}
-    choices = {"seed": seed, "negative": drawing.negative}
-    _draw(pipe, record, output, columns, conditions, **choices, **options)
+    chosen = own.changed(**vars(settings))
+    given = [None] if pipe.model.conditioned_on == "nothing" else asked
+    record: dict[str, Any] = {"prompts": given, "num_images": num_images, "seed": seed}
+    record |= record_of(pipe, conditions, chosen)
+    common = {"seed": seed, "negative": conditions.negative, "settings": chosen}
+    wanted = [conditions.condition(prompt) for prompt in given]
+    request = DrawRequest(prompts=wanted, num_images=num_images, **common)
+    _draw(pipe, request, batch_size, record, output, columns or (num_images if num_images > 1 else len(given)))
     if gif is not None or confidence is not None:
-        _trace(pipe.stream(conditions[0], settings=settings, **choices), gif, confidence)
+        _trace(pipe.stream(wanted[0], **common), gif, confidence)
     if json_output:
         print(json.dumps(record | {"output": str(output)}))
     else:
@@ -108,11 +111,11 @@ def generate(
 
 
 def _check_kind(pipe: Pipeline, labels: bool, unconditional: bool) -> None:
-    draws = "text" if pipe.model.text_encoder is not None else "labels" if pipe.model.num_classes else "nothing"
-    if labels and draws != "labels":
-        raise InputError(f"--label is for class-conditional models; this one draws from {draws}")
-    if unconditional and draws != "nothing":
-        raise InputError(f"--unconditional is for unconditional models; this one draws from {draws}")
+    kind = pipe.model.conditioned_on
+    if labels and kind != "labels":
+        raise InputError(f"--label is for class-conditional models; this one is conditioned on {kind}")
+    if unconditional and kind != "nothing":
+        raise InputError(f"--unconditional is for unconditional models; this one is conditioned on {kind}")
 
 
 def _read_prompts(path: Path | None) -> list[str]:
@@ -124,7 +127,7 @@ def _read_prompts(path: Path | None) -> list[str]:
 
 
 def _draw(
-    pipe: Pipeline, record: dict[str, Any], output: Path, columns: int, conditions: list[Any], **options: Any
+    pipe: Pipeline, request: DrawRequest, batch_size: int, record: dict[str, Any], output: Path, columns: int
 ) -> None:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TimeRemainingColumn
@@ -132,16 +135,16 @@ def _draw(
     from vqdiff.foundation.images import sheet
 
     with Progress(
-        "drawing", BarColumn(), "{task.completed}/{task.total} steps", TimeRemainingColumn(),
+        "generating", BarColumn(), "{task.completed}/{task.total} steps", TimeRemainingColumn(),
         console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty(),
     ) as progress:  # fmt: skip
-        bar = progress.add_task("drawing", total=None)
+        bar = progress.add_task("generating", total=None)
 
         def on_step(done: int, total: int) -> None:
             record["network_calls"] = total // (len(record["prompts"]) * record["num_images"])
             progress.update(bar, completed=done, total=total)
 
-        images = pipe(conditions, on_step=on_step, **options)
+        images = pipe.draw(request, batch_size=batch_size, on_step=on_step)
     write_png(images[0] if len(images) == 1 else sheet(images, columns), record, output)
 
 

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
+
+from vqdiff.foundation.config import Precision
+from vqdiff.foundation.errors import InputError
+from vqdiff.foundation.options import derived
+from vqdiff.settings import SamplingSettings
+
+if TYPE_CHECKING:
+    from vqdiff.pipeline import Pipeline
+    from vqdiff.text import Condition
 
 Output = Annotated[Path, Parameter(name=["--output", "-o"])]
 """``--output``, ``-o``: the file to write."""
@@ -15,3 +25,75 @@ Json = Annotated[bool, Parameter(name="--json", negative="")]
 
 Changes = Annotated[tuple[str, ...], Parameter(name="--set", negative="")]
 """``--set key=value``, repeated: changes of a configuration file."""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class ModelOptions:
+    """Which model, and where it runs."""
+
+    model: str = "emoji"
+    """A bundled model's name, a model or diffusers folder, an original checkpoint (.pth), or a Hub id."""
+    image_tokenizer: Path | None = None
+    """The image codec's file, where a checkpoint does not hold it."""
+    device: str = "auto"
+    """auto, cpu or cuda."""
+    precision: Precision = "auto"
+    """auto, float32, bfloat16 or int8 (CPUs only): what the networks compute with."""
+    batch_invariant: bool = False
+    """On a GPU, compute one image at a time: an image is then the same in any batch, as on a CPU it always is."""
+
+    def load(self) -> Pipeline:
+        """The model, ready to generate."""
+        from vqdiff.pipeline import load
+
+        return load(
+            self.model,
+            device=self.device,
+            precision=self.precision,
+            batch_invariant=self.batch_invariant,
+            image_tokenizer=self.image_tokenizer,
+        )
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class PromptOptions:
+    """What an image is conditioned on, besides its prompt."""
+
+    negative: str | None = None
+    """A prompt to lead away from, in place of the null condition."""
+    towards: str | None = None
+    """A second prompt: the image is conditioned on a blend of the two."""
+    weight: float = 0.5
+    """Of the second prompt: 0 is the prompt, 1 the second one."""
+
+    def condition(self, prompt: str | int | None) -> Condition:
+        """The prompt, or the blend of it and the second one."""
+        from vqdiff.text import Blend
+
+        if self.towards is None:
+            return prompt
+        if not isinstance(prompt, str):
+            raise InputError("--towards needs a prompt to start from")
+        return Blend(prompt, self.towards, self.weight)
+
+    def record(self) -> dict[str, Any]:
+        """What an image's metadata say of it."""
+        blend = {} if self.towards is None else {"towards": self.towards, "weight": self.weight}
+        return blend if self.negative is None else {"negative": self.negative} | blend
+
+
+if TYPE_CHECKING:
+
+    class SettingOptions:
+        """The fields of `SamplingSettings`; what is not given is the model's own."""
+else:
+    SettingOptions = Parameter(name="*")(
+        derived(
+            "SettingOptions",
+            SamplingSettings,
+            lambda one: Annotated[one.type | None, Parameter(help=one.help, negative="")],
+            None,
+        )
+    )

@@ -1,20 +1,15 @@
-"""``vqdiff vary`` and ``vqdiff revise``: a picture drawn again, from noise or where it is least sure."""
+"""``vqdiff vary`` and ``vqdiff revise``: noise an image and sample from there, or resample some tokens."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 from cyclopts import Parameter
 
-from vqdiff.cli.drawing import Drawing, Source, draw
-from vqdiff.cli.options import Json, Output
+from vqdiff.cli.images import draw_over
+from vqdiff.cli.options import Json, ModelOptions, Output, PromptOptions, SettingOptions
 from vqdiff.foundation.errors import InputError
-
-if TYPE_CHECKING:
-    from PIL import Image
-
-    from vqdiff.pipeline import Pipeline
 
 
 def vary(
@@ -26,46 +21,46 @@ def vary(
     num_images: Annotated[int, Parameter(name=["--num-images", "-n"])] = 1,
     output: Output = Path("out.png"),
     seed: int = 0,
-    source: Source = Source(),
-    drawing: Drawing = Drawing(),
+    model: ModelOptions = ModelOptions(),
+    conditions: PromptOptions = PromptOptions(),
+    settings: SettingOptions = SettingOptions(),
     json_output: Json = False,
 ) -> None:
-    """Noise a picture part of the way and draw it from there.
+    """Noise an image part of the way and sample from there.
 
-    Several pictures become one row.
+    Several images become one row.
 
     Parameters
     ----------
     image
-        The picture to vary.
+        The image to vary.
     prompt
-        What to draw; without it, what fits.
+        What the image is conditioned on; without it, the null condition.
     strength
-        0 changes nothing, 1 gives a fresh picture.
+        0 changes nothing, 1 generates a new image.
     num_images
-        Pictures to draw.
+        Images to generate.
     output
         The PNG file to write.
     seed
-        Picture i has seed + i.
+        Image i has seed + i.
     json_output
         Print a JSON record instead of a line.
     """
     if num_images < 1:
         raise InputError(f"--num-images is {num_images}: at least 1 is needed")
-    from vqdiff.foundation.images import sheet
+    from vqdiff.requests import VaryRequest
 
-    def make(pipe: Pipeline, picture: Image.Image, **options: Any) -> Image.Image:
-        images = pipe.vary(picture, strength, num_images=num_images, **options)
-        return images[0] if len(images) == 1 else sheet(images, num_images)
-
-    draw(
-        make,
+    draw_over(
+        VaryRequest,
         image,
-        source,
-        drawing,
-        prompt=prompt,
+        prompt,
+        model,
+        conditions,
+        settings,
         seed=seed,
+        num_images=num_images,
+        strength=strength,
         record={"varied": image.name, "strength": strength, "num_images": num_images},
         output=output,
         json_output=json_output,
@@ -80,34 +75,39 @@ def revise(
     share: float = 0.25,
     output: Output = Path("out.png"),
     seed: int = 0,
-    source: Source = Source(),
-    drawing: Drawing = Drawing(),
+    model: ModelOptions = ModelOptions(),
+    conditions: PromptOptions = PromptOptions(),
+    settings: SettingOptions = SettingOptions(),
     json_output: Json = False,
 ) -> None:
-    """Draw anew the share of a picture of which the model is least sure.
+    """Resample the least confident tokens of an image.
 
     Parameters
     ----------
     image
-        The picture to revise.
+        The image to revise.
     prompt
         What it shows.
     share
-        0 changes nothing, 1 draws everything anew.
+        Share of the tokens: 0 changes nothing, 1 resamples everything.
     output
         The PNG file to write.
     seed
-        Another seed, another drawing.
+        Another seed, another image.
     json_output
         Print a JSON record instead of a line.
     """
-    draw(
-        lambda pipe, picture, **options: pipe.revise(picture, share, **options),
+    from vqdiff.requests import ReviseRequest
+
+    draw_over(
+        ReviseRequest,
         image,
-        source,
-        drawing,
-        prompt=prompt,
+        prompt,
+        model,
+        conditions,
+        settings,
         seed=seed,
+        share=share,
         record={"revised": image.name, "share": share},
         output=output,
         json_output=json_output,

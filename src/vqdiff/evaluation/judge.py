@@ -33,7 +33,7 @@ from vqdiff.image_tokenizers import code_use
 from vqdiff.metrics import Estimate, psnr, structural_similarity, summary
 from vqdiff.pipeline import Pipeline
 from vqdiff.pipeline import load as load_pipeline
-from vqdiff.sampling import Guidance, get_sampler
+from vqdiff.sampling import get_sampler
 from vqdiff.sampling.plan import Task
 from vqdiff.text import NullCondition
 
@@ -102,9 +102,7 @@ class Judge:
         settings, tokens, schedule = pipe.settings(**vars(cell.sampling)), pipe.model.num_tokens, pipe.model.schedule
         full = torch.tensor([schedule.num_steps]), torch.tensor([tokens])
         plan = get_sampler(settings.sampler).plan(Task(schedule, tokens, torch.tensor([settings.steps]), *full))
-        guidance = Guidance.of(settings.guidance)
-        when = {"guidance_schedule": guidance.schedule, "guidance_interval": guidance.interval}
-        return asdict(settings) | {"guidance": guidance.scale, **when, "network_calls": plan.t.shape[1]}
+        return asdict(settings) | {"network_calls": plan.t.shape[1]}
 
     def null(self, cell: Cell) -> str:
         """The kind of null condition that a cell is guided away from."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vqdiff.evaluation.accuracy import Accuracy, measure_accuracy
 from vqdiff.evaluation.drawing import only_main_process
@@ -18,37 +18,39 @@ from vqdiff.evaluation.trial import Cell, Choices, Null, Trial
 from vqdiff.foundation.config import Precision
 from vqdiff.foundation.errors import InputError
 from vqdiff.foundation.files import atomic_path, make_folder
+from vqdiff.foundation.options import derived, options_of
 from vqdiff.metrics import differ
-from vqdiff.sampling import GuidanceKind, get_sampler
+from vqdiff.settings import SamplingSettings
+
+_OPTIONS = options_of(SamplingSettings)
 
 
 @dataclass(frozen=True)
-class Grid:
-    """Cells: every combination of these values. A value left out is the model's own setting."""
+class _Grid:
+    """Cells: every combination of these values and of settings. A value left out is the model's own setting."""
 
     model: tuple[str, ...] = ("emoji",)
     null: tuple[Null, ...] = ("own",)
-    sampler: tuple[str | None, ...] = (None,)
-    steps: tuple[int | None, ...] = (None,)
-    guidance: tuple[float | None, ...] = (None,)
-    truncation: tuple[float | None, ...] = (None,)
-    prior_scale: tuple[float | None, ...] = (None,)
-    guidance_schedule: tuple[GuidanceKind | None, ...] = (None,)
-    guidance_interval: tuple[tuple[float, float] | None, ...] = (None,)
     reconstruct: bool = False
-    """Real pictures through the image tokenizer instead: what no denoiser can surpass."""
+    """Real images through the image tokenizer instead: what no denoiser can surpass."""
 
     def __post_init__(self) -> None:
-        for name in self.sampler:
-            if name is not None:
-                get_sampler(name)
+        for name, one in _OPTIONS.items():
+            for value in getattr(self, name):
+                if value is not None:
+                    one.check(name, value)
 
     def cells(self) -> Iterator[Cell]:
         """All combinations."""
-        names = [each.name for each in fields(Choices)]
-        sampling = list(itertools.product(*(getattr(self, name) for name in names)))
-        for model, null, values in itertools.product(self.model, self.null, sampling):
-            yield Cell(model, null, Choices(**dict(zip(names, values, strict=True))), self.reconstruct)
+        values = list(itertools.product(*(getattr(self, name) for name in _OPTIONS)))
+        for model, null, chosen in itertools.product(self.model, self.null, values):
+            yield Cell(model, null, Choices(**dict(zip(_OPTIONS, chosen, strict=True))), self.reconstruct)
+
+
+if TYPE_CHECKING:
+    Grid = _Grid
+else:
+    Grid = derived("Grid", SamplingSettings, lambda one: tuple[one.type | None, ...], (None,), (_Grid,))
 
 
 @dataclass(frozen=True)

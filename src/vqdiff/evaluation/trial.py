@@ -5,10 +5,11 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from vqdiff.foundation.errors import InputError
-from vqdiff.sampling import GuidanceKind
+from vqdiff.foundation.options import derived
+from vqdiff.settings import SamplingSettings
 
 Null = Literal["own", "empty", "zero"]
 """The model's own null condition; that of the empty caption; zeros."""
@@ -57,17 +58,14 @@ class Trial:
                 )
 
 
-@dataclass(frozen=True)
-class Choices:
-    """Sampling settings of one's own; those left out are the model's."""
+if TYPE_CHECKING:
 
-    sampler: str | None = None
-    steps: int | None = None
-    guidance: float | None = None
-    truncation: float | None = None
-    prior_scale: float | None = None
-    guidance_schedule: GuidanceKind | None = None
-    guidance_interval: tuple[float, float] | None = None
+    class Choices:
+        """Sampling settings of one's own; those left out are the model's."""
+
+        def __init__(self, **values: Any) -> None: ...
+else:
+    Choices = derived("Choices", SamplingSettings, lambda one: one.type | None, None)
 
 
 @dataclass(frozen=True)

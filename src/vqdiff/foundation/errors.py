@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from difflib import get_close_matches
 
 
 class InputError(ValueError):
@@ -32,3 +33,11 @@ def about(field: str) -> Iterator[None]:
     except InputError as error:
         error.field = error.field or field
         raise
+
+
+def unknown(kind: str, name: object, known: Iterable[str]) -> InputError:
+    """The error for a name that is not among those ``known``; it suggests the nearest, or lists them."""
+    names = list(known)
+    near = get_close_matches(str(name), names, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(names) or 'none'}"
+    return InputError(f"unknown {kind} {name!r}: {hint}")

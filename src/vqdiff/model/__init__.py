@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from vqdiff.model.bound import Bound
 from vqdiff.model.components import load_component, save_component
+from vqdiff.model.job import Job
 from vqdiff.model.model import Card, Model
 
-__all__ = ["Bound", "Card", "Model", "load_component", "save_component"]
+__all__ = ["Bound", "Card", "Job", "Model", "load_component", "save_component"]

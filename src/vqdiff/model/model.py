@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -20,7 +20,16 @@ from vqdiff.foundation.files import atomic_path, read_json
 from vqdiff.model.bound import Bound
 from vqdiff.model.components import fingerprint, load_component, save_component
 from vqdiff.sampling import SamplingSettings
-from vqdiff.text import AnyTextEncoder, Blend, ClipTextEncoder, Condition, NullCondition, TextEncoder
+from vqdiff.text import (
+    AnyTextEncoder,
+    Blend,
+    ClipTextEncoder,
+    Condition,
+    NullCondition,
+    TextEncoder,
+    check_prompt,
+    prompts_in,
+)
 
 FORMAT_VERSION = 1
 
@@ -73,6 +82,11 @@ class Model:
         return next(self.denoiser.parameters()).device
 
     @property
+    def conditioned_on(self) -> Literal["text", "labels", "nothing"]:
+        """What the model generates from."""
+        return "text" if self.text_encoder is not None else "labels" if self.num_classes else "nothing"
+
+    @property
     def num_classes(self) -> int | None:
         """Number of labels of a class-conditional model, else None."""
         return getattr(self.denoiser.config, "num_classes", None)
@@ -97,13 +111,26 @@ class Model:
             return torch.cat([features[one] for one in conditions or ()])
         if conditions is None or self.num_classes is None:
             return None
-        if wrong := [one for one in conditions if one is not None and not str(one).isdecimal()]:
-            raise InputError(f"this model draws labels 0 to {self.num_classes - 1}, not {wrong[0]!r}")
-        labels = [int(str(one)) for one in conditions if one is not None]
-        if labels and not 0 <= min(labels) <= max(labels) < self.num_classes:
-            raise InputError(f"labels run from 0 to {self.num_classes - 1}, got {labels}")
+        self.check(conditions)
         rows = [self.num_classes if one is None else int(str(one)) for one in conditions]
         return torch.tensor(rows, device=self.device)
+
+    def check(self, conditions: Sequence[Condition]) -> None:
+        """Raise InputError for a prompt that the text encoder does not take, or a label that is out of range.
+
+        A prompt without a known word is only warned of.
+        """
+        texts = [text for one in conditions for text in prompts_in(one)]
+        for text in texts:
+            check_prompt(text)
+        if self.text_encoder is not None:
+            self.text_encoder.check([str(one) for one in conditions if isinstance(one, int)] + texts)
+        elif self.num_classes is not None:
+            if wrong := [one for one in conditions if one is not None and not str(one).isdecimal()]:
+                raise InputError(f"this model draws labels 0 to {self.num_classes - 1}, not {wrong[0]!r}")
+            labels = [int(str(one)) for one in conditions if one is not None]
+            if labels and not 0 <= min(labels) <= max(labels) < self.num_classes:
+                raise InputError(f"labels run from 0 to {self.num_classes - 1}, got {labels}")
 
     def _features(self, condition: Condition) -> Tensor:
         assert self.text_encoder is not None
@@ -195,7 +222,7 @@ class Model:
                 parts["image_tokenizer"],
                 text_encoder,
                 parts.get("null_condition"),
-                build(SamplingSettings, index["sampling"], where),
+                SamplingSettings.read(index["sampling"], where),
                 build(Card, index["card"], where),
                 fingerprint(folder),
             )

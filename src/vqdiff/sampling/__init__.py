@@ -1,6 +1,5 @@
 """Sampling: plans, orders, steps, the loop and its trace. A network is only a callable here."""
 
-from vqdiff.sampling.guidance import Guidance, GuidanceKind
 from vqdiff.sampling.loop import Batch, Canvas, Frame, run, sample
 from vqdiff.sampling.plan import Plan, PlanStep, Task
 from vqdiff.sampling.prediction import Denoise, Prediction, TwoStage
@@ -18,8 +17,8 @@ from vqdiff.sampling.samplers import (
     get_sampler,
     samplers,
 )
-from vqdiff.sampling.settings import SamplingSettings
 from vqdiff.sampling.trace import Trace
+from vqdiff.settings import Guidance, GuidanceSchedule, SamplingSettings, SettingChanges
 
 __all__ = [
     "Batch",
@@ -28,7 +27,7 @@ __all__ = [
     "Denoise",
     "Frame",
     "Guidance",
-    "GuidanceKind",
+    "GuidanceSchedule",
     "Plan",
     "PlanStep",
     "PosteriorGuided",
@@ -38,6 +37,7 @@ __all__ = [
     "Reveal",
     "Sampler",
     "SamplingSettings",
+    "SettingChanges",
     "StepInput",
     "Strided",
     "Task",

@@ -12,12 +12,12 @@ from torch import Tensor
 from vqdiff.diffusion import Schedule
 from vqdiff.foundation.errors import InputError
 from vqdiff.foundation.shapes import Bool, Float, Int
-from vqdiff.sampling.guidance import Guidance
+from vqdiff.sampling.guidance import guidance_at
 from vqdiff.sampling.plan import Plan, Task, join_rows, masked_step
 from vqdiff.sampling.prediction import Denoise, Prediction, predict
 from vqdiff.sampling.random import uniforms
 from vqdiff.sampling.samplers import Controls, Sampler, StepInput, get_sampler
-from vqdiff.sampling.settings import SamplingSettings
+from vqdiff.settings import Guidance, SamplingSettings
 
 __all__ = ["Batch", "Canvas", "Frame", "run", "sample"]
 
@@ -130,7 +130,7 @@ class Batch:
         if len({row.sampler for row in rows}) > 1:
             raise InputError("the images of a batch must share one sampler: sample them in separate batches")
         for row in rows:
-            row.check(num_tokens)
+            row.check_steps(num_tokens)
         sampler = sampler or get_sampler(rows[0].sampler)
         if canvas is None:
             nothing = torch.zeros(len(rows), num_tokens, dtype=torch.int64)
@@ -140,9 +140,10 @@ class Batch:
         begin = masked_step(schedule, masked / num_tokens) if canvas.start is None else torch.tensor(canvas.start)
         plan = sampler.plan(Task(schedule, num_tokens, torch.tensor([row.steps for row in rows]), begin, masked))
         scales = torch.ones(plan.t.shape)
-        for guidance in {row.guidance for row in rows}:
-            same = torch.tensor([row.guidance == guidance for row in rows])
-            scales[same] = Guidance.of(guidance).at(plan.t[same], schedule.num_steps)
+        guidances = [Guidance.of(row) for row in rows]
+        for guidance in set(guidances):
+            same = torch.tensor([one == guidance for one in guidances])
+            scales[same] = guidance_at(guidance, plan.t[same], schedule.num_steps)
         known = torch.zeros_like(canvas.tokens, dtype=torch.bool) if canvas.known is None else canvas.known
         return cls(
             schedule,

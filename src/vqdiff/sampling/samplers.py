@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -22,6 +21,7 @@ from vqdiff.diffusion import (
 )
 from vqdiff.foundation.errors import InputError
 from vqdiff.foundation.shapes import Bool, Float, Int
+from vqdiff.plugins import SAMPLERS
 from vqdiff.sampling.orders import BLIND, Order, by_confidence, by_halton, by_purity, by_random
 from vqdiff.sampling.plan import (
     Plan,
@@ -272,7 +272,7 @@ class ReferenceReveal(Reveal):
         return self._fill(x, open_, *chosen, x.controls.prior_scale * ~last)
 
 
-_SAMPLERS: dict[str, tuple[Sampler, str]] = {
+_OWN: dict[str, tuple[Sampler, str]] = {
     "purity": (
         Reveal(by_purity, sharpened=True),
         "fewer tokens a step, surest positions more likely first, sharper draws there (Algorithm 2)",
@@ -299,11 +299,13 @@ _SAMPLERS: dict[str, tuple[Sampler, str]] = {
         "the published code's purity sampler: fixed counts at each of the T times, all redrawn in the last",
     ),
 }
+for _name, (_sampler, _description) in _OWN.items():
+    SAMPLERS.register(_name, _sampler, _description)
 
 
 def samplers() -> dict[str, str]:
     """Return the names of the samplers, each with a line that describes it."""
-    return {name: description for name, (_, description) in _SAMPLERS.items()}
+    return SAMPLERS.descriptions()
 
 
 def get_sampler(name: str) -> Sampler:
@@ -311,8 +313,4 @@ def get_sampler(name: str) -> Sampler:
 
     Raises InputError for an unknown name, and suggests the nearest.
     """
-    if name not in _SAMPLERS:
-        near = get_close_matches(name, _SAMPLERS, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(_SAMPLERS)}"
-        raise InputError(f"unknown sampler {name!r}: {hint}")
-    return _SAMPLERS[name][0]
+    return SAMPLERS.get(name)

@@ -20,9 +20,9 @@ import torch
 
 from vqdiff.foundation.errors import InputError
 from vqdiff.foundation.threads import rest
+from vqdiff.model import Job
 from vqdiff.pipeline import Pipeline
 from vqdiff.serving.lane import Lane, Ticket
-from vqdiff.work import Work
 
 Key = tuple[int, str, bool]
 """What pictures of one network call have in common: the model, the sampler, whether they are guided."""
@@ -93,14 +93,14 @@ class Engine:
     def submit(
         self,
         pipe: Pipeline,
-        work: Work,
+        job: Job,
         *,
         previews: bool = False,
         trace: bool = False,
         on_change: Callable[[], object] | None = None,
         client: str = "",
     ) -> Ticket:
-        """Queue ``work``; what is wrong with it is raised here, in the thread of the caller, who encodes its prompts.
+        """Queue a job; its errors are raised here, in the thread of the caller, which encodes its prompts.
 
         trace: keep what every step did (`Ticket.traces`), some kilobytes a step and picture. on_change: called, in the
         engine's thread, after each step and preview of the request and at its end; it must not wait. client: with whom
@@ -108,7 +108,7 @@ class Engine:
         QueueFullError, StoppedError, and InputError for a setting that does not fit the model.
         """
         self._check_room(client)
-        ticket = Ticket(pipe, work, previews, trace, on_change, client)
+        ticket = Ticket(pipe, job, previews, trace, on_change, client)
         rest()  # the engine's own thread computes from here on
         with self._changed:
             if (displaced := self._check_room(client)) is not None:
@@ -237,7 +237,7 @@ class Engine:
                     self._waiting.remove(ticket)
             try:
                 lane = ticket.take(number)
-                self._join((id(ticket.pipe), ticket.work.settings.sampler, ticket.work.guided), lane)
+                self._join((id(ticket.pipe), ticket.job.settings.sampler, ticket.job.guided), lane)
             except Exception as error:
                 ticket.fail(error)
 

@@ -75,7 +75,7 @@ class ImageEvents:
             shown = self._shown.get(index, 0)
             if shown < wanted and view.step * (wanted + 1) >= view.steps * (shown + 1):
                 self._shown[index] = shown + 1
-                image = ticket.work.finish(view.image)
+                image = ticket.job.finish(view.image)
                 content = self.options.encoding.encode(image, {"step": view.step, "steps": view.steps})
                 file = base64.b64encode(content).decode()
                 more = {"partial_image_index": shown, "index": index}

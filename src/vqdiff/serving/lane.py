@@ -14,10 +14,9 @@ from torch import Tensor
 
 from vqdiff.foundation.images import to_images
 from vqdiff.foundation.shapes import Int
-from vqdiff.model import Bound
+from vqdiff.model import Bound, Job
 from vqdiff.pipeline import Pipeline
 from vqdiff.sampling import Batch, Prediction, Trace
-from vqdiff.work import Work
 
 
 @dataclass(frozen=True)
@@ -42,13 +41,13 @@ class Ticket(Future[Drawn]):
     """A request in the engine. Its methods may be called from any thread.
 
     ``result`` waits for the pictures, or raises what went wrong; ``cancel`` frees the rows of the request before the
-    next step. The pictures are `Work.finish`ed by whoever asks for them, `images`.
+    next step. The pictures are `Job.finish`ed by whoever asks for them, `images`.
     """
 
     def __init__(
         self,
         pipe: Pipeline,
-        work: Work,
+        job: Job,
         previews: bool,
         trace: bool,
         on_change: Callable[[], object] | None,
@@ -57,9 +56,9 @@ class Ticket(Future[Drawn]):
         super().__init__()
         self.client = client
         """Whom the rows of the request are counted for."""
-        self.pipe, self.work, self.previews, self._on_change = pipe, work, previews, on_change
-        self.batch = work.start(pipe.model)
-        self.encoded = work.encode(pipe.model)
+        self.pipe, self.job, self.previews, self._on_change = pipe, job, previews, on_change
+        self.batch = job.start(pipe.model)
+        self.encoded = job.encode(pipe.model)
         self.bound: Bound | None = None
         self.joined = 0
         """Pictures that have left the queue."""
@@ -79,7 +78,7 @@ class Ticket(Future[Drawn]):
 
     def images(self, timeout: float | None = None) -> list[Image.Image]:
         """The finished pictures, as `Pipeline` returns them."""
-        return [self.work.finish(one) for one in self.result(timeout).images]
+        return [self.job.finish(one) for one in self.result(timeout).images]
 
     def take(self, count: int) -> Lane:
         """The next ``count`` pictures, ready for their first step."""

@@ -13,10 +13,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from vqdiff.foundation.errors import InputError, about
 from vqdiff.foundation.fitting import white
 from vqdiff.model import Model
+from vqdiff.requests import EditRequest, Request
 from vqdiff.serving.encoding import Encoding, Format
 from vqdiff.serving.limits import Limits
-from vqdiff.serving.schemas import Finished, Options, Warnings, check_condition
-from vqdiff.work import Work
+from vqdiff.serving.schemas import Finished, Options, Warnings
 
 _Ignored = Annotated[str | None, Field(description="Taken, and without effect.")]
 
@@ -42,12 +42,12 @@ class OpenAIOptions(Options):
     def encoding(self) -> Encoding:
         return Encoding(self.output_format, self.output_compression)
 
-    def asked(self, model: Model) -> dict[str, Any]:
+    def common(self, model: Model, seed: int) -> dict[str, Any]:
         side = model.image_tokenizer.config.image_size
         with about("size"):
             if self.size not in (None, "auto", f"{side}x{side}"):
-                raise InputError(f"size is {self.size!r}: this model draws {side}x{side}")
-        return super().asked(model)
+                raise InputError(f"size is {self.size!r}: this model generates {side}x{side}")
+        return super().common(model, seed)
 
     def answer(self, model: str, finished: Sequence[Finished]) -> Images:
         return Images.of(self, finished)
@@ -76,16 +76,13 @@ class Edit(OpenAIOptions):
             if (count := len(self.image) + len(self.images)) != 1:
                 raise InputError(f"{count or 'no'} images are given: send one picture to edit as image")
 
-    def work(self, model: Model, seed: int, limits: Limits) -> Work:
+    def request(self, model: Model, seed: int, limits: Limits) -> Request:
         with about("image"):
             image = limits.read_picture((self.image or self.images)[0].file.read())
-        if self.prompt is not None:
-            with about("prompt"):
-                check_condition(model, self.prompt)
         with about("mask"):
             mask = None if self.mask is None else limits.read_picture(self.mask.file.read(), "mask")
             holes = _holes(image, mask)
-        return Work.edit(model, image, holes, self.prompt, num_images=self.n, seed=seed, **self.asked(model))
+        return EditRequest(image=image, mask=holes, prompt=self.prompt, **self.common(model, seed))
 
 
 def _holes(image: Image.Image, mask: Image.Image | None) -> Image.Image:

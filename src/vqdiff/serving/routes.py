@@ -80,7 +80,7 @@ async def native_models(service: Served) -> dict[str, Any]:
     return {
         "models": {
             name: {
-                "draws": "text" if pipe.model.text_encoder else "labels" if pipe.model.num_classes else "nothing",
+                "draws": pipe.model.conditioned_on,
                 "image_size": pipe.model.image_tokenizer.config.image_size,
                 "num_tokens": pipe.model.num_tokens,
                 "settings": pipe.model.sampling,

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+import math
 import re
 import secrets
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, create_model, model_validator
 
 from vqdiff.foundation.errors import InputError, about
-from vqdiff.foundation.fitting import white
+from vqdiff.foundation.options import Interval, Number, Option, options_of
 from vqdiff.model import Model
-from vqdiff.sampling import SamplingSettings
+from vqdiff.requests import DrawRequest, EditRequest, Request, ReviseRequest, VaryRequest
 from vqdiff.serving.encoding import Encoding
 from vqdiff.serving.limits import Limits
-from vqdiff.text import Blend, Condition
-from vqdiff.work import Work, avoid, conditions_of, settings_of
+from vqdiff.settings import SamplingSettings
+from vqdiff.text import Blend
 
 _SEEDS = 2**63
 
@@ -35,7 +36,7 @@ def _nullable(schema: dict[str, Any]) -> None:
             schema["properties"][name] = kept | {"anyOf": [field, {"type": "null"}]}
 
 
-Number = Annotated[float, Field(allow_inf_nan=False)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
 Seed = Annotated[
     int,
     BeforeValidator(_whole),
@@ -66,29 +67,40 @@ class Finished:
     warnings: list[str]
 
 
-class Options(BaseModel):
-    """What and how to draw; what is not given, or null, is the model's own."""
+def _parameters(cls: type[Any]) -> dict[str, Any]:
+    """Fields of a pydantic model, all of which may be left out, for the options of a dataclass."""
+    return {
+        # From a form, an interval is a list of texts.
+        name: (kind | None, Field(None, description=one.help, strict=False if isinstance(one, Interval) else None))
+        for name, one in options_of(cls).items()
+        for kind in [_type(one)]
+    }
+
+
+def _type(described: Option) -> Any:
+    kind = described.type
+    if isinstance(described, Number):
+        bounds = {"minimum": described.least, "exclusiveMinimum": described.above, "maximum": described.most}
+        finite: dict[str, Any] = {name: bound for name, bound in bounds.items() if not math.isinf(bound)}
+        # In the schema alone: what is out of range is refused by the settings, in the same words everywhere.
+        return Annotated[kind, Field(allow_inf_nan=False, json_schema_extra=finite)]
+    return tuple[Finite, Finite] if isinstance(described, Interval) else kind
+
+
+Settings: Any = create_model("Settings", **_parameters(SamplingSettings))
+"""The fields of `SamplingSettings`."""
+
+
+class Options(Settings):
+    """What and how to generate; what is not given, or null, is the model's own."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra=_nullable)
 
     model: str | None = Field(None, description="A name of /v1/models; by default the first.")
-    prompt: str | None = Field(None, description="What to draw; a label's number for a class-conditional model.")
-    n: int = Field(1, ge=1, description="Pictures; picture i has seed + i.")
-    seed: Seed | None = Field(None, description="By default a random one, which the answer tells.")
-    negative: str | None = Field(None, description="What to lead away from.")
-    steps: int | None = Field(None, ge=1, description="Network calls.")
-    guidance: Number | None = Field(None, description="Guidance scale s + 1 of the paper; 1 is off.")
-    guidance_schedule: Literal["constant", "linear", "cosine"] | None = None
-    guidance_interval: tuple[Number, Number] | None = Field(
-        None, strict=False, description="Guide only from here to there on the way from noise (0) to picture (1)."
-    )
-    sampler: str | None = Field(None, description="A name of /api/models.")
-    truncation: Number | None = Field(None, description="Share of each prediction's mass that is kept; 1 is off.")
-    prior_scale: Number | None = Field(None, description="How much confident predictions are sharpened.")
-
-    _settings: ClassVar = (
-        "steps", "sampler", "truncation", "prior_scale", "guidance", "guidance_schedule", "guidance_interval",
-    )  # fmt: skip
+    prompt: str | None = Field(None, description="What to generate; a label's number for a class-conditional model.")
+    n: int = Field(1, ge=1, description="Images; image i has seed + i.")
+    seed: Seed | None = Field(None, description="By default a random one, which the answer contains.")
+    negative: str | None = Field(None, description="A prompt to lead away from.")
 
     @model_validator(mode="before")
     @classmethod
@@ -101,15 +113,10 @@ class Options(BaseModel):
         return Encoding()
 
     def settings(self, model: Model) -> SamplingSettings:
-        """The model's own settings with what was given in their place; an InputError names its field."""
-        given = {name: value for name in self._settings if (value := getattr(self, name)) is not None}
-        try:
-            return settings_of(model, **given)
-        except InputError:
-            for name, value in given.items():
-                with about(name):
-                    settings_of(model, **{name: value})
-            raise
+        """The model's own settings with what was given in their place."""
+        settings = model.sampling.changed(**{name: getattr(self, name) for name in options_of(SamplingSettings)})
+        settings.check_steps(model.num_tokens)
+        return settings
 
     def seeded(self) -> int:
         """The seed, or a random one."""
@@ -126,33 +133,20 @@ class Options(BaseModel):
             limits.check_steps(self.steps)
         with about("seed"):
             if self.seed is not None and self.seed + self.n > _SEEDS:
-                raise InputError(f"seed is {self.seed}: {self.n} pictures from there on pass 2^63, give a smaller one")
+                raise InputError(f"seed is {self.seed}: {self.n} images from there on pass 2^63, give a smaller one")
 
-    def work(self, model: Model, seed: int, limits: Limits) -> Work:
-        """What is to be drawn; InputError, which names the field where one is to blame, for what can't be."""
-        with about("prompt"):
-            check_condition(model, self.prompt)
-        return Work.generate(model, self.prompt, num_images=self.n, seed=seed, **self.asked(model))
+    def request(self, model: Model, seed: int, limits: Limits) -> Request:
+        """What the model is to generate; InputError, which names the field, for images that cannot be read."""
+        return DrawRequest(prompts=self.prompt, **self.common(model, seed))
 
-    def asked(self, model: Model) -> dict[str, Any]:
-        """The negative prompt and all settings, checked, as `Work` takes them."""
+    def common(self, model: Model, seed: int) -> dict[str, Any]:
+        """The fields that all requests have."""
         settings = self.settings(model)
-        with about("negative"):
-            avoid(model, self.negative, settings)
-            if self.negative is not None:
-                check_condition(model, self.negative)
-        return {"negative": self.negative, **vars(settings)}
+        return {"num_images": self.n, "seed": seed, "negative": self.negative, "settings": settings}
 
     def answer(self, model: str, finished: Sequence[Finished]) -> BaseModel:
         """What is answered."""
         return Pictures.of(model, finished)
-
-
-def check_condition(model: Model, prompt: Condition) -> None:
-    """Raise InputError for what the model cannot draw."""
-    conditions = conditions_of(model, prompt)
-    if model.text_encoder is None:
-        model.encode(conditions)
 
 
 class Drawing(Options):
@@ -160,13 +154,13 @@ class Drawing(Options):
 
     model_config = ConfigDict(strict=True)  # no true for 1, no "1" for 1
 
-    towards: str | None = Field(None, description="A second prompt: draw what lies between the two.")
-    weight: float = Field(0.5, ge=0, le=1, description="Where between: 0 is the prompt, 1 the second one.")
+    towards: str | None = Field(None, description="A second prompt: the image is conditioned on a blend of the two.")
+    weight: float = Field(0.5, ge=0, le=1, description="Of the second prompt: 0 is the prompt, 1 the second one.")
     image: str | None = Field(None, description="A PNG, JPEG or WebP file in base64.")
-    mask: str | None = Field(None, description="The same for a mask of the image's size: white is drawn anew.")
+    mask: str | None = Field(None, description="The same for a mask of the image's size: white is resampled.")
     feather: int = Field(0, ge=0, le=256, description="Width in pixels of a soft seam inside the white part.")
-    strength: float | None = Field(None, ge=0, le=1, description="0 changes nothing, 1 draws a fresh picture.")
-    share: float | None = Field(None, ge=0, le=1, description="Draw so much anew of what the model is least sure of.")
+    strength: float | None = Field(None, ge=0, le=1, description="0 changes nothing, 1 generates a new image.")
+    share: float | None = Field(None, ge=0, le=1, description="Resample this share of the tokens, the least confident.")
     stream: bool = Field(False, description="Answer with server-sent events: progress, preview, done or error.")
     previews: bool = Field(True, description="Whether the events include previews.")
 
@@ -184,33 +178,23 @@ class Drawing(Options):
                 raise InputError(f"{ways[0]} and {ways[1]} are two ways to edit: give one")
         with about("n"):
             if self.share is not None and self.n > 1:
-                raise InputError(f"n is {self.n}: revising draws one picture")
+                raise InputError(f"n is {self.n}: revising generates one image")
 
-    def work(self, model: Model, seed: int, limits: Limits) -> Work:
-        prompt: Condition = self.prompt
+    def request(self, model: Model, seed: int, limits: Limits) -> Request:
+        common, prompt = self.common(model, seed), self.prompt
         if self.towards is not None and self.prompt is not None:
-            with about("towards"):
-                if model.text_encoder is None:
-                    raise InputError("towards is for models that draw from text")
-                check_condition(model, self.towards)
             prompt = Blend(self.prompt, self.towards, self.weight)
-        with about("prompt"):
-            if self.image is None or prompt is not None:
-                check_condition(model, prompt)
-        asked = {"seed": seed, **self.asked(model)}
         if self.image is None:
-            return Work.generate(model, prompt, num_images=self.n, **asked)
+            return DrawRequest(prompts=prompt, **common)
         with about("image"):
-            image = limits.read_base64(self.image)
+            common |= {"prompt": prompt, "image": limits.read_base64(self.image)}
         if self.mask is not None:
             with about("mask"):
                 mask = limits.read_base64(self.mask, "mask")
-                white(mask, image.size)
-            return Work.edit(model, image, mask, prompt, num_images=self.n, feather=self.feather, **asked)
+            return EditRequest(mask=mask, feather=self.feather, **common)
         if self.share is not None:
-            return Work.revise(model, image, self.share, prompt, **asked)
-        strength = 0.5 if self.strength is None else self.strength
-        return Work.vary(model, image, strength, prompt, num_images=self.n, **asked)
+            return ReviseRequest(share=self.share, **common)
+        return VaryRequest(strength=0.5 if self.strength is None else self.strength, **common)
 
 
 Warnings = Annotated[list[str], Field(description="A line for each prompt of which the model knows no word.")]

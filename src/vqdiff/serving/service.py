@@ -19,7 +19,6 @@ from vqdiff.serving.engine import Engine, StoppedError
 from vqdiff.serving.lane import Ticket
 from vqdiff.serving.limits import Limits
 from vqdiff.serving.schemas import Finished, Options
-from vqdiff.work import remarks_on
 
 T = TypeVar("T")
 
@@ -36,14 +35,14 @@ class Order:
 
     def finish(self) -> list[Finished]:
         """The finished pictures, as files with their settings inside."""
-        work, model = self.ticket.work, self.ticket.pipe.model
-        record = asdict(work.settings) | model.identity()
-        if work.negative is not None:
-            record["negative"] = work.negative
-        finished, remarks = list[Finished](), remarks_on(model, work)
+        job, model = self.ticket.job, self.ticket.pipe.model
+        record = asdict(job.settings) | model.identity()
+        if job.negative is not None:
+            record["negative"] = job.negative
+        finished, remarks = list[Finished](), job.remarks(model)
         for i, image in enumerate(self.ticket.images()):
             seed = self.seed + i
-            condition = None if work.conditions is None else work.conditions[i]
+            condition = None if job.conditions is None else job.conditions[i]
             prompt = condition if isinstance(condition, str | int | None) else asdict(condition)
             file = self.options.encoding.encode(image, {"prompt": prompt, "seed": seed} | record)
             content = base64.b64encode(file).decode()
@@ -85,11 +84,9 @@ class Service:
         seed, loop, changed = options.seeded(), asyncio.get_running_loop(), changed or asyncio.Event()
 
         def submit() -> Ticket:
-            work = options.work(pipe.model, seed, self.limits)
+            job = options.request(pipe.model, seed, self.limits).job(pipe.model)
             tell = lambda: loop.call_soon_threadsafe(changed.set)  # noqa: E731
-            return self.engine.submit(
-                pipe, work, previews=previews, trace=trace, on_change=tell, client=patience.client
-            )
+            return self.engine.submit(pipe, job, previews=previews, trace=trace, on_change=tell, client=patience.client)
 
         submitted = self._threads.submit(submit)
         try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vqdiff.text.conditions import Blend, Condition
+from vqdiff.text.conditions import Blend, Condition, check_prompt, prompts_in
 from vqdiff.text.encoders import AnyTextEncoder, ClipTextEncoder, TextEncoder, read_text_encoder
 from vqdiff.text.null import NullCondition, NullConfig, NullKind
 
@@ -15,5 +15,7 @@ __all__ = [
     "NullConfig",
     "NullKind",
     "TextEncoder",
+    "check_prompt",
+    "prompts_in",
     "read_text_encoder",
 ]

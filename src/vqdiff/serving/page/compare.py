@@ -8,7 +8,6 @@ from html import escape
 import gradio as gr
 
 from vqdiff.model import Model
-from vqdiff.sampling import Guidance
 from vqdiff.serving.page.controls import Controls, Values
 from vqdiff.serving.page.drawing import Cell, Progress, draw
 from vqdiff.serving.page.parts import card, empty, state
@@ -52,5 +51,5 @@ def compare_tab(service: Service, model: gr.Dropdown) -> None:
 def _name(cell: Cell, model: Model) -> str:
     """The way in which a picture is drawn, in two lines."""
     settings = cell.drawing.settings(model)
-    order, scale = _ORDERS.get(settings.sampler, settings.sampler), Guidance.of(settings.guidance).scale
+    order, scale = _ORDERS.get(settings.sampler) or settings.sampler, settings.guidance
     return f"{escape(order)}<br>{'no guidance' if scale == 1 else f'guidance {scale:g}'}"

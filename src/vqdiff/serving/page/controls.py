@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, get_args
+from typing import Any
 
 import gradio as gr
 from fastapi.exceptions import RequestValidationError
@@ -11,15 +11,17 @@ from gradio.components import Component
 from pydantic import ValidationError
 
 from vqdiff.foundation.errors import InputError
+from vqdiff.foundation.options import Choice, Interval, Number, Option, Whole, options_of
 from vqdiff.model import Model
-from vqdiff.sampling import Guidance, GuidanceKind, samplers
 from vqdiff.serving.page.running import told
 from vqdiff.serving.schemas import Drawing
 from vqdiff.serving.service import Service
+from vqdiff.settings import SamplingSettings
 
 _STYLES = ("noto", "blob", "twemoji", "flat", "gradient", "3d", "emojione", "firefox", "outline")
 _ANY = "any"
-_SETTINGS = ("sampler", "steps", "truncation", "prior_scale")
+_OPTIONS = {name: one for name, one in options_of(SamplingSettings).items() if not isinstance(one, Interval)}
+"""The settings that have a control."""
 
 Values = Sequence[Any]
 
@@ -56,14 +58,9 @@ class Controls:
             self._add("random", gr.Checkbox(seed is None, label="random", min_width=90, elem_classes="vq-random"))
         self.more = gr.Accordion("More settings", open=False)
         with self.more:
-            kinds = list(get_args(GuidanceKind))
             self._add("negative", gr.Textbox(label="Lead away from", placeholder="nothing in particular"))
-            self._add("sampler", gr.Dropdown(list(samplers()), label="Sampler", **own["sampler"]))
-            self._add("steps", gr.Slider(1, step=1, label="Steps", **own["steps"]))
-            self._add("guidance", gr.Slider(0, 10, step=0.1, label="Guidance (1 is off)", **own["guidance"]))
-            self._add("guidance_schedule", gr.Dropdown(kinds, label="Guidance over time", **own["guidance_schedule"]))
-            self._add("truncation", gr.Slider(0.05, 1, step=0.01, label="Truncation (1 is off)", **own["truncation"]))
-            self._add("prior_scale", gr.Slider(0, 10, step=0.1, label="Prior scale", **own["prior_scale"]))
+            for name, one in _OPTIONS.items():
+                self._add(name, _control(name, one, own[name]))
         self.inputs = [model, *self.parts.values()]
         if len(service.pipes) > 1:
             names = list(own)
@@ -105,7 +102,8 @@ class Controls:
 
     def _properties(self, model: Model) -> dict[str, dict[str, Any]]:
         """What of the fields depends on the model."""
-        own, guidance, known = model.sampling, Guidance.of(model.sampling.guidance), styles_of(model)
+        own, known = model.sampling, styles_of(model)
+        most = min(self._service.limits.max_steps, model.num_tokens)
         if model.text_encoder is not None:
             prompt = {"label": "Prompt", "value": self._prompt, "visible": True}
         else:
@@ -114,26 +112,24 @@ class Controls:
         return {
             "prompt": prompt,
             "style": {"choices": [_ANY, *known], "value": _ANY, "visible": bool(known)},
-            "sampler": {"value": own.sampler},
-            "steps": {"value": own.steps, "maximum": min(self._service.limits.max_steps, model.num_tokens)},
-            "guidance": {"value": guidance.scale},
-            "guidance_schedule": {"value": guidance.schedule},
-            "truncation": {"value": own.truncation},
-            "prior_scale": {"value": own.prior_scale},
-        }
+        } | {name: {"value": getattr(own, name)} | ({"maximum": most} if name == "steps" else {}) for name in _OPTIONS}
 
     @staticmethod
     def _changed(model: Model, given: dict[str, Any]) -> dict[str, Any]:
         """What differs from the model's own settings: only that is asked for."""
-        own, guidance = model.sampling, Guidance.of(model.sampling.guidance)
-        asked = {name: given[name] for name in _SETTINGS if given[name] != getattr(own, name)}
-        if (given["guidance"], given["guidance_schedule"]) != (guidance.scale, guidance.schedule):
-            asked["guidance"] = given["guidance"]
-            if given["guidance_schedule"] != "constant":
-                asked["guidance_schedule"] = given["guidance_schedule"]
-            if guidance.interval != (0, 1):
-                asked["guidance_interval"] = guidance.interval
-        return asked
+        return {name: given[name] for name in _OPTIONS if given[name] != getattr(model.sampling, name)}
+
+
+def _control(name: str, described: Option, own: dict[str, Any]) -> Component:
+    """A control for a setting."""
+    label = described.label or name.capitalize()
+    if isinstance(described, Choice):
+        return gr.Dropdown(list(described.names()), label=label, info=None, **own)
+    if isinstance(described, Whole):
+        return gr.Slider(described.least, step=1, label=label, **own)
+    assert isinstance(described, Number)
+    (low, high, step), off = described.slider, "" if described.off is None else f" ({described.off:g} is off)"
+    return gr.Slider(low, high, step=step, label=label + off, **own)
 
 
 def styles_of(model: Model) -> list[str]:

@@ -1,0 +1,64 @@
+"""What the commands that generate images share: requests, and images that carry how they were made."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vqdiff.cli.options import ModelOptions, PromptOptions, SettingOptions
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from vqdiff.pipeline import Pipeline
+    from vqdiff.requests import Request
+    from vqdiff.sampling import SamplingSettings
+
+
+def write_png(picture: Image.Image, record: dict[str, Any], path: Path) -> None:
+    """Write a picture with a record of its making inside."""
+    from vqdiff.foundation.files import atomic_path
+    from vqdiff.foundation.images import encode_png
+
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(encode_png(picture, record))
+
+
+def record_of(pipe: Pipeline, prompts: PromptOptions, settings: SamplingSettings) -> dict[str, Any]:
+    """What an image's metadata say of its making, besides prompt and seed."""
+    return asdict(settings) | prompts.record() | pipe.model.identity()
+
+
+def draw_over(
+    kind: Callable[..., Request],
+    image: Path,
+    prompt: str | None,
+    model: ModelOptions,
+    prompts: PromptOptions,
+    settings: SettingOptions,
+    *,
+    record: dict[str, Any],
+    output: Path,
+    json_output: bool,
+    seed: int,
+    **fields: Any,
+) -> None:
+    """Carry out a request of a ``kind`` that begins with an image; write what comes of it, and say so.
+
+    ``record`` and ``fields`` are those of this kind.
+    """
+    from vqdiff.foundation.files import check_writable
+    from vqdiff.foundation.images import read_picture, sheet
+
+    check_writable(output)
+    given = read_picture(image)
+    pipe = model.load()
+    chosen = pipe.settings(**vars(settings))
+    common: dict[str, Any] = {"prompt": prompts.condition(prompt), "seed": seed, "negative": prompts.negative}
+    images = pipe.draw(kind(image=given, settings=chosen, **common, **fields))
+    record = {"prompt": prompt, "seed": seed} | record | record_of(pipe, prompts, chosen)
+    write_png(images[0] if len(images) == 1 else sheet(images, len(images)), record, output)
+    print(json.dumps(record | {"output": str(output)}) if json_output else f"{output}: seed {seed}")

@@ -1,0 +1,141 @@
+"""Options: what a value means, which values it may have, and the error for the others, said once for all who offer it.
+
+A dataclass declares its fields with `option`; the command line, the HTTP schema, the page's controls and the columns of
+a study are made from them.
+"""
+
+from __future__ import annotations
+
+import math
+import typing
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, fields, make_dataclass, replace
+from functools import cache
+from typing import Any, SupportsIndex
+
+from vqdiff.foundation.errors import InputError, about, unknown
+
+
+@dataclass(frozen=True, kw_only=True)
+class Option:
+    """A documented value. label: its short name on a page."""
+
+    help: str
+    label: str = ""
+    type: Any = None
+    """The field's; `options_of` fills it in."""
+
+    def check(self, name: str, value: Any) -> Any:
+        """The value as a plain Python object; InputError for one that is not allowed."""
+        del name
+        return value
+
+
+@dataclass(frozen=True, kw_only=True)
+class Number(Option):
+    """A number: at least `least`, or more than `above`, and at most `most`. off: the value that has no effect."""
+
+    least: int | float = -math.inf
+    above: int | float = -math.inf
+    most: int | float = math.inf
+    off: int | float | None = None
+    slider: tuple[int | float, ...] = (0, 1, 0.01)
+    """Ends and step of a control."""
+
+    def check(self, name: str, value: Any) -> float:
+        number = number_of(name, value)
+        if not (self.least <= number <= self.most and number > self.above):
+            off = "" if self.off is None else f", {self.off:g} is off"
+            raise InputError(f"{name} is {number}: {self._range()}{off}")
+        return float(number)
+
+    def _range(self) -> str:
+        if math.isinf(self.most):
+            return f"at least {self.least:.10g} is needed"
+        if self.above > self.least:
+            return f"it must be above {self.above:.10g} and at most {self.most:.10g}"
+        return f"it must be between {self.least:.10g} and {self.most:.10g}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Whole(Number):
+    """A whole number."""
+
+    def check(self, name: str, value: Any) -> int:
+        return int(super().check(name, whole(name, value)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice(Option):
+    """One of the names that `names` returns. kind: what they are names of."""
+
+    kind: str
+    names: Callable[[], Iterable[str]]
+
+    def check(self, name: str, value: Any) -> str:
+        del name
+        if value not in (known := list(self.names())):
+            raise unknown(self.kind, value, known)
+        return value
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interval(Option):
+    """Two rising numbers from 0 to 1."""
+
+    def check(self, name: str, value: Any) -> tuple[float, float]:
+        low, high = value
+        if not 0 <= low < high <= 1:
+            raise InputError(f"{name} is {value}: give two rising numbers from 0 to 1")
+        return low, high
+
+
+WholeNumber = SupportsIndex | float
+"""What `whole` takes: NumPy's integers too, and 1.0."""
+
+
+def option(default: Any, described: Option) -> Any:
+    """A dataclass field with a default and what it means."""
+    return field(default=default, metadata={"option": described})
+
+
+@cache
+def options_of(cls: type[Any]) -> dict[str, Option]:
+    """The options of a dataclass by the names of their fields."""
+    types = typing.get_type_hints(cls)
+    described = {one.name: one.metadata.get("option") for one in fields(cls)}
+    return {name: replace(one, type=types[name]) for name, one in described.items() if one is not None}
+
+
+def derived(
+    name: str, cls: type[Any], kind: Callable[[Option], Any], default: Any, bases: tuple[type[Any], ...] = ()
+) -> Any:
+    """A frozen dataclass with a field for each option of ``cls``, whose type ``kind`` makes of it."""
+    members = [(member, kind(one), default) for member, one in options_of(cls).items()]
+    namespace = {"__module__": cls.__module__}  # else it would pass for one of Python's own
+    return make_dataclass(name, members, bases=bases, frozen=True, namespace=namespace)
+
+
+def check_options(holder: Any) -> None:
+    """Check every option of a frozen dataclass that was just made; an InputError names the field."""
+    for name, described in options_of(type(holder)).items():
+        with about(name):
+            object.__setattr__(holder, name, described.check(name, getattr(holder, name)))
+
+
+def number_of(name: str, value: Any) -> int | float:
+    """A number of any type, NumPy's too, as Python's; InputError if it is another thing."""
+    number = value.item() if getattr(value, "ndim", None) == 0 else value  # of NumPy
+    if isinstance(number, bool) or not isinstance(number, int | float):
+        raise InputError(f"{name} is {number!r}: give a number")
+    return number
+
+
+def whole(name: str, value: Any, least: int | None = None) -> int:
+    """A whole number of any type, NumPy's and 1.0 too; InputError if it is another thing, or below ``least``."""
+    number = value.item() if getattr(value, "ndim", None) == 0 else value  # of NumPy
+    if isinstance(number, bool) or not isinstance(number, int | float) or number != number // 1:
+        raise InputError(f"{name} is {number!r}: give a whole number")
+    if least is not None and number < least:
+        raise InputError(f"{name} is {number}: at least {least} is needed")
+    return int(number)

@@ -1,0 +1,73 @@
+"""Names for things of one kind: those of this package, those that a program registers, those of installed packages."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import entry_points
+from inspect import getdoc
+from typing import Any, Generic, TypeVar
+
+from vqdiff.foundation.errors import InputError, unknown
+
+T = TypeVar("T")
+
+
+class Registry(Generic[T]):
+    """Things of one ``kind`` by name, such as samplers.
+
+    home: the module that registers this package's own when it is imported, which happens at first use. group: the group
+    of entry points under which other packages offer theirs; one is imported when it is used.
+    """
+
+    def __init__(self, kind: str, group: str, home: str) -> None:
+        self.kind, self.group, self._home = kind, group, home
+        self._things = dict[str, T]()
+        self._descriptions = dict[str, str]()
+        self._offered: dict[str, Any] | None = None
+
+    def register(self, name: str, thing: T, description: str = "") -> T:
+        """Give ``thing`` a name, and return it. description: a line; by default the first of its docstring.
+
+        Raises InputError if another thing has the name.
+        """
+        if self._things.get(name, thing) != thing:
+            raise InputError(f"there is another {self.kind} named {name!r}: choose another name")
+        self._things[name] = thing
+        self._descriptions[name] = description or (getdoc(thing) or "").partition("\n")[0]
+        return thing
+
+    def get(self, name: str) -> T:
+        """The thing of that name; InputError for an unknown one, which suggests the nearest."""
+        offered = self._find()
+        if name not in self._things and name in offered:
+            self.register(name, offered[name].load())
+        if name not in self._things:
+            raise unknown(self.kind, name, self.names())
+        return self._things[name]
+
+    def names(self) -> list[str]:
+        """All names, this package's own first."""
+        offered = self._find()
+        return list(dict.fromkeys([*self._things, *offered]))
+
+    def name_of(self, thing: T) -> str:
+        """The name of a thing that was registered; InputError if it was not."""
+        self._find()
+        for name, one in self._things.items():
+            if one == thing:
+                return name
+        raise InputError(f"{thing!r} is not registered: register this {self.kind} under a name first")
+
+    def descriptions(self) -> dict[str, str]:
+        """All names, each with a line that describes it; things of other packages are imported for that."""
+        for name in self.names():
+            self.get(name)
+        return {name: self._descriptions[name] for name in self.names()}
+
+    def _find(self) -> dict[str, Any]:
+        """The entry points of other packages by name."""
+        if self._offered is None:
+            self._offered = {}
+            import_module(self._home)
+            self._offered = {point.name: point for point in entry_points(group=self.group)}
+        return self._offered

@@ -1,0 +1,9 @@
+"""What may be added from outside, by name. Imports nothing heavy: the things themselves are imported when used."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vqdiff.foundation.registry import Registry
+
+SAMPLERS: Registry[Any] = Registry("sampler", "vqdiff.samplers", home="vqdiff.sampling.samplers")

@@ -1,0 +1,220 @@
+"""Requests for images, from Python, the command line, the HTTP API or the page: described once, checked once."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from vqdiff.foundation import fitting
+from vqdiff.foundation.errors import InputError, about
+from vqdiff.foundation.images import Picture, as_image, to_pixels
+from vqdiff.foundation.options import Whole, check_options, option
+from vqdiff.foundation.shapes import Bool, Int
+from vqdiff.model import Job, Model
+from vqdiff.sampling import Canvas, SamplingSettings, doubtful, get_sampler
+from vqdiff.text import Blend, Condition
+
+Prompts = Condition | np.generic | Sequence[Condition | np.generic] | NDArray[Any]
+"""What `conditions_of` takes: one condition or several."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request(ABC):
+    """What all requests have in common; image i has seed ``seed + i``.
+
+    negative: what guidance leads away from in place of the null condition. settings: by default the model's own.
+    """
+
+    num_images: int = option(1, Whole(help="Images to generate; image i has seed + i.", least=1))
+    seed: int = option(0, Whole(help="A seed belongs to an image: the same seed, the same image."))
+    negative: Condition = None
+    settings: SamplingSettings | None = None
+
+    def __post_init__(self) -> None:
+        check_options(self)
+
+    @abstractmethod
+    def job(self, model: Model) -> Job:
+        """Check the request against a model; InputError, which names the field, for what the model cannot do."""
+
+    def _settings(self, model: Model) -> SamplingSettings:
+        settings = self.settings or model.sampling
+        settings.check_steps(model.num_tokens)
+        return settings
+
+    def _avoided(self, model: Model, settings: SamplingSettings) -> Condition:
+        """The negative prompt, checked."""
+        with about("negative"):
+            if self.negative is not None and settings.guidance == 1:
+                raise InputError("a negative prompt acts through guidance, which is off: give a guidance above 1")
+            return optional_condition(model, self.negative, "negative")[0]
+
+    @property
+    def _seeds(self) -> range:
+        return range(self.seed, self.seed + self.num_images)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrawRequest(Request):
+    """``num_images`` images of each prompt (or label, or `Blend` of two prompts), prompt by prompt."""
+
+    prompts: Prompts = None
+
+    def job(self, model: Model) -> Job:
+        conditions = [one for one in conditions_of(model, self.prompts) for _ in range(self.num_images)]
+        settings = self._settings(model)
+        seeds = range(self.seed, self.seed + len(conditions))
+        return Job(conditions, seeds, settings, self._avoided(model, settings))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _OverRequest(Request):
+    """A request that begins with the tokens of an image, of any size; what is sampled gets that size."""
+
+    image: Picture
+    prompt: Condition = None
+
+    def _over(
+        self,
+        model: Model,
+        image: Image.Image,
+        condition: list[Condition],
+        *,
+        redraw: Bool[Tensor, "1 L"] | None = None,
+        start: int | None = None,
+        x0: Int[Tensor, "1 L"] | None = None,
+    ) -> Job:
+        """Sample over the image's tokens where ``redraw`` says so, from the time ``start`` (by default T)."""
+        settings, seeds = self._settings(model), self._seeds
+        count = len(seeds)
+        canvas = Canvas.noised(
+            model.schedule,
+            get_sampler(settings.sampler),
+            (tokenize(model, image) if x0 is None else x0).expand(count, -1),
+            seeds,
+            redraw=None if redraw is None else redraw.expand(count, -1),
+            start=None if start is None else [start] * count,
+        )
+        finish = partial(fitting.unfit, size=image.size)
+        return Job(condition * count, seeds, settings, self._avoided(model, settings), canvas, finish)
+
+    def _given(self) -> Image.Image:
+        with about("image"):
+            return as_image(self.image)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EditRequest(_OverRequest):
+    """Resample the white part of ``mask``; see `Pipeline.edit`."""
+
+    mask: Picture
+    feather: int = option(0, Whole(help="Width in pixels of a soft seam inside the white part.", least=0))
+
+    def job(self, model: Model) -> Job:
+        self._settings(model)
+        image = self._given()
+        with about("mask"):
+            redraw = fitting.white(self.mask, image.size)
+        holes = fitting.to_tokens(redraw, model.image_tokenizer.grid_size)[None]
+        job = self._over(model, image, optional_condition(model, self.prompt), redraw=holes)
+        return replace(job, finish=lambda drawn: fitting.paste(job.finish(drawn), image, redraw, self.feather))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExpandRequest(_OverRequest):
+    """Extend the image at its sides; see `Pipeline.expand`."""
+
+    left: int = option(0, Whole(help="Pixels to add at the left."))
+    top: int = option(0, Whole(help="Pixels to add at the top."))
+    right: int = option(0, Whole(help="Pixels to add at the right."))
+    bottom: int = option(0, Whole(help="Pixels to add at the bottom."))
+    feather: int = option(0, Whole(help="Width in pixels of a soft seam outside the image.", least=0))
+
+    def job(self, model: Model) -> Job:
+        canvas, mask = fitting.expand(self._given(), self.left, self.top, self.right, self.bottom)
+        common = {
+            name: getattr(self, name) for name in ("prompt", "feather", "num_images", "seed", "negative", "settings")
+        }
+        return EditRequest(image=canvas, mask=mask, **common).job(model)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VaryRequest(_OverRequest):
+    """Noise the image to the time strength·T and sample from there; see `Pipeline.vary`."""
+
+    strength: float = 0.5
+
+    def job(self, model: Model) -> Job:
+        with about("strength"):
+            if not 0 <= self.strength <= 1:
+                raise InputError(f"strength is {self.strength}: give a number from 0, no change, to 1, a fresh picture")
+        self._settings(model)
+        start = round(self.strength * model.schedule.num_steps)
+        return self._over(model, self._given(), optional_condition(model, self.prompt), start=start)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReviseRequest(_OverRequest):
+    """Resample the least confident tokens; see `Pipeline.revise`."""
+
+    share: float = 0.25
+
+    @torch.inference_mode()
+    def job(self, model: Model) -> Job:
+        self._settings(model)
+        image, condition = self._given(), optional_condition(model, self.prompt)
+        x0 = tokenize(model, image)
+        with about("share"):
+            redraw = doubtful(model.bind(model.encode(condition)), model.schedule, x0.to(model.device), self.share)
+        return self._over(model, image, condition, redraw=redraw.cpu(), x0=x0)
+
+
+@torch.inference_mode()
+def tokenize(model: Model, image: Picture) -> Int[Tensor, "1 L"]:
+    """The tokens of an image of any size, on the CPU."""
+    pixels = to_pixels(np.asarray(fitting.fit(image, model.image_tokenizer.config.image_size))[None])
+    return model.image_tokenizer.encode(pixels.to(model.device)).cpu()
+
+
+def conditions_of(model: Model, prompts: Prompts, field: str = "prompt") -> list[Condition]:
+    """Prompts or labels, given as ``field``, as a checked list; for an unconditional model a list of one None.
+
+    Raises InputError for no prompt, one that is empty or over-long, or a label that the model does not have.
+    """
+    if model.text_encoder is None and model.num_classes is None:
+        return [None]
+    given: Any = prompts.tolist() if isinstance(prompts, np.ndarray) else prompts
+    alone = isinstance(given, str | bytes) or not isinstance(given, Iterable)
+    with about(field):
+        conditions = [] if given is None else [_condition(one) for one in ([given] if alone else given)]
+        if not conditions:
+            raise InputError("no prompt: say what to draw")
+        towards = [one.second for one in conditions if isinstance(one, Blend)]
+        with about("towards") if towards else nullcontext():
+            if towards and model.text_encoder is None:
+                raise InputError("a second prompt is for models that draw from text")
+            model.check(towards)
+        model.check([one.first if isinstance(one, Blend) else one for one in conditions])
+    return conditions
+
+
+def optional_condition(model: Model, prompt: Condition, field: str = "prompt") -> list[Condition]:
+    """A list of one condition: the prompt, checked, or None where there is none."""
+    return [None] if prompt is None else conditions_of(model, prompt, field)
+
+
+def _condition(given: Any) -> Condition:
+    one = given.item() if isinstance(given, np.generic) else given
+    if isinstance(one, bool) or not isinstance(one, str | int | Blend | None):
+        raise InputError(f"the prompt is {one!r}: give text, a label's number, a Blend, or a list of these")
+    return one

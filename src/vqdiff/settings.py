@@ -1,0 +1,145 @@
+"""What a caller chooses about sampling one image. Imports no torch: options of the command line are made from this."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal, TypedDict, get_args
+
+from vqdiff.foundation.config import build
+from vqdiff.foundation.errors import InputError, about
+from vqdiff.foundation.options import Choice, Interval, Number, Whole, check_options, option, options_of
+from vqdiff.plugins import SAMPLERS
+
+__all__ = ["Guidance", "GuidanceSchedule", "SamplingSettings", "SettingChanges"]
+
+GuidanceSchedule = Literal["constant", "linear", "cosine"]
+
+_LARGEST = 1e6  # beyond, products with log-probabilities leave float32
+
+
+@dataclass(frozen=True)
+class SamplingSettings:
+    """How to sample an image; checked when made.
+
+    Raises InputError, which names the field, for a value that its option does not allow.
+    """
+
+    sampler: str = option("purity", Choice(help="A name of vqdiff.samplers().", kind="sampler", names=SAMPLERS.names))
+    steps: int = option(
+        25, Whole(help="Network calls, 1 to the number of tokens; at most T for samplers of the posterior.", least=1)
+    )
+    guidance: float = option(
+        3.0,
+        Number(
+            help="Guidance scale g = s + 1 of the paper; 1 is off.",
+            least=-_LARGEST,
+            most=_LARGEST,
+            off=1,
+            slider=(0, 10, 0.1),
+        ),
+    )
+    guidance_schedule: GuidanceSchedule = option(
+        "constant",
+        Choice(
+            help="linear and cosine rise from 1 in the noise to the guidance scale at the end.",
+            label="Guidance schedule",
+            kind="guidance schedule",
+            names=lambda: get_args(GuidanceSchedule),
+        ),
+    )
+    guidance_interval: tuple[float, float] = option(
+        (0.0, 1.0), Interval(help="Guide only in this part of the way from noise (0) to image (1).")
+    )
+    truncation: float = option(
+        1.0,
+        Number(
+            help="Share of each prediction's mass that is kept; 1 is off.",
+            above=0,
+            most=1,
+            off=1,
+            slider=(0.05, 1, 0.01),
+        ),
+    )
+    prior_scale: float = option(
+        1.0,
+        Number(
+            help="r of the purity prior: how much confident predictions are sharpened; 0 is off.",
+            label="Prior scale",
+            least=0,
+            most=_LARGEST,
+            off=0,
+            slider=(0, 10, 0.1),
+        ),
+    )
+
+    def __post_init__(self) -> None:
+        check_options(self)
+
+    @classmethod
+    def read(cls, values: Mapping[str, Any], where: str) -> SamplingSettings:
+        """The settings in a file, in which guidance may be a section of its own, as it once was."""
+        values = dict(values)
+        if isinstance(guidance := values.get("guidance"), Mapping):
+            values |= {"guidance": guidance["scale"]}
+            values |= {f"guidance_{name}": guidance[name] for name in ("schedule", "interval") if name in guidance}
+        return build(cls, values, where)
+
+    def changed(self, **changes: Any) -> SamplingSettings:
+        """These settings with ``changes`` (see `SettingChanges`), of which None changes nothing."""
+        given = {name: value for name, value in changes.items() if value is not None}
+        if isinstance(guidance := given.get("guidance"), Guidance):
+            given |= guidance.settings()
+        return replace(self, **given)
+
+    def check_steps(self, num_tokens: int) -> None:
+        """Raise InputError if there are more steps than tokens, since no step would be left for some."""
+        with about("steps"):
+            if self.steps > num_tokens:
+                raise InputError(f"steps is {self.steps}, more than the {num_tokens} tokens of an image: use fewer")
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """The three settings of guidance as one value, to pass as `guidance`; checked when made.
+
+    scale: g = s + 1 of the paper, 1 is off. schedule: "constant", or "linear" or "cosine" for a scale that rises from 1
+    at t = T to `scale` at t = 0. interval: the part of the way from noise (0) to the image (1) that is guided at all;
+    outside it the scale is 1, and the null condition is not evaluated (Kynkäänniemi et al. 2024, arXiv 2404.07724).
+
+    Raises InputError for a scale that is not finite or an interval that is none.
+    """
+
+    scale: float = 3.0
+    schedule: GuidanceSchedule = "constant"
+    interval: tuple[float, float] = (0.0, 1.0)
+
+    def __post_init__(self) -> None:
+        options = options_of(SamplingSettings)
+        for name, value in self.settings().items():
+            options[name].check(name, value)
+
+    @classmethod
+    def of(cls, settings: SamplingSettings) -> Guidance:
+        """The guidance of these settings."""
+        return cls(settings.guidance, settings.guidance_schedule, settings.guidance_interval)
+
+    def settings(self) -> dict[str, Any]:
+        """The fields of `SamplingSettings` that this stands for."""
+        return {
+            "guidance": self.scale,
+            "guidance_schedule": self.schedule,
+            "guidance_interval": self.interval,
+        }
+
+
+class SettingChanges(TypedDict, total=False):
+    """Fields of `SamplingSettings` to change for one call; None leaves the model's own."""
+
+    sampler: str | None
+    steps: int | None
+    guidance: float | Guidance | None
+    guidance_schedule: GuidanceSchedule | None
+    guidance_interval: tuple[float, float] | None
+    truncation: float | None
+    prior_scale: float | None
