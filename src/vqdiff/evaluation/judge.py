@@ -34,7 +34,7 @@ from vqdiff.pictures import batches
 from vqdiff.pipeline import Pipeline
 from vqdiff.pipeline import load as load_pipeline
 from vqdiff.sampling import Guidance, get_sampler
-from vqdiff.sampling.plan import Task
+from vqdiff.sampling.plan import PlanInput
 from vqdiff.shapes import Int
 from vqdiff.text import NullCondition
 
@@ -102,7 +102,7 @@ class Judge:
         pipe = self.pipe(cell)
         settings, tokens, schedule = pipe.settings(**vars(cell.sampling)), pipe.model.num_tokens, pipe.model.schedule
         full = torch.tensor([schedule.num_steps]), torch.tensor([tokens])
-        plan = get_sampler(settings.sampler).plan(Task(schedule, tokens, torch.tensor([settings.steps]), *full))
+        plan = get_sampler(settings.sampler).plan(PlanInput(schedule, tokens, torch.tensor([settings.steps]), *full))
         guidance = Guidance.of(settings.guidance)
         when = {"guidance_schedule": guidance.schedule, "guidance_interval": guidance.interval}
         return asdict(settings) | {"guidance": guidance.scale, **when, "network_calls": plan.t.shape[1]}

@@ -2,18 +2,18 @@
 
 from vqdiff.sampling.guidance import Guidance, GuidanceKind
 from vqdiff.sampling.loop import Batch, Canvas, Frame, run, sample
-from vqdiff.sampling.plan import Plan, PlanStep, Task
+from vqdiff.sampling.plan import Plan, PlanInput, PlanStep
 from vqdiff.sampling.prediction import Denoise, Prediction, TwoStage
 from vqdiff.sampling.random import uniforms
 from vqdiff.sampling.revision import doubtful
 from vqdiff.sampling.samplers import (
-    Controls,
     PosteriorGuided,
     ReferenceFast,
     ReferenceReveal,
     Reveal,
     Sampler,
     StepInput,
+    StepSettings,
     Strided,
     get_sampler,
     samplers,
@@ -24,12 +24,12 @@ from vqdiff.sampling.trace import Trace
 __all__ = [
     "Batch",
     "Canvas",
-    "Controls",
     "Denoise",
     "Frame",
     "Guidance",
     "GuidanceKind",
     "Plan",
+    "PlanInput",
     "PlanStep",
     "PosteriorGuided",
     "Prediction",
@@ -39,8 +39,8 @@ __all__ = [
     "Sampler",
     "SamplingSettings",
     "StepInput",
+    "StepSettings",
     "Strided",
-    "Task",
     "Trace",
     "TwoStage",
     "doubtful",
