@@ -108,8 +108,8 @@ def _bound_and_cross_entropy(
     q_xt = torch.where(masked, 0.0, torch.where(agrees, at_xt[:, AGREES], at_xt[:, DIFFERS]))
     kl = kl_x0 + torch.xlogy(q_xt, q_xt) - q_xt * log_p_xt
 
-    # All other k: log(p / q) = log(v / r) + log(1 + c·p0), c = w_x0 / (w_uniform·v); the sum over all codes, less the
-    # one or two above.
+    # All other k: q = w_uniform, times rho where x0 agrees, p = w_uniform·v·(1 + c·p0) with c = w_x0 / (w_uniform·v).
+    # Their sum of log(1 + c·p0) is that over all codes, less the one or two above.
     if any(schedule.replaced_ends):
         log_c = _log(w_x0) - _log(w_uniform) - v.log()
         total = F.softplus(log_p0 + log_c.to(log_p0.dtype)[..., None]).sum(-1).double()
