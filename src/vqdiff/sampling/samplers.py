@@ -175,15 +175,14 @@ class ReferenceFast(Sampler):
 def _draw_posterior(x: StepInput, t: Int[Tensor, "B"]) -> Int[Tensor, "B L"]:
     """Draw x_s from p(x_s | x_t): x0 from the prediction, then x_s from q(x_s | x_t, x0).
 
-    Who keeps its token whatever x0 is, is drawn first; the network is asked about the other positions alone.
+    Which positions keep their token whatever x0 is, is drawn first; the network is asked about the others alone.
     """
     q, (choice, u) = bridge(x.schedule, t.clamp(min=1), x.now.s), x.u
     undecided = q.undecided(x.tokens, choice) & (x.now.t > 0)[:, None]
     # Where the host would have to wait for the device to know how many there are, all are drawn.
     most = int(undecided.sum(1).max()) if undecided.is_cpu else undecided.shape[1]
-    at = _largest(
-        undecided.byte(), most
-    )  # with some that are decided, for images that have fewer: any x0 will do there
+    # Images that have fewer are filled up with decided positions, where any x0 will do.
+    at = _largest(undecided.byte(), most)
     x0 = draw_categorical(x.settings.truncate(x.prediction.at(at)), u.gather(1, at))
     return q.draw(torch.zeros_like(x.tokens).scatter(1, at, x0), x.tokens, choice)
 
