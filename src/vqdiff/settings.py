@@ -90,6 +90,10 @@ class SamplingSettings:
         given = {name: value for name, value in changes.items() if value is not None}
         if isinstance(guidance := given.get("guidance"), Guidance):
             given |= guidance.settings()
+        for name, one in options_of(SamplingSettings).items():
+            if name in given:
+                with about(name):
+                    given[name] = one.check(name, given[name])
         return replace(self, **given)
 
     def check_steps(self, num_tokens: int) -> None:

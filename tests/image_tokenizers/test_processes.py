@@ -22,7 +22,7 @@ def learn(rank: int, processes: int, folder: Path) -> None:
     torch.manual_seed(0)
     tokenizer = CompactTokenizer(CompactConfig(16, (8, 16), (0, 1), (1, 1), num_codes=24, code_dim=4))
     quantizer = tokenizer.quantizer
-    quantizer.free_steps, quantizer.dead_below = 2, 2.0  # many codes die
+    quantizer.free_steps, quantizer.threshold_ema_dead_code = 2, 2.0  # many codes die
     one: Any = TokenizerObjective(
         tokenizer, ReconstructionLoss(), PerceptualConfig(), AdversarialConfig(0.5, 5, 2, 8, 2)
     )

@@ -9,7 +9,7 @@ from golden_cases import load
 from vqdiff.diffusion import Schedule
 from vqdiff.sampling.plan import (
     Plan,
-    Task,
+    PlanInput,
     masked_step,
     reference_fast_plan,
     reference_reveal_plan,
@@ -19,9 +19,9 @@ from vqdiff.sampling.plan import (
 )
 
 
-def task(num_tokens: int, *rows: tuple[int, int, int], num_steps: int = 100) -> Task:
+def task(num_tokens: int, *rows: tuple[int, int, int], num_steps: int = 100) -> PlanInput:
     """Rows are (steps, start, masked)."""
-    return Task(Schedule.published(num_steps, 5), num_tokens, *torch.tensor(rows).T)
+    return PlanInput(Schedule.published(num_steps, 5), num_tokens, *torch.tensor(rows).T)
 
 
 def rows(plan: Plan, row: int = 0) -> list[tuple[int, int, int]]:

@@ -31,7 +31,7 @@ from vqdiff.sampling import (
 )
 from vqdiff.sampling.orders import by_purity, by_random
 from vqdiff.sampling.plan import PlanStep
-from vqdiff.sampling.samplers import Controls, StepInput
+from vqdiff.sampling.samplers import StepInput, StepSettings
 
 pytestmark = pytest.mark.numeric
 
@@ -173,7 +173,7 @@ def test_posterior_guided_draws_from_the_guided_posterior(make: Callable[[int, i
         tokens,
         Prediction(codes[:, None, None].expand(2, DRAWS, 1, 3).flatten(0, 1), lambda x: x, torch.full((DRAWS,), 3.0)),
         now=PlanStep(*torch.tensor([9, 4, 0])[:, None].expand(3, DRAWS), most=0, left=0),
-        controls=Controls(torch.full((DRAWS,), 3.0), None, torch.zeros(DRAWS)),
+        settings=StepSettings(torch.full((DRAWS,), 3.0), None, torch.zeros(DRAWS)),
         u=torch.rand(2, DRAWS, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64),
     )
     drawn = get_sampler("posterior-guided").step(step)

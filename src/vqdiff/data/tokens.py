@@ -153,11 +153,16 @@ def tokenize(
     return _join([cache], class_names, f"{data} {split}")
 
 
+# So that tokens made before these buffers had their present names are still known to be of their tokenizer.
+_HASHED_AS = {"quantizer.cluster_size": "quantizer.usage", "quantizer.embed_avg": "quantizer.sums"}
+
+
 def fingerprint(tokenizer: ImageTokenizer) -> str:
     """Twelve hex digits that change with a tokenizer's configuration and weights."""
     config = {"class": type(tokenizer).__name__, **dataclasses.asdict(tokenizer.config)}
     digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
-    for name, value in sorted(tokenizer.state_dict().items()):
+    state = {_HASHED_AS.get(name, name): value for name, value in tokenizer.state_dict().items()}
+    for name, value in sorted(state.items()):
         content = value.detach().cpu().contiguous().flatten().view(torch.uint8)
         digest.update(f"{name} {value.dtype}".encode() + content.numpy().tobytes())
     return digest.hexdigest()[:12]

@@ -1,6 +1,7 @@
 """What is done to a prediction before it is drawn from: guide, then truncate, then sharpen by purity.
 
-Equation and algorithm numbers are those of Improved VQ-Diffusion (arXiv 2205.16007).
+Equation and algorithm numbers are those of Improved VQ-Diffusion (arXiv 2205.16007); truncation is VQ-Diffusion's
+(arXiv 2111.14822). The formulas are in docs/equations.md, sections 7 to 10.
 """
 
 from __future__ import annotations
@@ -22,36 +23,26 @@ _PREFIX = 64
 def guide(
     cond: Float[Tensor, "B L K"], null: Float[Tensor, "B L K"], scale: float | Float[Tensor, "B"]
 ) -> Float[Tensor, "B L K"]:
-    """Guide without a classifier: log p ∝ null + scale·(cond - null), normalised (Eq. 7 with scale = s + 1).
+    """Guide without a classifier: log p ∝ null + scale·(cond - null), normalised (Improved VQ-Diffusion, Eq. 7).
 
-    cond, null: logits or log-probabilities given the condition and the null condition. scale: one for all or one an
-    image; 1 returns the normalised `cond`. -inf means a code of probability 0 and is followed to the limit: what both
-    exclude stays excluded, and where a factor with a negative exponent is 0, only such codes remain.
+    cond, null: logits or log-probabilities given the condition and the null condition. scale: s + 1 in the paper's s,
+    one for all or one an image; 1 returns the normalised `cond`. -inf means a code of probability 0 and is followed to
+    the limit: what both exclude stays excluded, and where a factor with a negative exponent is 0, only such codes
+    remain.
 
     Returns log-probabilities in float32, or in float64 if the input is.
     """
     dtype = torch.promote_types(promoted(cond[:0]).dtype, promoted(null[:0]).dtype)
     g = _per_image(scale, cond[:0].to(dtype))
-    if cond.device.type != "cpu":  # there, to ask whether the short way did would make the host wait
-        return _guide_to_the_limit(cond.to(dtype), null.to(dtype), g)
-    images = zip(cond, null, g.expand(len(cond), 1, 1), strict=True)
-    guided = [_guide(*image) for image in images]  # one by one: an image fits the cache
+    if not cond.is_cpu:  # to ask whether anything is -inf would make the host wait
+        return _guide_zeros(cond.to(dtype), null.to(dtype), g)
+    guided: list[Tensor] = []
+    for image in zip(cond, null, g.expand(len(cond), 1, 1), strict=True):  # one by one: an image fits the cache
+        log_cond, log_null, g_image = (x.to(dtype) for x in image)
+        log_p = torch.lerp(log_null, log_cond, g_image).log_softmax(-1)  # null + g·(cond - null)
+        has_zeros = bool(log_p.amax(-1).isnan().any())  # ∞ - ∞
+        guided.append(_guide_zeros(log_cond, log_null, g_image) if has_zeros else log_p)
     return torch.stack(guided) if guided else cond.to(dtype)
-
-
-def _guide(cond: Tensor, null: Tensor, g: Tensor) -> Tensor:
-    """Guide one image (L, K) the short way, and the long way if an infinity has left its mark."""
-    cond, null = cond.to(g.dtype), null.to(g.dtype)
-    guided = torch.lerp(null, cond, g).log_softmax(-1)
-    return _guide_to_the_limit(cond, null, g) if bool(guided.amax(-1).isnan().any()) else guided
-
-
-def _guide_to_the_limit(cond: Tensor, null: Tensor, g: Tensor) -> Tensor:
-    by_cond, by_null = _times(g, cond), _times(1 - g, null)
-    mixed = (by_cond + by_null).nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
-    diverges = mixed == torch.inf
-    limit = torch.where(diverges, torch.minimum(by_cond, by_null), -torch.inf)
-    return torch.where(diverges.any(-1, keepdim=True), limit, mixed).log_softmax(-1)
 
 
 def guide_posterior(
@@ -63,13 +54,30 @@ def guide_posterior(
     t: Int[Tensor, "B"],
     s: Int[Tensor, "B"] | None = None,
 ) -> Float[Tensor, "B L K+1"]:
-    """Guide p(x_s | x_t) itself, as Eq. 7 is printed; the published code, and `guide`, act on p(x0 | x_t) instead.
+    """Guide p(x_s | x_t) itself, as Improved VQ-Diffusion prints Eq. 7.
+
+    The published code, and `guide`, act on p(x0 | x_t) instead.
 
     cond, null: logits or log-probabilities of x0. Returns log p(x_s | x_t), MASK last, to be drawn from with
     `draw_categorical`. The other arguments are those of `posterior_log_probs`.
+
+    Its zeros are many: a visible token never becomes MASK, under the condition or without it.
     """
     by_cond, by_null = (posterior_log_probs(schedule, promoted(x).log_softmax(-1), xt, t, s) for x in (cond, null))
     return guide(by_cond, by_null, scale)
+
+
+def _guide_zeros(cond: Tensor, null: Tensor, g: Tensor) -> Tensor:
+    """Guide where probabilities may be 0: p ∝ cond^g·null^(1 - g), with 0^0 = 1, and as the limit where 1/0 appears."""
+    by_cond, by_null = _times(g, cond), _times(1 - g, null)
+    mixed = (by_cond + by_null).nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
+    diverges = mixed == torch.inf
+    limit = torch.where(diverges, torch.minimum(by_cond, by_null), -torch.inf)
+    return torch.where(diverges.any(-1, keepdim=True), limit, mixed).log_softmax(-1)
+
+
+def _times(weight: Tensor, x: Tensor) -> Tensor:
+    return torch.where(weight == 0, 0.0, weight * x)  # 0 · -inf = 0
 
 
 def truncate(log_p0: Float[Tensor, "B L K"], rate: float | Float[Tensor, "B"]) -> Float[Tensor, "B L K"]:
@@ -114,14 +122,19 @@ def _nucleus(log_p: Tensor, r: Tensor, size: int) -> tuple[Tensor, Tensor, Tenso
 
 
 def purity(log_p0: Float[Tensor, "B L K"]) -> Float[Tensor, "B L"]:
-    """Return the largest probability at each position (Eq. 8): how sure the network is of its best code."""
+    """Return purity, max_k p(x0 = k | x_t), at each position (Improved VQ-Diffusion, Eq. 8).
+
+    In (0, 1]: how sure the network is of its best code.
+    """
     return promoted(log_p0).amax(-1).exp()
 
 
 def sharpen(
     log_p0: Float[Tensor, "B L K"], purity: Float[Tensor, "B L"], r: float | Float[Tensor, "B"]
 ) -> Float[Tensor, "B L K"]:
-    """Sharpen by purity: softmax((1 + r·purity)·log p0) (Eq. 11 and line 7 of Algorithm 2).
+    """Sharpen by purity: softmax((1 + r·purity)·log p0) (Improved VQ-Diffusion, Eq. 11).
+
+    Line 7 of its Algorithm 2.
 
     r: the prior scale, >= 0, one for all or one an image; 0 is off.
     """
@@ -134,7 +147,3 @@ def _per_image(value: float | Tensor, like: Tensor) -> Tensor:
     if isinstance(value, Tensor):
         return value.to(like)[:, None, None]
     return torch.full((1, 1, 1), value, dtype=like.dtype, device=like.device)
-
-
-def _times(weight: Tensor, x: Tensor) -> Tensor:
-    return torch.where(weight == 0, 0.0, weight * x)  # 0 · -inf = 0

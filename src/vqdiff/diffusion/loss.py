@@ -48,7 +48,10 @@ def diffusion_loss(
     adaptive: bool,
     mask_weight: tuple[float, float] = (1.0, 1.0),
 ) -> DiffusionLoss:
-    """Compute the variational bound at time t with the auxiliary loss of arXiv 2111.14822 from raw logits.
+    """Compute the variational bound at time t with the auxiliary loss of VQ-Diffusion (arXiv 2111.14822).
+
+    KL(q(x_{t-1} | x_t, x0) ‖ p(x_{t-1} | x_t)) + λ_t·(-log p(x0 | x_t)), from raw logits, with p(x_{t-1} | x_t) of the
+    paper's Eq. 11. The closed form is derived in docs/equations.md, section 6.
 
     x0: codes. xt: a draw of `q_sample(schedule, x0, t)`. t: 1..T. aux_weight: λ. adaptive: whether λ is multiplied by
     2 - (t - 1) / T, that is by 2 at t = 1 and by almost 1 at t = T. mask_weight: factors for the KL and the
@@ -57,60 +60,64 @@ def diffusion_loss(
     Raises InputError if the shapes do not fit.
     """
     check_prediction(schedule, logits, xt)
-    log_p = promoted(logits).log_softmax(-1)
-    bound, cross_entropy = _per_token(schedule, log_p, x0, xt, t)
+    log_p0 = promoted(logits).log_softmax(-1)
+    bound, cross_entropy = _bound_and_cross_entropy(schedule, log_p0, x0, xt, t)
     first = t == 1
     weight = torch.where(xt == schedule.num_codes, *mask_weight).masked_fill(first[:, None], 1.0)
-    terms, aux = ((x * weight).sum(1).to(log_p.dtype) for x in (bound, cross_entropy))
-    factor = aux_weight * (2 - (t - 1) / schedule.num_steps if adaptive else 1)
+    terms, aux = ((x * weight).sum(1).to(log_p0.dtype) for x in (bound, cross_entropy))
+    lambda_t = aux_weight * (2 - (t - 1) / schedule.num_steps if adaptive else 1)
     return DiffusionLoss(
-        kl=terms.masked_fill(first, 0.0), nll=terms.masked_fill(~first, 0.0), aux=aux, total=terms + factor * aux
+        kl=terms.masked_fill(first, 0.0), nll=terms.masked_fill(~first, 0.0), aux=aux, total=terms + lambda_t * aux
     )
 
 
-def _per_token(
-    schedule: Schedule, log_p: Float[Tensor, "B L K"], x0: Tensor, xt: Tensor, t: Tensor
+def _bound_and_cross_entropy(
+    schedule: Schedule, log_p0: Float[Tensor, "B L K"], x0: Tensor, xt: Tensor, t: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Return KL(q(x_s | x_t, x0) ‖ p(x_s | x_t)) for s = t - 1, which at s = 0 is -log p(x0 | x_1), and -log p0 at x0.
+    """Return KL(q(x_s | x_t, x0) ‖ p(x_s | x_t)) for s = t - 1, which at s = 0 is -log p(x0 | x_1), and -log p0(x0).
 
-    With (take, hold, spread) of the `bridge`, q is spread at every code but x0 and x_t, and p is take·p0 + spread·v at
-    every code but x_t. So two codes are worked out, and the others need one sum of log(1 + c·p0) over all K.
+    The closed form of docs/equations.md, section 6. Away from x0 and x_t, where q is w_uniform and p is
+    w_x0·p0 + w_uniform·v, all codes need together one sum of log(1 + c·p0); x0 and x_t are computed by themselves:
 
-    All but that sum is in float64: the weights span a dozen orders of magnitude.
+        KL = Σ_k q_k log(q_k / p_k) = [k = x0] + [k = x_t] + [all other k]
+
+    All but that sum is in float64: the weights span a dozen orders of magnitude. A masked x_t = MASK adds nothing, for
+    q and p agree there by Lemma 1.
     """
     K = schedule.num_codes
     masked, agrees = xt == K, xt == x0
     differs = ~(masked | agrees)
-    other = torch.where(masked, MASKED, DIFFERS)
-    take, hold, spread, _ = bridge(schedule, t, t - 1)
-    take_other, spread_other = take.gather(1, other), spread.gather(1, other)
-    log_x0, log_xt = log_p.gather(-1, torch.stack([x0, xt.clamp(max=K - 1)], -1)).double().unbind(-1)
+    w_x0, w_xt, w_uniform, _ = bridge(schedule, t, t - 1)
+    at_xt = (w_xt + w_uniform)[..., None]  # q(x_s = x_t | x_t, x0) in each case
+    rho = divide(w_uniform[:, AGREES], w_uniform[:, DIFFERS])[:, None]
+    not_agrees = torch.where(masked, MASKED, DIFFERS)
+    w_x0, w_uniform = w_x0.gather(1, not_agrees), w_uniform.gather(1, not_agrees)
+    log_p0_x0, log_p0_xt = log_p0.gather(-1, torch.stack([x0, xt.clamp(max=K - 1)], -1)).double().unbind(-1)
+    v = torch.where(masked, 1.0, (1 - (1 - rho) * log_p0_xt.exp()).clamp(min=_TINY))
 
-    # Where x_t is visible, `ratio` times less is spread if x0 agrees with it, and p averages: spread·v.
-    ratio = divide(spread[:, AGREES], spread[:, DIFFERS])[:, None]
-    v = torch.where(masked, 1.0, (1 - (1 - ratio) * log_xt.exp()).clamp(min=_TINY))
+    # k = x0, unless it is x_t: q = w_x0 + w_uniform, p = w_x0·p0(x0) + w_uniform·v; their quotient in logarithms, lest
+    # a tiny p0 vanish.
+    q_x0 = w_x0 + w_uniform
+    share = divide(w_x0, q_x0)
+    log_p_over_q = torch.logaddexp(share.log() + log_p0_x0, (1 - share).log() + v.log())
+    kl_x0 = -torch.where(agrees, 0.0, q_x0) * log_p_over_q
 
-    # At x0, unless it is x_t: q = take + spread. The quotient p / q, in logarithms, lest a tiny p0 vanish.
-    q_x0 = take_other + spread_other
-    share = divide(take_other, q_x0)
-    kl = -torch.where(agrees, 0.0, q_x0) * torch.logaddexp(share.log() + log_x0, (1 - share).log() + v.log())
-
-    # At x_t, if visible: q is one value where x0 agrees and another where it differs, and p is their mean.
-    at_xt = (hold + spread)[..., None]
-    log_rest = (-torch.expm1(log_xt)).clamp(min=_TINY).log()
-    log_p_xt = torch.logaddexp(at_xt[:, AGREES].log() + log_xt, at_xt[:, DIFFERS].log() + log_rest)
+    # k = x_t, a code: q has one value where x0 agrees with it and another where it differs, and p is their mean.
+    log_differs = (-torch.expm1(log_p0_xt)).clamp(min=_TINY).log()
+    log_p_xt = torch.logaddexp(at_xt[:, AGREES].log() + log_p0_xt, at_xt[:, DIFFERS].log() + log_differs)
     q_xt = torch.where(masked, 0.0, torch.where(agrees, at_xt[:, AGREES], at_xt[:, DIFFERS]))
-    kl = kl + torch.xlogy(q_xt, q_xt) - q_xt * log_p_xt
+    kl = kl_x0 + torch.xlogy(q_xt, q_xt) - q_xt * log_p_xt
 
-    # At the others: the sum over all codes, less the one or two above.
+    # All other k: q = w_uniform, times rho where x0 agrees, p = w_uniform·v·(1 + c·p0) with c = w_x0 / (w_uniform·v).
+    # Their sum of log(1 + c·p0) is that over all codes, less the one or two above.
     if any(schedule.replaced_ends):
-        log_slope = _log(take_other) - _log(spread_other) - v.log()
-        total = F.softplus(log_p + log_slope.to(log_p.dtype)[..., None]).sum(-1).double()
-        total = total - F.softplus(log_x0 + log_slope) - torch.where(differs, F.softplus(log_xt + log_slope), 0.0)
+        log_c = _log(w_x0) - _log(w_uniform) - v.log()
+        total = F.softplus(log_p0 + log_c.to(log_p0.dtype)[..., None]).sum(-1).double()
+        total = total - F.softplus(log_p0_x0 + log_c) - torch.where(differs, F.softplus(log_p0_xt + log_c), 0.0)
         count = torch.where(differs, K - 2, K - 1)
-        q = spread_other * torch.where(agrees, ratio, 1.0)
-        kl = kl + q * (count * (torch.where(agrees, _log(ratio), 0.0) - v.log()) - total)
-    return kl, -log_x0
+        q = w_uniform * torch.where(agrees, rho, 1.0)
+        kl = kl + q * (count * (torch.where(agrees, _log(rho), 0.0) - v.log()) - total)
+    return kl, -log_p0_x0
 
 
 def _log(x: Tensor) -> Tensor:

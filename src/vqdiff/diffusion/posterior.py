@@ -26,29 +26,29 @@ __all__ = [
 ]
 
 MASKED, DIFFERS, AGREES = range(3)
+"""The columns of a `Bridge`: x_t is MASK, a code other than x0, or x0 itself."""
 
 
 class Bridge(NamedTuple):
-    """q(x_s | x_t, x0) in closed form: x_s is x0, or x_t, or any of the K codes with equal probability.
+    """q(x_s | x_t, x0) = w_x0·[x_s = x0] + w_xt·[x_s = x_t] + w_uniform·[x_s is a code], in closed form.
 
-    Each (B, 3), float64; take + hold + K·spread = 1 in every column. Column MASKED: x_t is MASK. DIFFERS: it is a code
-    other than x0. AGREES: it is x0 itself, for which `hold` stands and `take` is 0.
-
-    take: probability of x0. hold: of x_t. spread: of each code.
+    Each weight has shape (B, 3), float64, and a column for each case: MASKED, DIFFERS and AGREES; the nine cells are
+    derived in docs/equations.md, section 3. In every column w_x0 + w_xt + K·w_uniform = 1. Where x_t agrees with x0,
+    the weight of both is `w_xt`, and `w_x0` is 0.
     """
 
-    take: Float[Tensor, "B 3"]
-    hold: Float[Tensor, "B 3"]
-    spread: Float[Tensor, "B 3"]
+    w_x0: Float[Tensor, "B 3"]
+    w_xt: Float[Tensor, "B 3"]
+    w_uniform: Float[Tensor, "B 3"]
     num_codes: int
 
     def draw(self, x0: Int[Tensor, "B L"], xt: Int[Tensor, "B L"], choice: Float[Tensor, "B L"]) -> Int[Tensor, "B L"]:
-        """Draw x_s by uniforms in [0, 1)."""
+        """Draw x_s by uniforms in [0, 1): x_t where they are below w_xt, any code below w_xt + K·w_uniform, else x0."""
         case = torch.where(xt == self.num_codes, MASKED, torch.where(x0 == xt, AGREES, DIFFERS))
-        hold, spread = self.hold.gather(1, case), self.spread.gather(1, case)
-        code = ((choice - hold) / spread).long().clamp(0, self.num_codes - 1)  # uniform, given that it is used below
-        xs = torch.where(choice < hold + self.num_codes * spread, code, x0)
-        return torch.where(choice < hold, xt, xs)
+        w_xt, w_uniform = self.w_xt.gather(1, case), self.w_uniform.gather(1, case)
+        code = ((choice - w_xt) / w_uniform).long().clamp(0, self.num_codes - 1)  # uniform, given that it is used below
+        xs = torch.where(choice < w_xt + self.num_codes * w_uniform, code, x0)
+        return torch.where(choice < w_xt, xt, xs)
 
     def undecided(self, xt: Int[Tensor, "B L"], choice: Float[Tensor, "B L"]) -> Bool[Tensor, "B L"]:
         """Tell where `draw` with the same uniforms needs x0; elsewhere it returns the same whatever x0 is.
@@ -56,37 +56,44 @@ class Bridge(NamedTuple):
         Of masked positions these are those that leave MASK, which Lemma 1 of arXiv 2205.16007 leaves to chance alone:
         about L / T in a step of one time. Of visible ones they are those that not every x0 lets stay.
         """
-        masked = self.hold[:, MASKED] + self.num_codes * self.spread[:, MASKED]
-        visible = torch.minimum(self.hold[:, DIFFERS], self.hold[:, AGREES])
+        masked = self.w_xt[:, MASKED] + self.num_codes * self.w_uniform[:, MASKED]
+        visible = torch.minimum(self.w_xt[:, DIFFERS], self.w_xt[:, AGREES])
         return choice >= torch.where(xt == self.num_codes, masked[:, None], visible[:, None])
 
 
 def bridge(schedule: Schedule, t: Int[Tensor, "B"], s: Int[Tensor, "B"]) -> Bridge:
-    """Return q(x_s | x_t, x0) ∝ q(x_t | x_s) q(x_s | x_0) for 0 <= s < t <= T (arXiv 2111.14822, Eq. 5).
+    """Return q(x_s | x_t, x0) = q(x_t | x_s) q(x_s | x0) / q(x_t | x0) for 0 <= s < t <= T (arXiv 2111.14822, Eq. 5).
 
     A masked position stays masked with probability gamma_bar[s] / gamma_bar[t], whatever x0 is (Lemma 1 of arXiv
     2205.16007). A visible one is never masked. What the schedule makes impossible is left as it is: a visible token
     that cannot have been replaced stays, and MASK where nothing is ever masked gives way to x0.
     """
-    alpha_s, beta_s, gamma_s = schedule.marginal(s)
-    alpha_t, beta_t, gamma_t = schedule.marginal(t)
+    K = schedule.num_codes
+    alpha_bar_s, beta_bar_s, gamma_bar_s = schedule.marginal(s)
+    alpha_bar_t, beta_bar_t, gamma_bar_t = schedule.marginal(t)
     alpha, beta, _ = schedule.kernel(s, t)
-    stay = divide(gamma_s, gamma_t)
-    leave = (1 - stay) / (alpha_s + schedule.num_codes * beta_s)  # divided by the probability to be visible at s
-    same_t = alpha_t + beta_t  # q(x_t | x0) where the two agree; beta_t where they differ
 
-    def columns(masked: Tensor, differs: Tensor, agrees: Tensor) -> Tensor:
-        return torch.stack([masked, differs, agrees], dim=1)
+    # x_t is MASK. The kernel's gamma / gamma_bar_t, in which 1 - gamma_bar_s = alpha_bar_s + K·beta_bar_s.
+    masked_xt = divide(gamma_bar_s, gamma_bar_t)
+    unmasked = (1 - masked_xt) / (alpha_bar_s + K * beta_bar_s)
+    masked_x0, masked_uniform = unmasked * alpha_bar_s, unmasked * beta_bar_s
+
+    # x_t is a code other than x0: (alpha·[x_s = x_t] + beta)·(alpha_bar_s·[x_s = x0] + beta_bar_s) / beta_bar_t.
+    differs_x0 = divide(beta * alpha_bar_s, beta_bar_t)
+    differs_xt = divide(alpha * beta_bar_s, beta_bar_t, otherwise=1.0)
+    differs_uniform = divide(beta * beta_bar_s, beta_bar_t)
+
+    # x_t is x0: the same product over alpha_bar_t + beta_bar_t, and [x_s = x0] is [x_s = x_t].
+    q_xt = alpha_bar_t + beta_bar_t
+    agrees_x0 = torch.zeros_like(masked_xt)
+    agrees_xt = divide(alpha * (alpha_bar_s + beta_bar_s) + beta * alpha_bar_s, q_xt, otherwise=1.0)
+    agrees_uniform = divide(beta * beta_bar_s, q_xt)
 
     return Bridge(
-        take=columns(leave * alpha_s, divide(beta * alpha_s, beta_t), torch.zeros_like(stay)),
-        hold=columns(
-            stay,
-            divide(alpha * beta_s, beta_t, otherwise=1.0),
-            divide(alpha * (alpha_s + beta_s) + beta * alpha_s, same_t, otherwise=1.0),
-        ),
-        spread=columns(leave * beta_s, divide(beta * beta_s, beta_t), divide(beta * beta_s, same_t)),
-        num_codes=schedule.num_codes,
+        w_x0=torch.stack([masked_x0, differs_x0, agrees_x0], dim=1),
+        w_xt=torch.stack([masked_xt, differs_xt, agrees_xt], dim=1),
+        w_uniform=torch.stack([masked_uniform, differs_uniform, agrees_uniform], dim=1),
+        num_codes=K,
     )
 
 
@@ -97,7 +104,9 @@ def posterior_log_probs(
     t: Int[Tensor, "B"],
     s: Int[Tensor, "B"] | None = None,
 ) -> Float[Tensor, "B L K+1"]:
-    """Build log p(x_s | x_t), MASK last, -inf where impossible. To sample from it, `sample_posterior` is much cheaper.
+    """Build log p(x_s | x_t) = log Σ_x0 q(x_s | x_t, x0) p(x0 | x_t), MASK last, -inf where impossible (Eq. 11).
+
+    To sample from it, `sample_posterior` is much cheaper.
 
     log_p0: normalised log p(x0 | x_t); -inf is allowed. xt: codes 0..K-1, or K where masked. t: 1..T. s: 0..t-1, by
     default t - 1. Computed in float64 and returned in the dtype of `log_p0`.
@@ -105,18 +114,19 @@ def posterior_log_probs(
     Raises InputError if `log_p0` has another number of codes than the schedule.
     """
     check_prediction(schedule, log_p0, xt)
-    take, hold, spread, _ = bridge(schedule, t, t - 1 if s is None else s)
-    other, at_xt = torch.where(xt == schedule.num_codes, MASKED, DIFFERS), xt[..., None]
-    p = F.pad(log_p0.double().exp(), (0, 1))
-    agreeing = p.gather(-1, at_xt)  # 0 where masked
-    differing = p.scatter(-1, at_xt, 0.0)
-    rest = differing.sum(-1, keepdim=True)
+    w_x0, w_xt, w_uniform, _ = bridge(schedule, t, t - 1 if s is None else s)
+    not_agrees, at_xt = torch.where(xt == schedule.num_codes, MASKED, DIFFERS), xt[..., None]
+    x0_probs = F.pad(log_p0.double().exp(), (0, 1))  # x0 is never MASK
+    p_agrees = x0_probs.gather(-1, at_xt)  # p(x0 = x_t | x_t), 0 where masked
+    x0_probs = x0_probs.scatter(-1, at_xt, 0.0)  # of every x0 but x_t
+    p_not_agrees = x0_probs.sum(-1, keepdim=True)
 
-    def expected(weight: Tensor) -> Tensor:
-        return weight.gather(1, other)[..., None] * rest + weight[:, AGREES, None, None] * agreeing
+    def expected(w: Tensor) -> Tensor:
+        """Average a weight over p(x0 | x_t): it depends on x0 only by whether that is x_t."""
+        return w.gather(1, not_agrees)[..., None] * p_not_agrees + w[:, AGREES, None, None] * p_agrees
 
-    codes = take.gather(1, other)[..., None] * differing[..., :-1] + expected(spread)
-    return F.pad(codes, (0, 1)).scatter_add(-1, at_xt, expected(hold)).log().to(log_p0.dtype)
+    xs_probs = w_x0.gather(1, not_agrees)[..., None] * x0_probs[..., :-1] + expected(w_uniform)
+    return F.pad(xs_probs, (0, 1)).scatter_add(-1, at_xt, expected(w_xt)).log().to(log_p0.dtype)
 
 
 def sample_posterior(
@@ -143,7 +153,8 @@ def draw_posterior(
     """Do what `sample_posterior` does with given uniforms in [0, 1), best in float64: the draw as a pure function.
 
     First x0 is drawn from p(x0 | x_t), then x_s from q(x_s | x_t, x0), which takes nothing but a choice between x_t,
-    any code, and x0. Every position depends on its own inputs only, and the device is never waited for.
+    any code, and x0 (docs/equations.md, section 5). Every position depends on its own inputs only, and the device is
+    never waited for.
     """
     check_prediction(schedule, log_p0, xt)
     choice, u = uniforms

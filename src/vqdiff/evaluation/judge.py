@@ -34,7 +34,7 @@ from vqdiff.metrics import Estimate, psnr, structural_similarity, summary
 from vqdiff.pipeline import Pipeline
 from vqdiff.pipeline import load as load_pipeline
 from vqdiff.sampling import get_sampler
-from vqdiff.sampling.plan import Task
+from vqdiff.sampling.plan import PlanInput
 from vqdiff.text import NullCondition
 
 
@@ -101,7 +101,7 @@ class Judge:
         pipe = self.pipe(cell)
         settings, tokens, schedule = pipe.settings(**vars(cell.sampling)), pipe.model.num_tokens, pipe.model.schedule
         full = torch.tensor([schedule.num_steps]), torch.tensor([tokens])
-        plan = get_sampler(settings.sampler).plan(Task(schedule, tokens, torch.tensor([settings.steps]), *full))
+        plan = get_sampler(settings.sampler).plan(PlanInput(schedule, tokens, torch.tensor([settings.steps]), *full))
         return asdict(settings) | {"network_calls": plan.t.shape[1]}
 
     def null(self, cell: Cell) -> str:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,22 @@ from torch.nn import functional as F
 from vqdiff.foundation.errors import InputError
 from vqdiff.foundation.shapes import Bool, Float, Int
 from vqdiff.image_tokenizers.processes import all_sum, gathered
+
+FORMER_NAMES = {"usage": "cluster_size", "sums": "embed_avg"}
+"""Buffers of `VectorQuantizer` in files of earlier versions; the bundled models have them."""
+
+
+def with_current_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict of any network with the ``FORMER_NAMES`` in it replaced; `VectorQuantizer` loads either.
+
+    For whoever reads a state dict by its names without loading it.
+    """
+    former = {
+        prefix + old: prefix + new
+        for prefix in (name.removesuffix("codebook") for name in state if name.endswith("codebook"))
+        for old, new in FORMER_NAMES.items()
+    }
+    return {former.get(name, name): value for name, value in state.items()}
 
 
 class Quantized(NamedTuple):
@@ -35,17 +51,19 @@ class VectorQuantizer(nn.Module):
     """Nearest-neighbour codebook learned by exponential moving averages (van den Oord et al. 2017, appendix A.1).
 
     For its first ``free_steps`` training passes latents go through unquantised; then the codes are placed on latents
-    of the batch. A code whose average use falls below ``dead_below`` a batch is placed anew on a latent that is badly
-    served, drawn with probability ∝ its squared error. Processes that train together (``torch.distributed``) hold the
-    same codebook, that of all their latents. With ``reserve_blank``, code 0 belongs to the positions the caller calls
-    blank, and to no other.
+    of the batch. A code whose ``cluster_size`` falls below ``threshold_ema_dead_code`` latents a batch is placed anew
+    on a latent that is badly served, drawn with probability ∝ its squared error. Processes that train together
+    (``torch.distributed``) hold the same codebook, that of all their latents. With ``reserve_blank``, code 0 belongs to
+    the positions the caller calls blank, and to no other.
 
-    Shapes: latents ``(*batch, D)``, tokens ``(*batch)`` with values 0..num_codes−1.
+    Shapes: latents ``(*batch, D)``, tokens ``(*batch)`` with values 0..num_codes−1. Buffers, named as elsewhere:
+    ``codebook`` e ``(num_codes, D)``, which is ``embed_avg`` m ``(num_codes, D)`` over ``cluster_size`` N
+    ``(num_codes,)``. (Not ``embed``: that is (D, num_codes) in some implementations and (num_codes, D) in others.)
     """
 
     codebook: Tensor
-    usage: Tensor
-    sums: Tensor
+    cluster_size: Tensor
+    embed_avg: Tensor
     passes: Tensor
 
     def __init__(
@@ -55,18 +73,18 @@ class VectorQuantizer(nn.Module):
         *,
         decay: float = 0.98,
         commitment: float = 0.25,
-        dead_below: float = 0.2,
+        threshold_ema_dead_code: float = 0.2,
         free_steps: int = 100,
         reserve_blank: bool = False,
     ) -> None:
         super().__init__()
         self.num_codes, self.dim = num_codes, dim
-        self.decay, self.commitment, self.dead_below, self.free_steps = decay, commitment, dead_below, free_steps
-        self.reserve_blank = reserve_blank
+        self.decay, self.commitment, self.free_steps = decay, commitment, free_steps
+        self.threshold_ema_dead_code, self.reserve_blank = threshold_ema_dead_code, reserve_blank
         self.register_buffer("codebook", torch.randn(num_codes, dim) / dim**0.5)
         # Training state, saved too, so that training can go on from any saved model.
-        self.register_buffer("usage", torch.zeros(num_codes))
-        self.register_buffer("sums", torch.zeros(num_codes, dim))
+        self.register_buffer("cluster_size", torch.zeros(num_codes))
+        self.register_buffer("embed_avg", torch.zeros(num_codes, dim))
         self.register_buffer("passes", torch.zeros((), dtype=torch.int64))
 
     def encode(
@@ -105,16 +123,22 @@ class VectorQuantizer(nn.Module):
         loss = self.commitment * F.mse_loss(latents.float(), codes)
         return Quantized(latents + (codes - latents).detach(), tokens, loss)
 
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any, **kwargs: Any) -> None:
+        for old, new in FORMER_NAMES.items():
+            if (value := state_dict.pop(prefix + old, None)) is not None:
+                state_dict[prefix + new] = value.to(getattr(self, new).dtype)  # it may be assigned, not copied
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
     @torch.no_grad()
     def _follow(self, flat: Tensor, tokens: Tensor, codes: Tensor) -> None:
         """Move each code to the running mean of its latents; place dead codes anew."""
-        # Counts stand beside the sums, so that one message tells the other processes both.
+        # Counts stand beside sums, so that one message tells the other processes both.
         counted = torch.cat([flat, torch.ones_like(flat[:, :1])], 1)
         totals = all_sum(flat.new_zeros(self.num_codes, self.dim + 1).index_add_(0, tokens, counted))
-        self.usage.lerp_(totals[:, -1], 1 - self.decay)
-        self.sums.lerp_(totals[:, :-1], 1 - self.decay)
-        self.codebook.copy_(self.sums / self.usage.clamp_min(1e-5)[:, None])
-        dead = self.usage < self.dead_below
+        self.cluster_size.lerp_(totals[:, -1], 1 - self.decay)
+        self.embed_avg.lerp_(totals[:, :-1], 1 - self.decay)
+        self.codebook.copy_(self.embed_avg / self.cluster_size.clamp_min(1e-5)[:, None])
+        dead = self.cluster_size < self.threshold_ema_dead_code
         if self.reserve_blank:
             dead[0] = False
         if dead.any():
@@ -135,8 +159,8 @@ class VectorQuantizer(nn.Module):
         order = (clocks / (weights + 1e-12)).argsort()
         rows = order[torch.arange(len(codes), device=order.device) % len(order)]
         self.codebook[codes] = flat[rows]
-        self.usage[codes] = 5 * self.dead_below
-        self.sums[codes] = flat[rows] * 5 * self.dead_below
+        self.cluster_size[codes] = 5 * self.threshold_ema_dead_code
+        self.embed_avg[codes] = flat[rows] * 5 * self.threshold_ema_dead_code
 
 
 class FiniteScalarQuantizer(nn.Module):

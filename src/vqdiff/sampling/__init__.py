@@ -1,18 +1,18 @@
 """Sampling: plans, orders, steps, the loop and its trace. A network is only a callable here."""
 
 from vqdiff.sampling.loop import Batch, Canvas, Frame, run, sample
-from vqdiff.sampling.plan import Plan, PlanStep, Task
+from vqdiff.sampling.plan import Plan, PlanInput, PlanStep
 from vqdiff.sampling.prediction import Denoise, Prediction, TwoStage
 from vqdiff.sampling.random import uniforms
 from vqdiff.sampling.revision import doubtful
 from vqdiff.sampling.samplers import (
-    Controls,
     PosteriorGuided,
     ReferenceFast,
     ReferenceReveal,
     Reveal,
     Sampler,
     StepInput,
+    StepSettings,
     Strided,
     get_sampler,
     samplers,
@@ -23,12 +23,12 @@ from vqdiff.settings import Guidance, GuidanceSchedule, SamplingSettings, Settin
 __all__ = [
     "Batch",
     "Canvas",
-    "Controls",
     "Denoise",
     "Frame",
     "Guidance",
     "GuidanceSchedule",
     "Plan",
+    "PlanInput",
     "PlanStep",
     "PosteriorGuided",
     "Prediction",
@@ -39,8 +39,8 @@ __all__ = [
     "SamplingSettings",
     "SettingChanges",
     "StepInput",
+    "StepSettings",
     "Strided",
-    "Task",
     "Trace",
     "TwoStage",
     "doubtful",

@@ -13,10 +13,10 @@ from vqdiff.diffusion import Schedule
 from vqdiff.foundation.errors import InputError
 from vqdiff.foundation.shapes import Bool, Float, Int
 from vqdiff.sampling.guidance import guidance_at
-from vqdiff.sampling.plan import Plan, Task, join_rows, masked_step
+from vqdiff.sampling.plan import Plan, PlanInput, join_rows, masked_step
 from vqdiff.sampling.prediction import Denoise, Prediction, predict
 from vqdiff.sampling.random import uniforms
-from vqdiff.sampling.samplers import Controls, Sampler, StepInput, get_sampler
+from vqdiff.sampling.samplers import Sampler, StepInput, StepSettings, get_sampler
 from vqdiff.settings import Guidance, SamplingSettings
 
 __all__ = ["Batch", "Canvas", "Frame", "run", "sample"]
@@ -138,7 +138,7 @@ class Batch:
         canvas.check(schedule, len(rows), num_tokens)
         masked = (canvas.tokens == schedule.num_codes).sum(1)
         begin = masked_step(schedule, masked / num_tokens) if canvas.start is None else torch.tensor(canvas.start)
-        plan = sampler.plan(Task(schedule, num_tokens, torch.tensor([row.steps for row in rows]), begin, masked))
+        plan = sampler.plan(PlanInput(schedule, num_tokens, torch.tensor([row.steps for row in rows]), begin, masked))
         scales = torch.ones(plan.t.shape)
         guidances = [Guidance.of(row) for row in rows]
         for guidance in set(guidances):
@@ -170,10 +170,10 @@ class Batch:
             for rows in (guidance, self.truncation, self.prior_scale, self.seeds, self.taken + 1)
         )
         truncated = bool((self.truncation < 1).any())
-        controls = Controls(scale, truncation if truncated else None, prior_scale)
+        step_settings = StepSettings(scale, truncation if truncated else None, prior_scale)
         prediction = predict(denoise, tokens, t, scale if bool((guidance != 1).any()) else None)
         u = uniforms(seeds, step, tokens.shape[1], self.sampler.num_uniforms)
-        x = StepInput(self.schedule, tokens, prediction, now, controls, u)
+        x = StepInput(self.schedule, tokens, prediction, now, step_settings, u)
         if getattr(denoise, "batch_invariant", False):
             # By images: how many positions are looked at, and so how results round, must not depend on the others.
             new = tokens.clone()

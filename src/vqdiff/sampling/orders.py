@@ -1,4 +1,7 @@
-"""In which order masked positions are filled: an order scores every position, the highest score goes first."""
+"""In which order masked positions are filled: an order scores every position, the highest score goes first.
+
+Algorithms 1 and 2 are those of Improved VQ-Diffusion (arXiv 2205.16007).
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from torch import Tensor
 
 from vqdiff.foundation.shapes import Float
 
-__all__ = ["BLIND", "Order", "by_confidence", "by_halton", "by_purity", "by_random"]
+__all__ = ["PREDICTION_INDEPENDENT", "Order", "by_confidence", "by_halton", "by_purity", "by_random"]
 
 Order = Callable[[Tensor, Tensor], Tensor]
 """(purity (B, L), uniforms (B, L)) -> scores (B, L)."""
@@ -41,8 +44,8 @@ def by_halton(purity: Float[Tensor, "B L"], u: Float[Tensor, "B L"]) -> Float[Te
     return _halton_scores(u.shape[1], u.device).expand_as(u)
 
 
-BLIND: frozenset[Order] = frozenset({by_random, by_halton})
-"""Orders that do not look at purity: who goes first is known before the network is asked."""
+PREDICTION_INDEPENDENT: frozenset[Order] = frozenset({by_random, by_halton})
+"""Orders that do not look at purity: which positions go first is known before the network is asked."""
 
 
 @lru_cache(maxsize=16)

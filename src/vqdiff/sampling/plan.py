@@ -1,7 +1,8 @@
 """Which step happens when: a plan has one row an image and one column a step.
 
 Images may differ in step count, start and number of masks; rows that finish early are padded with columns of t = 0,
-which do nothing. A plan is made once, on the CPU, before the loop.
+which do nothing. A plan is made once, on the CPU, before the loop. Algorithms 1 and 2 are those of Improved
+VQ-Diffusion (arXiv 2205.16007).
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from vqdiff.foundation.shapes import Float, Int
 
 __all__ = [
     "Plan",
+    "PlanInput",
     "PlanStep",
-    "Task",
     "join_rows",
     "masked_step",
     "reference_fast_plan",
@@ -32,8 +33,8 @@ __all__ = [
 
 
 @dataclass(frozen=True)
-class Task:
-    """What a batch has to do: tensors of shape (B,), int64, on the CPU.
+class PlanInput:
+    """What a plan is made from: tensors of shape (B,), int64, on the CPU.
 
     steps: as asked for, >= 1; a plan has fewer where there is less to do. start: the time the tokens are at, 0..T.
     masked: masked positions, 0..num_tokens.
@@ -120,20 +121,20 @@ def _remaining(total: Int[Tensor, "B"], steps: Int[Tensor, "B"]) -> Int[Tensor, 
     return total[:, None] - done * total[:, None] // steps
 
 
-def strided_plan(task: Task) -> Plan:
+def strided_plan(given: PlanInput) -> Plan:
     """Go from `start` to 0 in nearly equal strides."""
-    times = _remaining(task.start, task.steps)
+    times = _remaining(given.start, given.steps)
     return Plan(times[:, :-1], times[:, 1:], torch.zeros_like(times[:, 1:]))
 
 
-def reveal_plan(task: Task) -> Plan:
+def reveal_plan(given: PlanInput) -> Plan:
     """Fill the masked positions in nearly equal parts, at the times told by what is left (Algorithms 1 and 2)."""
-    left = _remaining(task.masked, task.steps)
-    times = masked_step(task.schedule, left.double() / task.num_tokens)
+    left = _remaining(given.masked, given.steps)
+    times = masked_step(given.schedule, left.double() / given.num_tokens)
     return Plan(times[:, :-1], times[:, 1:], left[:, :-1] - left[:, 1:])
 
 
-def reference_fast_plan(task: Task, skip: int | None = None) -> Plan:
+def reference_fast_plan(given: PlanInput, skip: int | None = None) -> Plan:
     """Repeat the times of the published fast sampler: a call every `skip` + 1 times, and one at t = 1.
 
     s is where its posterior arrives, by one *single* step from s + 1: t - skip - 1, or t - 1 near the end. So too
@@ -141,7 +142,7 @@ def reference_fast_plan(task: Task, skip: int | None = None) -> Plan:
 
     skip: None for the smallest that needs no more calls than `steps` (two at least, unless start is 1).
     """
-    start, steps = task.start[:, None], task.steps[:, None].clamp(min=2)
+    start, steps = given.start[:, None], given.steps[:, None].clamp(min=2)
     stride = _ceil_divide(start - 1, steps - 1).clamp(min=1) if skip is None else torch.full_like(start, skip + 1)
     last = _ceil_divide(start - 1, stride).clamp(min=0)  # the column of the call at t = 1
     columns = torch.arange(int(last.max()) + 1)
@@ -176,11 +177,11 @@ def reference_reveals(num_steps: int, num_tokens: int, most: int | None = None) 
     return tuple(after - before for before, after in pairwise(done))[::-1]
 
 
-def reference_reveal_plan(task: Task, reveals: Sequence[int], most: int | None = None) -> Plan:
+def reference_reveal_plan(given: PlanInput, reveals: Sequence[int], most: int | None = None) -> Plan:
     """Repeat the published reveal loop: from start down, `reveals[t - 1]` tokens at t, and at t = 1 all positions anew.
 
     most: the largest number a call reveals; more calls are made at the same t, a single token left over excepted.
-    Times with nothing to reveal have no call. `task.steps` doesn't matter.
+    Times with nothing to reveal have no call. `given.steps` doesn't matter.
     """
     calls: list[tuple[int, int, int]] = []
     for t in range(len(reveals), 1, -1):
@@ -190,8 +191,8 @@ def reference_reveal_plan(task: Task, reveals: Sequence[int], most: int | None =
             count += left - count == 1
             left -= count
             calls.append((t, t if left else t - 1, count))
-    calls.append((1, 0, task.num_tokens))
+    calls.append((1, 0, given.num_tokens))
     table = F.pad(torch.tensor(calls), (0, 0, 0, 1))  # and a row of zeros: nothing to do
-    skipped = (torch.tensor(calls)[:, 0] > task.start[:, None]).sum(1)
+    skipped = (torch.tensor(calls)[:, 0] > given.start[:, None]).sum(1)
     columns = skipped[:, None] + torch.arange(max(1, len(calls) - int(skipped.min())))
     return Plan(*table[columns.clamp(max=len(calls))].unbind(-1))

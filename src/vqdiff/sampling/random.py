@@ -36,9 +36,8 @@ def philox(counter: Words, key: tuple[Tensor, Tensor]) -> Words:
     )
     keys = torch.stack([key[0] + zeros, key[1] + zeros])
     for _ in range(_ROUNDS):
-        product = (even * multipliers).flip(
-            0
-        )  # the words at the even places, both at once: what each makes goes to the other
+        # The words at the even places, both at once: what each makes goes to the other.
+        product = (even * multipliers).flip(0)
         even, odd = (product >> 32 & _LOW) ^ odd ^ keys, product & _LOW
         keys = keys + steps & _LOW
     return even[0], odd[0], even[1], odd[1]

@@ -22,11 +22,11 @@ from vqdiff.diffusion import (
 from vqdiff.foundation.errors import InputError
 from vqdiff.foundation.shapes import Bool, Float, Int
 from vqdiff.plugins import SAMPLERS
-from vqdiff.sampling.orders import BLIND, Order, by_confidence, by_halton, by_purity, by_random
+from vqdiff.sampling.orders import PREDICTION_INDEPENDENT, Order, by_confidence, by_halton, by_purity, by_random
 from vqdiff.sampling.plan import (
     Plan,
+    PlanInput,
     PlanStep,
-    Task,
     reference_fast_plan,
     reference_reveal_plan,
     reference_reveals,
@@ -36,20 +36,20 @@ from vqdiff.sampling.plan import (
 from vqdiff.sampling.prediction import Prediction, take
 
 __all__ = [
-    "Controls",
     "PosteriorGuided",
     "ReferenceFast",
     "ReferenceReveal",
     "Reveal",
     "Sampler",
     "StepInput",
+    "StepSettings",
     "Strided",
     "get_sampler",
     "samplers",
 ]
 
 
-class Controls(NamedTuple):
+class StepSettings(NamedTuple):
     """The settings of every image in one step, each (B,), on the tokens' device; truncation None if it is off for all.
 
     What the host knows not to be needed is not done: on a GPU, `truncate` sorts all codes even where the rate is 1.
@@ -74,7 +74,7 @@ class StepInput(NamedTuple):
     tokens: Int[Tensor, "B L"]
     prediction: Prediction
     now: PlanStep
-    controls: Controls
+    settings: StepSettings
     u: Float[Tensor, "N B L"]
 
     @property
@@ -84,12 +84,12 @@ class StepInput(NamedTuple):
     def of_image(self, image: int, plan: Plan, *, guided: bool, truncated: bool) -> StepInput:
         """Return what this step is for one image alone, whose plan is a row of `plan`."""
         row = slice(image, image + 1)
-        guidance, truncation, prior_scale = self.controls
-        controls = Controls(
+        guidance, truncation, prior_scale = self.settings
+        settings = StepSettings(
             guidance[row], truncation[row] if truncation is not None and truncated else None, prior_scale[row]
         )
         prediction, now = self.prediction.select(image, guided=guided), plan.select(row).first(self.tokens.device)
-        return StepInput(self.schedule, self.tokens[row], prediction, now, controls, self.u[:, row])
+        return StepInput(self.schedule, self.tokens[row], prediction, now, settings, self.u[:, row])
 
 
 class Sampler(ABC):
@@ -99,7 +99,7 @@ class Sampler(ABC):
     """Random numbers that a position needs in one step."""
 
     @abstractmethod
-    def plan(self, task: Task) -> Plan:
+    def plan(self, given: PlanInput) -> Plan:
         """Plan the steps of a batch."""
 
     @abstractmethod
@@ -130,8 +130,8 @@ class Strided(Sampler):
 
     every: bool = False
 
-    def plan(self, task: Task) -> Plan:
-        return strided_plan(replace(task, steps=task.start) if self.every else task)
+    def plan(self, given: PlanInput) -> Plan:
+        return strided_plan(replace(given, steps=given.start) if self.every else given)
 
     def step(self, x: StepInput) -> Int[Tensor, "B L"]:
         return _draw_posterior(x, x.now.t)
@@ -148,15 +148,15 @@ class Strided(Sampler):
 
 @dataclass(frozen=True)
 class PosteriorGuided(Strided):
-    """As `Strided`, but guides p(x_s | x_t), as Eq. 7 is printed, where the others guide p(x0 | x_t).
+    """As `Strided`, but guides p(x_s | x_t), as arXiv 2205.16007 prints Eq. 7, where the others guide p(x0 | x_t).
 
     Builds the posterior, so it is slow. Truncation, which acts on a prediction of x0, is not applied.
     """
 
     def step(self, x: StepInput) -> Int[Tensor, "B L"]:
-        pair = x.prediction.pair()
-        guided = guide_posterior(x.schedule, *pair, x.controls.guidance, x.tokens, x.now.t.clamp(min=1), x.now.s)
-        return draw_categorical(guided, x.u[1])
+        cond, null = x.prediction.pair()
+        t, s = x.now.t.clamp(min=1), x.now.s
+        return draw_categorical(guide_posterior(x.schedule, cond, null, x.settings.guidance, x.tokens, t, s), x.u[1])
 
 
 @dataclass(frozen=True)
@@ -165,91 +165,88 @@ class ReferenceFast(Sampler):
 
     skip: int | None = None
 
-    def plan(self, task: Task) -> Plan:
-        return reference_fast_plan(task, self.skip)
+    def plan(self, given: PlanInput) -> Plan:
+        return reference_fast_plan(given, self.skip)
 
     def step(self, x: StepInput) -> Int[Tensor, "B L"]:
         return _draw_posterior(x, x.now.s + 1)
 
 
 def _draw_posterior(x: StepInput, t: Int[Tensor, "B"]) -> Int[Tensor, "B L"]:
-    """Draw x_s, and x0 for it at the positions alone that do not stay as they are whatever x0 is."""
-    way, (choice, u) = bridge(x.schedule, t.clamp(min=1), x.now.s), x.u
-    open_ = way.undecided(x.tokens, choice) & (x.now.t > 0)[:, None]
+    """Draw x_s from p(x_s | x_t): x0 from the prediction, then x_s from q(x_s | x_t, x0).
+
+    Which positions keep their token whatever x0 is, is drawn first; the network is asked about the others alone.
+    """
+    q, (choice, u) = bridge(x.schedule, t.clamp(min=1), x.now.s), x.u
+    undecided = q.undecided(x.tokens, choice) & (x.now.t > 0)[:, None]
     # Where the host would have to wait for the device to know how many there are, all are drawn.
-    most = int(open_.sum(1).max()) if open_.is_cpu else open_.shape[1]
-    among = _first(
-        open_.byte(), most
-    )  # and some that are decided, for images that have fewer: there x0 does not matter
-    x0 = draw_categorical(x.controls.truncate(x.prediction.at(among)), u.gather(1, among))
-    return way.draw(torch.zeros_like(x.tokens).scatter(1, among, x0), x.tokens, choice)
+    most = int(undecided.sum(1).max()) if undecided.is_cpu else undecided.shape[1]
+    # Images that have fewer are filled up with decided positions, where any x0 will do.
+    at = _largest(undecided.byte(), most)
+    x0 = draw_categorical(x.settings.truncate(x.prediction.at(at)), u.gather(1, at))
+    return q.draw(torch.zeros_like(x.tokens).scatter(1, at, x0), x.tokens, choice)
 
 
-def _first(keys: Tensor, count: int) -> Int[Tensor, "B N"]:
+def _largest(keys: Tensor, count: int) -> Int[Tensor, "B N"]:
     """Return the places of the `count` largest keys of each row; of equals, the first."""
     return keys.argsort(dim=1, descending=True, stable=True)[:, :count]
 
 
 @dataclass(frozen=True)
 class Reveal(Sampler):
-    """Fill a planned number of masked positions a step, and never change them again (Algorithms 1 and 2).
+    """Reveal a planned number of masked positions a step, and never change them again.
 
-    order: which positions go first. sharpened: draw from softmax((1 + prior_scale · purity) · log p0) (Eq. 11).
+    Algorithms 1 and 2 of Improved VQ-Diffusion (arXiv 2205.16007), for any number of tokens, times and steps.
+
+    order: which positions go first. sharpened: draw from softmax((1 + prior_scale · purity) · log p0) (its Eq. 11).
     """
 
     order: Order = by_random
     sharpened: bool = False
 
-    def plan(self, task: Task) -> Plan:
-        return reveal_plan(task)
+    def plan(self, given: PlanInput) -> Plan:
+        return reveal_plan(given)
 
     def step(self, x: StepInput) -> Int[Tensor, "B L"]:
-        u, open_, prior_scale = x.u[0], x.masked, x.controls.prior_scale
-        if self.order in BLIND:
-            at = _first(self.order(u, u).masked_fill(~open_, -torch.inf), x.now.most)
+        """Choose C_t among the masked positions A_t, draw x0 there, sharpened by purity, and reveal it."""
+        u_order, u_code = x.u
+        if self.order in PREDICTION_INDEPENDENT:  # as in Algorithm 1: C_t is known before the network is asked
+            at = self._choose(u_order, u_order, x.masked, x.now.most)
             log_p0 = x.prediction.at(at)
-            return self._fill(x, open_, at, log_p0, purity(log_p0), prior_scale)
-        at = _first(open_.byte(), x.now.left)
-        log_p0 = x.prediction.at(at)
-        return self._fill(x, open_, *self._choose(x, open_, at, log_p0, purity(log_p0)), prior_scale)
+            score = purity(log_p0)
+        else:  # as in Algorithm 2: the purity of all of A_t decides
+            at = _largest(x.masked.byte(), x.now.left)
+            log_p0 = x.prediction.at(at)
+            score = purity(log_p0)
+            chosen = self._choose(score, u_order.gather(1, at), x.masked.gather(1, at), x.now.most)
+            at, log_p0, score = at.gather(1, chosen), take(log_p0, chosen), score.gather(1, chosen)
+        log_p0 = x.settings.truncate(log_p0)
+        if self.sharpened:
+            log_p0 = sharpen(log_p0, score, x.settings.prior_scale)
+        x0 = draw_categorical(log_p0, u_code.gather(1, at))
+        return _revealed(x, at, x0, x.masked)
 
     def _choose(
-        self,
-        x: StepInput,
-        open_: Bool[Tensor, "B L"],
-        at: Int[Tensor, "B M"],
-        log_p0: Float[Tensor, "B M K"],
-        score: Float[Tensor, "B M"],
-    ) -> tuple[Int[Tensor, "B N"], Float[Tensor, "B N K"], Float[Tensor, "B N"]]:
-        """Of the positions `at`, return the N = `now.most` that come first, with their predictions and scores."""
-        keys = self.order(score, x.u[0].gather(1, at)).masked_fill(~open_.gather(1, at), -torch.inf)
-        first = _first(keys, x.now.most)
-        return at.gather(1, first), take(log_p0, first), score.gather(1, first)
+        self, score: Float[Tensor, "B M"], u: Float[Tensor, "B M"], open_: Bool[Tensor, "B M"], count: int
+    ) -> Int[Tensor, "B N"]:
+        """Return which `count` of the M positions come first: the open ones in their order, then any others."""
+        return _largest(self.order(score, u).masked_fill(~open_, -torch.inf), count)
 
-    def _fill(
-        self,
-        x: StepInput,
-        open_: Bool[Tensor, "B L"],
-        at: Int[Tensor, "B N"],
-        log_p0: Float[Tensor, "B N K"],
-        score: Float[Tensor, "B N"],
-        prior_scale: Float[Tensor, "B"],
-    ) -> Int[Tensor, "B L"]:
-        """Draw new codes at the first `now.reveal` of the positions `at`, where these are open."""
-        log_p0 = x.controls.truncate(log_p0)
-        if self.sharpened:
-            log_p0 = sharpen(log_p0, score, prior_scale)
-        codes = draw_categorical(log_p0, x.u[1].gather(1, at))
-        wanted = torch.arange(x.now.most, device=at.device) < x.now.reveal[:, None]
-        kept = x.tokens.gather(1, at)
-        return x.tokens.scatter(1, at, torch.where(wanted & open_.gather(1, at), codes, kept))
+
+def _revealed(
+    x: StepInput, at: Int[Tensor, "B N"], x0: Int[Tensor, "B N"], open_: Bool[Tensor, "B L"]
+) -> Int[Tensor, "B L"]:
+    """Write x0 to the first `now.reveal` of the positions `at`, where these are open; all else stays."""
+    wanted = torch.arange(x.now.most, device=at.device) < x.now.reveal[:, None]
+    return x.tokens.scatter(1, at, torch.where(wanted & open_.gather(1, at), x0, x.tokens.gather(1, at)))
 
 
 @dataclass(frozen=True)
 class ReferenceReveal(Reveal):
     """The published "high-quality inference": fixed counts, and a last call at t = 1 that draws every position anew.
 
-    Purity is divided by the image's largest, for the weights and for the exponent alike; Eq. 11 has the plain one.
+    Purity is divided by the image's largest, for the weights and for the exponent alike; Eq. 11 has the plain one. The
+    last call is not sharpened.
 
     reveals: tokens to reveal at each time 1..T; None for the published tables. most: the largest number a call may
     reveal, None for no limit.
@@ -258,18 +255,24 @@ class ReferenceReveal(Reveal):
     reveals: tuple[int, ...] | None = None
     most: int | None = None
 
-    def plan(self, task: Task) -> Plan:
-        reveals = self.reveals or reference_reveals(task.schedule.num_steps, task.num_tokens, self.most)
-        return reference_reveal_plan(task, reveals, self.most)
+    def plan(self, given: PlanInput) -> Plan:
+        reveals = self.reveals or reference_reveals(given.schedule.num_steps, given.num_tokens, self.most)
+        return reference_reveal_plan(given, reveals, self.most)
 
     def step(self, x: StepInput) -> Int[Tensor, "B L"]:
-        last, everywhere = x.now.t == 1, torch.arange(x.tokens.shape[1], device=x.tokens.device).expand_as(x.tokens)
+        """As `Reveal.step`, but with the purity of the whole image at hand, and all positions open in the last call."""
+        u_order, u_code = x.u
+        last = x.now.t == 1
+        open_ = x.masked | last[:, None]
         log_p0 = x.prediction.at()
         score = purity(log_p0)
         score = score / score.amax(1, keepdim=True)
-        open_ = x.masked | last[:, None]
-        chosen = self._choose(x, open_, everywhere, log_p0, score)
-        return self._fill(x, open_, *chosen, x.controls.prior_scale * ~last)
+        at = self._choose(score, u_order, open_, x.now.most)
+        log_p0, score = x.settings.truncate(take(log_p0, at)), score.gather(1, at)
+        if self.sharpened:
+            log_p0 = sharpen(log_p0, score, x.settings.prior_scale * ~last)
+        x0 = draw_categorical(log_p0, u_code.gather(1, at))
+        return _revealed(x, at, x0, open_)
 
 
 _OWN: dict[str, tuple[Sampler, str]] = {

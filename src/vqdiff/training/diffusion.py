@@ -68,7 +68,7 @@ class Noise:
 
 @dataclass(frozen=True)
 class Objective:
-    """What is minimised (arXiv 2111.14822, Eq. 9 to 11)."""
+    """What is minimised: the variational bound and the auxiliary loss of VQ-Diffusion (docs/equations.md, 6)."""
 
     aux_weight: float = 0.1
     """λ of the auxiliary cross-entropy on x0; published: 5e-4."""

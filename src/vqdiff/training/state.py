@@ -18,6 +18,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from vqdiff.foundation.errors import InputError
 from vqdiff.foundation.files import atomic_path
+from vqdiff.image_tokenizers.quantizers import with_current_names
 
 Batch = dict[str, Tensor]
 _WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
@@ -158,6 +159,7 @@ class RunState:
         """Take back what :meth:`save` wrote, and return the meters; InputError if that was another kind of run."""
         state = torch.load(file, weights_only=True, map_location="cpu", mmap=True)
         try:
+            state |= {part: with_current_names(state[part]) for part in ("weights", "average")}
             set_state_dict(
                 self._objective,
                 self.optimizer.optimizer,
