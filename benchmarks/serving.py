@@ -28,7 +28,7 @@ from typing import Any
 import vqdiff
 from vqdiff.bench.machine import describe_machine
 from vqdiff.evaluation.plots import save_figure
-from vqdiff.foundation.threads import rest
+from vqdiff.foundation.threads import release_threads
 from vqdiff.model import Job
 from vqdiff.pipeline import Pipeline
 from vqdiff.requests import DrawRequest
@@ -162,7 +162,7 @@ def main() -> None:
     for seed, prompt in enumerate(PROMPTS):
         pipe(prompt, seed=seed)
     alone = len(PROMPTS) / (time.perf_counter() - start)
-    rest()  # the threads of each way compute from here on
+    release_threads()  # the threads of each way compute from here on
     print(f"{where}\none at a time: {alone:.2f} pictures a second; {rows} rows; {settings}", flush=True)
 
     ways: dict[str, Callable[[], Batches | Steps]] = {

@@ -11,7 +11,7 @@ from vqdiff.evaluation import judge
 from vqdiff.evaluation.source import source_hash
 
 ROOT = Path(vqdiff.__file__).parent
-MODULES = "vqdiff.pipeline", "vqdiff.evaluation.drawing"
+MODULES = "vqdiff.pipeline", "vqdiff.evaluation.generation"
 
 
 def hash_with(monkeypatch: pytest.MonkeyPatch, file: Path, addition: str) -> str:

@@ -9,13 +9,13 @@ from vqdiff.foundation.threads import _gnu_openmp
 
 COUNT = """
 import os, time, torch
-from vqdiff.foundation.threads import rest
+from vqdiff.foundation.threads import release_threads
 def threads(): return len(os.listdir("/proc/self/task"))
 torch.set_num_threads(2)
 before = threads()
 torch.rand(1_000_000).mul(2)
 during = threads()
-rest()
+release_threads()
 for _ in range(100):
     if threads() < during: break
     time.sleep(0.05)

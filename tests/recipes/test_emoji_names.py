@@ -8,8 +8,8 @@ import pytest
 from pyarrow import parquet
 
 from vqdiff.recipes.emoji.captions import captions, fraction, split
+from vqdiff.recipes.emoji.entries import Names
 from vqdiff.recipes.emoji.names import NameIndex, match_file_names, slug
-from vqdiff.recipes.emoji.rows import Names
 from vqdiff.recipes.emoji.unicode import emoji_table, normalise, phrase, spoken_names
 from vqdiff.text.emoji_names import names
 

@@ -15,11 +15,11 @@ from vqdiff.foundation.errors import InputError
 from vqdiff.recipes.emoji import faces
 from vqdiff.recipes.emoji.build import Contents, assemble, packages_for
 from vqdiff.recipes.emoji.captions import concept_is_held_out
+from vqdiff.recipes.emoji.entries import Names
 from vqdiff.recipes.emoji.faces import FACE_PACKAGES, FACE_SETS, choose, read_faces, with_margin
 from vqdiff.recipes.emoji.icons import ICON_SETS, HeldOutNames, read_icons
 from vqdiff.recipes.emoji.packages import LICENSE_URLS, PACKAGES, Package
 from vqdiff.recipes.emoji.render import draw_png
-from vqdiff.recipes.emoji.rows import Names
 
 
 def test_every_source_is_pinned_licensed_and_credited():

@@ -24,7 +24,7 @@ from vqdiff.pipeline import Pipeline
 from vqdiff.requests import EditRequest, ReviseRequest, VaryRequest
 from vqdiff.sampling import Guidance, run
 from vqdiff.serving.engine import Engine, QueueFullError, StoppedError
-from vqdiff.serving.lane import Ticket
+from vqdiff.serving.running_batch import Ticket
 
 PATIENCE = 30.0
 

@@ -49,7 +49,7 @@ def asked(address: str, http: httpx.Client, way: str) -> Iterator[None]:
 
 @pytest.mark.parametrize("way", [*WAYS, "the page"])
 def test_who_hangs_up_costs_nothing_from_the_next_step_on(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vqdiff.serving.gate._PATIENCE", 120.0)  # the machine may be slow
+    monkeypatch.setattr("vqdiff.serving.page_routes._PATIENCE", 120.0)  # the machine may be slow
     pipe = toy_pipeline(steps=8)
     gate = Gate(pipe)
     with serving(pipe, page=way == "the page") as (address, engine), client(address) as http:

@@ -27,8 +27,8 @@ from vqdiff.pipeline import Pipeline
 from vqdiff.sampling import Trace
 from vqdiff.serving.engine import Engine
 from vqdiff.serving.limits import Limits
-from vqdiff.serving.page.door import Door
-from vqdiff.serving.page.drawing import Progress
+from vqdiff.serving.page.event_check import Door
+from vqdiff.serving.page.generation import Progress
 from vqdiff.serving.page.parts import state
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

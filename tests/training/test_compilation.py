@@ -341,10 +341,10 @@ def _train(config: DiffusionTraining) -> None:
 
 def _note_the_way(output: Path) -> None:
     """Let a run write down how it computes."""
-    rehearse = loop.rehearse
+    preflight = loop.rehearse
 
     def noted(*arguments: Any) -> Any:
-        plan = rehearse(*arguments)
+        plan = preflight(*arguments)
         output.mkdir(exist_ok=True)
         (output / "way").write_text(plan.compilation.value)
         return plan

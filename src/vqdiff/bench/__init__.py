@@ -5,5 +5,5 @@ from typing import Literal
 Size = Literal["emoji", "small", "coco", "ithq"]
 Dtype = Literal["float32", "bfloat16"]
 """Of weights and matrix products, in any program."""
-Precision = Dtype | Literal["int8"]
+MeasuredPrecision = Dtype | Literal["int8"]
 """Of our network: each has a row in `vqdiff.bench.programs.PRECISIONS`."""

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vqdiff.bench import Dtype, Precision
+from vqdiff.bench import Dtype, MeasuredPrecision
 from vqdiff.bench.workers import Turn
 from vqdiff.denoisers.layers import Packed
 from vqdiff.foundation.profiling import now, peak_memory, reset_peak_memory
@@ -34,7 +34,7 @@ class Kind:
     rounding: float
 
 
-PRECISIONS: dict[Precision, Kind] = {
+PRECISIONS: dict[MeasuredPrecision, Kind] = {
     "float32": Kind("float32", 1e-3),
     "bfloat16": Kind("bfloat16", 0.05),
     "int8": Kind("bfloat16", 0.1),
@@ -47,7 +47,7 @@ def prompts(count: int) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Task:
+class Workload:
     """Pictures to draw, or a few steps of them.
 
     steps: how many to time, spread evenly over the T of the sampler "ancestral"; None for all the steps of whole
@@ -65,8 +65,8 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """What a `Task` took, in seconds; one entry a step in ``steps`` and ``network``, its share inside the denoiser."""
+class TimedSteps:
+    """What a `Workload` took, in seconds; ``steps`` and ``network``, inside the denoiser, have one entry a step."""
 
     setup: float
     """From prompts to the first step: the text, and what is prepared once a picture."""

@@ -39,7 +39,7 @@ class Spread:
 
 
 @dataclass(frozen=True)
-class Row:
+class ReportRow:
     """One quantity of each program that was measured, in the order of `Report.programs`."""
 
     work: str
@@ -58,7 +58,7 @@ class Report:
     programs: list[str]
     machine: dict[str, Any]
     notes: list[str] = field(default_factory=list)
-    rows: list[Row] = field(default_factory=list)
+    rows: list[ReportRow] = field(default_factory=list)
     when: datetime = field(default_factory=lambda: datetime.now().astimezone())
 
     def add(
@@ -72,9 +72,9 @@ class Report:
         ratio = None
         if better is not None and len(values) == 2:
             ratio = Spread.of([better(*pair) for pair in zip(*values, strict=True)])
-        self.rows.append(Row(work, quantity, [Spread.of(each) for each in values], ratio))
+        self.rows.append(ReportRow(work, quantity, [Spread.of(each) for each in values], ratio))
 
-    def find(self, work: str, quantity: str) -> Row:
+    def find(self, work: str, quantity: str) -> ReportRow:
         """The row of that name."""
         return next(row for row in self.rows if (row.work, row.quantity) == (work, quantity))
 

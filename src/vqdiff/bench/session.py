@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from vqdiff.bench import Precision
+from vqdiff.bench import MeasuredPrecision
 from vqdiff.bench.machine import describe_machine
 from vqdiff.bench.programs import PRECISIONS
 from vqdiff.bench.report import Report, check_like
@@ -27,7 +27,7 @@ class Session:
     """Programs, each in a precision, side by side on one device; the peak of its matrix products is measured first."""
 
     def __init__(
-        self, title: str, programs: Mapping[str, Precision], device: torch.device, command: str, say: Say
+        self, title: str, programs: Mapping[str, MeasuredPrecision], device: torch.device, command: str, say: Say
     ) -> None:
         self.programs, self.device, self.say = programs, device, say
         labels = [f"{name} {precision}" for name, precision in programs.items()]
@@ -74,7 +74,7 @@ def check_counts(**options: int | tuple[int, ...] | None) -> None:
             raise InputError(f"--{name} is {wrong[0]}: at least 1 is needed")
 
 
-def precision_for(wanted: Precision | None, device: str) -> Precision:
+def precision_for(wanted: MeasuredPrecision | None, device: str) -> MeasuredPrecision:
     """The precision wanted, or the one that fits the device."""
     return wanted or auto_precision(pick_device(device))
 

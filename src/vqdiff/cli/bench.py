@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import App, Parameter
 
-from vqdiff.bench import Dtype, Precision, Size
+from vqdiff.bench import Dtype, MeasuredPrecision, Size
 
 if TYPE_CHECKING:
     from vqdiff.bench.report import Report
@@ -25,7 +25,7 @@ def drawing(
     *,
     size: Size | None = None,
     against: Literal["diffusers", "none"] | None = None,
-    dtype: Precision | None = None,
+    dtype: MeasuredPrecision | None = None,
     against_dtype: Dtype | None = None,
     device: str = "auto",
     steps: int | None = None,
@@ -45,9 +45,9 @@ def drawing(
     against
         diffusers (default but for emoji, which it cannot run) or none.
     dtype
-        Precision of our network (default: bfloat16 where the device has units for it).
+        MeasuredPrecision of our network (default: bfloat16 where the device has units for it).
     against_dtype
-        Precision of theirs (default: the same).
+        MeasuredPrecision of theirs (default: the same).
     device
         auto, cpu or cuda.
     steps
@@ -59,7 +59,7 @@ def drawing(
     output
         A folder for the results as JSON and Markdown, named by date.
     """
-    from vqdiff.bench.drawing import Options, bench_bundled, bench_random
+    from vqdiff.bench.sampling import Options, bench_bundled, bench_random
 
     _check(output)
     size = size or ("small" if against == "diffusers" else "emoji")

@@ -34,9 +34,9 @@ def evaluate(
     precision
         auto, float32, bfloat16 or int8 (CPUs only): what the networks compute with.
     """
-    from vqdiff.evaluation.drawing import only_main_process
     from vqdiff.evaluation.evaluate import Evaluation
     from vqdiff.evaluation.evaluate import evaluate as run
+    from vqdiff.evaluation.generation import only_main_process
     from vqdiff.foundation.config import read_config
 
     text = run(read_config(Evaluation, config, set), against, device, precision)

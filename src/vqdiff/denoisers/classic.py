@@ -78,25 +78,25 @@ class PreparedBlock(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Prepared:
+class ClassicCondition:
     """A condition made ready by :meth:`ClassicDenoiser.prepare`; good until the weights change."""
 
     blocks: tuple[PreparedBlock, ...]
 
-    def select(self, rows: Sequence[int]) -> Prepared:
+    def select(self, rows: Sequence[int]) -> ClassicCondition:
         """What belongs to the pictures with these numbers, in this order."""
         return _of_pictures(lambda values: values[list(rows)], self)
 
-    def join(self, *others: Prepared) -> Prepared:
+    def join(self, *others: ClassicCondition) -> ClassicCondition:
         """What belongs to these pictures and then to those of ``others``, by the same denoiser."""
         return _of_pictures(lambda *parts: torch.cat(parts), self, *others)
 
-    def one(self, row: int) -> Prepared:
+    def one(self, row: int) -> ClassicCondition:
         """What belongs to a single picture, copied only for the sake of its address."""
         return _of_pictures(lambda values: aligned(values[row : row + 1]), self)
 
 
-def _of_pictures(change: Callable[..., Tensor], *contexts: Prepared) -> Prepared:
+def _of_pictures(change: Callable[..., Tensor], *contexts: ClassicCondition) -> ClassicCondition:
     """What ``change`` makes of all that has a row a picture."""
     blocks = list[PreparedBlock]()
     for layer in zip(*(one.blocks for one in contexts), strict=True):
@@ -105,7 +105,7 @@ def _of_pictures(change: Callable[..., Tensor], *contexts: Prepared) -> Prepared
             keys, values = (change(*(getattr(one.text, name) for one in layer)) for name in ("keys", "values"))
             text = PreparedText(text.steps, keys, values)
         blocks.append(PreparedBlock(steps, text, None if label is None else change(*(one.label for one in layer))))
-    return Prepared(tuple(blocks))
+    return ClassicCondition(tuple(blocks))
 
 
 class AdaptiveNorm(nn.Module):
@@ -253,7 +253,7 @@ class ClassicDenoiser(nn.Module):
         self.head = nn.Linear(config.width, config.num_codes)
         self.apply(_initialise)
 
-    def prepare(self, condition: Float[Tensor, "B N C"] | Int[Tensor, " B"] | None) -> Prepared:
+    def prepare(self, condition: Float[Tensor, "B N C"] | Int[Tensor, " B"] | None) -> ClassicCondition:
         """Do once, for all steps of a picture, the work that the image tokens have no part in.
 
         The result takes the condition's place in a call and gives the same logits.
@@ -261,13 +261,13 @@ class ClassicDenoiser(nn.Module):
         self._check(condition)
         if condition is not None and condition.is_floating_point():
             condition = condition.to(self.head.weight.dtype)
-        return Prepared(tuple(cast("Block", block).prepare(condition) for block in self.blocks))
+        return ClassicCondition(tuple(cast("Block", block).prepare(condition) for block in self.blocks))
 
     def forward(
         self,
         tokens: Int[Tensor, "B L"],
         t: Int[Tensor, " B"],
-        condition: Float[Tensor, "B N C"] | Int[Tensor, " B"] | Prepared | None = None,
+        condition: Float[Tensor, "B N C"] | Int[Tensor, " B"] | ClassicCondition | None = None,
     ) -> Float[Tensor, "B L K"]:
         """Logits for x0, codes last, of noisy ``tokens`` (0..K, K = MASK) at steps ``t`` (1..T).
 
@@ -279,12 +279,12 @@ class ClassicDenoiser(nn.Module):
         self,
         tokens: Int[Tensor, "B L"],
         t: Int[Tensor, " B"],
-        condition: Float[Tensor, "B N C"] | Int[Tensor, " B"] | Prepared | None = None,
+        condition: Float[Tensor, "B N C"] | Int[Tensor, " B"] | ClassicCondition | None = None,
     ) -> Float[Tensor, "B L D"]:
         """Everything but the head, which may then be asked about some positions only."""
         if tokens.shape[1] != self.config.num_tokens:
             raise InputError(f"this denoiser draws {self.config.num_tokens} tokens a picture, got {tokens.shape[1]}")
-        prepared = condition if isinstance(condition, Prepared) else self.prepare(condition)
+        prepared = condition if isinstance(condition, ClassicCondition) else self.prepare(condition)
         x = self.token_embedding(tokens) + self._positions()
         for block, ready in zip(self.blocks, prepared.blocks, strict=True):
             if self.recompute and torch.is_grad_enabled():

@@ -52,7 +52,7 @@ class ModernConfig:
             raise InputError("a denoiser takes text or classes, not both")
 
 
-class Prepared(NamedTuple):
+class ModernCondition(NamedTuple):
     """What does not change between steps: the condition's keys and values per layer, their mask, and vectors."""
 
     times: Float[Tensor, "steps D"]
@@ -63,23 +63,23 @@ class Prepared(NamedTuple):
     """Added to the scores of text keys: 0, or −inf for padding."""
     vector: Float[Tensor, "B D"] | None
 
-    def select(self, rows: Sequence[int]) -> Prepared:
+    def select(self, rows: Sequence[int]) -> ModernCondition:
         """What belongs to the pictures with these numbers, in this order."""
         return _of_pictures(lambda values: values[list(rows)], self)
 
-    def join(self, *others: Prepared) -> Prepared:
+    def join(self, *others: ModernCondition) -> ModernCondition:
         """What belongs to these pictures and then to those of ``others``, by the same denoiser."""
         return _of_pictures(lambda *parts: torch.cat(parts), self, *others)
 
-    def one(self, row: int) -> Prepared:
+    def one(self, row: int) -> ModernCondition:
         """What belongs to a single picture, copied only for the sake of its address."""
         return _of_pictures(lambda values: aligned(values[row : row + 1]), self)
 
 
-def _of_pictures(change: Callable[..., Tensor], *contexts: Prepared) -> Prepared:
+def _of_pictures(change: Callable[..., Tensor], *contexts: ModernCondition) -> ModernCondition:
     """What ``change`` makes of all that has a row a picture."""
     first = contexts[0]
-    return Prepared(
+    return ModernCondition(
         first.times,
         tuple(map(change, *(one.keys for one in contexts))),
         tuple(map(change, *(one.values for one in contexts))),
@@ -124,16 +124,16 @@ class ModernDenoiser(nn.Module):
         for linear in (self.modulation, self.final_modulation):
             nn.init.zeros_(linear.weight)
 
-    def prepare(self, condition: Tensor | None) -> Prepared:
+    def prepare(self, condition: Tensor | None) -> ModernCondition:
         """Everything a condition contributes that does not change between steps."""
         config = self.config
         if (condition is None) != (config.text_width is None and config.num_classes is None):
             raise InputError("this denoiser takes " + ("a" if condition is None else "no") + " condition")
         times = self.times()
         if condition is None:
-            return Prepared(times, (), (), None, None)
+            return ModernCondition(times, (), (), None, None)
         if config.num_classes is not None:
-            return Prepared(times, (), (), None, self.class_embedding(condition))
+            return ModernCondition(times, (), (), None, self.class_embedding(condition))
         present = condition.ne(0).any(-1)
         features = self.text_norm(condition.to(self.head.weight.dtype))
         share = present / present.sum(1, keepdim=True).clamp_min(1)
@@ -142,7 +142,7 @@ class ModernDenoiser(nn.Module):
         keys, values = both.permute(2, 0, 3, 1, 4).chunk(2)
         keys = torch.stack([cast("Block", block).prepare(k) for block, k in zip(self.blocks, keys, strict=True)])
         bias = torch.zeros(present.shape, device=present.device).masked_fill(~present, -math.inf)
-        return Prepared(times, tuple(keys.to(values.dtype)), tuple(values), bias[:, None, None], vector)
+        return ModernCondition(times, tuple(keys.to(values.dtype)), tuple(values), bias[:, None, None], vector)
 
     def times(self) -> Float[Tensor, "steps D"]:
         """The embedding of every t."""
@@ -150,16 +150,16 @@ class ModernDenoiser(nn.Module):
         return self.time(frequencies(t / self.config.num_steps, 256).to(self.head.weight.dtype))
 
     def forward(
-        self, tokens: Int[Tensor, "B L"], t: Int[Tensor, "B"], condition: Tensor | Prepared | None = None
+        self, tokens: Int[Tensor, "B L"], t: Int[Tensor, "B"], condition: Tensor | ModernCondition | None = None
     ) -> Float[Tensor, "B L K"]:
         """Logits of x0 given x_t; see the class."""
         return self.logits(self.features(tokens, t, condition))
 
     def features(
-        self, tokens: Int[Tensor, "B L"], t: Int[Tensor, "B"], condition: Tensor | Prepared | None = None
+        self, tokens: Int[Tensor, "B L"], t: Int[Tensor, "B"], condition: Tensor | ModernCondition | None = None
     ) -> Float[Tensor, "B L E"]:
         """Everything but the head, which may then be asked about some positions only."""
-        context = condition if isinstance(condition, Prepared) else self.prepare(condition)
+        context = condition if isinstance(condition, ModernCondition) else self.prepare(condition)
         vector = self._vector(context, t)
         modulation = self.modulation(vector).unflatten(-1, (6, -1))
 
@@ -177,7 +177,7 @@ class ModernDenoiser(nn.Module):
         """The head: logits of x0 at positions with these features."""
         return self.head(self.head_norm(features))
 
-    def _vector(self, context: Prepared, t: Int[Tensor, "B"]) -> Float[Tensor, "B 1 D"]:
+    def _vector(self, context: ModernCondition, t: Int[Tensor, "B"]) -> Float[Tensor, "B 1 D"]:
         """The embedding of time and condition that all norms are modulated by."""
         vector = context.times[t]
         return F.silu(vector if context.vector is None else vector + context.vector)[:, None]

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vqdiff.denoisers.layers import Int8Linear, PackedLinear, aligned, linear_of, packed_linear, products
-from vqdiff.denoisers.modern import Block, ModernDenoiser, Prepared, modulate, rotate
+from vqdiff.denoisers.modern import Block, ModernCondition, ModernDenoiser, modulate, rotate
 from vqdiff.foundation.shapes import Float, Int
 
 
@@ -54,7 +54,7 @@ class PackedModern(ModernDenoiser):
             return self.head(normed.view(1, -1, normed.shape[-1])).view(*features.shape[:-1], -1)
         return torch.cat([self.head(aligned(one)) for one in normed.split(1)])
 
-    def _vector(self, context: Prepared, t: Int[Tensor, "B"]) -> Float[Tensor, "B 1 D"]:
+    def _vector(self, context: ModernCondition, t: Int[Tensor, "B"]) -> Float[Tensor, "B 1 D"]:
         vector = context.times[t]
         vector = vector if context.vector is None else vector + context.vector
         return torch.stack([F.silu(one) for one in vector.split(1)])  # exp rounds otherwise at the end of a tensor

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from vqdiff.diffusion import purity, q_sample
-from vqdiff.evaluation.drawing import only_main_process
+from vqdiff.evaluation.generation import only_main_process
 from vqdiff.evaluation.plots import new_figure, save_figure
 from vqdiff.evaluation.protocol import table
 from vqdiff.evaluation.trial import Cell

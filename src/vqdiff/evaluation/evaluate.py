@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from vqdiff.evaluation.drawing import only_main_process
+from vqdiff.evaluation.generation import only_main_process
 from vqdiff.evaluation.judge import Judge
 from vqdiff.evaluation.protocol import Result, compare
 from vqdiff.evaluation.trial import Cell, Choices, Null, Trial

@@ -20,7 +20,7 @@ from torch import Tensor
 import vqdiff
 from vqdiff.data import PictureSet, load
 from vqdiff.denoisers.packed import precision_of
-from vqdiff.evaluation.drawing import draw, only_main_process, processes
+from vqdiff.evaluation.generation import draw, only_main_process, processes
 from vqdiff.evaluation.protocol import Measurement, Result, Subject
 from vqdiff.evaluation.scoring import Scoring
 from vqdiff.evaluation.source import source_hash
@@ -216,7 +216,7 @@ class Judge:
         }
 
 
-_SAMPLING = ("vqdiff.pipeline", "vqdiff.evaluation.drawing")
+_SAMPLING = ("vqdiff.pipeline", "vqdiff.evaluation.generation")
 _SCORING = (*_SAMPLING, "vqdiff.evaluation.scoring")
 """Modules that, with all they import, make a seed into tokens, and tokens into scores."""
 

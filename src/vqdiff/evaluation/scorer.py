@@ -20,7 +20,7 @@ from vqdiff.foundation.errors import InputError
 from vqdiff.foundation.processor import bf16_where_faster
 from vqdiff.foundation.shapes import Float, Int
 from vqdiff.metrics import principal_directions
-from vqdiff.metrics.features import Views, file_hash
+from vqdiff.metrics.features import EfficientNetFeatures, file_hash
 from vqdiff.model import load_component
 from vqdiff.model.finding import bundled
 from vqdiff.text import TextEncoder
@@ -90,7 +90,7 @@ class Scorer(nn.Module):
         self.scale.copy_(features.std(0) + 1e-3)
         self.directions.copy_(principal_directions(features, len(self.directions)))
 
-    def view(self, views: Views) -> Float[Tensor, "B D"]:
+    def view(self, views: EfficientNetFeatures) -> Float[Tensor, "B D"]:
         """Those of a picture's features that this scorer looks at."""
         return views.final if self.config.view == "final" else views.middle
 

@@ -19,7 +19,7 @@ from vqdiff.foundation.errors import InputError
 from vqdiff.foundation.files import atomic_path
 from vqdiff.foundation.images import batches
 from vqdiff.metrics import retrieved
-from vqdiff.metrics.features import EfficientNetLite0, Views, file_hash
+from vqdiff.metrics.features import EfficientNetFeatures, EfficientNetLite0, file_hash
 from vqdiff.model import save_component
 from vqdiff.text import TextEncoder
 
@@ -58,7 +58,7 @@ class FeatureSet:
     """One split as frozen features: of the pictures, and of every distinct caption."""
 
     pictures: PictureSet
-    views: Views
+    views: EfficientNetFeatures
     captions: list[list[int]]
     """Rows of ``texts`` for each picture."""
     texts: Tensor
@@ -72,7 +72,7 @@ class FeatureSet:
         views = [network(pixels) for pixels in batches(pictures.pixels)]
         return cls(
             pictures,
-            Views(*(torch.cat(parts) for parts in zip(*views, strict=True))),
+            EfficientNetFeatures(*(torch.cat(parts) for parts in zip(*views, strict=True))),
             [[number[text] for text in row] for row in pictures.captions],
             mean_states(encoder, texts),
         )

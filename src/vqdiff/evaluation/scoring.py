@@ -23,7 +23,7 @@ from vqdiff.metrics import (
     retrieved,
     text_score,
 )
-from vqdiff.metrics.features import CLIP, EfficientNetLite0, Inception, Network, Views
+from vqdiff.metrics.features import CLIP, EfficientNetFeatures, EfficientNetLite0, Inception, Network
 from vqdiff.model.components import fingerprint
 
 _FEWEST = 10
@@ -106,7 +106,7 @@ class Scoring:
             scores["r_precision_clip"] = self._r_precision(drawn["clip"], self.clip_texts)
         return scores
 
-    def _captioned(self, name: str, scorer: Scorer, views: Views) -> dict[str, float]:
+    def _captioned(self, name: str, scorer: Scorer, views: EfficientNetFeatures) -> dict[str, float]:
         features = scorer.view(views)
         pictures, texts = scorer.pictures(features), scorer.texts(self.texts)
         scores = {
@@ -133,5 +133,5 @@ class Scoring:
         return names + (["clip_score", "r_precision_clip"] if self.clip else [])
 
 
-def _views(features: dict[str, Tensor]) -> Views:
-    return Views(features["final"], features["middle"])
+def _views(features: dict[str, Tensor]) -> EfficientNetFeatures:
+    return EfficientNetFeatures(features["final"], features["middle"])

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vqdiff.evaluation.accuracy import Accuracy, measure_accuracy
-from vqdiff.evaluation.drawing import only_main_process
+from vqdiff.evaluation.generation import only_main_process
 from vqdiff.evaluation.judge import Judge
 from vqdiff.evaluation.plots import Line, Point, plot_lines, plot_pictures
 from vqdiff.evaluation.protocol import Result, table

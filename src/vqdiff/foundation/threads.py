@@ -11,7 +11,7 @@ from typing import Any
 _SOFT = 1  # omp_pause_soft: what is set stays
 
 
-def rest() -> None:
+def release_threads() -> None:
     """Let go of the threads that the calling thread's work was spread over; the next work starts new ones.
 
     Each Python thread that computes has its own. GNU OpenMP's wait for the next operation awake only as long as there

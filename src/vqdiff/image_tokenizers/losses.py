@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from vqdiff.foundation.errors import InputError
 from vqdiff.foundation.shapes import Float, Int
-from vqdiff.image_tokenizers.processes import all_mean
+from vqdiff.image_tokenizers.distributed import all_mean
 from vqdiff.image_tokenizers.quantizers import code_use
 from vqdiff.metrics import psnr
 from vqdiff.metrics.features import EfficientNetLite0

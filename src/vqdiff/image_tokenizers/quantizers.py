@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from vqdiff.foundation.errors import InputError
 from vqdiff.foundation.shapes import Bool, Float, Int
-from vqdiff.image_tokenizers.processes import all_sum, gathered
+from vqdiff.image_tokenizers.distributed import all_sum, gathered
 
 FORMER_NAMES = {"usage": "cluster_size", "sums": "embed_avg"}
 """Buffers of `VectorQuantizer` in files of earlier versions; the bundled models have them."""

@@ -22,7 +22,7 @@ from vqdiff.foundation.shapes import Float
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-class Views(NamedTuple):
+class EfficientNetFeatures(NamedTuple):
     """What EfficientNet-Lite0 sees: its last features, and those half-way up, which keep some of the layout."""
 
     final: Float[Tensor, "B 1280"]
@@ -30,7 +30,7 @@ class Views(NamedTuple):
 
 
 class EfficientNetLite0(nn.Module):
-    """EfficientNet-Lite0 with ImageNet weights; pixels ``(B, 3, H, W)`` in [0, 1] → `Views`.
+    """EfficientNet-Lite0 with ImageNet weights; pixels ``(B, 3, H, W)`` in [0, 1] → `EfficientNetFeatures`.
 
     ``final`` is the mean of the last layer. ``middle`` is the mean over each quarter and the maximum of the last layer
     of stride 16. Computed in bfloat16 on every machine, so that numbers do not depend on its units.
@@ -55,14 +55,14 @@ class EfficientNetLite0(nn.Module):
         self.eval().requires_grad_(False)
 
     @torch.inference_mode()
-    def forward(self, pixels: Float[Tensor, "B 3 H W"]) -> Views:
+    def forward(self, pixels: Float[Tensor, "B 3 H W"]) -> EfficientNetFeatures:
         net: Any = self.network
         with bf16_where_faster(pixels.device):
             middle, x = self.maps(pixels, (self._MIDDLE, len(net._blocks) - 1))
             final = net._swish(net._bn1(net._conv_head(x))).float().mean((2, 3))
         middle = middle.float()
         quarters = nn.functional.adaptive_avg_pool2d(middle, 2).flatten(1)
-        return Views(final, torch.cat([quarters, middle.amax((2, 3))], 1))
+        return EfficientNetFeatures(final, torch.cat([quarters, middle.amax((2, 3))], 1))
 
     def maps(self, pixels: Float[Tensor, "B 3 H W"], blocks: Sequence[int]) -> list[Float[Tensor, "B _ _ _"]]:
         """What the given blocks, in ascending order, put out; those after the last of them are not run.

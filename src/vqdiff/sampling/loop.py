@@ -12,7 +12,7 @@ from torch import Tensor
 from vqdiff.diffusion import Schedule
 from vqdiff.foundation.errors import InputError
 from vqdiff.foundation.shapes import Bool, Float, Int
-from vqdiff.sampling.guidance import guidance_at
+from vqdiff.sampling.guidance_schedule import guidance_at
 from vqdiff.sampling.plan import Plan, PlanInput, join_rows, masked_step
 from vqdiff.sampling.prediction import Denoise, Prediction, predict
 from vqdiff.sampling.random import uniforms

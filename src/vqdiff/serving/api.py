@@ -18,11 +18,11 @@ from vqdiff.pipeline import Pipeline
 from vqdiff.serving.docs import add_docs
 from vqdiff.serving.engine import Engine
 from vqdiff.serving.errors import add_handlers
-from vqdiff.serving.gate import Gate
 from vqdiff.serving.guards import Guards
 from vqdiff.serving.hosts import AllowedHosts
 from vqdiff.serving.limits import Limits
 from vqdiff.serving.metrics import EngineMetrics, RequestMetrics
+from vqdiff.serving.page_routes import PageRoutes
 from vqdiff.serving.routes import health, native, openai
 from vqdiff.serving.service import Service
 
@@ -64,7 +64,7 @@ def create_app(
         app.include_router(router)
     add_docs(app)
     if shell is not None:
-        app.router.default = Gate(shell)  # what is asked for and is none of the above
+        app.router.default = PageRoutes(shell)  # what is asked for and is none of the above
     add_handlers(app)
     app.add_middleware(Guards, limits=limits, token=token, allowed_hosts=allowed_hosts)
     app.add_middleware(RequestMetrics, registry=registry)

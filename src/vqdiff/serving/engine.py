@@ -19,10 +19,10 @@ from threading import Condition, Thread
 import torch
 
 from vqdiff.foundation.errors import InputError
-from vqdiff.foundation.threads import rest
+from vqdiff.foundation.threads import release_threads
 from vqdiff.model import Job
 from vqdiff.pipeline import Pipeline
-from vqdiff.serving.lane import Lane, Ticket
+from vqdiff.serving.running_batch import RunningBatch, Ticket
 
 Key = tuple[int, str, bool]
 """What pictures of one network call have in common: the model, the sampler, whether they are guided."""
@@ -75,8 +75,8 @@ class Engine:
         self.max_rows, self.max_waiting = max_rows, max_waiting
         self.counts = Counts()
         self._waiting: deque[Ticket] = deque()
-        self._lanes: dict[Key, Lane] = {}
-        self._aside: list[tuple[Key, Lane]] = []
+        self._batches: dict[Key, RunningBatch] = {}
+        self._aside: list[tuple[Key, RunningBatch]] = []
         """Pictures that have begun and have no row now, one each."""
         self._since = dict[str, int]()
         """For each client that has something to draw, when it came or last got a row, as a number that grows."""
@@ -87,7 +87,7 @@ class Engine:
         self._next_preview = 0.0
         self._views = 0
         self._thread = Thread(target=self._work, name="vqdiff-engine", daemon=True)
-        rest()  # as whoever has loaded the models
+        release_threads()  # as whoever has loaded the models
         self._thread.start()
 
     def submit(
@@ -109,7 +109,7 @@ class Engine:
         """
         self._check_room(client)
         ticket = Ticket(pipe, job, previews, trace, on_change, client)
-        rest()  # the engine's own thread computes from here on
+        release_threads()  # the engine's own thread computes from here on
         with self._changed:
             if (displaced := self._check_room(client)) is not None:
                 self._waiting.remove(displaced)
@@ -130,7 +130,7 @@ class Engine:
     @property
     def running(self) -> int:
         """Pictures under way."""
-        return sum(len(lane.rows) for lane in list(self._lanes.values()))
+        return sum(len(batch.rows) for batch in list(self._batches.values()))
 
     @property
     def alive(self) -> bool:
@@ -175,8 +175,8 @@ class Engine:
             self._waiting = deque(ticket for ticket in self._waiting if not ticket.done())
 
     def _tickets(self) -> list[Ticket]:
-        lanes = [*self._lanes.values(), *(lane for _, lane in list(self._aside))]
-        return [*self._waiting, *(row.ticket for lane in lanes for row in lane.rows)]
+        batches = [*self._batches.values(), *(batch for _, batch in list(self._aside))]
+        return [*self._waiting, *(row.ticket for batch in batches for row in batch.rows)]
 
     def _count(self, ticket: object) -> None:
         assert isinstance(ticket, Ticket)
@@ -194,10 +194,10 @@ class Engine:
             while self._has_work():
                 self._admit()
                 start, rows = time.monotonic(), self.running
-                for key, lane in list(self._lanes.items()):
-                    self._put(key, lane.settle())  # which frees the rows of those cancelled meanwhile
-                    if key in self._lanes:
-                        self._step(key, self._lanes[key])
+                for key, batch in list(self._batches.items()):
+                    self._put(key, batch.settle())  # which frees the rows of those cancelled meanwhile
+                    if key in self._batches:
+                        self._step(key, self._batches[key])
                 self._preview()
                 if rows:
                     pace = (time.monotonic() - start) / rows
@@ -213,7 +213,7 @@ class Engine:
         """Wait for requests; False when there are none left and none may come."""
         with self._changed:
             self._forget_ended()
-            while not self._waiting and not self._lanes and not self._aside:
+            while not self._waiting and not self._batches and not self._aside:
                 if self._closing:
                     return False
                 self._changed.wait()
@@ -222,7 +222,7 @@ class Engine:
     def _admit(self) -> None:
         """Fill the free rows, and make rows free for clients that have too few."""
         while (client := self._next_client()) is not None:
-            resumed = [i for i, (_, lane) in enumerate(self._aside) if lane.rows[0].ticket.client == client]
+            resumed = [i for i, (_, batch) in enumerate(self._aside) if batch.rows[0].ticket.client == client]
             if resumed:
                 self._join(*self._aside.pop(resumed[0]))
                 continue
@@ -236,18 +236,18 @@ class Engine:
                 if number == left:
                     self._waiting.remove(ticket)
             try:
-                lane = ticket.take(number)
-                self._join((id(ticket.pipe), ticket.job.settings.sampler, ticket.job.guided), lane)
+                batch = ticket.take(number)
+                self._join((id(ticket.pipe), ticket.job.settings.sampler, ticket.job.guided), batch)
             except Exception as error:
                 ticket.fail(error)
 
     def _next_client(self) -> str | None:
         """Whose picture takes a row now; None if nobody's."""
-        rows = Counter(row.ticket.client for lane in self._lanes.values() for row in lane.rows)
+        rows = Counter(row.ticket.client for batch in self._batches.values() for row in batch.rows)
         self._aside = [one for one in self._aside if not one[1].rows[0].ticket.done()]
         with self._changed:
             self._forget_ended()
-            wanting = {lane.rows[0].ticket.client for _, lane in self._aside} | {one.client for one in self._waiting}
+            wanting = {batch.rows[0].ticket.client for _, batch in self._aside} | {one.client for one in self._waiting}
             self._since = {one: since for one, since in self._since.items() if one in wanting or rows[one]}
             if not wanting:
                 return None
@@ -263,25 +263,25 @@ class Engine:
     def _set_aside(self, client: str) -> None:
         """Take its row from that picture of ``client`` that has most steps to go."""
         _, key, i = max(
-            (int(lane.batch.left[i]), key, i)
-            for key, lane in self._lanes.items()
-            for i, row in enumerate(lane.rows)
+            (int(running.batch.left[i]), key, i)
+            for key, running in self._batches.items()
+            for i, row in enumerate(running.rows)
             if row.ticket.client == client
         )
-        lane = self._lanes[key]
-        one = lane.select([i])
+        batch = self._batches[key]
+        one = batch.select([i])
         assert one is not None
         self._aside.append((key, one))
-        self._put(key, lane.select([other for other in range(len(lane.rows)) if other != i]))
+        self._put(key, batch.select([other for other in range(len(batch.rows)) if other != i]))
 
-    def _join(self, key: Key, lane: Lane) -> None:
-        self._put(key, self._lanes[key].join(lane) if key in self._lanes else lane)
+    def _join(self, key: Key, batch: RunningBatch) -> None:
+        self._put(key, self._batches[key].join(batch) if key in self._batches else batch)
 
-    def _step(self, key: Key, lane: Lane) -> None:
-        tickets = dict.fromkeys(row.ticket for row in lane.rows)
-        moved = lane.advance()
+    def _step(self, key: Key, batch: RunningBatch) -> None:
+        tickets = dict.fromkeys(row.ticket for row in batch.rows)
+        moved = batch.advance()
         self.counts.steps += 1
-        self.counts.picture_steps += len(lane.rows)
+        self.counts.picture_steps += len(batch.rows)
         self._put(key, moved and moved.settle())
         for ticket in tickets:
             try:
@@ -294,32 +294,32 @@ class Engine:
         start = time.monotonic()
         asked = [
             (row.shown, key, i)
-            for key, lane in self._lanes.items()
-            for i, row in enumerate(lane.rows)
+            for key, batch in self._batches.items()
+            for i, row in enumerate(batch.rows)
             if row.ticket.previews
         ]
         if not asked:
             return
         _, key, i = min(asked)
-        ticket = self._lanes[key].rows[i].ticket
+        ticket = self._batches[key].rows[i].ticket
         alone = (
             not self._waiting
             and not self._aside
-            and all(row.ticket is ticket for lane in self._lanes.values() for row in lane.rows)
+            and all(row.ticket is ticket for batch in self._batches.values() for row in batch.rows)
         )
         if not alone and start < self._next_preview:
             return
         self._views += 1
         try:
-            self._lanes[key].show(i, self._views)
+            self._batches[key].show(i, self._views)
             ticket.tell()
         except Exception as error:
             ticket.fail(error)
         took = time.monotonic() - start
         self._next_preview = start + took / PREVIEW_SHARE
 
-    def _put(self, key: Key, lane: Lane | None) -> None:
-        if lane is None:
-            self._lanes.pop(key, None)
+    def _put(self, key: Key, batch: RunningBatch | None) -> None:
+        if batch is None:
+            self._batches.pop(key, None)
         else:
-            self._lanes[key] = lane
+            self._batches[key] = batch

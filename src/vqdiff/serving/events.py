@@ -14,10 +14,10 @@ from typing import Any, Protocol
 from fastapi import Request
 
 from vqdiff.serving.errors import failure_of
-from vqdiff.serving.lane import Ticket, View
 from vqdiff.serving.openai_schemas import OpenAIOptions, Usage
-from vqdiff.serving.schemas import Drawing, Finished, Options
-from vqdiff.serving.service import ClientGoneError, Order, Service, patience_of
+from vqdiff.serving.running_batch import Ticket, View
+from vqdiff.serving.schemas import Finished, ImageRequest, Options
+from vqdiff.serving.service import ClientGoneError, Service, Submitted, patience_of
 
 
 class Teller(Protocol):
@@ -30,15 +30,15 @@ class Teller(Protocol):
         """What is new since it was last called: it may take a while, and runs in a thread."""
         ...
 
-    def finished(self, order: Order, pictures: Sequence[Finished]) -> list[bytes]:
+    def finished(self, order: Submitted, pictures: Sequence[Finished]) -> list[bytes]:
         """The end."""
         ...
 
 
-class DrawingEvents:
+class NativeEvents:
     """The events of the native endpoint: progress, preview and done."""
 
-    def __init__(self, options: Drawing) -> None:
+    def __init__(self, options: ImageRequest) -> None:
         self.options, self.previews = options, options.previews
         self._told, self._shown = -1, dict[int, int]()
 
@@ -53,7 +53,7 @@ class DrawingEvents:
                 news.append(_preview(index, view))
         return news
 
-    def finished(self, order: Order, pictures: Sequence[Finished]) -> list[bytes]:
+    def finished(self, order: Submitted, pictures: Sequence[Finished]) -> list[bytes]:
         return [_event("done", self.options.answer(order.model, pictures).model_dump())]
 
 
@@ -82,7 +82,7 @@ class ImageEvents:
                 news.append(self._told("partial_image", file, image.size, more))
         return news
 
-    def finished(self, order: Order, pictures: Sequence[Finished]) -> list[bytes]:
+    def finished(self, order: Submitted, pictures: Sequence[Finished]) -> list[bytes]:
         told = list[bytes]()
         for one in pictures:
             more = {"seed": one.seed, "usage": Usage.of(one).model_dump(), "warnings": one.warnings}

@@ -9,9 +9,9 @@ from fastapi.responses import StreamingResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from vqdiff.sampling import samplers
-from vqdiff.serving.events import DrawingEvents, ImageEvents, events, first_and_rest
+from vqdiff.serving.events import ImageEvents, NativeEvents, events, first_and_rest
 from vqdiff.serving.openai_schemas import Edit, Generation, Images, OpenAIOptions
-from vqdiff.serving.schemas import Drawing, Failure, ModelCard, ModelList, Pictures
+from vqdiff.serving.schemas import Failure, ImageRequest, ModelCard, ModelList, Pictures
 from vqdiff.serving.service import Service
 
 
@@ -46,7 +46,7 @@ async def edits(
 
 
 async def _draw(
-    service: Service, options: Drawing | OpenAIOptions, request: Request, teller: DrawingEvents | ImageEvents
+    service: Service, options: ImageRequest | OpenAIOptions, request: Request, teller: NativeEvents | ImageEvents
 ) -> Any:
     if not options.stream:
         return await service.draw(options, request)
@@ -69,9 +69,9 @@ async def model(name: str, service: Served) -> ModelCard:
 
 
 @native.post("/draw", response_model=Pictures, responses={200: _EVENTS})
-async def draw(options: Drawing, request: Request, service: Served) -> Any:
+async def draw(options: ImageRequest, request: Request, service: Served) -> Any:
     """Draw, edit, vary or revise pictures, with all options of the samplers, and with events if asked for them."""
-    return await _draw(service, options, request, DrawingEvents(options))
+    return await _draw(service, options, request, NativeEvents(options))
 
 
 @native.get("/models")

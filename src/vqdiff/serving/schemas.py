@@ -149,7 +149,7 @@ class Options(Settings):
         return Pictures.of(model, finished)
 
 
-class Drawing(Options):
+class ImageRequest(Options):
     """A request to the native endpoint; with an ``image`` it edits (``mask``), revises (``share``) or varies it."""
 
     model_config = ConfigDict(strict=True)  # no true for 1, no "1" for 1

@@ -16,8 +16,8 @@ from pydantic import BaseModel
 from vqdiff.pipeline import Pipeline
 from vqdiff.serving.addresses import network_of
 from vqdiff.serving.engine import Engine, StoppedError
-from vqdiff.serving.lane import Ticket
 from vqdiff.serving.limits import Limits
+from vqdiff.serving.running_batch import Ticket
 from vqdiff.serving.schemas import Finished, Options
 
 T = TypeVar("T")
@@ -27,7 +27,7 @@ class UnknownModelError(Exception):
     """No model of that name is served."""
 
 
-class Order:
+class Submitted:
     """A request that the engine has taken."""
 
     def __init__(self, model: str, options: Options, seed: int, ticket: Ticket, changed: asyncio.Event) -> None:
@@ -74,7 +74,7 @@ class Service:
         previews: bool = False,
         trace: bool = False,
         changed: asyncio.Event | None = None,
-    ) -> AsyncIterator[Order]:
+    ) -> AsyncIterator[Submitted]:
         """Have the engine draw what is asked for; whoever leaves the block early cancels it.
 
         changed: set when there is progress, a preview or the end; by default the order has one of its own.
@@ -95,11 +95,11 @@ class Service:
             submitted.add_done_callback(_cancel_ticket)  # it may be in the engine by now
             raise
         try:
-            yield Order(name, options, seed, ticket, changed)
+            yield Submitted(name, options, seed, ticket, changed)
         finally:
             ticket.cancel()
 
-    async def finish(self, order: Order, patience: Patience) -> list[Finished]:
+    async def finish(self, order: Submitted, patience: Patience) -> list[Finished]:
         """Wait for the pictures."""
         await patience(asyncio.wrap_future(order.ticket))
         return await self.compute(order.finish, patience)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from vqdiff.training.state import Batch, RunState
+from vqdiff.training.state import RunState, TrainingBatch
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Attempt:
     """What is not finite, in words: the loss, or the gradient that backward came to first."""
 
 
-def attempt(state: RunState, batches: Sequence[Batch], like: Attempt | None = None) -> Attempt:
+def attempt(state: RunState, batches: Sequence[TrainingBatch], like: Attempt | None = None) -> Attempt:
     """Compute the step of ``batches`` and leave ``state`` as it is, without gradients.
 
     like: an attempt whose order the gradients shall have, as compiled code shows none of its own.

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from vqdiff.training.attempt import Attempt, attempt, summed
-from vqdiff.training.state import Batch, RunState
+from vqdiff.training.state import RunState, TrainingBatch
 
 T = TypeVar("T")
 
@@ -41,7 +41,9 @@ class Compilation(Enum):
         return [way for way in Compilation if way is not Compilation.NARROW or device.type == "cpu"]
 
 
-def choose_compilation(state: RunState, part: nn.Module, batches: Sequence[Batch], eager: Attempt) -> Compilation:
+def choose_compilation(
+    state: RunState, part: nn.Module, batches: Sequence[TrainingBatch], eager: Attempt
+) -> Compilation:
     """Compile ``part``, in the widest way whose loss and gradient on ``batches`` are those of ``eager``.
 
     Prints a line for each way in which they differ or cannot be computed. The state stays as it is.
@@ -59,7 +61,7 @@ def choose_compilation(state: RunState, part: nn.Module, batches: Sequence[Batch
     return Compilation.NONE
 
 
-def _fault(state: RunState, batches: Sequence[Batch], eager: Attempt) -> str | None:
+def _fault(state: RunState, batches: Sequence[TrainingBatch], eager: Attempt) -> str | None:
     """What is wrong with the loss and gradient as computed now, the same in all processes."""
     error = None
     if state.accelerator.num_processes > 1:  # apart first: none must wait for the gradient of one that has failed
@@ -72,7 +74,7 @@ def _fault(state: RunState, batches: Sequence[Batch], eager: Attempt) -> str | N
     return _difference(state, found, eager)
 
 
-def _compute_apart(state: RunState, batches: Sequence[Batch]) -> None:
+def _compute_apart(state: RunState, batches: Sequence[TrainingBatch]) -> None:
     with state.undone():
         for _ in state.compute(batches, scaled=False, together=False):
             pass

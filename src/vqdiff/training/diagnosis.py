@@ -9,12 +9,12 @@ from accelerate.utils import gather_object
 
 from vqdiff.training.attempt import attempt
 from vqdiff.training.compilation import Compilation
-from vqdiff.training.state import Batch, RunState
+from vqdiff.training.state import RunState, TrainingBatch
 
 _DOUBTFUL = "--resume, and if it happens again, doubt this device"
 
 
-def diagnose(state: RunState, batches: Sequence[Batch], compilation: Compilation) -> str:
+def diagnose(state: RunState, batches: Sequence[TrainingBatch], compilation: Compilation) -> str:
     """What is found, in one line with the remedy; the same in all processes, which all must ask.
 
     ``state`` is as before the step, and stays so.
@@ -36,7 +36,7 @@ def diagnose(state: RunState, batches: Sequence[Batch], compilation: Compilation
     return f"{eager.fault} is not finite, {compilation.value} or not: lower run.learning_rate"
 
 
-def _broken_data(state: RunState, batches: Sequence[Batch]) -> str | None:
+def _broken_data(state: RunState, batches: Sequence[TrainingBatch]) -> str | None:
     """Which tensor of the batch is not finite, in any process."""
     found = list[str]()
     for batch in batches:

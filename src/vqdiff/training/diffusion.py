@@ -28,7 +28,7 @@ from vqdiff.sampling import SamplingSettings
 from vqdiff.text import NullCondition, NullKind, read_text_encoder
 from vqdiff.training.conditions import conditions_of
 from vqdiff.training.loop import RunConfig, train
-from vqdiff.training.state import Batch
+from vqdiff.training.state import TrainingBatch
 from vqdiff.training.tokenizer import HeldOut
 
 
@@ -314,7 +314,7 @@ class DiffusionTask:
         options: dict[str, Any] = {"views": config.views, "bf16": bf16, "class_names": class_names}
         return tokenize(data, split, image_tokenizer, config.output / "tokens", **options)
 
-    def batch(self, step: int, share: slice) -> Batch:
+    def batch(self, step: int, share: slice) -> TrainingBatch:
         """Tokens, times, noise and conditions of the rows ``share``."""
         random = np.random.default_rng((self.config.run.seed, step))
         noise = torch.Generator().manual_seed(int(random.integers(2**63)))

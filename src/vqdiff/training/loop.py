@@ -27,14 +27,14 @@ from vqdiff.foundation.errors import InputError
 from vqdiff.foundation.files import clear_rooms
 from vqdiff.foundation.processor import has_bf16_units
 from vqdiff.training.diagnosis import diagnose
-from vqdiff.training.journal import Journal
-from vqdiff.training.rehearsal import check_sanity, rehearse
-from vqdiff.training.state import Batch, RunState
+from vqdiff.training.logger import RunLogger
+from vqdiff.training.preflight import check_sanity, preflight
+from vqdiff.training.state import RunState, TrainingBatch
 
 _PATIENCE = timedelta(hours=6)
 """How long processes wait for the first one, which reads and tokenises the pictures."""
 
-Precision = Literal["auto", "fp32", "bf16", "fp16"]
+MixedPrecision = Literal["auto", "fp32", "bf16", "fp16"]
 Tracker = Literal["wandb", "trackio"]
 
 
@@ -56,7 +56,7 @@ class RunConfig:
     clip: float = 1.0
     ema: float = 0.0
     """Decay of the weight average that is previewed and saved; 0 = the weights themselves."""
-    precision: Precision = "auto"
+    precision: MixedPrecision = "auto"
     """Of the matrix products; weights and optimiser are fp32. ``auto`` is bf16 where that is faster, else fp32."""
     shard: bool = False
     """Divide weights, gradients and optimiser among the processes (FSDP2) instead of giving each a copy (DDP)."""
@@ -90,7 +90,7 @@ class RunConfig:
 
 
 @runtime_checkable
-class Task(Protocol):
+class TrainingTask(Protocol):
     """What is trained: an objective around a model, batches for it, pictures to look at, numbers on held-out data."""
 
     @property
@@ -121,7 +121,7 @@ class Task(Protocol):
         """Beginning of a parameter's name in the objective → factor on the learning rate."""
         ...
 
-    def batch(self, step: int, share: slice) -> Batch:
+    def batch(self, step: int, share: slice) -> TrainingBatch:
         """Rows ``share`` of the batch that belongs to ``step``, on the CPU: a pure function."""
         ...
 
@@ -138,7 +138,9 @@ class Task(Protocol):
         ...
 
 
-def train(make_task: Callable[[], Task], run: RunConfig, output: Path, *, resume: bool, sanity: bool = False) -> None:
+def train(
+    make_task: Callable[[], TrainingTask], run: RunConfig, output: Path, *, resume: bool, sanity: bool = False
+) -> None:
     """Train a task and write ``log.jsonl``, TensorBoard events, ``preview-*.png``, ``last.pt`` and the component.
 
     Started by ``accelerate launch`` or ``torchrun``, the processes share every batch.
@@ -167,8 +169,8 @@ def train(make_task: Callable[[], Task], run: RunConfig, output: Path, *, resume
     shard = run.shard and accelerator.num_processes > 1
     state = RunState(task.objective, task.model, optimizer, accelerator, averaged=run.ema > 0, shard=shard)
     meters = state.load(checkpoint) if resume else {}
-    plan = rehearse(state, task.compiled, task.batch(state.step, shares[0]), len(shares))
-    with _asked_to_stop() as stopped, Journal(accelerator, output, run.steps, run.batch_size) as journal:
+    plan = preflight(state, task.compiled, task.batch(state.step, shares[0]), len(shares))
+    with _asked_to_stop() as stopped, RunLogger(accelerator, output, run.steps, run.batch_size) as journal:
         journal.begin(state.step, meters, plan)
         for batches in _prefetched(task, range(state.step, run.steps), shares, accelerator.device):
             for group in state.optimizer.param_groups:
@@ -235,7 +237,7 @@ def make_accelerator(run: RunConfig, output: Path) -> Accelerator:
 
 
 def make_optimizer(objective: nn.Module, run: RunConfig, factors: Mapping[str, float]) -> torch.optim.AdamW:
-    """AdamW, with weight decay for matrices alone; ``factors`` as :attr:`Task.learning_rates`."""
+    """AdamW, with weight decay for matrices alone; ``factors`` as :attr:`TrainingTask.learning_rates`."""
     groups = dict[tuple[float, float], list[nn.Parameter]]()
     for name, parameter in objective.named_parameters():
         if parameter.requires_grad:
@@ -247,11 +249,11 @@ def make_optimizer(objective: nn.Module, run: RunConfig, factors: Mapping[str, f
 
 
 def _prefetched(
-    task: Task, steps: Sequence[int], shares: Sequence[slice], device: torch.device
-) -> Iterator[list[Batch]]:
+    task: TrainingTask, steps: Sequence[int], shares: Sequence[slice], device: torch.device
+) -> Iterator[list[TrainingBatch]]:
     """The batches of every step, made one step ahead by a thread."""
 
-    def make(step: int) -> list[Batch]:
+    def make(step: int) -> list[TrainingBatch]:
         return [task.batch(step, share) for share in shares]
 
     with ThreadPoolExecutor(1) as thread:

@@ -20,7 +20,7 @@ from vqdiff.foundation.errors import InputError
 from vqdiff.foundation.files import atomic_path
 from vqdiff.image_tokenizers.quantizers import with_current_names
 
-Batch = dict[str, Tensor]
+TrainingBatch = dict[str, Tensor]
 _WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
@@ -68,7 +68,7 @@ class RunState:
         return next((name for name, flag in zip(names, cast("Tensor", broken).tolist(), strict=True) if flag), None)
 
     def compute(
-        self, batches: Sequence[Batch], *, scaled: bool = True, together: bool = True
+        self, batches: Sequence[TrainingBatch], *, scaled: bool = True, together: bool = True
     ) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
         """Go forth and back through the parts of a batch: loss and metrics of each; the gradient is of their mean.
 

@@ -24,11 +24,11 @@ from vqdiff.foundation.files import atomic_path
 from vqdiff.recipes.emoji import card
 from vqdiff.recipes.emoji.colours import main_colour
 from vqdiff.recipes.emoji.drawings import Drawing, clear_colour, painted
+from vqdiff.recipes.emoji.entries import Names, join_others, merge, read_rows, records, weigh
 from vqdiff.recipes.emoji.faces import FACE_PACKAGES, read_faces
 from vqdiff.recipes.emoji.icons import ICON_SETS, read_icons
 from vqdiff.recipes.emoji.packages import PACKAGES, Package, fetch
 from vqdiff.recipes.emoji.render import SIZE, RenderError, blank_png, draw_png, needs_smoothing
-from vqdiff.recipes.emoji.rows import Names, join_others, merge, read_rows, records, weigh
 from vqdiff.recipes.emoji.views import counts, plan
 from vqdiff.recipes.emoji.words import with_article
 

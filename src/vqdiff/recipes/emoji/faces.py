@@ -17,9 +17,9 @@ import numpy as np
 
 from vqdiff.foundation.errors import InputError
 from vqdiff.recipes.emoji.captions import join_words
+from vqdiff.recipes.emoji.entries import Extra
 from vqdiff.recipes.emoji.packages import CC0, CC_BY, Package, Style
 from vqdiff.recipes.emoji.render import CANVAS, MARGIN
-from vqdiff.recipes.emoji.rows import Extra
 
 _SKINS = {"light": "f7d7c4", "medium-light": "e8b894", "medium": "c68642", "medium-dark": "8d5524", "dark": "4f2f1d"}
 _HAIRS = {

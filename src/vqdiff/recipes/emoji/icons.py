@@ -10,10 +10,10 @@ from pathlib import Path
 
 from vqdiff.recipes.emoji import packages
 from vqdiff.recipes.emoji.captions import concept_is_held_out, kind_captions
+from vqdiff.recipes.emoji.entries import Extra, Names
 from vqdiff.recipes.emoji.names import slug
 from vqdiff.recipes.emoji.packages import CC_BY, Package, Style
 from vqdiff.recipes.emoji.render import svg_document
-from vqdiff.recipes.emoji.rows import Extra, Names
 from vqdiff.recipes.emoji.unicode import normalise
 
 _STREAMLINE = "https://github.com/webalys-hq/streamline-vectors"

@@ -10,9 +10,9 @@ from fastapi import FastAPI
 from gradio.themes import Soft
 
 from vqdiff.serving.page.compare import compare_tab
-from vqdiff.serving.page.door import Door
 from vqdiff.serving.page.draw import draw_tab
 from vqdiff.serving.page.edit import edit_tab, picture_of
+from vqdiff.serving.page.event_check import EventCheck
 from vqdiff.serving.page.parts import script
 from vqdiff.serving.page.running import QUIET, told
 from vqdiff.serving.page.why import Why
@@ -64,7 +64,7 @@ def create_page(service: Service) -> FastAPI:
     blocks.queue(default_concurrency_limit=None, max_size=service.engine.max_waiting, api_open=False)
     blocks._queue.pending_messages_per_session.max_size = _SESSIONS  # what nobody fetches is kept in memory
     shell = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
-    shell.add_middleware(Door, blocks=blocks)
+    shell.add_middleware(EventCheck, blocks=blocks)
     return gr.mount_gradio_app(
         shell,
         blocks,

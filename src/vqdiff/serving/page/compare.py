@@ -9,7 +9,7 @@ import gradio as gr
 
 from vqdiff.model import Model
 from vqdiff.serving.page.controls import Controls, Values
-from vqdiff.serving.page.drawing import Cell, Progress, draw
+from vqdiff.serving.page.generation import Panel, Progress, draw
 from vqdiff.serving.page.parts import card, empty, state
 from vqdiff.serving.page.running import Buttons
 from vqdiff.serving.service import Service
@@ -48,7 +48,7 @@ def compare_tab(service: Service, model: gr.Dropdown) -> None:
     buttons.draw(controls.inputs, table, start, show, enter=controls.prompt)
 
 
-def _name(cell: Cell, model: Model) -> str:
+def _name(cell: Panel, model: Model) -> str:
     """The way in which a picture is drawn, in two lines."""
     settings = cell.drawing.settings(model)
     order, scale = _ORDERS.get(settings.sampler) or settings.sampler, settings.guidance

@@ -14,7 +14,7 @@ from vqdiff.foundation.errors import InputError
 from vqdiff.foundation.options import Choice, Interval, Number, Option, Whole, options_of
 from vqdiff.model import Model
 from vqdiff.serving.page.running import told
-from vqdiff.serving.schemas import Drawing
+from vqdiff.serving.schemas import ImageRequest
 from vqdiff.serving.service import Service
 from vqdiff.settings import SamplingSettings
 
@@ -67,7 +67,7 @@ class Controls:
             outputs = [self.parts[name] for name in names]
             model.change(told(self._follow), model, outputs, preprocess=False, show_progress="hidden")
 
-    def drawing(self, values: Values, **more: Any) -> Drawing:
+    def drawing(self, values: Values, **more: Any) -> ImageRequest:
         """The request that these values of `inputs` make; InputError or RequestValidationError for what is none."""
         name, *rest = values
         given = dict(zip(self.parts, rest, strict=True))
@@ -76,7 +76,7 @@ class Controls:
         asked: dict[str, Any] = {"model": name, "seed": None if random else given["seed"], "negative": negative or None}
         asked |= {"prompt": given["prompt"], "n": given.get("n", 1)} | self._changed(model, given) | more
         try:
-            drawing = Drawing(**asked)
+            drawing = ImageRequest(**asked)
         except ValidationError as error:
             raise RequestValidationError(error.errors()) from error
         if style in (None, _ANY):
@@ -85,7 +85,7 @@ class Controls:
             raise InputError(f"this model has no style {style!r}")
         return drawing.model_copy(update={"prompt": f"{drawing.prompt}, {style} style"})
 
-    def filled(self, drawing: Drawing) -> list[Any]:
+    def filled(self, drawing: ImageRequest) -> list[Any]:
         """Updates of `inputs` for what a request asked for: the same picture will come."""
         _, pipe = self._service.pipe(drawing.model)
         own = self._properties(pipe.model)

@@ -8,10 +8,10 @@ from typing import Any
 import gradio as gr
 
 from vqdiff.serving.page.controls import Controls, Values
-from vqdiff.serving.page.drawing import Progress, draw
+from vqdiff.serving.page.generation import Progress, draw
 from vqdiff.serving.page.parts import empty, grid, script, state
 from vqdiff.serving.page.running import QUIET, Buttons, told
-from vqdiff.serving.schemas import Drawing
+from vqdiff.serving.schemas import ImageRequest
 from vqdiff.serving.service import Service
 
 
@@ -36,7 +36,7 @@ def draw_tab(service: Service, model: gr.Dropdown, last: gr.State) -> gr.HTML:
         return state(progress) + grid(progress.cells[0], ["keep", "edit", "why"])
 
     def keep(event: gr.EventData) -> list[Any]:
-        return [str(Drawing.model_validate_json(event.drawing).seed), False]
+        return [str(ImageRequest.model_validate_json(event.drawing).seed), False]
 
     also = (last, lambda progress: progress.cells[0][-1].image)
     buttons.draw(controls.inputs, pictures, start, show, enter=controls.prompt, also=also)

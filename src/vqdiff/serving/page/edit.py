@@ -9,7 +9,7 @@ import gradio as gr
 
 from vqdiff.foundation.errors import InputError
 from vqdiff.serving.page.controls import Controls, Values
-from vqdiff.serving.page.drawing import Progress, draw
+from vqdiff.serving.page.generation import Progress, draw
 from vqdiff.serving.page.parts import empty, grid, script, state
 from vqdiff.serving.page.running import QUIET, Buttons, told
 from vqdiff.serving.service import Service

@@ -8,7 +8,7 @@ from html import escape
 from importlib.resources import files
 
 from vqdiff.serving.errors import failure_of
-from vqdiff.serving.page.drawing import Cell, Progress
+from vqdiff.serving.page.generation import Panel, Progress
 
 _WORDS = {"edit": "Edit", "why": "Why?"}
 
@@ -43,13 +43,13 @@ def empty(text: str) -> str:
     return f'<div class="vq-empty">{escape(text)}</div>'
 
 
-def grid(cells: Sequence[Cell], actions: Sequence[str]) -> str:
+def grid(cells: Sequence[Panel], actions: Sequence[str]) -> str:
     """Pictures with what can be done with them: keep (the seed), edit, why."""
     kind = "vq-grid vq-pairs" if len(cells) in (2, 4) else "vq-grid"
     return f'<div class="{kind}">{"".join(card(cell, actions) for cell in cells)}</div>'
 
 
-def card(cell: Cell, actions: Sequence[str] = ()) -> str:
+def card(cell: Panel, actions: Sequence[str] = ()) -> str:
     """One picture: as it stands, or finished, with its seed, a download, and buttons that `pictures.js` knows."""
     if cell.file is None:
         image = f'<img src="{cell.image}" alt="">' if cell.image else ""

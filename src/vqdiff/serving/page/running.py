@@ -12,9 +12,9 @@ from typing import Any, TypeVar
 import gradio as gr
 from gradio.components import Component
 
-from vqdiff.serving.gate import client_of, reader_of
-from vqdiff.serving.page.drawing import Progress
+from vqdiff.serving.page.generation import Progress
 from vqdiff.serving.page.parts import note, problem
+from vqdiff.serving.page_routes import client_of, reader_of
 from vqdiff.serving.service import UnknownModelError
 
 T = TypeVar("T")

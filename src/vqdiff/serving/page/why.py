@@ -12,10 +12,10 @@ from vqdiff.foundation.images import to_images
 from vqdiff.pipeline import Pipeline
 from vqdiff.sampling import Trace
 from vqdiff.serving.page.controls import Controls, Values
-from vqdiff.serving.page.drawing import Progress, data_url, draw
+from vqdiff.serving.page.generation import Progress, data_url, draw
 from vqdiff.serving.page.parts import empty, grid, note, script, state
 from vqdiff.serving.page.running import Buttons
-from vqdiff.serving.schemas import Drawing
+from vqdiff.serving.schemas import ImageRequest
 from vqdiff.serving.service import Service
 
 _HELP = """A picture is a square of tokens. At first all are masked; at each step the network says what each of them
@@ -29,7 +29,7 @@ _TEMPLATE = """<div class="vq-why" hidden>
     <figure><img alt="the picture after this step"><figcaption>The picture so far</figcaption></figure>
     <figure><canvas class="vq-sure"></canvas><figcaption>How sure the network is
       <span class="vq-scale"></span></figcaption></figure>
-    <figure><canvas class="vq-order"></canvas><figcaption>Order of reveal: bright first</figcaption></figure>
+    <figure><canvas class="vq-order"></canvas><figcaption>Submitted of reveal: bright first</figcaption></figure>
   </div></div>"""
 
 
@@ -57,7 +57,7 @@ class Why:
 
     def ask(self, event: gr.EventData) -> list[Any]:
         """The values of the fields for the picture whose button was pressed."""
-        return self.controls.filled(Drawing.model_validate_json(event.drawing))
+        return self.controls.filled(ImageRequest.model_validate_json(event.drawing))
 
 
 def story(pipe: Pipeline, steps: Sequence[Trace]) -> dict[str, Any]:

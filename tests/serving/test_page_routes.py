@@ -11,7 +11,7 @@ import pytest
 
 from serving.servers import client, page_job, serving, wait_for
 from toy_pipelines import Gate, toy_pipeline
-from vqdiff.serving.gate import Reader
+from vqdiff.serving.page_routes import Reader
 
 DATA = "/gradio_api/queue/data"
 
@@ -21,7 +21,7 @@ def join(http: httpx.Client, asked: dict[str, Any], session: str) -> None:
 
 
 def test_joined_and_abandoned_jobs_are_not_drawn_and_those_with_a_reader_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vqdiff.serving.gate._PATIENCE", 120.0)  # the machine may be slow
+    monkeypatch.setattr("vqdiff.serving.page_routes._PATIENCE", 120.0)  # the machine may be slow
     pipe = toy_pipeline()
     gate = Gate(pipe)
     with serving(pipe, page=True) as (address, engine), client(address) as http, client(address) as other:
@@ -42,7 +42,7 @@ def test_joined_and_abandoned_jobs_are_not_drawn_and_those_with_a_reader_are(mon
 def test_a_reader_that_does_not_come_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
     async def check() -> None:
         reader = Reader()
-        monkeypatch.setattr("vqdiff.serving.gate._PATIENCE", 0.01)
+        monkeypatch.setattr("vqdiff.serving.page_routes._PATIENCE", 0.01)
         assert not await reader.comes()
         with reader, reader:
             assert await reader.comes()

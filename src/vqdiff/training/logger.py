@@ -15,10 +15,10 @@ from torch import Tensor
 
 from vqdiff.foundation.errors import InputError
 from vqdiff.foundation.files import atomic_path
-from vqdiff.training.rehearsal import Rehearsal
+from vqdiff.training.preflight import Preflight
 
 
-class Journal:
+class RunLogger:
     """Means of what the steps reported, over all processes, for the main one to write.
 
     A context manager: it begins and ends the trackers.
@@ -28,7 +28,7 @@ class Journal:
         self.accelerator, self.file = accelerator, output / "log.jsonl"
         self.steps, self.batch_size = steps, batch_size
 
-    def __enter__(self) -> Journal:
+    def __enter__(self) -> RunLogger:
         self.file.parent.mkdir(parents=True, exist_ok=True)
         self.accelerator.init_trackers(self.file.parent.name)
         return self
@@ -39,7 +39,7 @@ class Journal:
         for tracker in self.accelerator.trackers:
             tracker.finish()
 
-    def begin(self, step: int, meters: Mapping[str, Any], plan: Rehearsal) -> None:
+    def begin(self, step: int, meters: Mapping[str, Any], plan: Preflight) -> None:
         """Say what lies ahead; forget the records of steps that will be taken again."""
         self.sums, self.counted = dict(meters.get("sums", {})), meters.get("counted", 0.0)
         self.last, self.clock = step, time.monotonic()

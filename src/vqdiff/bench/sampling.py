@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from vqdiff.bench import Dtype, Precision, ours
-from vqdiff.bench.programs import OURS, PEER, PRECISIONS, Drawn, Repeat, Repeated, Task, prompts
+from vqdiff.bench import Dtype, MeasuredPrecision, vqdiff_program
+from vqdiff.bench.programs import OURS, PEER, PRECISIONS, Repeat, Repeated, TimedSteps, Workload, prompts
 from vqdiff.bench.report import Report
 from vqdiff.bench.session import Say, Session, check_counts, less, more, pictures, precision_for
 from vqdiff.bench.sizes import random_architecture, step_flops, write_random
@@ -46,7 +46,7 @@ class Options:
 
     peer: bool
     """Beside diffusers?"""
-    precision: Precision | None = None
+    precision: MeasuredPrecision | None = None
     peer_dtype: Dtype | None = None
     device: str = "auto"
     steps: int | None = None
@@ -60,10 +60,10 @@ class Options:
             raise InputError("diffusers is not installed: pip install 'vqdiff[bench]', or measure with --against none")
 
     @property
-    def programs(self) -> dict[str, Precision]:
+    def programs(self) -> dict[str, MeasuredPrecision]:
         """The precision of each program."""
         own = precision_for(self.precision, self.device)
-        found: dict[str, Precision] = {OURS: own}
+        found: dict[str, MeasuredPrecision] = {OURS: own}
         return {**found, PEER: self.peer_dtype or PRECISIONS[own].dtype} if self.peer else found
 
 
@@ -76,8 +76,8 @@ def bench_random(size: str, options: Options, command: str, say: Say, sizes: Arc
     bench = _Drawing(size, options, command, sizes.build("meta"), say)
     steps, batches = _ON_CPU.get(size, _DEFAULT) if bench.device.type == "cpu" else _DEFAULT
     steps, batches = options.steps or steps, options.batches or batches
-    tasks = [Task(batch, _GUIDED, steps) for batch in batches]
-    tasks.insert(1, Task(batches[0], _PLAIN, steps))
+    tasks = [Workload(batch, _GUIDED, steps) for batch in batches]
+    tasks.insert(1, Workload(batches[0], _PLAIN, steps))
     bench.estimate(tasks)
     with tempfile.TemporaryDirectory(prefix="vqdiff-bench-") as room:
         say(f"writing random weights to {room} ...")
@@ -99,8 +99,8 @@ def bench_bundled(options: Options, command: str, say: Say) -> Report:
     if options.steps:
         settings = replace(settings, steps=options.steps)
         settings.check_steps(meta.num_tokens)
-    tasks = [Task(batch, settings, None) for batch in batches]
-    tasks.insert(1, Task(batches[0], replace(settings, guidance=1.0), None))
+    tasks = [Workload(batch, settings, None) for batch in batches]
+    tasks.insert(1, Workload(batches[0], replace(settings, guidance=1.0), None))
     with bench.workers(bench.makers({OURS: _BUNDLED})) as workers:
         bench.predict(workers)
         bench.draw(workers, tasks)
@@ -123,10 +123,10 @@ class _Drawing(Session):
 
     def makers(self, sources: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:
         """How each program is made of a model."""
-        make = {OURS: ours.Ours, PEER: _peer}
+        make = {OURS: vqdiff_program.Ours, PEER: _peer}
         return {name: (make[name], source, self.programs[name], str(self.device)) for name, source in sources.items()}
 
-    def estimate(self, tasks: Sequence[Task]) -> None:
+    def estimate(self, tasks: Sequence[Workload]) -> None:
         """Say how long it will take, from the operations of the steps alone."""
         flops = sum(self._flops(task) * (task.turns + 1) for task in tasks)
         minutes = sum(flops / peak for peak in self.peaks.values()) * 2 / 60 + 1
@@ -139,13 +139,13 @@ class _Drawing(Session):
         tokens[:, ::2] = codes
         self.check([worker.ask("log_probs", tokens, (steps + 1) // 2) for worker in workers], "log-probabilities")
 
-    def draw(self, workers: Sequence[Worker], tasks: Sequence[Task]) -> None:
+    def draw(self, workers: Sequence[Worker], tasks: Sequence[Workload]) -> None:
         """Time the steps of each task, and decoding for each batch."""
         for task in tasks:
             guided = task.settings.guidance != 1
             work = f"{pictures(task.batch)}, {'guided' if guided else 'unguided'}"
             self.report.notes.append(f"{work}: {task.settings}.")
-            drawn: list[Drawn] = take_turns(workers, "draw", task, task.turns, f"{work}: steps")
+            drawn: list[TimedSteps] = take_turns(workers, "draw", task, task.turns, f"{work}: steps")
             self._add_steps(work, task, drawn)
             if guided:
                 todo = Repeat(task.batch)
@@ -167,7 +167,7 @@ class _Drawing(Session):
         what = "seconds to one picture" + ("" if self.report.title.startswith(_BUNDLED) else " of one step")
         self.report.add("a new process", what, *seconds.values(), better=less)
 
-    def _add_steps(self, work: str, task: Task, drawn: Sequence[Drawn]) -> None:
+    def _add_steps(self, work: str, task: Workload, drawn: Sequence[TimedSteps]) -> None:
         add, flops = self.report.add, self._flops(task)
         outside = [
             [100 * (1 - network / step) for step, network in zip(each.steps, each.network, strict=True)]
@@ -183,7 +183,9 @@ class _Drawing(Session):
         add(work, "seconds before the first step", *([each.setup] for each in drawn), better=less)
         self.add_memory(work, "peak memory beyond the weights in steps", *(each.memory for each in drawn))
 
-    def _add_pictures(self, work: str, task: Task, drawn: Sequence[Drawn], decoded: Sequence[Repeated]) -> None:
+    def _add_pictures(
+        self, work: str, task: Workload, drawn: Sequence[TimedSteps], decoded: Sequence[Repeated]
+    ) -> None:
         add = self.report.add
         add(work, "seconds to decode", *(each.seconds for each in decoded), better=less)
         self.add_memory(work, "peak memory beyond the weights in decoding", *(each.memory for each in decoded))
@@ -200,23 +202,23 @@ class _Drawing(Session):
             shares = [[100 * parts[part] / sum(parts.values())] for parts in whole]
             add(work, f"{part}, % of such a picture", *shares)
 
-    def _flops(self, task: Task) -> int:
+    def _flops(self, task: Workload) -> int:
         return task.batch * self.flops[task.settings.guidance != 1]
 
 
 def _peer(folder: Path, dtype: Dtype, device: str) -> Any:
-    from vqdiff.bench.peer import Diffusers
+    from vqdiff.bench.diffusers_program import Diffusers
 
     return Diffusers(folder, dtype, device)
 
 
 def _first_pictures(
-    folders: Mapping[str, Path], programs: Mapping[str, Precision], device: str, out: Path
+    folders: Mapping[str, Path], programs: Mapping[str, MeasuredPrecision], device: str, out: Path
 ) -> dict[str, list[str]]:
     """What each program is, as a command, that loads a model and draws one picture in one step."""
-    code: dict[str, Any] = {OURS: ours.first_picture}
+    code: dict[str, Any] = {OURS: vqdiff_program.first_picture}
     if PEER in folders:
-        from vqdiff.bench import peer
+        from vqdiff.bench import diffusers_program as peer
 
         code[PEER] = peer.first_picture
     return {

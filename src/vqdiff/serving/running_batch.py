@@ -20,7 +20,7 @@ from vqdiff.sampling import Batch, Prediction, Trace
 
 
 @dataclass(frozen=True)
-class Drawn:
+class Generated:
     """The finished pictures of a request, and their tokens."""
 
     images: list[Image.Image]
@@ -37,7 +37,7 @@ class View:
     image: Image.Image
 
 
-class Ticket(Future[Drawn]):
+class Ticket(Future[Generated]):
     """A request in the engine. Its methods may be called from any thread.
 
     ``result`` waits for the pictures, or raises what went wrong; ``cancel`` frees the rows of the request before the
@@ -80,16 +80,17 @@ class Ticket(Future[Drawn]):
         """The finished pictures, as `Pipeline` returns them."""
         return [self.job.finish(one) for one in self.result(timeout).images]
 
-    def take(self, count: int) -> Lane:
+    def take(self, count: int) -> RunningBatch:
         """The next ``count`` pictures, ready for their first step."""
         # Prepared when the first leaves the queue: what waits is small.
         self.bound = self.bound or self.pipe.model.bind(*self.encoded)
         numbers = range(self.joined, self.joined + count)
-        lane = Lane([Row(self, one) for one in numbers], self.batch.select(numbers), self.bound.select(numbers))
+        slots = [Slot(self, one) for one in numbers]
+        running = RunningBatch(slots, self.batch.select(numbers), self.bound.select(numbers))
         self.joined += count
         if self.joined == len(self.steps):
             self.bound = None
-        return lane
+        return running
 
     def tell(self) -> None:
         """Say that progress or views have changed, or that the end has come."""
@@ -107,11 +108,11 @@ class Ticket(Future[Drawn]):
         if len(self.pictures) == len(self.steps):
             images, rows = zip(*(self.pictures[one] for one in range(len(self.steps))), strict=True)
             with suppress(InvalidStateError):
-                self.set_result(Drawn(list(images), torch.stack(rows)))
+                self.set_result(Generated(list(images), torch.stack(rows)))
 
 
 @dataclass
-class Row:
+class Slot:
     """One picture on its way; ``shown``: the engine's count of previews when this picture was last shown."""
 
     ticket: Ticket
@@ -120,10 +121,10 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Lane:
+class RunningBatch:
     """Pictures with one model and one sampler, all guided or none: one network call a step for all of them."""
 
-    rows: Sequence[Row]
+    rows: Sequence[Slot]
     batch: Batch
     bound: Bound
 
@@ -132,19 +133,19 @@ class Lane:
         """The model's pipeline."""
         return self.rows[0].ticket.pipe
 
-    def select(self, numbers: Sequence[int]) -> Lane | None:
-        """These rows, None if there are none, and the lane itself if they are all."""
+    def select(self, numbers: Sequence[int]) -> RunningBatch | None:
+        """These rows, None if there are none, and the batch itself if they are all."""
         if len(numbers) == len(self.rows):
             return self
         if not numbers:
             return None
-        return Lane([self.rows[one] for one in numbers], self.batch.select(numbers), self.bound.select(numbers))
+        return RunningBatch([self.rows[one] for one in numbers], self.batch.select(numbers), self.bound.select(numbers))
 
-    def join(self, other: Lane) -> Lane:
+    def join(self, other: RunningBatch) -> RunningBatch:
         """These rows and then those of ``other``."""
-        return Lane([*self.rows, *other.rows], self.batch.join(other.batch), self.bound.join(other.bound))
+        return RunningBatch([*self.rows, *other.rows], self.batch.join(other.batch), self.bound.join(other.bound))
 
-    def advance(self) -> Lane | None:
+    def advance(self) -> RunningBatch | None:
         """Take a step; where that fails, each request takes it alone, and those that fail again end with the error."""
         try:
             batch, prediction = self.batch.advance(self.bound)
@@ -154,8 +155,8 @@ class Lane:
                 tickets[0].fail(error)
                 return None
             apart = (self.select([i for i, row in enumerate(self.rows) if row.ticket is one]) for one in tickets)
-            moved = [lane for one in apart if one is not None and (lane := one.advance()) is not None]
-            return reduce(Lane.join, moved) if moved else None
+            moved = [after for one in apart if one is not None and (after := one.advance()) is not None]
+            return reduce(RunningBatch.join, moved) if moved else None
         for i, (row, left) in enumerate(zip(self.rows, self.batch.left.tolist(), strict=True)):
             row.ticket.taken += left > 0
             if not left or row.ticket.traces is None or row.ticket.done():
@@ -164,7 +165,7 @@ class Lane:
                 row.ticket.traces[row.number].append(self._trace(i, batch, prediction))
             except Exception as error:
                 row.ticket.fail(error)
-        return Lane(self.rows, batch, self.bound)
+        return RunningBatch(self.rows, batch, self.bound)
 
     def _trace(self, i: int, after: Batch, prediction: Prediction) -> Trace:
         """What the step to ``after`` did to the i-th picture."""
@@ -174,8 +175,8 @@ class Lane:
         confidence = prediction.select(i, guided=guided).confidence().cpu()
         return Trace(tokens[None], ((before == mask) & (tokens != mask))[None], confidence[None])
 
-    def settle(self) -> Lane | None:
-        """Decode the finished pictures; return the lane without them and without those of ended requests."""
+    def settle(self) -> RunningBatch | None:
+        """Decode the finished pictures; return the batch without them and without those of ended requests."""
         going = list[int]()
         for i, (row, left) in enumerate(zip(self.rows, self.batch.left.tolist(), strict=True)):
             if row.ticket.done():

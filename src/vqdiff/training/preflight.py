@@ -13,11 +13,11 @@ from vqdiff.foundation.errors import InputError
 from vqdiff.foundation.profiling import count_flops, matmul_peak, now, peak_memory, reset_peak_memory
 from vqdiff.training.attempt import Attempt, attempt
 from vqdiff.training.compilation import Compilation, choose_compilation
-from vqdiff.training.state import Batch, RunState
+from vqdiff.training.state import RunState, TrainingBatch
 
 
 @dataclass(frozen=True)
-class Rehearsal:
+class Preflight:
     """Measured on one part of a batch, as it will be computed."""
 
     parameters: int
@@ -39,7 +39,7 @@ class Rehearsal:
         )
 
 
-def rehearse(state: RunState, compiled: nn.Module | None, batch: Batch, parts: int) -> Rehearsal:
+def preflight(state: RunState, compiled: nn.Module | None, batch: TrainingBatch, parts: int) -> Preflight:
     """Compute one of the ``parts`` of a batch and leave ``state`` as it is: to count, to compare, to time.
 
     ``compiled``, a part of the objective, is compiled if its loss and gradient are then those that it has uncompiled;
@@ -66,17 +66,17 @@ def rehearse(state: RunState, compiled: nn.Module | None, batch: Batch, parts: i
         ) from error
     memory = peak_memory(device) + state.bytes_to_come()
     trained = sum(value.numel() for _, value in state.parameters())
-    return Rehearsal(trained, flops / _rows(batch), seconds * parts, memory, matmul_peak(device, dtype), compilation)
+    return Preflight(trained, flops / _rows(batch), seconds * parts, memory, matmul_peak(device, dtype), compilation)
 
 
-def _compile(state: RunState, part: nn.Module, batches: Sequence[Batch]) -> tuple[Compilation, int]:
+def _compile(state: RunState, part: nn.Module, batches: Sequence[TrainingBatch]) -> tuple[Compilation, int]:
     """Compile as far as that computes what is computed without; the flops are counted without."""
     eager = list[Attempt]()
     flops = count_flops(lambda: eager.append(attempt(state, batches)))
     return choose_compilation(state, part, batches, eager[0]), flops
 
 
-def _compute(state: RunState, batches: Sequence[Batch]) -> None:
+def _compute(state: RunState, batches: Sequence[TrainingBatch]) -> None:
     with state.undone():
         for _ in state.compute(batches, scaled=False):
             pass

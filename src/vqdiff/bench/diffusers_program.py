@@ -25,7 +25,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from transformers.utils import logging
 
 from vqdiff.bench import Dtype
-from vqdiff.bench.programs import Drawn, Memory, Repeat, Repeated, Stopwatch, Task, prompts, repeat
+from vqdiff.bench.programs import Memory, Repeat, Repeated, Stopwatch, TimedSteps, Workload, prompts, repeat
 from vqdiff.bench.workers import Turn
 
 warnings.simplefilter("ignore", FutureWarning)  # of code that nobody will change
@@ -68,7 +68,7 @@ class Diffusers:
         out = self.pipe.transformer(torch.cat([x, x]), encoder_hidden_states=text, timestep=time_).sample
         return out.float().transpose(1, 2).cpu().numpy()
 
-    def draw(self, task: Task, turn: Turn) -> Drawn:
+    def draw(self, task: Workload, turn: Turn) -> TimedSteps:
         """Run the pipeline on half masked tokens; after a first step to warm up, a turn a step, and no further."""
         assert task.steps is not None
         count, watch, setup = task.steps, self.watch, 0.0
@@ -102,7 +102,7 @@ class Diffusers:
                 latents=tokens,
                 callback=after,
             )
-        return Drawn(setup, watch.laps, watch.network, self.memory.beyond())
+        return TimedSteps(setup, watch.laps, watch.network, self.memory.beyond())
 
     @torch.inference_mode()
     def decode(self, task: Repeat, turn: Turn) -> Repeated:
@@ -127,7 +127,7 @@ class _EnoughError(Exception):
 def first_picture(folder: Path, dtype: Dtype, device: str, output: Path) -> str:
     """A program that loads a model, draws one picture in one step, and saves it."""
     return (
-        f"from pathlib import Path; from vqdiff.bench.peer import read_pipeline; "
+        f"from pathlib import Path; from vqdiff.bench.diffusers_program import read_pipeline; "
         f"pipe = read_pipeline(Path({str(folder)!r}), {dtype!r}, {device!r}); "
         f"pipe({prompts(1)[0]!r}, num_inference_steps=1).images[0].save({str(output)!r})"
     )

@@ -16,9 +16,9 @@ from PIL import Image
 from vqdiff.foundation.errors import InputError
 from vqdiff.pipeline import Pipeline
 from vqdiff.sampling import Trace
-from vqdiff.serving.lane import View
-from vqdiff.serving.schemas import Drawing
-from vqdiff.serving.service import Order, Service, patience_of
+from vqdiff.serving.running_batch import View
+from vqdiff.serving.schemas import ImageRequest
+from vqdiff.serving.service import Service, Submitted, patience_of
 
 _PULSE = 1.0
 """Seconds after which a request that waits is heard of again: who has gone meanwhile is noticed then."""
@@ -28,10 +28,10 @@ _MOST_STEPS = 64
 
 
 @dataclass(frozen=True)
-class Cell:
+class Panel:
     """A picture of a drawing, on its way or finished (``file``, a PNG in base64); ``image`` is a data URL."""
 
-    drawing: Drawing
+    drawing: ImageRequest
     seed: int
     image: str | None = None
     step: int = 0
@@ -46,7 +46,7 @@ class Progress:
     done: int
     total: int
     waiting: int
-    cells: Sequence[Sequence[Cell]]
+    cells: Sequence[Sequence[Panel]]
     pipe: Pipeline
     story: Any = None
     """What was made of the steps of the first picture, at the end."""
@@ -68,7 +68,7 @@ def data_url(image: Image.Image, kind: str = "webp") -> str:
 
 async def draw(
     service: Service,
-    drawings: Sequence[Drawing],
+    drawings: Sequence[ImageRequest],
     *,
     client: str,
     story: Callable[[Pipeline, Sequence[Trace]], Any] | None = None,
@@ -80,7 +80,7 @@ async def draw(
     """
     async with AsyncExitStack() as stack:
         patience = await stack.enter_async_context(patience_of(None, service.limits.timeout, client))
-        changed, orders = asyncio.Event(), list[Order]()
+        changed, orders = asyncio.Event(), list[Submitted]()
         for one in drawings:
             order = service.order(one, patience, previews=True, trace=story is not None, changed=changed)
             orders.append(await stack.enter_async_context(order))
@@ -97,7 +97,7 @@ async def draw(
             yield progress()
             await patience(_within(changed, _PULSE))
             changed.clear()
-        cells, remarks = list[list[Cell]](), dict[str, None]()
+        cells, remarks = list[list[Panel]](), dict[str, None]()
         for order, one in zip(orders, drawings, strict=True):
             pictures = await service.finish(order, patience)
             remarks |= dict.fromkeys(pictures[0].warnings)
@@ -117,10 +117,10 @@ async def _within(changed: asyncio.Event, seconds: float) -> None:
         pass
 
 
-def _cells(order: Order, drawing: Drawing, shown: dict[int, str]) -> list[Cell]:
+def _cells(order: Submitted, drawing: ImageRequest, shown: dict[int, str]) -> list[Panel]:
     views = order.ticket.views
     return [
-        Cell(drawing, order.seed + i, _shown(views.get(i), shown), views[i].step if i in views else 0, steps)
+        Panel(drawing, order.seed + i, _shown(views.get(i), shown), views[i].step if i in views else 0, steps)
         for i, steps in enumerate(order.ticket.steps)
     ]
 
@@ -133,5 +133,5 @@ def _shown(view: View | None, shown: dict[int, str]) -> str | None:
     return shown[view.number]
 
 
-def _finished(drawing: Drawing, seed: int, file: str) -> Cell:
-    return Cell(drawing, seed, f"data:image/png;base64,{file}", file=file)
+def _finished(drawing: ImageRequest, seed: int, file: str) -> Panel:
+    return Panel(drawing, seed, f"data:image/png;base64,{file}", file=file)

@@ -14,15 +14,15 @@ import torch
 from numpy.typing import NDArray
 from transformers import CLIPTextModel, CLIPTokenizer  # noqa: F401  counts as a library, not as the program's memory
 
-from vqdiff.bench import Precision
+from vqdiff.bench import MeasuredPrecision
 from vqdiff.bench.programs import (
-    Drawn,
     Memory,
     Repeat,
     Repeated,
     Stopwatch,
-    Task,
+    TimedSteps,
     Watched,
+    Workload,
     prompts,
     repeat,
 )
@@ -36,7 +36,7 @@ from vqdiff.sampling import Canvas, Frame, get_sampler, run
 class Ours:
     """A model folder, loaded and asked through this package's public names."""
 
-    def __init__(self, source: str | Path, precision: Precision, device: str) -> None:
+    def __init__(self, source: str | Path, precision: MeasuredPrecision, device: str) -> None:
         self.memory = Memory(pick_device(device))
         self.pipe = load(source, device=device, precision=precision)
         model = self.model = self.pipe.model
@@ -54,7 +54,7 @@ class Ours:
         return logits.float().log_softmax(-1).roll(size, 0).cpu().numpy()
 
     @torch.inference_mode()
-    def draw(self, task: Task, turn: Turn) -> Drawn:
+    def draw(self, task: Workload, turn: Turn) -> TimedSteps:
         """Take the steps of a task, a turn each."""
         self.memory.begin()
         self.watch.clear()
@@ -69,7 +69,7 @@ class Ours:
             self.watch.start()
             next(frames)
             self.watch.stop()
-        return Drawn(setup, self.watch.laps, self.watch.network, self.memory.beyond())
+        return TimedSteps(setup, self.watch.laps, self.watch.network, self.memory.beyond())
 
     def decode(self, task: Repeat, turn: Turn) -> Repeated:
         """Make PIL images of random tokens, a turn each time."""
@@ -81,7 +81,7 @@ class Ours:
         """Draw pictures with the model's own settings, from the prompts to PIL images."""
         return repeat(lambda: self.pipe(prompts(task.batch)), task, turn, self.memory)
 
-    def _before_steps(self, task: Task, job: Job, denoise: Any) -> Iterator[Iterator[Frame]]:
+    def _before_steps(self, task: Workload, job: Job, denoise: Any) -> Iterator[Iterator[Frame]]:
         """Runs, each at the point before a step to be timed."""
         schedule = self.model.schedule
         if task.steps is None:
@@ -95,7 +95,7 @@ class Ours:
             yield run(replace(job, canvas=canvas).start(self.model), denoise)
 
 
-def first_picture(folder: Path, precision: Precision, device: str, output: Path) -> str:
+def first_picture(folder: Path, precision: MeasuredPrecision, device: str, output: Path) -> str:
     """A program that loads a model, draws one picture in one step, and saves it."""
     options = {"device": device, "precision": precision}
     return (

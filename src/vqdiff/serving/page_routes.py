@@ -66,7 +66,7 @@ def client_of(request: Any) -> str:
     return network_of(request.request.client)
 
 
-class Gate:
+class PageRoutes:
     """Lets a request through to the page if it is one of the few that the page makes, and answers 404 to all others.
 
     Gradio also has routes to upload and fetch files, to fetch addresses and to restore a state by name: none of them

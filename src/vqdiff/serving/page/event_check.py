@@ -23,7 +23,7 @@ _TAKEN = ("data", "event_data", "fn_index", "session_hash", "trigger_id")
 """All that the page sends with an event."""
 
 
-class Door:
+class EventCheck:
     """ASGI middleware around the page: an event must be one of the page's own, with as many values as that takes."""
 
     def __init__(self, app: ASGIApp, *, blocks: gr.Blocks) -> None:

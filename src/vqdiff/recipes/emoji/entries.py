@@ -24,7 +24,7 @@ _OUTLINE_TONES = {2: (1,), 3: (4,)}  # the numbered drawings of "outline": 1 yel
 
 
 @dataclass
-class Row:
+class EmojiRow:
     """One drawing and everything known about it."""
 
     style: Style
@@ -154,7 +154,7 @@ class Names:
         return index
 
 
-def read_rows(archives: Mapping[Package, Path], names: Names) -> list[Row]:
+def read_rows(archives: Mapping[Package, Path], names: Names) -> list[EmojiRow]:
     """All drawings with a known meaning, style by style and sorted by icon name within a style."""
     table = names.table
     sets = {style: packages.read(archives[style.package], "icons.json", "chars.json", "assets/") for style in STYLES}
@@ -164,7 +164,7 @@ def read_rows(archives: Mapping[Package, Path], names: Names) -> list[Row]:
     }
     chars = {style: files.get("chars", {}) for style, files in parsed.items()}
     index = names.index(chars.values())
-    rows: list[Row] = []
+    rows: list[EmojiRow] = []
     for style in STYLES:
         if "icons" in parsed[style]:
             icon_set = parsed[style]["icons"]
@@ -179,7 +179,7 @@ def read_rows(archives: Mapping[Package, Path], names: Names) -> list[Row]:
     return rows
 
 
-def merge(rows: Sequence[Row], pictures: Iterable[bytes]) -> list[int]:
+def merge(rows: Sequence[EmojiRow], pictures: Iterable[bytes]) -> list[int]:
     """Merge drawings with the same picture; returns the positions of the rows that stay, in order.
 
     Within a style the first row takes over the captions of the others; of two styles the first keeps the picture.
@@ -196,7 +196,7 @@ def merge(rows: Sequence[Row], pictures: Iterable[bytes]) -> list[int]:
     return sorted(first.values())
 
 
-def records(rows: Sequence[Row]) -> list[dict[str, Any]]:
+def records(rows: Sequence[EmojiRow]) -> list[dict[str, Any]]:
     """The written columns of ``rows``; "compositional" is a role that two genders or more were drawn for."""
     genders: defaultdict[str, set[str]] = defaultdict(set)
     for row in rows:
@@ -204,7 +204,7 @@ def records(rows: Sequence[Row]) -> list[dict[str, Any]]:
     return [row.record(len(genders[row.emoji.role] - {""}) > 1) for row in rows]
 
 
-def join_others(rows: Sequence[Row], table: Sequence[dict[str, Any]]) -> None:
+def join_others(rows: Sequence[EmojiRow], table: Sequence[dict[str, Any]]) -> None:
     """Make the records of drawings fit to stand among other kinds, with more captions in the train split.
 
     The captions of the other splits are what models are asked for, and stay.
@@ -227,10 +227,10 @@ def weigh(table: Sequence[dict[str, Any]]) -> None:
         record["weight"] = 1 / (counts[*kind, record["role"]] ** 0.5 * totals[kind])
 
 
-def _row(style: Style, icon: str, number: int, emoji: Emoji, artwork: bytes) -> Row:
+def _row(style: Style, icon: str, number: int, emoji: Emoji, artwork: bytes) -> EmojiRow:
     tones = _OUTLINE_TONES.get(number, ()) if emoji.has_tones and number else emoji.tones
     forms = captions(emoji.name, emoji.keywords, tones, style.name, icon)
-    return Row(style, icon, number, emoji, tones, artwork, forms)
+    return EmojiRow(style, icon, number, emoji, tones, artwork, forms)
 
 
 def _table(archives: Mapping[Package, Path]) -> dict[str, Emoji]:

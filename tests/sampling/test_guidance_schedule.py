@@ -13,7 +13,7 @@ import torch
 from vqdiff.foundation.config import build
 from vqdiff.foundation.errors import InputError
 from vqdiff.sampling import Guidance, SamplingSettings
-from vqdiff.sampling.guidance import guidance_at
+from vqdiff.sampling.guidance_schedule import guidance_at
 
 TIMES = torch.tensor([100, 75, 50, 25, 1, 0])
 

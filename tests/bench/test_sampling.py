@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from tiny_bench import TINY
-from vqdiff.bench import drawing
-from vqdiff.bench.drawing import Options, bench_bundled, bench_random
-from vqdiff.bench.ours import Ours, first_picture
-from vqdiff.bench.programs import OURS, PEER, Repeat, Task, prompts
+from vqdiff.bench import sampling as drawing
+from vqdiff.bench.programs import OURS, PEER, Repeat, Workload, prompts
 from vqdiff.bench.report import Report, check_like
+from vqdiff.bench.sampling import Options, bench_bundled, bench_random
 from vqdiff.bench.sizes import random_model, write_random
+from vqdiff.bench.vqdiff_program import Ours, first_picture
 from vqdiff.checkpoints import to_diffusers
 from vqdiff.foundation.errors import InputError
 from vqdiff.sampling import SamplingSettings
@@ -63,7 +63,7 @@ def test_other_weights_are_refused(tmp_path: Path) -> None:
     to_diffusers.write(model, tmp_path / "theirs")
     tokens, t = np.full((1, 16), 30), 50
     ours = Ours(tmp_path / "ours", "float32", "cpu").log_probs(tokens, t)
-    from vqdiff.bench.peer import Diffusers
+    from vqdiff.bench.diffusers_program import Diffusers
 
     theirs = Diffusers(tmp_path / "theirs", "float32", "cpu").log_probs(tokens, t)
     assert check_like(ours[1], theirs[1], 1e-3, "under the prompt")
@@ -77,12 +77,12 @@ def test_the_steps_are_spread_over_all_times(tmp_path: Path) -> None:
     network = program.model.denoiser._network
     features = network.features
     network.features = lambda tokens, t, condition: times.append(int(t[0])) or features(tokens, t, condition)
-    drawn = program.draw(Task(2, SamplingSettings("ancestral", steps=1, guidance=3.0), 4), lambda: None)
+    drawn = program.draw(Workload(2, SamplingSettings("ancestral", steps=1, guidance=3.0), 4), lambda: None)
     assert times[4::4] == [88, 63, 38, 13]  # after one to warm up
     assert times == [t for t in times[::4] for _ in range(4)]  # two images, guided, one at a time
     assert len(drawn.steps) == len(drawn.network) == 4
     assert len(set(prompts(32))) == 32
-    drawn = program.draw(Task(1, SamplingSettings("strided", steps=5), None), lambda: None)
+    drawn = program.draw(Workload(1, SamplingSettings("strided", steps=5), None), lambda: None)
     assert len(drawn.steps) == 5
 
 
@@ -90,7 +90,7 @@ def test_the_steps_are_spread_over_all_times(tmp_path: Path) -> None:
 def test_the_first_picture_is_a_program(who: str, tmp_path: Path) -> None:
     folder = write_random(TINY, tmp_path, {who: "float32"})[who]
     if who == PEER:
-        from vqdiff.bench import peer
+        from vqdiff.bench import diffusers_program as peer
 
         code = peer.first_picture(folder, "float32", "cpu", tmp_path / "first.png")
     else:
