@@ -25,7 +25,15 @@ class SamplingSettings:
     Raises InputError, which names the field, for a value that its option does not allow.
     """
 
-    sampler: str = option("purity", Choice(help="A name of vqdiff.samplers().", kind="sampler", names=SAMPLERS.names))
+    sampler: str = option(
+        "purity",
+        Choice(
+            help="A name of vqdiff.samplers().",
+            kind="sampler",
+            names=SAMPLERS.names,
+            name_of=SAMPLERS.name_of,
+        ),
+    )
     steps: int = option(
         25, Whole(help="Network calls, 1 to the number of tokens; at most T for samplers of the posterior.", least=1)
     )
@@ -140,7 +148,7 @@ class Guidance:
 class SettingChanges(TypedDict, total=False):
     """Fields of `SamplingSettings` to change for one call; None leaves the model's own."""
 
-    sampler: str | None
+    sampler: object  # a name, or a `vqdiff.sampling.Sampler` that is registered
     steps: int | None
     guidance: float | Guidance | None
     guidance_schedule: GuidanceSchedule | None

@@ -20,6 +20,10 @@ from vqdiff.data.hub import hub_splits, saved_splits
 from vqdiff.data.shards import read_parquet, read_tars
 from vqdiff.data.sources import PICTURE_SUFFIXES, Row, Source, digest, printable
 from vqdiff.foundation.errors import InputError
+from vqdiff.plugins import DATA_SOURCES
+
+Splits = dict[str, Callable[[], Source]]
+"""The splits of a set by name, each with the function that opens it."""
 
 HUB = "hub:"
 """What a name on the Hugging Face Hub begins with, so that a mistyped folder never asks a server."""
@@ -29,10 +33,10 @@ _SHARD_NUMBER = re.compile(r"(-\d+-of-\d+|[-_.]?\d+)$")
 _HELD_OUT = 0.02  # of a set that has no test split
 
 
-def find_splits(data: str | Path) -> dict[str, Callable[[], Source]]:
+def find_splits(data: str | Path) -> Splits:
     """The splits of a set by name, each with the function that opens it.
 
-    ``data`` is ``hub:owner/name``, or a folder with
+    ``data`` is what a kind of `vqdiff.plugins.DATA_SOURCES` takes, such as ``hub:owner/name``, or a folder with
 
     - ``*.parquet``, with a column ``image``: files' bytes, or paths inside the folder, from the parquet file on;
     - ``*.tar`` in the webdataset layout: ``key.jpg`` with ``key.txt``, ``key.json`` or ``key.cls`` after it;
@@ -46,15 +50,14 @@ def find_splits(data: str | Path) -> dict[str, Callable[[], Source]]:
 
     Raises InputError where the folder is missing or holds no pictures.
     """
-    if str(data).startswith(HUB):
-        return hub_splits(str(data).removeprefix(HUB))
+    for name in DATA_SOURCES.names():
+        if (splits := DATA_SOURCES.get(name)(str(data))) is not None:
+            return dict(splits)
     folder = Path(data)
     if not folder.is_dir():
         raise InputError(
             f"no folder {folder}; name a folder of pictures, or a data set on the Hugging Face Hub as {HUB}owner/name"
         )
-    if (folder / "dataset_dict.json").exists() or (folder / "state.json").exists():
-        return saved_splits(folder)
     files = list_files(folder)
     parquet, tars = (_find_shards(folder, files, suffix) for suffix in (".parquet", ".tar"))
     if parquet and tars:
@@ -84,6 +87,20 @@ def find_splits(data: str | Path) -> dict[str, Callable[[], Source]]:
     return _with_strays(splits, strays, f"it lies outside of the splits, {', '.join(roots)}: move it into one of them")
 
 
+@DATA_SOURCES.add
+def hub(data: str) -> Splits | None:
+    """A data set on the Hugging Face Hub."""
+    return hub_splits(data.removeprefix(HUB)) if data.startswith(HUB) else None
+
+
+@DATA_SOURCES.add
+def saved(data: str) -> Splits | None:
+    """What ``datasets`` saved to disk."""
+    folder = Path(data)
+    is_saved = (folder / "dataset_dict.json").exists() or (folder / "state.json").exists()
+    return saved_splits(folder) if is_saved else None
+
+
 def find(data: str | Path, split: str) -> Source:
     """The rows of one split; see `called` and `split_names`."""
     splits = find_splits(data)
@@ -107,9 +124,7 @@ def called(split: str, names: Iterable[str]) -> list[str]:
     return [split] if split in names else [name for name in names if name.startswith(f"{split}_")]
 
 
-def _with_strays(
-    splits: dict[str, Callable[[], Source]], strays: Sequence[PurePosixPath], reason: str
-) -> dict[str, Callable[[], Source]]:
+def _with_strays(splits: Splits, strays: Sequence[PurePosixPath], reason: str) -> Splits:
     """The same splits, of which one names pictures that are in none."""
     if not strays:
         return splits

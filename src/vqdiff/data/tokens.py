@@ -9,13 +9,12 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
-from torch import Tensor
 
 from vqdiff.data.cache import Cache, make_cache, open_cache
 from vqdiff.data.pictures import square
@@ -24,24 +23,9 @@ from vqdiff.data.sources import Source
 from vqdiff.data.splits import called, find
 from vqdiff.foundation.errors import InputError
 from vqdiff.foundation.images import to_pixels
+from vqdiff.interfaces import ImageTokenizer
 
 _SMALLEST_CROP = 0.8  # of the shorter side
-
-
-@runtime_checkable
-class ImageTokenizer(Protocol):
-    """What pictures are tokenised with: a network of `vqdiff.image_tokenizers`."""
-
-    config: Any
-    num_codes: int
-
-    def encode(self, pixels: Tensor) -> Tensor:
-        """Pixels ``(B, 3, H, W)`` in [0, 1] → tokens ``(B, L)``."""
-        ...
-
-    def state_dict(self) -> Mapping[str, Any]:
-        """Its weights by name."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -160,6 +144,8 @@ _HASHED_AS = {"quantizer.cluster_size": "quantizer.usage", "quantizer.embed_avg"
 def fingerprint(tokenizer: ImageTokenizer) -> str:
     """Twelve hex digits that change with a tokenizer's configuration and weights."""
     config = {"class": type(tokenizer).__name__, **dataclasses.asdict(tokenizer.config)}
+    if config.get("quantizer") == "vq":  # what there was before there was a choice
+        del config["quantizer"]
     digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
     state = {_HASHED_AS.get(name, name): value for name, value in tokenizer.state_dict().items()}
     for name, value in sorted(state.items()):

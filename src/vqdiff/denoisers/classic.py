@@ -21,6 +21,7 @@ from torch.utils.checkpoint import checkpoint
 from vqdiff.denoisers.layers import aligned
 from vqdiff.foundation.errors import InputError
 from vqdiff.foundation.shapes import Float, Int
+from vqdiff.plugins import DENOISERS
 
 
 @dataclass(frozen=True)
@@ -233,12 +234,15 @@ class Block(nn.Module):
         return x + self.mlp(normed)
 
 
+@DENOISERS.add
 class ClassicDenoiser(nn.Module):
     """Logits of p(x0 | xt, condition), by the published network.
 
     The condition is, as the config says, text features ``(B, N, C)``, class labels ``(B,)`` with ``num_classes``
     standing for "no class", or None.
     """
+
+    Config = ClassicConfig
 
     def __init__(self, config: ClassicConfig) -> None:
         super().__init__()

@@ -21,6 +21,7 @@ from torch.utils.checkpoint import checkpoint
 from vqdiff.denoisers.layers import aligned
 from vqdiff.foundation.errors import InputError
 from vqdiff.foundation.shapes import Float, Int, Shaped
+from vqdiff.plugins import DENOISERS
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,7 @@ def _of_pictures(change: Callable[..., Tensor], *contexts: ModernCondition) -> M
     )
 
 
+@DENOISERS.add
 class ModernDenoiser(nn.Module):
     """``(tokens (B, L), t (B,), condition) -> logits (B, L, K)``, tokens 0..K with K = MASK, t in 1..T.
 
@@ -95,6 +97,7 @@ class ModernDenoiser(nn.Module):
     :meth:`prepare` made of one of these.
     """
 
+    Config = ModernConfig
     rope: Tensor
 
     def __init__(self, config: ModernConfig) -> None:

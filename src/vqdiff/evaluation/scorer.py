@@ -63,6 +63,7 @@ class ScorerConfig:
 class Scorer(nn.Module):
     """Two heads into one space of unit vectors, a probe for every factor, and the principal directions."""
 
+    Config = ScorerConfig
     centre: Tensor
     scale: Tensor
     directions: Tensor
@@ -145,7 +146,7 @@ def scorers_folder() -> Path:
 
 def load_scorer(folder: Path) -> Scorer:
     """Read a scorer that ``vqdiff train scorer`` wrote."""
-    return load_component(folder, {"Scorer": (Scorer, ScorerConfig)})
+    return load_component(folder, {"Scorer": Scorer})
 
 
 def scorer_text_encoder(*scorers: Scorer) -> TextEncoder:

@@ -71,9 +71,13 @@ class Choice(Option):
 
     kind: str
     names: Callable[[], Iterable[str]]
+    name_of: Callable[[Any], str] | None = None
+    """Of a thing that is given in place of its name."""
 
     def check(self, name: str, value: Any) -> str:
         del name
+        if self.name_of is not None and not isinstance(value, str):
+            return self.name_of(value)
         if value not in (known := list(self.names())):
             raise unknown(self.kind, value, known)
         return value

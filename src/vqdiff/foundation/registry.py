@@ -9,6 +9,7 @@ from typing import Any, Generic, TypeVar
 
 from vqdiff.foundation.errors import InputError, unknown
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 
@@ -20,7 +21,7 @@ class Registry(Generic[T]):
     """
 
     def __init__(self, kind: str, group: str, home: str) -> None:
-        self.kind, self.group, self._home = kind, group, home
+        self.kind, self.group, self.home = kind, group, home
         self._things = dict[str, T]()
         self._descriptions = dict[str, str]()
         self._offered: dict[str, Any] | None = None
@@ -34,6 +35,11 @@ class Registry(Generic[T]):
             raise InputError(f"there is another {self.kind} named {name!r}: choose another name")
         self._things[name] = thing
         self._descriptions[name] = description or (getdoc(thing) or "").partition("\n")[0]
+        return thing
+
+    def add(self, thing: S) -> S:
+        """Register a class or function under its own name; a decorator."""
+        self.register(thing.__name__, thing)  # type: ignore[attr-defined, arg-type]
         return thing
 
     def get(self, name: str) -> T:
@@ -68,6 +74,6 @@ class Registry(Generic[T]):
         """The entry points of other packages by name."""
         if self._offered is None:
             self._offered = {}
-            import_module(self._home)
+            import_module(self.home)
             self._offered = {point.name: point for point in entry_points(group=self.group)}
         return self._offered

@@ -8,6 +8,7 @@ from typing import NoReturn
 from torch import Tensor, nn
 
 from vqdiff.foundation.errors import InputError
+from vqdiff.plugins import IMAGE_TOKENIZERS
 
 
 @dataclass(frozen=True)
@@ -30,8 +31,11 @@ class AbsentConfig:
         )
 
 
+@IMAGE_TOKENIZERS.add
 class AbsentTokenizer(nn.Module):
     """Stands in a model that has tokens but no pixels yet: whoever asks for pixels is told which file is missing."""
+
+    Config = AbsentConfig
 
     def __init__(self, config: AbsentConfig) -> None:
         super().__init__()

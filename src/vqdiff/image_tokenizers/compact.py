@@ -15,7 +15,8 @@ from torch.nn import functional as F
 
 from vqdiff.foundation.errors import InputError
 from vqdiff.foundation.shapes import Bool, Float, Int
-from vqdiff.image_tokenizers.quantizers import FiniteScalarQuantizer, Reconstruction, VectorQuantizer
+from vqdiff.interfaces import Reconstruction
+from vqdiff.plugins import IMAGE_TOKENIZERS, QUANTIZERS
 
 
 @dataclass(frozen=True)
@@ -26,10 +27,12 @@ class CompactConfig:
     channels: tuple[int, ...] = (64, 128, 256)
     encoder_blocks: tuple[int, ...] = (0, 1, 2)
     decoder_blocks: tuple[int, ...] = (1, 2, 4)
+    quantizer: str = "vq"
+    """A name of `vqdiff.plugins.QUANTIZERS`."""
     num_codes: int = 1024
     code_dim: int = 32
     fsq_levels: tuple[int, ...] = ()
-    """Non-empty: FSQ with these levels in place of the learned codebook (``num_codes`` = their product)."""
+    """Non-empty: the quantizer "fsq" with these levels (``num_codes`` = their product)."""
     blank_code: bool = True
     """Reserve code 0 for patches that are plain white, the background of most drawings."""
 
@@ -58,17 +61,17 @@ class ResidualBlock(nn.Module):
         return x + self.conv2(F.relu(self.conv1(F.relu(x))))
 
 
+@IMAGE_TOKENIZERS.add
 class CompactTokenizer(nn.Module):
     """Pixels ``(B, 3, H, W)`` in [0, 1] ↔ tokens ``(B, L)``, L = (image_size / patch_size)², row by row."""
+
+    Config = CompactConfig
 
     def __init__(self, config: CompactConfig) -> None:
         super().__init__()
         self.config = config
         self.tokens_fixed = False
-        if config.fsq_levels:
-            self.quantizer = FiniteScalarQuantizer(config.fsq_levels)
-        else:
-            self.quantizer = VectorQuantizer(config.num_codes, config.code_dim, reserve_blank=config.blank_code)
+        self.quantizer = QUANTIZERS.get("fsq" if config.fsq_levels else config.quantizer)(config)
         self.num_codes = self.quantizer.num_codes
         self.grid_size = config.image_size // config.patch_size
 

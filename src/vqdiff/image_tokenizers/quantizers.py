@@ -13,6 +13,8 @@ from torch.nn import functional as F
 from vqdiff.foundation.errors import InputError
 from vqdiff.foundation.shapes import Bool, Float, Int
 from vqdiff.image_tokenizers.distributed import all_sum, gathered
+from vqdiff.interfaces import Quantized
+from vqdiff.plugins import QUANTIZERS
 
 FORMER_NAMES = {"usage": "cluster_size", "sums": "embed_avg"}
 """Buffers of `VectorQuantizer` in files of earlier versions; the bundled models have them."""
@@ -29,22 +31,6 @@ def with_current_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         for old, new in FORMER_NAMES.items()
     }
     return {former.get(name, name): value for name, value in state.items()}
-
-
-class Quantized(NamedTuple):
-    """What a quantizer returns: latents ready for the decoder, their codes, and the loss to add."""
-
-    latents: Float[Tensor, "*batch D"]
-    tokens: Int[Tensor, "*batch"]
-    loss: Float[Tensor, ""]
-
-
-class Reconstruction(NamedTuple):
-    """A training pass of a tokenizer: pixels as decoded, not clamped; the tokens in between; the quantizer's loss."""
-
-    pixels: Float[Tensor, "B 3 H W"]
-    tokens: Int[Tensor, "B L"]
-    loss: Float[Tensor, ""]
 
 
 class VectorQuantizer(nn.Module):
@@ -216,3 +202,15 @@ def code_use(tokens: Int[Tensor, "*any"], num_codes: int) -> CodeUse:
     frequencies = counts / counts.sum()
     entropy = -torch.xlogy(frequencies, frequencies).sum()
     return CodeUse(float((counts > 0).double().mean()), float(entropy.exp()))
+
+
+QUANTIZERS.register(
+    "vq",
+    lambda config: VectorQuantizer(config.num_codes, config.code_dim, reserve_blank=config.blank_code),
+    "a codebook learned by exponential moving averages",
+)
+QUANTIZERS.register(
+    "fsq",
+    lambda config: FiniteScalarQuantizer(config.fsq_levels),
+    "finite scalar quantization: each dimension is rounded to a few levels",
+)

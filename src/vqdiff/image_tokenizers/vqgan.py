@@ -16,7 +16,8 @@ from torch.nn import functional as F
 
 from vqdiff.foundation.errors import InputError
 from vqdiff.foundation.shapes import Float, Int
-from vqdiff.image_tokenizers.quantizers import Quantized, Reconstruction
+from vqdiff.interfaces import Quantized, Reconstruction
+from vqdiff.plugins import IMAGE_TOKENIZERS
 
 
 @dataclass(frozen=True)
@@ -239,8 +240,11 @@ class Codebook(nn.Module):
         return Quantized(latents + (codes.detach() - latents).detach(), tokens, loss)
 
 
+@IMAGE_TOKENIZERS.add
 class VQGAN(nn.Module):
     """Pixels ``(B, 3, H, W)`` in [0, 1] ↔ tokens ``(B, L)``, L = (image_size / patch_size)², row by row."""
+
+    Config = VQGANConfig
 
     def __init__(self, config: VQGANConfig) -> None:
         super().__init__()

@@ -12,25 +12,15 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
-from vqdiff.denoisers import ClassicConfig, ClassicDenoiser, ModernConfig, ModernDenoiser
 from vqdiff.denoisers.packed import is_packed
 from vqdiff.foundation.config import build
 from vqdiff.foundation.errors import InputError
 from vqdiff.foundation.files import atomic_path, read_json, release
 from vqdiff.foundation.initialising import without_initialising
-from vqdiff.image_tokenizers import VQGAN, AbsentConfig, AbsentTokenizer, CompactConfig, CompactTokenizer, VQGANConfig
-from vqdiff.text import NullCondition, NullConfig
-
-NETWORKS: dict[str, tuple[type[nn.Module], type[Any]]] = {
-    "ClassicDenoiser": (ClassicDenoiser, ClassicConfig),
-    "ModernDenoiser": (ModernDenoiser, ModernConfig),
-    "CompactTokenizer": (CompactTokenizer, CompactConfig),
-    "VQGAN": (VQGAN, VQGANConfig),
-    "AbsentTokenizer": (AbsentTokenizer, AbsentConfig),
-    "NullCondition": (NullCondition, NullConfig),
-}
+from vqdiff.plugins import DENOISERS, IMAGE_TOKENIZERS
+from vqdiff.text import NullCondition
 
 
 def save_component(module: Any, folder: Path, dtype: torch.dtype | None = None) -> None:
@@ -55,21 +45,20 @@ def save_component(module: Any, folder: Path, dtype: torch.dtype | None = None) 
 
 def load_component(
     folder: Path,
-    networks: Mapping[str, tuple[type[nn.Module], type[Any]]] = NETWORKS,
+    networks: Mapping[str, type[Any]] | None = None,
     *,
     dtype: torch.dtype | None = None,
     shapes_only: bool = False,
 ) -> Any:
     """Read what :func:`save_component` wrote, as ``dtype`` (default float32) and in evaluation mode.
 
-    Its class is one of ``networks``. ``shapes_only`` builds it on the meta device and reads no weights.
+    Its class is one of ``networks``, by default those that are registered. ``shapes_only`` builds it on the meta device
+    and reads no weights.
     """
     values = read_json(folder / "config.json")
     name = values.pop("class", None)
-    if name not in networks:
-        raise InputError(f"{folder / 'config.json'}: unknown class {name!r}; known: {', '.join(networks)}")
-    network, config_of = networks[name]
-    config = build(config_of, values, str(folder / "config.json"))
+    network = _network(str(name), networks, folder / "config.json")
+    config = build(network.Config, values, str(folder / "config.json"))
     # What is not filled takes no memory yet, and tables that are computed and not in the file are there already.
     with torch.device("meta" if shapes_only else "cpu"), without_initialising():
         module = network(config)
@@ -89,6 +78,23 @@ def load_component(
     except (SafetensorError, RuntimeError, OSError) as error:
         raise InputError(f"{weights} is broken or of another network: {str(error).splitlines()[0]}") from error
     return module.eval().requires_grad_(False)
+
+
+def _network(name: str, networks: Mapping[str, type[Any]] | None, where: Path) -> type[Any]:
+    """The class that a saved component calls ``name``; InputError for an unknown one."""
+    if networks is None:
+        registry = DENOISERS if name in DENOISERS.names() else IMAGE_TOKENIZERS
+        if name in registry.names():
+            return registry.get(name)
+        networks = _OTHERS
+    if name not in networks:
+        known = [*DENOISERS.names(), *IMAGE_TOKENIZERS.names(), *_OTHERS] if networks is _OTHERS else networks
+        raise InputError(f"{where}: unknown class {name!r}; known: {', '.join(known)}")
+    return networks[name]
+
+
+_OTHERS: Mapping[str, type[Any]] = {"NullCondition": NullCondition}
+"""Components of models that cannot be added from outside."""
 
 
 def converted(value: Tensor, dtype: torch.dtype) -> Tensor:

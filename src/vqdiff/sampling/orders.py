@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from vqdiff.foundation.shapes import Float
+from vqdiff.plugins import ORDERS
 
 __all__ = ["PREDICTION_INDEPENDENT", "Order", "by_confidence", "by_halton", "by_purity", "by_random"]
 
@@ -43,6 +44,9 @@ def by_halton(purity: Float[Tensor, "B L"], u: Float[Tensor, "B L"]) -> Float[Te
     """Take positions far apart: the two-dimensional Halton sequence over the grid (Besnier et al. 2025)."""
     return _halton_scores(u.shape[1], u.device).expand_as(u)
 
+
+for _name, _order in {"purity": by_purity, "confidence": by_confidence, "halton": by_halton}.items():
+    ORDERS.register(_name, _order)
 
 PREDICTION_INDEPENDENT: frozenset[Order] = frozenset({by_random, by_halton})
 """Orders that do not look at purity: which positions go first is known before the network is asked."""

@@ -26,6 +26,7 @@ class NullConfig:
 class NullCondition(nn.Module):
     """∅ as text features ``(B, N, C)``; trained along with the denoiser where it is learnable (paper, section 3.1)."""
 
+    Config = NullConfig
     embedding: Tensor
 
     def __init__(self, config: NullConfig) -> None:

@@ -21,6 +21,7 @@ from vqdiff.foundation.errors import InputError
 from vqdiff.foundation.files import atomic_path
 from vqdiff.foundation.images import sheet
 from vqdiff.foundation.shapes import Float, Int
+from vqdiff.interfaces import ImageTokenizer
 from vqdiff.model import Card, Model, load_component
 from vqdiff.model.finding import bundled
 from vqdiff.pipeline import Pipeline
@@ -146,7 +147,7 @@ class DiffusionTraining(DenoiserTraining):
         """Where the image tokenizer lies."""
         return self.start / "image_tokenizer" if self.start is not None else cast("Path", self.image_tokenizer)
 
-    def assemble(self, rows: Rows, image_tokenizer: Any) -> Model:
+    def assemble(self, rows: Rows, image_tokenizer: ImageTokenizer) -> Model:
         """The model to go on from, or a new denoiser beside the trained parts."""
         if self.start is not None:
             model = Model.load(self.start)
@@ -180,7 +181,10 @@ class DiffusionTraining(DenoiserTraining):
         if self.classic is None:
             denoiser = ModernDenoiser(ModernConfig(**common, **vars(self.model)))
         else:
-            side = {"position_rows": image_tokenizer.grid_size, "position_columns": image_tokenizer.grid_size}
+            side: dict[str, Any] = {
+                "position_rows": image_tokenizer.grid_size,
+                "position_columns": image_tokenizer.grid_size,
+            }
             labelled = self.condition == "class"
             denoiser = ClassicDenoiser(ClassicConfig(**common, **vars(self.classic), **side, null_class=labelled))
         null = NullCondition.of(self.null, encoder) if encoder is not None else None
@@ -204,7 +208,7 @@ class GuidanceTraining(DenoiserTraining):
         """Where the image tokenizer lies."""
         return self.start / "image_tokenizer"
 
-    def assemble(self, rows: Rows, image_tokenizer: Any) -> Model:
+    def assemble(self, rows: Rows, image_tokenizer: ImageTokenizer) -> Model:
         """The trained model with a new null condition."""
         del rows, image_tokenizer
         model = Model.load(self.start)
@@ -304,7 +308,7 @@ class DiffusionTask:
         self.parts.denoiser.recompute = config.recompute
         self.compiled: nn.Module | None = self.parts.denoiser if config.compile else None
 
-    def _tokens(self, split: str, image_tokenizer: Any, class_names: tuple[str, ...] = ()) -> TokenSet:
+    def _tokens(self, split: str, image_tokenizer: ImageTokenizer, class_names: tuple[str, ...] = ()) -> TokenSet:
         data, config = self.config.data, self.config
         if _is_tokens(data):
             found = TokenSet.load(data, split, class_names)

@@ -80,7 +80,7 @@ class TokenizerTraining:
             return VQGAN(self.vqgan)
         network = CompactTokenizer(self.model)
         if self.grow is not None:
-            network.grow(load_component(self.grow, {"CompactTokenizer": (CompactTokenizer, CompactConfig)}))
+            network.grow(load_component(self.grow, {"CompactTokenizer": CompactTokenizer}))
         return network
 
 

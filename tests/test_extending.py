@@ -1,0 +1,134 @@
+"""The page about extensions works as it stands, and what is registered is found from everywhere."""
+
+from __future__ import annotations
+
+import importlib
+import io
+import json
+import re
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+import vqdiff
+from vqdiff import plugins
+from vqdiff.denoisers import ClassicDenoiser, ModernDenoiser
+from vqdiff.foundation.errors import InputError
+from vqdiff.foundation.registry import Registry
+from vqdiff.image_tokenizers import VQGAN, AbsentTokenizer, CompactTokenizer, FiniteScalarQuantizer, VectorQuantizer
+from vqdiff.interfaces import Denoiser, ImageTokenizer, Quantizer, TextEncoder
+from vqdiff.sampling import get_sampler, samplers
+
+PAGE = Path(__file__).parents[1] / "docs" / "extending.md"
+REGISTRIES = [getattr(plugins, name) for name in plugins.__all__]
+PLUGIN = '''
+from dataclasses import dataclass
+from vqdiff.sampling import Reveal
+from vqdiff.sampling.orders import by_random
+
+@dataclass(frozen=True)
+class Mine(Reveal):
+    """A sampler from elsewhere."""
+
+mine = Mine(by_random)
+'''
+
+
+@pytest.fixture
+def restored() -> Iterator[None]:
+    """Registries as they were before the test."""
+    kept = [(vars(registry)["_things"].copy(), vars(registry)["_descriptions"].copy()) for registry in REGISTRIES]
+    yield
+    for registry, (things, descriptions) in zip(REGISTRIES, kept, strict=True):
+        vars(registry)["_things"], vars(registry)["_descriptions"] = things, descriptions
+
+
+@pytest.mark.usefixtures("restored")
+def test_the_page_works_as_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
+    assert len(blocks) == 7
+    Path("extensions.py").write_text("\n".join(blocks[1:]), "utf-8")  # the first shows a line of the others
+    monkeypatch.syspath_prepend(tmp_path)
+    names = vars(importlib.import_module("extensions"))
+
+    assert {"top-down", "most-likely"} <= samplers().keys()
+    assert samplers()["top-down"] == "Row by row from the top."
+    assert isinstance(names["Signs"](3), Quantizer)
+    tokens = names["Signs"](3).encode(names["Signs"](3).decode(torch.arange(8)))
+    assert tokens.tolist() == list(range(8))
+    assert isinstance(names["tokenizer"], ImageTokenizer)
+    assert isinstance(names["denoiser"], Denoiser)
+    assert [one.tobytes() for one in names["again"]] == [one.tobytes() for one in names["images"]]
+    index = json.loads(Path("unigram", "model_index.json").read_text())
+    assert index["components"] == {"denoiser": "Unigram", "image_tokenizer": "GreyTokenizer"}
+
+    file = io.BytesIO()
+    Image.new("RGB", (32, 32), "red").save(file, "PNG")
+    with sqlite3.connect("images.db") as database:
+        database.execute("CREATE TABLE images (name, file, caption)")
+        database.executemany("INSERT INTO images VALUES (?, ?, 'red')", [(str(i), file.getvalue()) for i in range(4)])
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    found = names["load"]("sqlite:images.db", "train", 16)
+    assert len(found) == 4
+    assert found.captions[0] == ["red"]
+
+
+def test_an_installed_package_is_found_by_the_command_line(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere.py").write_text(PLUGIN)
+    folder = tmp_path / "elsewhere-1.0.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: elsewhere\nVersion: 1.0\n")
+    (folder / "entry_points.txt").write_text("[vqdiff.samplers]\nmine = elsewhere:mine\n")
+    program = f"""
+import sys
+sys.path.insert(0, {str(tmp_path)!r})
+from vqdiff.cli import main
+main(["generate", "a red apple", "--sampler", "mine", "--steps", "2", "--json", "-o", {str(tmp_path / "out.png")!r}])
+"""
+    run = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    assert json.loads(run.stdout)["sampler"] == "mine"
+
+
+def test_our_own_keep_the_contracts() -> None:
+    pipe = vqdiff.load(device="cpu", precision="float32")
+    assert isinstance(pipe.model.denoiser, Denoiser)
+    assert isinstance(pipe.model.image_tokenizer, ImageTokenizer)
+    assert isinstance(pipe.model.text_encoder, TextEncoder)
+    assert isinstance(VectorQuantizer(4, 2), Quantizer)
+    assert isinstance(FiniteScalarQuantizer((3, 3)), Quantizer)
+    assert [plugins.DENOISERS.get(one.__name__) for one in (ClassicDenoiser, ModernDenoiser)] == [
+        ClassicDenoiser,
+        ModernDenoiser,
+    ]
+    kinds = CompactTokenizer, VQGAN, AbsentTokenizer
+    assert [plugins.IMAGE_TOKENIZERS.get(one.__name__) for one in kinds] == list(kinds)
+
+
+@pytest.mark.usefixtures("restored")
+def test_a_sampler_is_given_by_name_or_as_it_is() -> None:
+    settings = vqdiff.load(device="cpu").model.sampling
+    assert settings.changed(sampler=get_sampler("halton")).sampler == "halton"
+    other = type(get_sampler("strided"))(every=True)
+    assert settings.changed(sampler=other).sampler == "ancestral"
+    with pytest.raises(InputError, match="register this sampler"):
+        settings.changed(sampler=object())
+
+
+def test_a_registry_names_what_it_does_not_know_and_gives_no_name_twice() -> None:
+    registry: Registry[Any] = Registry("thing", "vqdiff.nothing", home="vqdiff.foundation.errors")
+    registry.register("one", 1, "the first")
+    assert registry.register("one", 1) == 1
+    with pytest.raises(InputError, match="another thing named 'one'"):
+        registry.register("one", 2)
+    with pytest.raises(InputError, match="unknown thing 'ome': did you mean 'one'"):
+        registry.get("ome")
+    assert registry.names() == ["one"]
+    assert registry.name_of(1) == "one"
