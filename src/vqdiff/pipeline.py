@@ -212,6 +212,7 @@ class Pipeline:
         """The images of a request; other arguments as for a call."""
         return self.sample(request.job(self.model), batch_size=batch_size, on_step=on_step)
 
+    @torch.inference_mode()
     def sample(
         self, job: Job, *, batch_size: WholeNumber = 8, on_step: Callable[[int, int], None] | None = None
     ) -> list[Image.Image]:

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from processes import exit_codes, started
 from torch import Tensor, nn
 
-from processes import exit_codes, started
 from vqdiff.foundation.config import read_config
 from vqdiff.foundation.errors import InputError
 from vqdiff.image_tokenizers import CompactConfig, CompactTokenizer
@@ -240,7 +240,7 @@ def large_at_four(step: int, x: Tensor) -> Tensor:
 
 
 def test_a_gradient_that_breaks_compiled_alone_is_told(compilers: dict[Any, Any], tmp_path: Path) -> None:
-    """Late: the rehearsal met no such values."""
+    """Late: the preflight met no such values."""
     compilers[Compilation.WIDEST] = spoilt_gradient(torch.nan, above=100)
     found = r"step 4: the gradient of network\.layers\.1\.bias \(and of 3 parts of 6 .*\) is not finite compiled, "
     with pytest.raises(InputError, match=found + r"but is uncompiled: set compile = false.*last\.pt"):
@@ -341,7 +341,7 @@ def _train(config: DiffusionTraining) -> None:
 
 def _note_the_way(output: Path) -> None:
     """Let a run write down how it computes."""
-    preflight = loop.rehearse
+    preflight = loop.preflight
 
     def noted(*arguments: Any) -> Any:
         plan = preflight(*arguments)
@@ -349,7 +349,7 @@ def _note_the_way(output: Path) -> None:
         (output / "way").write_text(plan.compilation.value)
         return plan
 
-    loop.rehearse = noted
+    loop.preflight = noted
 
 
 @pytest.mark.parametrize("shard", [False, True], ids=["ddp", "fsdp"])

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-GREY16 = Path(__file__).parent / "fixtures" / "grey16.png"
+GREY16 = Path(__file__).parents[1] / "fixtures" / "grey16.png"
 """A ramp of 64 greys in 16 bits."""
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from safetensors.torch import load_file
 from torch import Tensor
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parents[1] / "golden"
 Case = dict[str, Any]
 _CASES: list[Case] = json.loads((GOLDEN / "manifest.json").read_text())["cases"]
 
