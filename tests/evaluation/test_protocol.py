@@ -105,32 +105,6 @@ def test_neither_file_is_written_if_one_cannot_be(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "path",
-    [
-        ("hash",),
-        ("id",),
-        ("checksum",),
-        ("command",),
-        ("measurement", "resize"),
-        ("subject", "settings", "guidance"),
-        ("scores", "text score", "mean"),
-        ("versions", "torch"),
-    ],
-)
-def test_a_changed_file_is_refused(tmp_path: Path, path: tuple[str, ...]) -> None:
-    RESULT.save(tmp_path / "result")
-    file = tmp_path / "result.json"
-    content = json.loads(file.read_text("utf-8"))
-    place = content
-    for key in path[:-1]:
-        place = place[key]
-    place[path[-1]] = 7.5
-    file.write_text(json.dumps(content), "utf-8")
-    with pytest.raises(InputError, match=r"result\.json was changed after it was written: .* evaluate again"):
-        Result.load(file)
-
-
-@pytest.mark.parametrize(
     ("text", "says"),
     [
         (None, "cannot read the result .*result.json: No such file"),

@@ -244,12 +244,12 @@ def test_frames_and_trace_tell_what_happened() -> None:
     trace = Trace.collect(iter(frames))
     assert (trace.final == frames[-1].tokens).all()
     assert trace.revealed.sum(2).T.tolist() == [[2] * 5, [5, 5, 0, 0, 0]]
-    step, confidence = trace.reveal_step(), trace.reveal_confidence()
+    step = trace.reveal_step()
     for row in range(2):
         for position in range(10):
             n = int(step[row, position])
             assert frames[n - 1].revealed[row, position]
-            assert confidence[row, position] == frames[n - 1].confidence[row, position]
+            assert trace.confidence[n - 1, row, position] == frames[n - 1].confidence[row, position]
 
 
 def test_the_network_is_called_with_the_planned_times_and_twice_the_rows_only_when_guided() -> None:

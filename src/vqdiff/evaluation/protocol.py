@@ -83,7 +83,7 @@ class Result:
     @property
     def id(self) -> str:
         """Twelve hex digits of what was measured and how."""
-        return _marks(asdict(self))["id"]
+        return _id(asdict(self))
 
     def save(self, path_stem: Path) -> None:
         """Write ``path_stem.json`` and ``path_stem.md``, both or neither.
@@ -101,7 +101,7 @@ class Result:
     def load(cls, json_path: Path) -> Result:
         """The result in a file that `save` wrote.
 
-        Raises InputError where the file is missing, is no result, or was changed since.
+        Raises InputError where the file is missing or is not a result.
         """
         try:
             content = json.loads(json_path.read_text("utf-8"))
@@ -109,11 +109,9 @@ class Result:
             raise InputError(f"cannot read the result {json_path}: {error.strerror}; name an existing file") from error
         except ValueError as error:
             raise InputError(f"{json_path} is not valid JSON ({error}): restore it or evaluate again") from error
-        if not isinstance(content, dict) or not {*_MARKS, "subject", "measurement"} <= content.keys():
+        if not isinstance(content, dict) or not {"subject", "measurement"} <= content.keys():
             raise InputError(f"{json_path} is no result of an evaluation: name a .json file written by one")
-        marks = {name: content.pop(name) for name in _MARKS}
-        if marks != _marks(content):
-            raise InputError(f"{json_path} was changed after it was written: restore it or evaluate again")
+        content = {name: value for name, value in content.items() if name not in _MARKS}
         return build(cls, content, str(json_path))
 
     def markdown(self) -> str:
@@ -164,12 +162,16 @@ def _cell(value: object) -> str:
 
 
 _MARKS = ("hash", "id", "checksum")
+"""What a file has besides a result, for readers; the last in files of former versions."""
 
 
 def _marks(content: Mapping[str, Any]) -> dict[str, str]:
-    """Hashes of how was measured, of what was measured how, and of the whole."""
-    parts = content["measurement"], {key: content[key] for key in ("subject", "measurement")}, content
-    return dict(zip(_MARKS, map(_digest, parts), strict=True))
+    """Hashes of how was measured, and of what was measured how."""
+    return {"hash": _digest(content["measurement"]), "id": _id(content)}
+
+
+def _id(content: Mapping[str, Any]) -> str:
+    return _digest({key: content[key] for key in ("subject", "measurement")})
 
 
 def _digest(content: Mapping[str, Any]) -> str:

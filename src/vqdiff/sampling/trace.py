@@ -43,9 +43,3 @@ class Trace:
         """Return in which step, 1..S, each position left MASK for good; 0 where it never was MASK."""
         step = torch.arange(1, len(self.revealed) + 1, device=self.revealed.device)[:, None, None]
         return (self.revealed * step).amax(0)
-
-    def reveal_confidence(self) -> Float[Tensor, "B L"]:
-        """Return how sure the network was of each position when it left MASK; 1 where it never was MASK."""
-        step = self.reveal_step()
-        at_reveal = self.confidence.gather(0, (step - 1).clamp(min=0)[None])[0]
-        return torch.where(step > 0, at_reveal, 1.0)
