@@ -1,4 +1,4 @@
-"""What may be added from outside, by name. Imports nothing heavy: the things themselves are imported when used."""
+"""Registries of what other packages may add by name. Imports nothing heavy: entries are imported when used."""
 
 from __future__ import annotations
 
