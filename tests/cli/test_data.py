@@ -54,7 +54,7 @@ def test_check_names_the_faults_and_exits_with_2(tmp_path, capsys):
         main(["data", "check", str(folder), "--no-time"])
     assert stop.value.code == 2
     out, err = capsys.readouterr()
-    assert "train: 01.png cannot be read: it is no picture of a known kind\ntrain: bare.png has no caption\n" in out
+    assert "train: 01.png cannot be read: it is not an image in a known format\ntrain: bare.png has no caption\n" in out
     assert err == f"vqdiff: error: 2 faults in {folder}, listed above; mend or remove them\n"
 
 

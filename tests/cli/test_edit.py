@@ -58,9 +58,9 @@ def test_expand_without_a_prompt(folder: Path, capsys: pytest.CaptureFixture[str
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["edit", "nope.png", "mask.png", "cat"], "cannot read the picture nope.png: No such file"),
-        (["edit", "picture.png", "broken.png", "cat"], "cannot read the picture broken.png"),
-        (["edit", "picture.png", "small.png", "cat"], "the mask is 9×9 pixels, the picture 90×60"),
+        (["edit", "nope.png", "mask.png", "cat"], "cannot read the image nope.png: No such file"),
+        (["edit", "picture.png", "broken.png", "cat"], "cannot read the image broken.png"),
+        (["edit", "picture.png", "small.png", "cat"], "the mask is 9×9 pixels, the image 90×60"),
         (["edit", "picture.png", "mask.png", ""], "the prompt is empty"),
         (["edit", "picture.png", "mask.png", "cat", "--feather", "-3"], "feather is -3"),
         (["edit", "picture.png", "mask.png", "cat", "--guidance", "1", "--negative", "dog"], "guidance, which is off"),

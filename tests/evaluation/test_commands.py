@@ -208,7 +208,7 @@ def test_study_of_token_accuracy(folder: Path) -> None:
         ('scores=["fid"]', "unknown score 'fid'"),
         ("scores=[]", "at least one name"),
         ("pictures=0", "pictures must be at least 1"),
-        ("output=pyproject.toml/study", "cannot make the folder"),
+        ("output=pyproject.toml/study", "cannot create the folder"),
         ("trial.choices=13", "12 pictures have 12 different captions, fewer than choices = 13"),
         ("trial.num_pictures=9", "10 pictures are needed"),
         ("trial.seeds=[0, 11]", "the seeds 0 and 11 are nearer"),

@@ -201,7 +201,7 @@ def bomb(side: int) -> bytes:
         ({"image": in_base64(bomb(5000))}, 413, "longest side may have 256"),
         ({"image": in_base64(bomb(50_000))}, 413, "bomb"),
         ({"image": in_base64(png((257, 1)))}, 413, "257×1 pixels"),
-        ({"image": in_base64(png((8, 8))), "mask": in_base64(png((9, 9)))}, 400, "must be alike"),
+        ({"image": in_base64(png((8, 8))), "mask": in_base64(png((9, 9)))}, 400, "give a mask of that size"),
         ({"prompt": "x" * 250_000}, 413, "larger than 200000 bytes"),
     ],
 )  # fmt: skip

@@ -231,7 +231,7 @@ def test_masks_of_every_mode_say_the_same(server: tuple[str, Pipeline], ai: open
         (Image.new("RGBA", (32, 32), "white"), "the mask needs a fully transparent part"),
         (Image.new("RGBA", (32, 32), (255, 255, 255, 9)), "the mask needs a fully transparent part"),
         (Image.new("L", (32, 32)), "the mask needs a white part, or a transparent one"),
-        (Image.new("L", (31, 32), 255), "must be alike"),
+        (Image.new("L", (31, 32), 255), "give a mask of that size"),
         (None, "the mask, or else the image, needs a fully transparent part"),
     ],
 )
