@@ -31,17 +31,13 @@ app.command("vqdiff.cli.edit:edit", help="Resample a part of an image.")
 app.command("vqdiff.cli.edit:expand", help="Extend an image at its sides.")
 app.command("vqdiff.cli.vary:vary", help="Noise an image part of the way and sample from there.")
 app.command("vqdiff.cli.vary:revise", help="Resample the least confident tokens of an image.")
-app.command(
-    "vqdiff.cli.convert:convert", help="Convert another project's model to a model folder, or any model to diffusers."
-)
+app.command("vqdiff.cli.convert:convert", help="Convert a model to a model folder or a diffusers folder.")
 app.command("vqdiff.cli.info:info", help="Describe a model: parts and their origin, sizes, licences, quality.")
 app.command("vqdiff.cli.data:app", name="data", help="Build, check and tokenise sets of images with captions.")
 app.command("vqdiff.cli.train:app", name="train", help="Train an image tokenizer, a diffusion model or a scorer.")
 app.command("vqdiff.cli.evaluate:evaluate", help="Evaluate a model by a protocol.")
 app.command("vqdiff.cli.serve:serve", help="Serve models over HTTP, with a web page.")
-app.command(
-    "vqdiff.cli.bench:app", name="bench", help="Measure speed and memory, with or without diffusers for comparison."
-)
+app.command("vqdiff.cli.bench:app", name="bench", help="Measure speed and memory, compared with diffusers or alone.")
 app.command("vqdiff.cli.study:study", help="Measure a grid of settings: a table, a plot and images.")
 
 

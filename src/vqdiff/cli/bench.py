@@ -17,10 +17,7 @@ if TYPE_CHECKING:
 Output = Annotated[Path | None, Parameter(name=["--output", "-o"])]
 Batches = Annotated[tuple[int, ...], Parameter(name="--batch", consume_multiple=True, negative="")]
 
-app = App(
-    name="bench",
-    help="Measure speed and memory, with or without diffusers for comparison, on an otherwise idle machine.",
-)
+app = App(name="bench", help="Measure speed and memory, compared with diffusers or alone; run nothing else meanwhile.")
 
 
 @app.default
