@@ -176,7 +176,7 @@ def test_the_hub_out_of_reach(monkeypatch: pytest.MonkeyPatch) -> None:
         raise huggingface_hub.errors.LocalEntryNotFoundError("offline\nand so on")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
-    with pytest.raises(InputError, match=r"cannot fetch someone/something from the Hub.*: offline$") as error:
+    with pytest.raises(InputError, match=r"cannot download someone/something from the Hub.*: offline$") as error:
         load("someone/something")
     assert len(str(error.value).splitlines()) == 1
     monkeypatch.setitem(sys.modules, "huggingface_hub", SimpleNamespace())

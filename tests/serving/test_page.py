@@ -201,7 +201,7 @@ def test_compare_puts_four_ways_side_by_side(page: Page, emoji: Pipeline, tmp_pa
 
 def test_mistakes_are_told_in_a_line(page: Page) -> None:
     draw(page, " ", seed=0, count=1)
-    expect(page.get_by_role("alert")).to_have_text("The prompt is empty: say what to draw")
+    expect(page.get_by_role("alert")).to_have_text("The prompt is empty: describe the image to generate")
     draw(page, "a red apple " * 100, seed=0, count=1)
     expect(page.get_by_role("alert")).to_contain_text("the limit is 1000: shorten it")
 
