@@ -332,8 +332,8 @@ def test_the_page_takes_no_files_and_no_strange_requests(http: httpx.Client) -> 
 
 def test_limits_hold_for_those_who_write_their_own_requests(http: httpx.Client) -> None:
     for label, value, says in [
-        ("Pictures", 1000, "ask for 1 to 6 pictures"),
-        ("Steps", 33, "ask for 1 to 32"),
+        ("Pictures", 1000, "give 1 to 6 images"),
+        ("Steps", 33, "give 1 to 32"),
         ("Steps", "many", "it should be a valid integer"),
         ("Style", "<b>", "no style"),
         ("Model", "../../etc", "No model of that name"),
@@ -352,7 +352,7 @@ JOIN = "/gradio_api/queue/join"
 @pytest.mark.parametrize(
     ("path", "body", "status", "says"),
     [
-        (JOIN, [], 400, "no JSON object"),
+        (JOIN, [], 400, "not a JSON object"),
         (JOIN, {}, 404, "no event of the number None"),
         (JOIN, {"fn_index": 9999}, 404, "no event of the number 9999"),
         (JOIN, {"fn_index": 10**60}, 404, "no event of the number 1000"),
