@@ -27,7 +27,7 @@ from vqdiff.pipeline import Pipeline
 from vqdiff.sampling import Trace
 from vqdiff.serving.engine import Engine
 from vqdiff.serving.limits import Limits
-from vqdiff.serving.page.event_check import Door
+from vqdiff.serving.page.event_check import EventCheck
 from vqdiff.serving.page.generation import Progress
 from vqdiff.serving.page.parts import state
 
@@ -455,7 +455,7 @@ def through_the_door(status: int, error: Exception | None) -> list[Any]:
 
     scope = {"type": "http", "method": "GET", "path": "/assets/x", "query_string": b"", "headers": []}
     with ThreadPoolExecutor(1) as thread:  # the browser has this one's event loop
-        thread.submit(asyncio.run, Door(app, blocks=gr.Blocks())(scope, receive, send)).result()
+        thread.submit(asyncio.run, EventCheck(app, blocks=gr.Blocks())(scope, receive, send)).result()
     return messages
 
 

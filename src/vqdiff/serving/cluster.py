@@ -206,7 +206,7 @@ def _ray() -> Iterator[Any]:
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # no usage reports
     own = "RAY_ADDRESS" not in os.environ
     if own:
-        # Restrict Ray's processes to the loopback address (the name says less) and to those with a secret of this run.
+        # Ray's processes use only the loopback address (despite the variable's name) and a secret of this run.
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
         os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     try:

@@ -14,8 +14,8 @@ from vqdiff.serving.page.parts import card, empty, state
 from vqdiff.serving.page.running import Buttons
 from vqdiff.serving.service import Service
 
-_HELP = """Each row starts from the same noise. **Guidance** moves the predictions towards the prompt; **purity** reveals
-the most confident tokens first, *random* any of them. With fewer steps, the difference grows."""
+_HELP = """Each row starts from the same noise. **Guidance** moves the predictions towards the prompt; **purity**
+reveals the most confident tokens first, *random* any of them. With fewer steps, the difference grows."""
 _UNGUIDED = {"guidance": 1.0, "guidance_schedule": None, "guidance_interval": None, "negative": None}
 _ORDERS = {"fewer-tokens": "random order", "purity": "by purity"}
 
