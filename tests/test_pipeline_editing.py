@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from picture_sets import GREY16
 from PIL import Image, ImageDraw
 
 import vqdiff
-from picture_sets import GREY16
 from vqdiff import Blend, Guidance
 from vqdiff.foundation.errors import InputError
 from vqdiff.foundation.options import whole
@@ -294,12 +294,12 @@ MISTAKES = {
     "pipe(b'pear')": "the prompt is b'pear': give text",
     "pipe(['a pear', None])": "",
     "pipe([['a pear']])": "the prompt is ['a pear']: give text",
-    "pipe('caf' + chr(0xdce9))": "has half a character in it",
-    "pipe('a pear', negative='caf' + chr(0xdce9))": "has half a character in it",
-    "pipe(vqdiff.Blend('a pear', chr(0xd83d)))": "has half a character in it",
-    "pipe.edit([1, 2], 'mask.png')": "a picture is a PIL image, a path or a NumPy array, not list",
-    "pipe.edit('nowhere.png', 'mask.png')": "cannot read the picture nowhere.png: No such file",
-    "pipe.edit(array, None)": "a picture is a PIL image, a path or a NumPy array, not NoneType",
+    "pipe('caf' + chr(0xdce9))": "contains half a character",
+    "pipe('a pear', negative='caf' + chr(0xdce9))": "contains half a character",
+    "pipe(vqdiff.Blend('a pear', chr(0xd83d)))": "contains half a character",
+    "pipe.edit([1, 2], 'mask.png')": "an image must be a PIL image, a path or a NumPy array, not list",
+    "pipe.edit('nowhere.png', 'mask.png')": "cannot read the image nowhere.png: No such file",
+    "pipe.edit(array, None)": "an image must be a PIL image, a path or a NumPy array, not NoneType",
     "pipe.edit(array, array[..., 0], feather=0.5)": "feather is 0.5: give a whole number",
     "pipe.vary(array.astype(int))": "an array of int64, 9×9×3",
     "pipe.vary(array, num_images=0)": "num_images is 0: at least 1 is needed",

@@ -1,6 +1,6 @@
-"""Discrete diffusion over image tokens: Improved VQ-Diffusion (arXiv 2205.16007), from text to pictures.
+"""Discrete diffusion over image tokens: Improved VQ-Diffusion (arXiv 2205.16007), from text to images.
 
-``vqdiff.load("emoji")("a red apple", seed=0)`` draws a picture. The mathematics alone is :mod:`vqdiff.diffusion`.
+``vqdiff.load("emoji")("a red apple", seed=0)`` generates an image. The mathematics alone is in :mod:`vqdiff.diffusion`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Text → images."""
+"""The pipeline: prompts and seeds → images."""
 
 from __future__ import annotations
 
@@ -49,17 +49,17 @@ class Preview:
 
 
 class Pipeline:
-    """A model that takes prompts and seeds and gives PIL images.
+    """A model that generates PIL images from prompts and seeds.
 
-    Every method has the settings of `SamplingSettings` as further arguments; those left at None are the model's own.
-    Image i of a call has seed ``seed + i`` and does not depend on ``batch_size``, the images sampled together. Guidance
-    leads away from ``negative``, if given, in place of the null condition.
+    Every method also takes the settings of `SamplingSettings`; those left at None default to the model's own. Image i
+    of a call has seed ``seed + i`` and does not depend on ``batch_size``, the number of images sampled together. If
+    ``negative`` is given, guidance moves away from it instead of the null condition.
 
-    All raise InputError for an empty or over-long prompt, an unknown label, and a value out of range.
+    All methods raise InputError for an empty or too long prompt, an unknown label, or a value out of range.
     """
 
     def __init__(self, model: Model, read_again: Callable[[], Model] | None = None) -> None:
-        """``read_again`` gives the networks as they were before they were packed, for :meth:`save`."""
+        """``read_again`` reads the networks as they were before packing, for :meth:`save`."""
         self.model = model
         self.read_again = read_again
 
@@ -76,7 +76,7 @@ class Pipeline:
     ) -> list[Image.Image]:
         """Generate ``num_images`` images of every prompt (or label, or `vqdiff.Blend` of two), prompt by prompt.
 
-        ``on_step(done, total)`` is called with the progress in network calls × images.
+        ``on_step(done, total)`` is called after every step, with the progress in network calls × images.
         """
         common = self._common(num_images=num_images, seed=seed, negative=negative, **changes)
         return self.draw(DrawRequest(prompts=prompts, **common), batch_size=batch_size, on_step=on_step)
@@ -94,16 +94,16 @@ class Pipeline:
     ) -> Image.Image:
         """Resample the white part of ``mask`` (128 or more), conditioned on ``prompt`` if there is one.
 
-        mask: of the image's size and any shape. A token with any white pixel in its patch is resampled; the others
-        never change. The pixels that are not white are those of ``image``, exactly; ``feather`` fades into them over so
-        many pixels. A mask without white returns the image; on one of the model's size, a mask that is all white
-        gives what ``pipe(prompt, seed=seed)`` generates. `vqdiff.foundation.fitting` says what happens to an image of
-        another size.
+        mask: an image of the same size as ``image``. A token with any white pixel in its patch is resampled; the others
+        do not change. Pixels that are not white in the mask keep their exact values; ``feather`` is the width in pixels
+        over which the result fades into them. A mask without white returns the image. If the image has the model's
+        size, an all-white mask gives what ``pipe(prompt, seed=seed)`` generates. `vqdiff.foundation.fitting` describes
+        how images of other sizes are handled.
 
         Image and mask are PIL images, paths or NumPy arrays, of any mode and depth
         (`vqdiff.foundation.images.as_image`).
 
-        Raises InputError for a mask of another size, too.
+        Also raises InputError for a mask of another size.
         """
         common = self._common(seed=seed, negative=negative, **changes)
         return self.draw(
@@ -124,7 +124,7 @@ class Pipeline:
         feather: WholeNumber = 0,
         **changes: Unpack[SettingChanges],
     ) -> Image.Image:
-        """Extend the image by ``left``, ``top``, … new pixels at its sides (outpainting), otherwise as `edit`."""
+        """Extend the image by ``left``, ``top``, … new pixels at its sides (outpainting); otherwise as `edit`."""
         common = self._common(seed=seed, negative=negative, **changes)
         given = {"left": left, "top": top, "right": right, "bottom": bottom, "feather": feather}
         sides = {name: whole(name, value) for name, value in given.items()}
@@ -144,10 +144,10 @@ class Pipeline:
     ) -> list[Image.Image]:
         """Noise the image to the time t = strength·T, rounded, and sample from there, conditioned on ``prompt`` if any.
 
-        strength: 0 is the image tokenizer's own reconstruction, 1 a new image, the one that ``pipe(prompt)`` generates
-        with that seed. All have the size of ``image``.
+        strength: 0 gives the image tokenizer's reconstruction, 1 a new image, the one that ``pipe(prompt)`` generates
+        with that seed. All results have the size of ``image``.
 
-        Raises InputError for a strength outside [0, 1], too.
+        Also raises InputError for a strength outside [0, 1].
         """
         common = self._common(num_images=num_images, seed=seed, negative=negative, **changes)
         request = VaryRequest(image=image, strength=strength, prompt=prompt, **common)
@@ -163,12 +163,13 @@ class Pipeline:
         negative: Condition = None,
         **changes: Unpack[SettingChanges],
     ) -> Image.Image:
-        """Resample the least confident tokens, a ``share`` of them all; the others never change.
+        """Resample the least confident tokens, a ``share`` of all of them; the others do not change.
 
-        The denoiser looks at all tokens as if so many were wrong (`vqdiff.sampling.doubtful`). ``prompt`` counts both
-        for which are doubtful and for what is sampled. A share of 0 is the image tokenizer's own reconstruction.
+        The denoiser evaluates all tokens as if this share of them were wrong (`vqdiff.sampling.doubtful`). Both the
+        choice of tokens and the new ones are conditioned on ``prompt``. A share of 0 gives the image tokenizer's
+        reconstruction.
 
-        Raises InputError for a share outside [0, 1], too.
+        Also raises InputError for a share outside [0, 1].
         """
         common = self._common(seed=seed, negative=negative, **changes)
         return self.draw(ReviseRequest(image=image, share=share, prompt=prompt, **common))[0]
@@ -181,7 +182,7 @@ class Pipeline:
         negative: Condition = None,
         settings: SamplingSettings | None = None,
     ) -> Iterator[Preview]:
-        """Generate one image and yield it after every step, with its tokens and the purity of every position."""
+        """Generate one image and yield it after every step, with its tokens and the purity at every position."""
         side = self.model.image_tokenizer.grid_size
         job = DrawRequest(prompts=prompt, seed=whole("seed", seed), negative=negative, settings=settings).job(
             self.model
@@ -203,20 +204,20 @@ class Pipeline:
         negative: Condition = None,
         canvas: Canvas | None = None,
     ) -> Iterator[Frame]:
-        """The sampling loop for one batch of conditions, one seed each, as tensors; nothing is checked."""
+        """Run the sampling loop, as tensors, for one batch of conditions with one seed each; nothing is checked."""
         return self._run(Job(conditions, seeds, settings, negative, canvas))
 
     def draw(
         self, request: Request, *, batch_size: WholeNumber = 8, on_step: Callable[[int, int], None] | None = None
     ) -> list[Image.Image]:
-        """The images of a request; other arguments as for a call."""
+        """Generate the images of a request; the other arguments are those of a call."""
         return self.sample(request.job(self.model), batch_size=batch_size, on_step=on_step)
 
     @torch.inference_mode()
     def sample(
         self, job: Job, *, batch_size: WholeNumber = 8, on_step: Callable[[int, int], None] | None = None
     ) -> list[Image.Image]:
-        """The images of a job, which is not checked further."""
+        """Generate the images of a job, which is not checked further."""
         images = list[Image.Image]()
         for part in job.parts(whole("batch_size", batch_size, least=1)):
             frame = None
@@ -234,13 +235,13 @@ class Pipeline:
 
     @torch.inference_mode()
     def decode(self, tokens: Int[Tensor, "B L"]) -> list[Image.Image]:
-        """The images of finished tokens."""
-        # One by one: convolutions round differently in other batches, enough to move a value of 255.
+        """Decode finished tokens to images."""
+        # One by one: in another batch, convolutions round differently, enough to change 8-bit values.
         return [to_images(self.model.image_tokenizer.decode(one[None]))[0] for one in tokens]
 
     @torch.inference_mode()
     def preview(self, tokens: Int[Tensor, "B L"]) -> Float[Tensor, "B 3 H W"]:
-        """Decode tokens of which some are still MASK; their patches are left light grey."""
+        """Decode tokens of which some are still MASK; the patches of those are light grey."""
         masked = tokens == self.model.schedule.num_codes
         pixels = self.model.image_tokenizer.decode(tokens.masked_fill(masked, 0))
         side = self.model.image_tokenizer.grid_size
@@ -249,13 +250,13 @@ class Pipeline:
         return pixels.masked_fill(hidden, 0.9)
 
     def settings(self, **changes: Unpack[SettingChanges]) -> SamplingSettings:
-        """The model's own settings with ``changes`` (None = unchanged), checked against its number of tokens."""
+        """Return the model's settings with ``changes`` (None: unchanged), checked against its number of tokens."""
         settings = self.model.sampling.changed(**changes)
         settings.check_steps(self.model.num_tokens)
         return settings
 
     def conditions(self, prompts: Prompts) -> list[Condition]:
-        """Prompts or labels as a checked list; for an unconditional model a list of one None."""
+        """Return prompts or labels as a checked list; for an unconditional model, a list of one None."""
         return conditions_of(self.model, prompts)
 
     def _common(
@@ -267,9 +268,9 @@ class Pipeline:
         return {**numbers, "negative": negative, "settings": settings}
 
     def save(self, folder: str | Path) -> None:
-        """Write the model folder, with the networks as they were read, whatever precision they draw in.
+        """Write the model folder, with the networks as they were read, whatever precision they compute in.
 
-        Raises InputError if they are packed and what they were read from is gone.
+        Raises InputError if they are packed and their source can no longer be read.
         """
         model = self.model
         lowered = is_packed(model.denoiser) or precision_of(model.denoiser) != "float32"
@@ -287,23 +288,24 @@ def load(
     batch_invariant: bool = False,
     **extras: Unpack[Extras],
 ) -> Pipeline:
-    """A pipeline from a bundled name, a folder of ours or of diffusers, a ``.pth`` checkpoint, or a Hub id.
+    """Load a pipeline from a bundled name, a model folder, a diffusers folder, a ``.pth`` checkpoint, or a Hub id.
 
-    A Hub id is owner/name, or owner/name@revision; it is fetched, by huggingface_hub, where no such path is here.
+    A Hub id is owner/name or owner/name@revision; huggingface_hub downloads it if there is no such local path.
 
-    ``device`` is "auto" (CUDA if there, else the CPU) or a torch device. ``precision`` is what the denoiser computes
-    with, and on a CPU the decoder of the image tokenizer: by default bfloat16 where the machine has units for it, else
-    float32; "int8" is faster and smaller still, on CPUs, and changes pictures a little. ``extras`` are what a
-    checkpoint leaves open, such as ``image_tokenizer``, the file of its codec; see
+    ``device`` is "auto" (CUDA if available, else the CPU) or a torch device. ``precision`` is the number format that
+    the denoiser computes in, and on a CPU also the decoder of the image tokenizer: by default bfloat16 where the device
+    has units for it, else float32; "int8" (CPUs only) is faster and smaller still, and changes the images slightly.
+    ``extras`` are the parts that a checkpoint lacks, such as ``image_tokenizer``, the file of its codec; see
     :class:`vqdiff.checkpoints.microsoft.Extras`.
 
-    On a CPU a seed's picture is the same, bit for bit, in any batch. On a GPU rounding depends on the batch, and may
-    change some tokens, unless ``batch_invariant`` has it compute one image at a time, which is slower. In both, another
-    machine, precision, version of torch or number of threads rounds differently.
+    On a CPU, a seed gives the same image, bit for bit, in any batch. On a GPU, rounding depends on the batch and may
+    change some tokens, unless ``batch_invariant`` is set, which computes one image at a time and is slower. On both,
+    another machine, precision, version of torch or number of threads rounds differently.
 
-    On a CPU the denoiser is packed (:func:`vqdiff.denoisers.packed.pack`): it draws, but cannot be trained or moved.
+    On a CPU the denoiser is packed (:func:`vqdiff.denoisers.packed.pack`): it generates, but cannot be trained or
+    moved.
 
-    Raises InputError for an unknown name, a broken folder, or a device or precision that is not there.
+    Raises InputError for an unknown name, a broken folder, or a device or precision that is not available.
     """
     if precision not in get_args(Precision):
         raise InputError(f"unknown precision {precision!r}: choose one of {', '.join(get_args(Precision))}")

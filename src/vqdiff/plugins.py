@@ -1,7 +1,7 @@
-"""What may be added from outside, by name; the things themselves are imported when they are used.
+"""Registries of what other packages may add by name; entries are imported when they are used.
 
 Register an object in a program (``SAMPLERS.register("mine", MySampler())``), or offer it from an installed package
-through an entry point of the registry's group, and then name it wherever one of this package's own is named.
+through an entry point of the registry's group, and use its name wherever one of this package's own is used.
 """
 
 from __future__ import annotations

@@ -25,14 +25,14 @@ from vqdiff.sampling import Canvas, SamplingSettings, doubtful, get_sampler
 from vqdiff.text import Blend, Condition
 
 Prompts = Condition | np.generic | Sequence[Condition | np.generic] | NDArray[Any]
-"""What `conditions_of` takes: one condition or several."""
+"""What `conditions_of` accepts: one condition or several."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request(ABC):
-    """What all requests have in common; image i has seed ``seed + i``.
+    """The fields that all requests have; image i has seed ``seed + i``.
 
-    negative: what guidance leads away from in place of the null condition. settings: by default the model's own.
+    negative: what guidance moves away from, instead of the null condition. settings: by default the model's own.
     """
 
     num_images: int = option(1, Whole(help="Images to generate; image i has seed + i.", least=1))
@@ -45,7 +45,7 @@ class Request(ABC):
 
     @abstractmethod
     def job(self, model: Model) -> Job:
-        """Check the request against a model; InputError, which names the field, for what the model cannot do."""
+        """Check the request against a model; raises InputError, with the field, for what the model cannot do."""
 
     def _settings(self, model: Model) -> SamplingSettings:
         settings = self.settings or model.sampling
@@ -79,7 +79,7 @@ class DrawRequest(Request):
 
 @dataclass(frozen=True, kw_only=True)
 class _OverRequest(Request):
-    """A request that begins with the tokens of an image, of any size; what is sampled gets that size."""
+    """A request that starts from an image of any size; the result has the same size."""
 
     image: Picture
     prompt: Condition = None
@@ -94,7 +94,7 @@ class _OverRequest(Request):
         start: int | None = None,
         x0: Int[Tensor, "1 L"] | None = None,
     ) -> Job:
-        """Sample over the image's tokens where ``redraw`` says so, from the time ``start`` (by default T)."""
+        """Resample the tokens where ``redraw`` is true (default: all), from the time ``start`` (default: T)."""
         settings, seeds = self._settings(model), self._seeds
         count = len(seeds)
         canvas = Canvas.noised(
@@ -157,7 +157,7 @@ class VaryRequest(_OverRequest):
     def job(self, model: Model) -> Job:
         with about("strength"):
             if not 0 <= self.strength <= 1:
-                raise InputError(f"strength is {self.strength}: give a number from 0, no change, to 1, a fresh picture")
+                raise InputError(f"strength is {self.strength}: give a number from 0 (no change) to 1 (a new image)")
         self._settings(model)
         start = round(self.strength * model.schedule.num_steps)
         return self._over(model, self._given(), optional_condition(model, self.prompt), start=start)
@@ -187,9 +187,9 @@ def tokenize(model: Model, image: Picture) -> Int[Tensor, "1 L"]:
 
 
 def conditions_of(model: Model, prompts: Prompts, field: str = "prompt") -> list[Condition]:
-    """Prompts or labels, given as ``field``, as a checked list; for an unconditional model a list of one None.
+    """Return prompts or labels, given as ``field``, as a checked list; for an unconditional model, a list of one None.
 
-    Raises InputError for no prompt, one that is empty or over-long, or a label that the model does not have.
+    Raises InputError if there is no prompt, if one is empty or too long, or if the model does not have a label.
     """
     if model.text_encoder is None and model.num_classes is None:
         return [None]
@@ -198,18 +198,18 @@ def conditions_of(model: Model, prompts: Prompts, field: str = "prompt") -> list
     with about(field):
         conditions = [] if given is None else [_condition(one) for one in ([given] if alone else given)]
         if not conditions:
-            raise InputError("no prompt: say what to draw")
+            raise InputError("no prompt: describe the image to generate")
         towards = [one.second for one in conditions if isinstance(one, Blend)]
         with about("towards") if towards else nullcontext():
             if towards and model.text_encoder is None:
-                raise InputError("a second prompt is for models that draw from text")
+                raise InputError("a second prompt needs a model that is conditioned on text: leave it out")
             model.check(towards)
         model.check([one.first if isinstance(one, Blend) else one for one in conditions])
     return conditions
 
 
 def optional_condition(model: Model, prompt: Condition, field: str = "prompt") -> list[Condition]:
-    """A list of one condition: the prompt, checked, or None where there is none."""
+    """Return a list of one condition: the checked prompt, or None if there is none."""
     return [None] if prompt is None else conditions_of(model, prompt, field)
 
 

@@ -1,4 +1,4 @@
-"""What a caller chooses about sampling one image. Imports no torch: options of the command line are made from this."""
+"""The sampling settings of one image. Imports no torch: the options of the command line are made from them."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ __all__ = ["Guidance", "GuidanceSchedule", "SamplingSettings", "SettingChanges"]
 
 GuidanceSchedule = Literal["constant", "linear", "cosine"]
 
-_LARGEST = 1e6  # beyond, products with log-probabilities leave float32
+_LARGEST = 1e6  # above this, products with log-probabilities overflow float32
 
 
 @dataclass(frozen=True)
 class SamplingSettings:
-    """How to sample an image; checked when made.
+    """How to sample an image; checked on creation.
 
-    Raises InputError, which names the field, for a value that its option does not allow.
+    Raises InputError, with the field, for a value that its option does not allow.
     """
 
     sampler: str = option(
@@ -57,12 +57,12 @@ class SamplingSettings:
         ),
     )
     guidance_interval: tuple[float, float] = option(
-        (0.0, 1.0), Interval(help="Guide only in this part of the way from noise (0) to image (1).")
+        (0.0, 1.0), Interval(help="Guide only within this interval of the way from noise (0) to image (1).")
     )
     truncation: float = option(
         1.0,
         Number(
-            help="Share of each prediction's mass that is kept; 1 is off.",
+            help="Share of each prediction's probability mass to keep; 1 is off.",
             above=0,
             most=1,
             off=1,
@@ -72,7 +72,7 @@ class SamplingSettings:
     prior_scale: float = option(
         1.0,
         Number(
-            help="r of the purity prior: how much confident predictions are sharpened; 0 is off.",
+            help="r of the purity prior: how strongly confident predictions are sharpened; 0 is off.",
             label="Prior scale",
             least=0,
             most=_LARGEST,
@@ -86,7 +86,7 @@ class SamplingSettings:
 
     @classmethod
     def read(cls, values: Mapping[str, Any], where: str) -> SamplingSettings:
-        """The settings in a file, in which guidance may be a section of its own, as it once was."""
+        """Read the settings from a file, in which guidance may be a section, as in earlier versions."""
         values = dict(values)
         if isinstance(guidance := values.get("guidance"), Mapping):
             values |= {"guidance": guidance["scale"]}
@@ -94,7 +94,7 @@ class SamplingSettings:
         return build(cls, values, where)
 
     def changed(self, **changes: Any) -> SamplingSettings:
-        """These settings with ``changes`` (see `SettingChanges`), of which None changes nothing."""
+        """Return these settings with ``changes`` (see `SettingChanges`); None changes nothing."""
         given = {name: value for name, value in changes.items() if value is not None}
         if isinstance(guidance := given.get("guidance"), Guidance):
             given |= guidance.settings()
@@ -105,7 +105,7 @@ class SamplingSettings:
         return replace(self, **given)
 
     def check_steps(self, num_tokens: int) -> None:
-        """Raise InputError if there are more steps than tokens, since no step would be left for some."""
+        """Raise InputError if there are more steps than tokens, as each step reveals at least one."""
         with about("steps"):
             if self.steps > num_tokens:
                 raise InputError(f"steps is {self.steps}, more than the {num_tokens} tokens of an image: use fewer")
@@ -113,13 +113,13 @@ class SamplingSettings:
 
 @dataclass(frozen=True)
 class Guidance:
-    """The three settings of guidance as one value, to pass as `guidance`; checked when made.
+    """The three settings of guidance as one value, to pass as `guidance`; checked on creation.
 
     scale: g = s + 1 of the paper, 1 is off. schedule: "constant", or "linear" or "cosine" for a scale that rises from 1
-    at t = T to `scale` at t = 0. interval: the part of the way from noise (0) to the image (1) that is guided at all;
+    at t = T to `scale` at t = 0. interval: the part of the way from noise (0) to the image (1) that is guided;
     outside it the scale is 1, and the null condition is not evaluated (Kynkäänniemi et al. 2024, arXiv 2404.07724).
 
-    Raises InputError for a scale that is not finite or an interval that is none.
+    Raises InputError for a scale that is not finite or an invalid interval.
     """
 
     scale: float = 3.0
@@ -133,11 +133,11 @@ class Guidance:
 
     @classmethod
     def of(cls, settings: SamplingSettings) -> Guidance:
-        """The guidance of these settings."""
+        """Return the guidance of these settings."""
         return cls(settings.guidance, settings.guidance_schedule, settings.guidance_interval)
 
     def settings(self) -> dict[str, Any]:
-        """The fields of `SamplingSettings` that this stands for."""
+        """Return the fields of `SamplingSettings` that this stands for."""
         return {
             "guidance": self.scale,
             "guidance_schedule": self.schedule,

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from tiny_bench import TINY
-from vqdiff.bench import drawing, training
+
+from vqdiff.bench import sampling, training
 from vqdiff.bench.report import Report
 from vqdiff.cli import main
 
@@ -42,7 +42,7 @@ def test_a_callers_mistake_is_one_line(arguments: str, says: str, capsys: pytest
 
 
 def test_without_diffusers(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(drawing, "find_spec", lambda _: None)
+    monkeypatch.setattr(sampling, "find_spec", lambda _: None)
     with pytest.raises(SystemExit) as exit:
         main(["bench", "--size", "small"])
     assert exit.value.code == 2
@@ -52,7 +52,7 @@ def test_without_diffusers(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
 def test_results_are_printed_and_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(drawing, "random_architecture", lambda _: TINY)
+    monkeypatch.setattr(sampling, "random_architecture", lambda _: TINY)
     options = "--size small --against none --device cpu --dtype float32 --steps 1 --batch 1 --starts 0"
     main(["bench", *options.split(), "-o", str(tmp_path / "results")])
     out, err = capsys.readouterr()
@@ -65,11 +65,11 @@ def test_results_are_printed_and_kept(
 @pytest.mark.parametrize(
     ("arguments", "function", "expected"),
     [
-        ("", "bench_bundled", drawing.Options(False)),
-        ("--against diffusers --steps 9", "bench_random", drawing.Options(True, steps=9)),
-        ("--size emoji --against diffusers", "bench_bundled", drawing.Options(False)),
-        ("--size ithq --against none --batch 2", "bench_random", drawing.Options(False, batches=(2,))),
-        ("--size coco --against-dtype float32", "bench_random", drawing.Options(True, None, "float32")),
+        ("", "bench_bundled", sampling.Options(False)),
+        ("--against diffusers --steps 9", "bench_random", sampling.Options(True, steps=9)),
+        ("--size emoji --against diffusers", "bench_bundled", sampling.Options(False)),
+        ("--size ithq --against none --batch 2", "bench_random", sampling.Options(False, batches=(2,))),
+        ("--size coco --against-dtype float32", "bench_random", sampling.Options(True, None, "float32")),
         ("training", "bench_training", training.Options()),
         ("training --codes 9 --batch 1 2", "bench_training", training.Options(codes=9, batches=(1, 2))),
     ],
@@ -81,6 +81,6 @@ def test_what_is_measured(arguments: str, function: str, expected: Any, monkeypa
         asked.extend(given)
         return Report("title", "command", ["vqdiff"], {})
 
-    monkeypatch.setattr(training if function == "bench_training" else drawing, function, measure)
+    monkeypatch.setattr(training if function == "bench_training" else sampling, function, measure)
     main(["bench", *arguments.split()])
     assert expected in asked

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-
 from golden_cases import GOLDEN
+
 from vqdiff.checkpoints import read_model
 from vqdiff.cli import main
 from vqdiff.foundation.errors import InputError
@@ -176,7 +176,7 @@ def test_the_hub_out_of_reach(monkeypatch: pytest.MonkeyPatch) -> None:
         raise huggingface_hub.errors.LocalEntryNotFoundError("offline\nand so on")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
-    with pytest.raises(InputError, match=r"cannot fetch someone/something from the Hub.*: offline$") as error:
+    with pytest.raises(InputError, match=r"cannot download someone/something from the Hub.*: offline$") as error:
         load("someone/something")
     assert len(str(error.value).splitlines()) == 1
     monkeypatch.setitem(sys.modules, "huggingface_hub", SimpleNamespace())

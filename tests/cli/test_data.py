@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from picture_sets import numbered, with_metadata
 from PIL import Image
 
-from picture_sets import numbered, with_metadata
 from vqdiff.cli import main
 from vqdiff.data import TokenSet
 from vqdiff.image_tokenizers import CompactConfig, CompactTokenizer
@@ -38,7 +38,7 @@ def test_check_counts_and_shows(tmp_path, capsys):
     out = capsys.readouterr().out
     assert "train: 9 pictures\n  sizes: 16 × 16 to 16 × 16, median 16 × 16; 0 (0%) below 16\n" in out
     assert f"with the default networks, in {auto_precision(pick_device('auto'))}:\n" in out
-    assert re.search(r"  denoiser: [\d.]+ ms a picture, 0:00:\d\d an epoch of 9 pictures\n", out)
+    assert re.search(r"  denoiser: [\d.]+ ms per image, 0:00:\d\d per epoch of 9 images\n", out)
     assert f"contact sheet: {folder / '.cache' / 'contact-sheet.png'}" in out
     with Image.open(folder / ".cache" / "contact-sheet.png") as sheet:
         assert sheet.size == (8 * 100 + 4, 2 * 100 + 4)
@@ -54,8 +54,8 @@ def test_check_names_the_faults_and_exits_with_2(tmp_path, capsys):
         main(["data", "check", str(folder), "--no-time"])
     assert stop.value.code == 2
     out, err = capsys.readouterr()
-    assert "train: 01.png cannot be read: it is no picture of a known kind\ntrain: bare.png has no caption\n" in out
-    assert err == f"vqdiff: error: 2 faults in {folder}, listed above; mend or remove them\n"
+    assert "train: 01.png cannot be read: it is not an image in a known format\ntrain: bare.png has no caption\n" in out
+    assert err == f"vqdiff: error: 2 faults in {folder}, listed above: fix or remove them\n"
 
 
 def test_check_of_what_cannot_be_opened(tmp_path, capsys):
@@ -82,8 +82,8 @@ def test_tokens_of_a_folder(tmp_path, tokenizer, capsys):
     main(["data", "tokens", str(folder), "--model", str(tokenizer), "-o", str(tmp_path / "tokens"), "--flip"])
     out = tmp_path / "tokens"
     assert capsys.readouterr().out.splitlines() == [
-        f"{out / 'train'}: 19 pictures, 2 views of 16 tokens, 0.0 MB",
-        f"{out / 'test'}: 1 pictures, 2 views of 16 tokens, 0.0 MB",
+        f"{out / 'train'}: 19 images, 2 views of 16 tokens, 0.0 MB",
+        f"{out / 'test'}: 1 images, 2 views of 16 tokens, 0.0 MB",
     ]
     train, test = TokenSet.load(out, "train"), TokenSet.load(out, "test", ("a", "b"))
     train.check_tokenizer(load_component(tokenizer))
@@ -123,7 +123,7 @@ def test_emoji_does_not_overwrite(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (["--views", "-1"], "--views is -1: name a number of pictures"),
+        (["--views", "-1"], "--views is -1: give a number of images"),
         (["--views", "10", "--only-drawings"], "exclude each other"),
     ],
 )

@@ -13,9 +13,9 @@ from vqdiff import cli
     ("options", "says"),
     [
         (["--port", "99999"], "choose another --host or --port"),
-        (["--host", "203.0.113.1"], "cannot listen at 203.0.113.1"),
+        (["--host", "203.0.113.1"], "cannot listen on 203.0.113.1"),
         (["--model", "toy=/nowhere"], "no model '/nowhere'"),
-        (["--model", "emoji", "--model", "emoji"], "two models are called 'emoji'"),
+        (["--model", "emoji", "--model", "emoji"], "two models have the name 'emoji'"),
         (["--max-images", "0"], "max_images is 0"),
         (["--timeout", "nan"], "timeout is nan"),
         (["--max-rows", "0"], "max_rows is 0"),

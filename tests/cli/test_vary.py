@@ -49,7 +49,7 @@ def test_revise(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["vary", "nope.png"], "cannot read the picture nope.png: No such file"),
+        (["vary", "nope.png"], "cannot read the image nope.png: No such file"),
         (["vary", "picture.png", "--strength", "1.5"], "strength is 1.5"),
         (["vary", "picture.png", "--strength", "nan"], "strength is nan"),
         (["vary", "picture.png", "-n", "0"], "--num-images is 0"),

@@ -10,9 +10,9 @@ from itertools import count
 
 import numpy as np
 import pytest
+from picture_sets import encoded, numbered, picture, shades, truncated_jpeg, with_metadata
 from PIL import Image
 
-from picture_sets import encoded, numbered, picture, shades, truncated_jpeg, with_metadata
 from vqdiff.data import cache as caches
 from vqdiff.data import load
 from vqdiff.data.cache import Cache, make_cache
@@ -65,7 +65,7 @@ def test_a_set_of_broken_pictures_only(tmp_path):
     folder = with_metadata(tmp_path / "test", numbered(2))
     for path in folder.glob("*.png"):
         path.write_bytes(b"broken")
-    with pytest.raises(InputError, match=r"not one picture can be read; 00\.png: it is no picture"):
+    with pytest.raises(InputError, match=r"not one picture can be read; 00\.png: it is not an image"):
         load(tmp_path, "test", 16)
     assert not list((tmp_path / ".cache").glob("test*"))
 

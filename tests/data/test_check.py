@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from picture_sets import encoded, numbered, picture, tar_of, truncated_jpeg, with_metadata
 from PIL import Image
 
-from picture_sets import encoded, numbered, picture, tar_of, truncated_jpeg, with_metadata
 from vqdiff.data.check import SplitReport, check
 
 
@@ -30,7 +30,7 @@ def faulty(tmp_path):
 def test_every_fault_is_named(faulty):
     test, train = checked(faulty)
     assert train.faults() == [
-        "train: 01.png cannot be read: it is no picture of a known kind",
+        "train: 01.png cannot be read: it is not an image in a known format",
         "train: 02.png cannot be read: [Errno 2] No such file or directory: " + repr(str(faulty / "train" / "02.png")),
         "train: 03.png cannot be read: " + train.broken[2].split(": ")[1],
         "train: blank.png has an empty caption",

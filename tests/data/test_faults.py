@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from picture_sets import GREY16, encoded, numbered, picture, shades, tar_of, with_metadata
 from PIL import Image
 from pyarrow import parquet
 
-from picture_sets import GREY16, encoded, numbered, picture, shades, tar_of, with_metadata
 from vqdiff.data import load
 from vqdiff.data.check import SplitReport, check
 from vqdiff.data.splits import find_splits
@@ -49,7 +49,7 @@ def test_depths_of_a_set_are_scaled(tmp_path):
     Image.new("I", (16, 16), 70_000).save(tmp_path / "test" / "deep.tif")
     (report,) = check(tmp_path, [])
     (fault,) = report.faults()
-    assert "deep.tif cannot be read: values from 70000 to 70000 in a picture of mode I cannot be shown" in fault
+    assert "deep.tif cannot be read: values from 70000 to 70000 in an image of mode I cannot be shown" in fault
     pixels = load(tmp_path, "test", 8).pixels
     assert len(pixels) == 1
     assert pixels.min() < 100  # a ramp, not white
@@ -66,7 +66,7 @@ def test_other_formats_of_pil_are_pictures(tmp_path, suffix):
 def test_pictures_that_pil_does_not_know_are_named(tmp_path):
     picture(0).save(tmp_path / "a.png")
     (tmp_path / "b.HEIC").write_bytes(b"ftypheic")
-    assert checked(tmp_path).faults() == ["train: b.HEIC cannot be read: it is no picture of a known kind"]
+    assert checked(tmp_path).faults() == ["train: b.HEIC cannot be read: it is not an image in a known format"]
 
 
 # Captions

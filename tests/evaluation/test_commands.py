@@ -15,7 +15,7 @@ from PIL import Image
 
 from vqdiff.cli import main
 from vqdiff.data import load
-from vqdiff.evaluation import drawing, judge
+from vqdiff.evaluation import generation, judge
 from vqdiff.evaluation.protocol import Result
 from vqdiff.evaluation.scoring import Scoring
 from vqdiff.evaluation.study import Study
@@ -85,8 +85,8 @@ def test_evaluate_writes_a_result_and_draws_nothing_twice(
     lost.unlink()
     shutil.rmtree(folder / "drawn" / "results")
     drawn = list[Any]()
-    frames = drawing.Pipeline.frames
-    monkeypatch.setattr(drawing.Pipeline, "frames", lambda *given: drawn.append(given[2]) or frames(*given))
+    frames = generation.Pipeline.frames
+    monkeypatch.setattr(generation.Pipeline, "frames", lambda *given: drawn.append(given[2]) or frames(*given))
     main(["evaluate", path])
     assert [list(seeds) for seeds in drawn] == [[5, 6, 7, 8, 9]]
     assert lost.read_bytes() == before
@@ -208,7 +208,7 @@ def test_study_of_token_accuracy(folder: Path) -> None:
         ('scores=["fid"]', "unknown score 'fid'"),
         ("scores=[]", "at least one name"),
         ("pictures=0", "pictures must be at least 1"),
-        ("output=pyproject.toml/study", "cannot make the folder"),
+        ("output=pyproject.toml/study", "cannot create the folder"),
         ("trial.choices=13", "12 pictures have 12 different captions, fewer than choices = 13"),
         ("trial.num_pictures=9", "10 pictures are needed"),
         ("trial.seeds=[0, 11]", "the seeds 0 and 11 are nearer"),

@@ -80,7 +80,7 @@ def test_every_white_pixel_of_every_size_has_a_token(size: tuple[int, int], grid
 def test_grey_counts_from_the_middle() -> None:
     mask = Image.fromarray(np.array([[0, 127], [128, 255]], np.uint8))
     assert fitting.white(mask, (2, 2)).tolist() == [[False, False], [True, True]]
-    with pytest.raises(InputError, match="the mask is 2×2 pixels, the picture 3×2"):
+    with pytest.raises(InputError, match="the mask is 2×2 pixels, the image 3×2"):
         fitting.white(mask, (3, 2))
 
 

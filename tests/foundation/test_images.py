@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from picture_sets import GREY16
 from PIL import Image, PngImagePlugin, TiffImagePlugin
 
-from picture_sets import GREY16
 from vqdiff.foundation.errors import InputError
 from vqdiff.foundation.images import (
     PictureError,
@@ -93,10 +93,10 @@ def test_the_mode_f_may_also_count_to_one(top: float, most: float) -> None:
 @pytest.mark.parametrize(
     ("values", "says"),
     [
-        (np.array([[-1, 5]], np.int32), "values from -1 to 5 in a picture of mode I cannot be shown in 8 bits"),
+        (np.array([[-1, 5]], np.int32), "values from -1 to 5 in an image of mode I cannot be shown in 8 bits"),
         (np.array([[0, 70_000]], np.int32), "scale them to 0 to 255 or 0 to 65535"),
         (np.array([[0, 300]], np.int32), "values from 0 to 300"),
-        (np.array([[0, 1.02]], np.float32), "values from 0 to 1.02 in a picture of mode F"),
+        (np.array([[0, 1.02]], np.float32), "values from 0 to 1.02 in an image of mode F"),
         (np.array([[0, np.nan]], np.float32), "values from nan to nan"),
         (np.array([[0, np.inf]], np.float32), "values from 0 to inf"),
     ],
@@ -204,7 +204,7 @@ def test_pictures_are_upright(kind: str, mode: str) -> None:
     ("content", "says"),
     [
         (b"", "it is empty"),
-        (b"words", "no picture of a known kind"),
+        (b"words", "not an image in a known format"),
         (saved(Image.new("L", (99, 99)), "PNG")[:60], "."),
     ],
 )
@@ -212,10 +212,10 @@ def test_damaged_files_are_named(content: bytes, says: str, tmp_path: Path) -> N
     with pytest.raises(PictureError, match=says):
         decode(content)
     (tmp_path / "a.png").write_bytes(content)
-    with pytest.raises(PictureError, match=r"cannot read the picture .*a\.png: "):
+    with pytest.raises(PictureError, match=r"cannot read the image .*a\.png: "):
         read_picture(tmp_path / "a.png")
     if content.startswith(b"\x89PNG"):
-        with Image.open(tmp_path / "a.png") as lazy, pytest.raises(PictureError, match="cannot read the picture"):
+        with Image.open(tmp_path / "a.png") as lazy, pytest.raises(PictureError, match="cannot read the image"):
             as_image(lazy)
 
 
@@ -253,10 +253,10 @@ def test_paths_and_arrays_are_pictures(tmp_path: Path) -> None:
         (np.full((2, 2), 1.5), r"floats from 1\.5 to 1\.5: they must be from 0 to 1"),
         (np.full((2, 2), np.nan), "floats from nan to nan"),
         (np.array([["a"]]), "<U1"),
-        ("nowhere.png", r"cannot read the picture nowhere\.png: No such file"),
+        ("nowhere.png", r"cannot read the image nowhere\.png: No such file"),
         ("https://example.org/a.png", "No such file"),
         ("a\0.png", "null"),
-        (".", "cannot read the picture"),
+        (".", "cannot read the image"),
         (Image.new("L", (0, 4)), "0×4 pixels"),
     ],
 )

@@ -79,7 +79,7 @@ def test_limits_token_and_events_are_those_of_one_server(cluster: Cluster) -> No
         assert http.get("/readyz").status_code == 200
         assert http.get("/api/models").status_code == 401
         assert http.get("/docs", headers=HEADERS).status_code == 200
-    assert "1 to 10 pictures" in cluster.ask(n=11).json()["error"]["message"]
+    assert "1 to 10 images" in cluster.ask(n=11).json()["error"]["message"]
     assert cluster.ask(prompt="x" * 17 * 2**20).status_code == 413
     events = cluster.ask(stream=True).text
     assert events.count("event: done") == 1

@@ -77,7 +77,7 @@ def test_the_command_tells_of_an_open_door_and_knows_its_names(
             refused = 401 if token else 200
             assert [one.status_code for one in asked.values()] == [refused, 403]
         said = capfd.readouterr().err
-        assert ("there is no token: whoever can, may draw; set VQDIFF_TOKEN" in said) is warned, said
+        assert ("there is no token: all of them can use it; set VQDIFF_TOKEN" in said) is warned, said
 
 
 @pytest.mark.parametrize(

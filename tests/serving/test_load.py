@@ -151,7 +151,7 @@ def test_the_options_of_the_command_are_its_limits(tmp_path: Path) -> None:
         for body, status, says in (
             ({"prompt": "x" * 5000}, 413, "larger than 5000 bytes"),
             ({"prompt": "x" * 21}, 400, "the limit is 20"),
-            ({"prompt": "1", "n": 3}, 400, "1 to 2 pictures"),
+            ({"prompt": "1", "n": 3}, 400, "1 to 2 images"),
             ({"prompt": "1", "steps": 65}, 400, "1 to 64"),
             ({"image": base64.b64encode(bytes(1001)).decode()}, 413, "1001 bytes, the limit is 1000"),
             ({"image": image}, 413, "its longest side may have 128"),

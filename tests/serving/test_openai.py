@@ -131,14 +131,14 @@ def test_what_goes_wrong_in_a_stream_is_told() -> None:
     gate = Gate(pipe)
     with serving(pipe, limits=LIMITS) as (address, engine):
         ai = openai_client(address)
-        with pytest.raises(openai.BadRequestError, match="ask for 1 to 32"):
+        with pytest.raises(openai.BadRequestError, match="give 1 to 32"):
             ai.images.generate(prompt="1", stream=True, extra_body={"steps": 40})
         stream = ai.images.generate(prompt=str(POISON), stream=True, partial_images=3)
         gate.await_call()
         gate.let(6)
         gate.spoil = True
         gate.open()
-        with pytest.raises(openai.APIError, match="the server failed to draw this"):
+        with pytest.raises(openai.APIError, match="the server failed to generate this"):
             list(stream)
         wait_for(lambda: engine.counts.failures == 1)  # counted when the client may know already
 
@@ -167,7 +167,7 @@ def test_what_has_no_effect_is_taken(server: tuple[str, Pipeline], ai: openai.Op
 @pytest.mark.parametrize("path", ["/v1/images/generations", "/api/draw"])
 def test_null_is_as_if_not_given(http: httpx.Client, path: str) -> None:
     fields = http.get("/openapi.json").json()["components"]["schemas"]
-    names = fields["Generation" if "v1" in path else "Drawing"]["properties"].keys() - {"prompt", "seed"}
+    names = fields["Generation" if "v1" in path else "ImageRequest"]["properties"].keys() - {"prompt", "seed"}
     body = {"prompt": "2", "seed": 5}
     nulls = http.post(path, json=body | dict.fromkeys(names))
     assert nulls.status_code == 200, nulls.text
@@ -203,7 +203,7 @@ def test_a_list_of_one_picture_is_taken_and_of_two_is_not(ai: openai.OpenAI, htt
     assert (text["param"], text["message"]) == ("image", "image.0 is 'a.png': it should be a file")
     none = http.post("/v1/images/edits", data={"prompt": "1"})
     assert (none.status_code, none.json()["error"]["param"]) == (400, "image")
-    assert "send one picture" in none.json()["error"]["message"]
+    assert "send one image" in none.json()["error"]["message"]
 
 
 MASKS = {
@@ -231,8 +231,8 @@ def test_masks_of_every_mode_say_the_same(server: tuple[str, Pipeline], ai: open
         (Image.new("RGBA", (32, 32), "white"), "the mask needs a fully transparent part"),
         (Image.new("RGBA", (32, 32), (255, 255, 255, 9)), "the mask needs a fully transparent part"),
         (Image.new("L", (32, 32)), "the mask needs a white part, or a transparent one"),
-        (Image.new("L", (31, 32), 255), "must be alike"),
-        (None, "the mask, or else the image, needs a fully transparent part"),
+        (Image.new("L", (31, 32), 255), "give a mask of that size"),
+        (None, "the image, or a mask, needs a fully transparent part"),
     ],
 )
 def test_a_mask_that_says_nothing_is_refused(ai: openai.OpenAI, mask: Image.Image | None, says: str) -> None:
@@ -249,7 +249,7 @@ def test_a_mask_that_says_nothing_is_refused(ai: openai.OpenAI, mask: Image.Imag
     ("body", "status", "says"),
     [
         ({"n": 0}, 400, "n is 0: it should be greater than or equal to 1"),
-        ({"n": 5}, 400, "n is 5: ask for 1 to 4"),
+        ({"n": 5}, 400, "n is 5: give 1 to 4"),
         ({"n": "2"}, 422, "n is '2'"),
         ({"prompt": "x" * 51}, 400, "51 characters"),
         ({"prompt": "99"}, 400, "labels run from 0 to 4"),
@@ -260,7 +260,7 @@ def test_a_mask_that_says_nothing_is_refused(ai: openai.OpenAI, mask: Image.Imag
         ({"steps": 33}, 400, "1 to 32"),
         ({"seed": -1}, 400, "seed is -1"),
         ({"seed": 2**63}, 400, "seed is 9223372036854775808"),
-        ({"seed": 2**63 - 1, "n": 2}, 400, "pass 2^63"),
+        ({"seed": 2**63 - 1, "n": 2}, 400, "exceed 2^63"),
         ({"seed": "1.5"}, 422, "seed is '1.5'"),
         ({"seed": "9" * 20}, 400, "9223372036854775807"),
         ({"seed": "9" * 5000}, 422, "seed is '999"),
@@ -278,7 +278,7 @@ def test_a_mask_that_says_nothing_is_refused(ai: openai.OpenAI, mask: Image.Imag
         ({"partial_images": 4}, 400, "partial_images is 4"),
         ({"response_format": "file"}, 400, "response_format is 'file'"),
         ({"stream": "yes"}, 422, "stream is 'yes'"),
-        ({"frames": 3}, 422, "frames is no field of this request"),
+        ({"frames": 3}, 422, "frames is not a field of this request"),
         ({"user": "x" * 500, "style": ["x" * 500]}, 422, "…"),
     ],
 )  # fmt: skip
@@ -294,7 +294,7 @@ def test_what_is_wrong_is_named(http: httpx.Client, body: dict[str, Any], status
 def test_no_json_is_told_with_its_place(http: httpx.Client) -> None:
     json_type = {"Content-Type": "application/json"}
     for content, says in [
-        (b'{"prompt": }', "the request is no JSON: Expecting value at character 11"),
+        (b'{"prompt": }', "the request is not valid JSON: Expecting value at character 11"),
         (b"[]", "send one, as application/json"),
         (b"", "send one, as application/json"),
     ]:

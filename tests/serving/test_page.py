@@ -27,7 +27,7 @@ from vqdiff.pipeline import Pipeline
 from vqdiff.sampling import Trace
 from vqdiff.serving.engine import Engine
 from vqdiff.serving.limits import Limits
-from vqdiff.serving.page.event_check import Door
+from vqdiff.serving.page.event_check import EventCheck
 from vqdiff.serving.page.generation import Progress
 from vqdiff.serving.page.parts import state
 
@@ -121,7 +121,7 @@ def test_a_prompt_becomes_pictures(page: Page, emoji: Pipeline, tmp_path: Path) 
 def test_a_brush_says_what_to_redraw(page: Page, emoji: Pipeline, tmp_path: Path) -> None:
     page.get_by_role("tab", name="Edit").click()
     page.get_by_role("button", name="Redraw what is painted").click()
-    expect(page.get_by_role("alert")).to_contain_text("There is no picture yet")
+    expect(page.get_by_role("alert")).to_contain_text("There is no image yet")
     before = emoji("red heart", seed=0)[0]
     file = tmp_path / "heart.png"
     before.save(file)
@@ -164,7 +164,7 @@ def test_a_drawn_picture_is_taken_to_the_brush(page: Page) -> None:
     draw(page, "a cat face", seed=0, count=1)
     expect(page.locator("#pictures a[download]")).to_have_count(1)
     page.get_by_role("tab", name="Edit").click()
-    page.get_by_role("button", name="Take the last picture drawn").click()
+    page.get_by_role("button", name="Take the last generated image").click()
     expect(page.locator("#brush img")).to_have_attribute("src", picture or "")
 
 
@@ -201,7 +201,7 @@ def test_compare_puts_four_ways_side_by_side(page: Page, emoji: Pipeline, tmp_pa
 
 def test_mistakes_are_told_in_a_line(page: Page) -> None:
     draw(page, " ", seed=0, count=1)
-    expect(page.get_by_role("alert")).to_have_text("The prompt is empty: say what to draw")
+    expect(page.get_by_role("alert")).to_have_text("The prompt is empty: describe the image to generate")
     draw(page, "a red apple " * 100, seed=0, count=1)
     expect(page.get_by_role("alert")).to_contain_text("the limit is 1000: shorten it")
 
@@ -332,8 +332,8 @@ def test_the_page_takes_no_files_and_no_strange_requests(http: httpx.Client) -> 
 
 def test_limits_hold_for_those_who_write_their_own_requests(http: httpx.Client) -> None:
     for label, value, says in [
-        ("Pictures", 1000, "ask for 1 to 6 pictures"),
-        ("Steps", 33, "ask for 1 to 32"),
+        ("Images", 1000, "give 1 to 6 images"),
+        ("Steps", 33, "give 1 to 32"),
         ("Steps", "many", "it should be a valid integer"),
         ("Style", "<b>", "no style"),
         ("Model", "../../etc", "No model of that name"),
@@ -352,17 +352,17 @@ JOIN = "/gradio_api/queue/join"
 @pytest.mark.parametrize(
     ("path", "body", "status", "says"),
     [
-        (JOIN, [], 400, "no JSON object"),
-        (JOIN, {}, 404, "no event of the number None"),
-        (JOIN, {"fn_index": 9999}, 404, "no event of the number 9999"),
-        (JOIN, {"fn_index": 10**60}, 404, "no event of the number 1000"),
-        (JOIN, {"fn_index": True}, 404, "no event of the number True"),
+        (JOIN, [], 400, "not a JSON object"),
+        (JOIN, {}, 404, "no event with the number None"),
+        (JOIN, {"fn_index": 9999}, 404, "no event with the number 9999"),
+        (JOIN, {"fn_index": 10**60}, 404, "no event with the number 1000"),
+        (JOIN, {"fn_index": True}, 404, "no event with the number True"),
         (JOIN, {"fn_index": "run"}, 404, "no event"),
         (JOIN, {"fn_index": "RUN", "data": []}, 400, "this event takes a list of"),
         (JOIN, {"fn_index": "RUN", "data": {}}, 400, "this event takes a list of"),
         (JOIN, {"fn_index": "RUN", "session_hash": None}, 400, "session_hash"),
         (JOIN, {"fn_index": "RUN", "session_hash": "\ud800"}, 400, "session_hash"),
-        (JOIN, {"fn_index": "RUN", "trigger_id": 9999}, 404, "no part of the number"),
+        (JOIN, {"fn_index": "RUN", "trigger_id": 9999}, 404, "no component with the number"),
         ("/gradio_api/cancel", {}, 422, "session_hash is missing"),
         ("/gradio_api/reset", {"event_id": 5}, 422, "event_id is 5"),
     ],
@@ -455,7 +455,7 @@ def through_the_door(status: int, error: Exception | None) -> list[Any]:
 
     scope = {"type": "http", "method": "GET", "path": "/assets/x", "query_string": b"", "headers": []}
     with ThreadPoolExecutor(1) as thread:  # the browser has this one's event loop
-        thread.submit(asyncio.run, Door(app, blocks=gr.Blocks())(scope, receive, send)).result()
+        thread.submit(asyncio.run, EventCheck(app, blocks=gr.Blocks())(scope, receive, send)).result()
     return messages
 
 

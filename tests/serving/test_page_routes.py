@@ -25,7 +25,7 @@ def test_joined_and_abandoned_jobs_are_not_drawn_and_those_with_a_reader_are(mon
     pipe = toy_pipeline()
     gate = Gate(pipe)
     with serving(pipe, page=True) as (address, engine), client(address) as http, client(address) as other:
-        asked = page_job(http, Pictures=10, Steps=8)
+        asked = page_job(http, Images=10, Steps=8)
         for number in range(30):
             join(http, asked, f"gone{number}")
         join(http, asked, "stays")

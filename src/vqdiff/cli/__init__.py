@@ -1,4 +1,4 @@
-"""The command line: one module per command, imported only when that command is asked for."""
+"""The command line: one module per command, imported only when that command is used."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from vqdiff.foundation.errors import InputError, InputWarning
 
 app = App(
     name="vqdiff",
-    help="Draw pictures from text with discrete diffusion over image tokens.",
+    help="Generate images from text with discrete diffusion over image tokens.",
     version=__version__,
     help_format="plaintext",  # Markdown would load its parser: a third of the time of --help
     print_error=False,  # main() prints every mistake in the same way
@@ -26,26 +26,26 @@ app = App(
     suppress_keyboard_interrupt=False,
     result_action="return_value",
 )
-app.command("vqdiff.cli.generate:generate", help="Draw pictures from prompts.")
-app.command("vqdiff.cli.edit:edit", help="Draw a part of a picture anew.")
-app.command("vqdiff.cli.edit:expand", help="Draw around a picture.")
-app.command("vqdiff.cli.vary:vary", help="Noise a picture part of the way and draw it from there.")
-app.command("vqdiff.cli.vary:revise", help="Draw anew what the model is least sure of.")
-app.command("vqdiff.cli.convert:convert", help="Make a model folder of another project's model, or a diffusers folder.")
-app.command("vqdiff.cli.info:info", help="Say what a model is: parts and their origin, sizes, licences, quality.")
-app.command("vqdiff.cli.data:app", name="data", help="Build and check sets of pictures with captions.")
+app.command("vqdiff.cli.generate:generate", help="Generate images from prompts.")
+app.command("vqdiff.cli.edit:edit", help="Resample a part of an image.")
+app.command("vqdiff.cli.edit:expand", help="Extend an image at its sides.")
+app.command("vqdiff.cli.vary:vary", help="Noise an image part of the way and sample from there.")
+app.command("vqdiff.cli.vary:revise", help="Resample the least confident tokens of an image.")
+app.command("vqdiff.cli.convert:convert", help="Convert a model to a model folder or a diffusers folder.")
+app.command("vqdiff.cli.info:info", help="Describe a model: parts and their origin, sizes, licences, quality.")
+app.command("vqdiff.cli.data:app", name="data", help="Build, check and tokenise sets of images with captions.")
 app.command("vqdiff.cli.train:app", name="train", help="Train an image tokenizer, a diffusion model or a scorer.")
-app.command("vqdiff.cli.evaluate:evaluate", help="Measure a model by a protocol.")
-app.command("vqdiff.cli.serve:serve", help="Draw for others: an HTTP server.")
-app.command("vqdiff.cli.bench:app", name="bench", help="Measure speed and memory, beside diffusers or alone.")
-app.command("vqdiff.cli.study:study", help="Measure a grid of settings: a table, a plot and pictures.")
+app.command("vqdiff.cli.evaluate:evaluate", help="Evaluate a model by a protocol.")
+app.command("vqdiff.cli.serve:serve", help="Serve models over HTTP, with a web page.")
+app.command("vqdiff.cli.bench:app", name="bench", help="Measure speed and memory, compared with diffusers or alone.")
+app.command("vqdiff.cli.study:study", help="Measure a grid of settings: a table, a plot and images.")
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line; a caller's mistake is one line on stderr and exit code 2, Ctrl-C exit code 130.
+    """Run the command line; invalid input is one line on stderr and exit code 2, Ctrl-C is exit code 130.
 
-    Characters that stdout or stderr cannot show are replaced. Where the reader of a pipe has gone, the command ends
-    without a word, with the exit code 141 of other programs that such a pipe stops (--help: 1, by way of rich).
+    Characters that stdout or stderr cannot encode are replaced. If the reader of a pipe has gone, the command ends
+    silently, with the exit code 141 of other programs that a closed pipe ends (--help: 1, set by rich).
     """
     try:
         _prepare_streams()
@@ -69,7 +69,7 @@ def main(arguments: list[str] | None = None) -> None:
             _stop(f"cannot write: {error.strerror}; free some space")
     except BrokenPipeError:
         if not _forget_output():
-            raise  # another pipe
+            raise  # of another pipe
         sys.exit(141)
 
 
@@ -79,26 +79,26 @@ def _stop(message: str) -> NoReturn:
 
 
 def _show_warning(message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: Any) -> None:
-    """One line for what the caller can mend, Python's usual ones for all else."""
-    mendable = issubclass(category, InputWarning)
-    text = f"vqdiff: warning: {message}\n" if mendable else warnings.formatwarning(message, category, filename, lineno)
+    """Print one line for what the caller can fix, and Python's usual format for other warnings."""
+    fixable = issubclass(category, InputWarning)
+    text = f"vqdiff: warning: {message}\n" if fixable else warnings.formatwarning(message, category, filename, lineno)
     print(text, file=sys.stderr, end="")
 
 
 def _prepare_streams() -> None:
-    """Let stdout and stderr take every character, and be there if the caller has closed them."""
+    """Make stdout and stderr accept every character, and replace them if the caller has closed them."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:
-            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - it lasts as long as we do
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - open until the process ends
         elif isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace" if name == "stdout" else "backslashreplace")
 
 
 def _forget_output() -> bool:
-    """Send what stdout and stderr cannot get rid of nowhere, or Python would fail once more as it ends.
+    """Discard what stdout and stderr cannot write, or Python would fail again at exit.
 
-    Returns whether there is such a stream.
+    Returns whether there was such a stream.
     """
     stuck = [stream for stream in (sys.stdout, sys.stderr) if _is_stuck(stream)]
     for stream in stuck:

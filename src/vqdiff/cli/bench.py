@@ -1,4 +1,4 @@
-"""``vqdiff bench``: speed and memory, ours beside diffusers' or alone, and of training."""
+"""``vqdiff bench``: speed and memory of sampling, compared with diffusers or alone, and of training."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 Output = Annotated[Path | None, Parameter(name=["--output", "-o"])]
 Batches = Annotated[tuple[int, ...], Parameter(name="--batch", consume_multiple=True, negative="")]
 
-app = App(name="bench", help="Measure speed and memory, beside diffusers or alone; let nothing else run meanwhile.")
+app = App(name="bench", help="Measure speed and memory, compared with diffusers or alone; run nothing else meanwhile.")
 
 
 @app.default
@@ -33,9 +33,9 @@ def drawing(
     starts: int = 3,
     output: Output = None,
 ) -> None:
-    """Measure drawing, step by step in turn with diffusers on the same weights, and print a table.
+    """Measure sampling, step by step in turn with diffusers on the same weights, and print a table.
 
-    Let nothing else run meanwhile. docs/performance.md says how to read the table.
+    Run nothing else at the same time. docs/performance.md explains the table.
 
     Parameters
     ----------
@@ -43,19 +43,19 @@ def drawing(
         emoji, the bundled model at its default settings (the default without --against diffusers), or random weights
         of a size: small (12 layers of width 256), or the published coco or ithq.
     against
-        diffusers (default but for emoji, which it cannot run) or none.
+        diffusers (the default, except for emoji, which it cannot run) or none.
     dtype
-        MeasuredPrecision of our network (default: bfloat16 where the device has units for it).
+        Precision of vqdiff's network (default: bfloat16 where the device has units for it).
     against_dtype
-        MeasuredPrecision of theirs (default: the same).
+        Precision of diffusers' network (default: the same).
     device
         auto, cpu or cuda.
     steps
         Steps to time in each setting (default by size).
     batches
-        Pictures drawn together, several numbers for several rows (default by size).
+        Images generated together; several numbers give several rows (default by size).
     starts
-        Processes of each program to start from cold, 0 for none.
+        Cold starts of each program, in processes of their own; 0 for none.
     output
         A folder for the results as JSON and Markdown, named by date.
     """
@@ -64,7 +64,7 @@ def drawing(
     _check(output)
     size = size or ("small" if against == "diffusers" else "emoji")
     if size == "emoji" and against == "diffusers":
-        _say("diffusers cannot run the bundled model: it is measured alone")
+        _say("diffusers cannot run the bundled model: measuring vqdiff alone")
     options = Options(size != "emoji" and against != "none", dtype, against_dtype, device, steps, batches, starts)
     command = _command()
     report = bench_bundled(options, command, _say) if size == "emoji" else bench_random(size, options, command, _say)
@@ -89,7 +89,7 @@ def training(
     size
         Of the denoiser: small (12 layers of width 256), or the published coco or ithq.
     codes
-        K, the codes in the codebook.
+        K, the number of codes in the codebook.
     dtype
         Of the matrix products (default: bfloat16 where the device has units for it).
     device
@@ -97,7 +97,7 @@ def training(
     steps
         Steps to time.
     batches
-        Pictures a step, several numbers for several rows.
+        Images per step; several numbers give several rows.
     output
         A folder for the results as JSON and Markdown, named by date.
     """

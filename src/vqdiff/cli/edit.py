@@ -86,7 +86,7 @@ def expand(
     image
         The image to extend.
     prompt
-        What the whole image shows; without it, the null condition.
+        What the whole image is conditioned on; without it, the null condition.
     left
         Pixels to add at the left.
     top

@@ -1,4 +1,4 @@
-"""``vqdiff evaluate``: measure a model by a protocol."""
+"""``vqdiff evaluate``: evaluate a model by a protocol."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ def evaluate(
     device: str = "auto",
     precision: Precision = "auto",
 ) -> None:
-    """Draw the captions of a split, score the pictures, and write the result as JSON and Markdown.
+    """Generate images from the captions of a split, score them, and write the result as JSON and Markdown.
 
-    What was drawn is kept: an interrupted evaluation goes on where it was. Start it with `accelerate launch -m vqdiff
-    evaluate …` to share the drawing among processes.
+    Generated images are kept, so an interrupted evaluation resumes where it stopped. Start it with `accelerate launch
+    -m vqdiff evaluate …` to divide the work among processes.
 
     Parameters
     ----------
     config
         A TOML file, see configs/.
     set
-        Change a value of it, e.g. --set sampling.guidance=2. May be repeated.
+        Change one of its values, e.g. --set sampling.guidance=2. May be repeated.
     against
-        An earlier result (.json) to compare with; refused if it was measured differently.
+        An earlier result (.json) to compare with; rejected if it was measured differently.
     device
         auto, cpu or cuda.
     precision

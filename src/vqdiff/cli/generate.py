@@ -39,31 +39,31 @@ def generate(
 ) -> None:
     """Generate images from prompts.
 
-    One image is written as it is; several become one grid, with a row for each prompt. The PNG carries prompt, seed,
-    settings and model in its metadata. Settings not given are the model's own.
+    One image is written as it is; several become one grid, with a row for each prompt. The PNG contains prompt, seed,
+    settings and model as metadata. Settings that are not given default to the model's own.
 
     Parameters
     ----------
     prompts
         What to generate; several prompts generate several images.
     prompts_file
-        A file of prompts, one a line.
+        A file of prompts, one per line.
     output
         The PNG file to write.
     num_images
-        Images of each prompt.
+        Images per prompt.
     label
         Labels to generate, for a class-conditional model.
     unconditional
         Generate without a prompt, for an unconditional model.
     preset
-        A published sampling recipe, such as ithq-guided; the other options change it.
+        A published sampling recipe, such as ithq-guided; the other options override it.
     seed
         Image i has seed + i.
     batch_size
-        Images generated at once; the images do not depend on it.
+        Images generated together; it does not affect the images.
     columns
-        Columns of the grid (default: the images of a prompt, or all if there is one each).
+        Columns of the grid (default: the images per prompt, or all images if that is 1).
     gif
         Also write the denoising of the first image as an animation.
     confidence
@@ -71,7 +71,7 @@ def generate(
     json_output
         Print a JSON record instead of a line.
     """
-    asked = [*prompts, *_read_prompts(prompts_file), *label]
+    wanted = [*prompts, *_read_prompts(prompts_file), *label]
     for name, value in (("num-images", num_images), ("batch-size", batch_size)):
         if value < 1:
             raise InputError(f"--{name} is {value}: at least 1 is needed")
@@ -93,21 +93,21 @@ def generate(
 
         own = recipe(preset)
     chosen = own.changed(**vars(settings))
-    given = [None] if pipe.model.conditioned_on == "nothing" else asked
+    given = [None] if pipe.model.conditioned_on == "nothing" else wanted
     record: dict[str, Any] = {"prompts": given, "num_images": num_images, "seed": seed}
     record |= record_of(pipe, conditions, chosen)
     common = {"seed": seed, "negative": conditions.negative, "settings": chosen}
-    wanted = [conditions.condition(prompt) for prompt in given]
-    request = DrawRequest(prompts=wanted, num_images=num_images, **common)
+    prompted = [conditions.condition(prompt) for prompt in given]
+    request = DrawRequest(prompts=prompted, num_images=num_images, **common)
     _draw(pipe, request, batch_size, record, output, columns or (num_images if num_images > 1 else len(given)))
     if gif is not None or confidence is not None:
-        _trace(pipe.stream(wanted[0], **common), gif, confidence)
+        _trace(pipe.stream(prompted[0], **common), gif, confidence)
     if json_output:
         print(json.dumps(record | {"output": str(output)}))
     else:
-        drawn = record["prompts"]
-        what = ", ".join(str(one) for one in drawn if one is not None)
-        print(f"{output}: {len(drawn) * num_images} × {what[:60]}, seed {seed}")
+        shown = record["prompts"]
+        what = ", ".join(str(one) for one in shown if one is not None)
+        print(f"{output}: {len(shown) * num_images} × {what[:60]}, seed {seed}")
 
 
 def _check_kind(pipe: Pipeline, labels: bool, unconditional: bool) -> None:

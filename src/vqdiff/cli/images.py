@@ -1,4 +1,4 @@
-"""What the commands that generate images share: requests, and images that carry how they were made."""
+"""Shared by the commands that generate images: requests, and PNG files with a record of how they were made."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def write_png(picture: Image.Image, record: dict[str, Any], path: Path) -> None:
-    """Write a picture with a record of its making inside."""
+    """Write an image with a record of how it was made."""
     from vqdiff.foundation.files import atomic_path
     from vqdiff.foundation.images import encode_png
 
@@ -28,7 +28,7 @@ def write_png(picture: Image.Image, record: dict[str, Any], path: Path) -> None:
 
 
 def record_of(pipe: Pipeline, prompts: PromptOptions, settings: SamplingSettings) -> dict[str, Any]:
-    """What an image's metadata say of its making, besides prompt and seed."""
+    """Return an image's metadata, besides prompt and seed."""
     return asdict(settings) | prompts.record() | pipe.model.identity()
 
 
@@ -46,9 +46,9 @@ def draw_over(
     seed: int,
     **fields: Any,
 ) -> None:
-    """Carry out a request of a ``kind`` that begins with an image; write what comes of it, and say so.
+    """Run a request of a ``kind`` that starts from an image, write the result, and print a line about it.
 
-    ``record`` and ``fields`` are those of this kind.
+    ``record`` and ``fields`` are specific to this kind.
     """
     from vqdiff.foundation.files import check_writable
     from vqdiff.foundation.images import read_picture, sheet

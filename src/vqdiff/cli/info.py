@@ -1,4 +1,4 @@
-"""``vqdiff info``: what a model is."""
+"""``vqdiff info``: describe a model."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ def info(
     image_tokenizer: Path | None = None,
     json_output: Json = False,
 ) -> None:
-    """Say what a model is: kind, parts and where they came from, sizes, schedule, licences, measured quality.
+    """Describe a model: kind, parts and their origin, sizes, schedule, licences, measured quality.
 
-    Then what this machine is, to matrix products, and what --device auto and --precision auto stand for on it.
+    Also prints the processor's units for matrix products, and what --device auto and --precision auto mean here.
 
     Parameters
     ----------
     model
         A bundled model's name, a model folder, a diffusers folder, an original checkpoint or codec (.pth), or a Hub id.
     image_tokenizer
-        The image codec's file, where a checkpoint does not hold it.
+        The image codec's file, if a checkpoint does not contain it.
     json_output
         Print JSON.
     """
@@ -39,7 +39,7 @@ def info(
     from vqdiff.model.finding import find
 
     path = find(model)
-    parts = read(path, {"image_tokenizer": image_tokenizer}, shapes_only=True)  # nothing but names and shapes
+    parts = read(path, {"image_tokenizer": image_tokenizer}, shapes_only=True)  # names and shapes only
     if isinstance(parts, Model):
         record = {"kind": kind_of(path), **_describe(parts)}
     else:

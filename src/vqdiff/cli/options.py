@@ -1,4 +1,4 @@
-"""Options that several commands share."""
+"""Options shared by several commands."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Json = Annotated[bool, Parameter(name="--json", negative="")]
 """``--json``: print a record instead of a line."""
 
 Changes = Annotated[tuple[str, ...], Parameter(name="--set", negative="")]
-"""``--set key=value``, repeated: changes of a configuration file."""
+"""``--set key=value``, may be repeated: changes to a configuration file."""
 
 
 @Parameter(name="*")
@@ -35,16 +35,16 @@ class ModelOptions:
     model: str = "emoji"
     """A bundled model's name, a model or diffusers folder, an original checkpoint (.pth), or a Hub id."""
     image_tokenizer: Path | None = None
-    """The image codec's file, where a checkpoint does not hold it."""
+    """The image codec's file, if a checkpoint does not contain it."""
     device: str = "auto"
     """auto, cpu or cuda."""
     precision: Precision = "auto"
     """auto, float32, bfloat16 or int8 (CPUs only): what the networks compute with."""
     batch_invariant: bool = False
-    """On a GPU, compute one image at a time: an image is then the same in any batch, as on a CPU it always is."""
+    """On a GPU, compute one image at a time: an image is then the same in any batch, as it always is on a CPU."""
 
     def load(self) -> Pipeline:
-        """The model, ready to generate."""
+        """Load the model."""
         from vqdiff.pipeline import load
 
         return load(
@@ -62,14 +62,14 @@ class PromptOptions:
     """What an image is conditioned on, besides its prompt."""
 
     negative: str | None = None
-    """A prompt to lead away from, in place of the null condition."""
+    """A prompt to guide away from, instead of the null condition."""
     towards: str | None = None
     """A second prompt: the image is conditioned on a blend of the two."""
     weight: float = 0.5
-    """Of the second prompt: 0 is the prompt, 1 the second one."""
+    """The weight of the second prompt: 0 is the first prompt, 1 the second."""
 
     def condition(self, prompt: str | int | None) -> Condition:
-        """The prompt, or the blend of it and the second one."""
+        """Return the prompt, or its blend with the second one."""
         from vqdiff.text import Blend
 
         if self.towards is None:
@@ -79,7 +79,7 @@ class PromptOptions:
         return Blend(prompt, self.towards, self.weight)
 
     def record(self) -> dict[str, Any]:
-        """What an image's metadata say of it."""
+        """Return these options as an image's metadata."""
         blend = {} if self.towards is None else {"towards": self.towards, "weight": self.weight}
         return blend if self.negative is None else {"negative": self.negative} | blend
 
@@ -87,7 +87,7 @@ class PromptOptions:
 if TYPE_CHECKING:
 
     class SettingOptions:
-        """The fields of `SamplingSettings`; what is not given is the model's own."""
+        """The fields of `SamplingSettings`; those not given default to the model's own."""
 else:
     SettingOptions = Parameter(name="*")(
         derived(

@@ -1,4 +1,4 @@
-"""``vqdiff serve``: an HTTP server that draws."""
+"""``vqdiff serve``: an HTTP server that generates images."""
 
 from __future__ import annotations
 
@@ -35,60 +35,59 @@ def serve(
     timeout: float = 120.0,
     header_timeout: float | None = None,
 ) -> None:
-    """Draw for others: a web page, and an HTTP API, OpenAI-compatible and a native one with previews.
+    """Serve models: a web page, an OpenAI-compatible HTTP API, and a native one with all options.
 
-    The page is at /, the OpenAPI page at /docs. SIGTERM and Ctrl-C let the server finish what it has taken.
+    The page is at /, the OpenAPI page at /docs. On SIGTERM and Ctrl-C, the server finishes the accepted requests.
 
     Parameters
     ----------
     model
-        What to serve, as name=source or source; may be repeated. The first is the default.
+        A model to serve, as name=source or source; may be repeated. The first is the default.
     device
         auto, cpu or cuda.
     precision
         auto, float32, bfloat16 or int8 (CPUs only): what the networks compute with.
     batch_invariant
-        On a GPU, compute one image at a time: a seed's picture is then the same in any batch, as on a CPU it always is.
+        On a GPU, compute one image at a time: an image is then the same in any batch, as it always is on a CPU.
     host
-        The address to listen at; 0.0.0.0 for all.
+        The address to listen on; 0.0.0.0 for all.
     port
-        The port to listen at; 0 for any that is free.
+        The port to listen on; 0 for any free one.
     page
-        Whether to serve the web page, or the API alone; replicas serve that alone.
+        Whether to serve the web page besides the API; replicas serve only the API.
     token
-        What requests must bring as a bearer token, and browsers as the password; better in the environment than on the
-        command line.
+        The bearer token that requests must send, and browsers as the password; better set in the environment than on
+        the command line.
     allowed_host
-        A name under which browsers and others may ask for this server, besides localhost, --host and addresses; may be
-        repeated. *.example.org is all below example.org, and * any name.
+        A host name that the server responds to, besides localhost, --host and addresses; may be repeated. *.example.org
+        stands for all names below example.org, and * for any name.
     replicas
-        Copies of the server, each with processors or a GPU of its own, with Ray Serve: on this machine, or on the Ray
-        cluster of RAY_ADDRESS. Rows, queue and connections are for each.
+        Copies of the server, each with its own processors or GPU, with Ray Serve: on this machine, or on the Ray
+        cluster of RAY_ADDRESS. The limits of rows, queue and connections apply to each.
     max_rows
-        Pictures drawn at once, over all models (default: 8 on a CPU, 64 on a GPU).
+        Images generated at once, over all models (default: 8 on a CPU, 64 on a GPU).
     max_waiting
-        Requests that may wait; more are answered 429.
+        Requests that may wait; further ones are answered 429.
     max_connections
-        Open connections; on more, health checks alone are answered, and all else 503.
+        Open connections; on further ones, only health checks are answered, and all else gets 503.
     max_connections_per_address
-        The same for those from one address (default: half of them all); not with --replicas.
+        The same for those from one address (default: half of --max-connections); not with --replicas.
     max_body
-        Bytes of a request.
+        Bytes per request.
     max_prompt
-        Characters of a prompt.
+        Characters per prompt.
     max_images
-        Pictures of a request.
+        Images per request.
     max_steps
-        Steps of a picture.
+        Steps per image.
     max_image_bytes
-        Bytes of a picture that is sent.
+        Bytes of an uploaded image.
     max_image_pixels
-        Pixels of the square around a picture that is sent.
+        Pixels of the square around an uploaded image.
     timeout
-        Seconds that a request may take, and that a client may take to send or receive.
+        Seconds to answer a request, and for a client to send it or to receive a part of the answer.
     header_timeout
-        Seconds that a client may take to begin, to the end of the header of its request (default: 10); not with
-        --replicas.
+        Seconds until the header of a request is complete (default: 10); not with --replicas.
     """
     import signal
     import socket
@@ -101,7 +100,7 @@ def serve(
 
         from vqdiff.serving.api import create_app, quieten
 
-        if page and find_spec("gradio") is None:  # imported at the last: it takes seconds
+        if page and find_spec("gradio") is None:  # imported last, as it takes seconds
             raise ModuleNotFoundError(name="gradio")
     except ModuleNotFoundError as error:
         raise InputError(f"serving needs {error.name}: pip install 'vqdiff[serve]'") from error
@@ -114,11 +113,11 @@ def serve(
 
     limits = Limits(max_body, max_prompt, max_images, max_steps, max_image_bytes, max_image_pixels, timeout)
     if token == "":
-        raise InputError("the token is empty: give one, or none for an open server")
+        raise InputError("the token is empty: give one, or leave it out for an open server")
     own = {"max-connections-per-address": max_connections_per_address, "header-timeout": header_timeout}
     for name, value in own.items():
         if replicas is not None and value is not None:
-            raise InputError(f"--{name} is {value}, and replicas have no such limit: leave it out, or --replicas")
+            raise InputError(f"--{name} is {value}, and replicas have no such limit: leave out one of the two")
     half = -(-max_connections // 2) if max_connections_per_address is None else max_connections_per_address
     wait = 10.0 if header_timeout is None else header_timeout
     connections = ConnectionLimits(max_connections, half, wait, timeout)
@@ -126,15 +125,15 @@ def serve(
     try:
         listener = socket.create_server((host, port), backlog=2048)
     except (OSError, OverflowError) as error:
-        raise InputError(f"cannot listen at {host}:{port}: {error}; choose another --host or --port") from error
+        raise InputError(f"cannot listen on {host}:{port}: {error}; choose another --host or --port") from error
     if token is None and not ip_address(listener.getsockname()[0]).is_loopback:
-        warning = f"other machines can reach {host or 'every address'} and there is no token: whoever can, may draw"
+        warning = f"other machines can reach {host or 'every address'} and there is no token: all of them can use it"
         warnings.warn(f"{warning}; set VQDIFF_TOKEN", InputWarning, stacklevel=1)
     sources = dict[str, str]()
     for one in model:
         name, named, source = one.partition("=")
         if name in sources:
-            raise InputError(f"two models are called {name!r}: give one another name, --model other={source or name}")
+            raise InputError(f"two models have the name {name!r}: rename one, --model other={source or name}")
         sources[name] = source if named else one
     if replicas is not None:
         from vqdiff.serving import cluster
@@ -154,8 +153,8 @@ def serve(
         pipes, Engine(max_rows=rows, max_waiting=max_waiting), limits, token, page=page, allowed_hosts=allowed_hosts
     )
     config = config_of(app, connections, stop_timeout=round(timeout) + 1)
-    # uvicorn stops gracefully and then raises the signal again: to have stopped is no failure.
+    # uvicorn stops gracefully and then raises the signal again, which would count as a failure.
     signal.signal(signal.SIGTERM, lambda *_: None)
     at = f"http://{host}:{listener.getsockname()[1]}/{'' if page else 'docs'}"
-    print(f"{at}: {', '.join(pipes)}, {rows} pictures at once", flush=True)
+    print(f"{at}: {', '.join(pipes)}, {rows} images at once", flush=True)
     uvicorn.Server(config).run(sockets=[listener])

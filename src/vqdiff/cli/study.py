@@ -1,4 +1,4 @@
-"""``vqdiff study``: a grid of settings as a table, a plot and pictures."""
+"""``vqdiff study``: a grid of settings as a table, a plot and images."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from vqdiff.foundation.config import Precision
 
 
 def study(*configs: Path, set: Changes = (), device: str = "auto", precision: Precision = "auto") -> None:
-    """Measure a grid of samplers, steps, guidance scales … and draw the results.
+    """Measure a grid of samplers, steps, guidance scales … and plot the results.
 
-    What was measured is kept: an interrupted study goes on where it was, and studies share cells.
+    Measurements are kept, so an interrupted study resumes where it stopped, and studies share cells.
 
     Parameters
     ----------
     configs
         TOML files, see configs/studies/.
     set
-        Change a value of them, e.g. --set trial.num_pictures=64. May be repeated.
+        Change one of their values, e.g. --set trial.num_pictures=64. May be repeated.
     device
         auto, cpu or cuda.
     precision

@@ -1,4 +1,4 @@
-"""``vqdiff train``: the two stages, the fine-tune for guidance, and the scorer of drawings."""
+"""``vqdiff train``: the two stages, fine-tuning for guidance, and the scorers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from cyclopts import App
 
 from vqdiff.cli.options import Changes
 
-app = App(name="train", help="Train an image tokenizer, a diffusion model, or a scorer of drawings.")
+app = App(name="train", help="Train an image tokenizer, a diffusion model, or a scorer.")
 
 
 @app.command
@@ -20,11 +20,11 @@ def tokenizer(config: Path, *, set: Changes = (), resume: bool = False, sanity: 
     config
         A TOML file, see configs/.
     set
-        Change a value of it, e.g. --set run.steps=100. May be repeated.
+        Change one of its values, e.g. --set run.steps=100. May be repeated.
     resume
-        Go on from the last checkpoint.
+        Resume from the last checkpoint.
     sanity
-        Write nothing; only see whether a single batch can be learnt.
+        Write nothing; only check whether a single batch can be learnt.
     """
     from vqdiff.foundation.config import read_config
     from vqdiff.training.tokenizer import TokenizerTraining, train_tokenizer
@@ -41,11 +41,11 @@ def diffusion(config: Path, *, set: Changes = (), resume: bool = False, sanity: 
     config
         A TOML file, see configs/.
     set
-        Change a value of it, e.g. --set run.steps=100. May be repeated.
+        Change one of its values, e.g. --set run.steps=100. May be repeated.
     resume
-        Go on from the last checkpoint.
+        Resume from the last checkpoint.
     sanity
-        Write nothing; only see whether a single batch can be learnt.
+        Write nothing; only check whether a single batch can be learnt.
     """
     from vqdiff.foundation.config import read_config
     from vqdiff.training.diffusion import DiffusionTraining, train_diffusion
@@ -62,11 +62,11 @@ def guidance(config: Path, *, set: Changes = (), resume: bool = False, sanity: b
     config
         A TOML file, see configs/.
     set
-        Change a value of it, e.g. --set start=my-model. May be repeated.
+        Change one of its values, e.g. --set start=my-model. May be repeated.
     resume
-        Go on from the last checkpoint.
+        Resume from the last checkpoint.
     sanity
-        Write nothing; only see whether a single batch can be learnt.
+        Write nothing; only check whether a single batch can be learnt.
     """
     from vqdiff.foundation.config import read_config
     from vqdiff.training.diffusion import GuidanceTraining, train_diffusion
@@ -76,14 +76,14 @@ def guidance(config: Path, *, set: Changes = (), resume: bool = False, sanity: b
 
 @app.command
 def scorer(config: Path, *, set: Changes = ()) -> None:
-    """Train the scorers by which drawings are measured; needs the extra ``eval``.
+    """Train the scorers that evaluate generated drawings; needs the extra ``eval``.
 
     Parameters
     ----------
     config
         A TOML file, see configs/.
     set
-        Change a value of it, e.g. --set epochs=10. May be repeated.
+        Change one of its values, e.g. --set epochs=10. May be repeated.
     """
     from vqdiff.evaluation.scorer_training import ScorerTraining, train_scorers
     from vqdiff.foundation.config import read_config

@@ -87,7 +87,7 @@ def revise(
     image
         The image to revise.
     prompt
-        What it shows.
+        What the image is conditioned on; without it, the null condition.
     share
         Share of the tokens: 0 changes nothing, 1 resamples everything.
     output

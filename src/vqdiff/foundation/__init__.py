@@ -1,1 +1,1 @@
-"""What everything else stands on: errors, configuration, files, images, progress, threads, the processor."""
+"""Foundations of the other packages: errors, configuration, files, images, progress, threads, the processor."""

@@ -1,4 +1,4 @@
-"""Typed configuration: a TOML file and ``key=value`` changes on top become a dataclass; unknown keys are errors."""
+"""Typed configuration: a dataclass from a TOML file and ``key=value`` changes; unknown keys are errors."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from vqdiff.foundation.errors import InputError
 T = TypeVar("T")
 
 Precision = Literal["auto", "float32", "bfloat16", "int8"]
-"""What a network computes with when it draws; auto is bfloat16 where the machine has units for it, else float32."""
+"""The number format for inference; auto is bfloat16 where the device has units for it, else float32."""
 
 
 def read_config(cls: type[T], path: Path, changes: Iterable[str] = ()) -> T:
-    """The dataclass ``cls`` filled from a TOML file and dotted ``key=value`` changes (values in TOML, or plain text).
+    """Read the dataclass ``cls`` from a TOML file and dotted ``key=value`` changes (values in TOML, or plain text).
 
     Raises InputError for a missing or malformed file, an unknown or missing key, or a value of the wrong type.
     """
@@ -45,7 +45,7 @@ def read_config(cls: type[T], path: Path, changes: Iterable[str] = ()) -> T:
 
 
 def build(cls: type[T], values: Mapping[str, Any], where: str) -> T:
-    """The (nested) dataclass ``cls`` from plain ``values``; ``where`` names their origin in errors."""
+    """Build the (nested) dataclass ``cls`` from plain ``values``; ``where`` names their origin in errors."""
     known = {field.name: field for field in fields(cls)}  # type: ignore[arg-type]
     for key in values:
         if key not in known:

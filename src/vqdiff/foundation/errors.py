@@ -1,4 +1,4 @@
-"""The exception and the warning that mean "the caller can mend this"."""
+"""The exception and the warning for what the caller can fix."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ from difflib import get_close_matches
 
 
 class InputError(ValueError):
-    """A caller's mistake: one line that says what is wrong, with which value, and how to mend it.
+    """Invalid input: one line with what is wrong, the value, and how to fix it.
 
-    The command line prints the line and exits with code 2; every other exception is our own bug
+    The command line prints the line and exits with code 2; every other exception is a bug
     (traceback, exit code 1).
     """
 
     field: str | None = None
-    """The option or the field of a request that is wrong, where that is known."""
+    """The option or request field that is wrong, if known."""
 
     def __init__(self, message: str) -> None:
         super().__init__(" ".join(message.splitlines()))  # it may quote another library, or a file's contents
 
 
 class InputWarning(UserWarning):
-    """What the caller most likely did not mean, and how to mend it; the command line prints it as one line."""
+    """Something the caller probably did not intend, and how to fix it; the command line prints it as one line."""
 
 
 @contextmanager
 def about(field: str) -> Iterator[None]:
-    """Have an InputError that is raised inside name ``field``, unless it names one already."""
+    """Set the ``field`` of an InputError raised inside the block, unless it already has one."""
     try:
         yield
     except InputError as error:
@@ -36,7 +36,7 @@ def about(field: str) -> Iterator[None]:
 
 
 def unknown(kind: str, name: object, known: Iterable[str]) -> InputError:
-    """The error for a name that is not among those ``known``; it suggests the nearest, or lists them."""
+    """Return the error for a name that is not in ``known``; it suggests the nearest name, or lists them all."""
     names = list(known)
     near = get_close_matches(str(name), names, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(names) or 'none'}"

@@ -1,4 +1,4 @@
-"""Writing that either happens whole or not at all; reading of JSON, with clear words where it is broken."""
+"""Atomic writing of files and folders, and reading of JSON and text with clear errors."""
 
 from __future__ import annotations
 
@@ -23,12 +23,13 @@ _ROOM, _ROOM_END = ".vqdiff-", ".tmp"
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path on which to write; what was written there replaces ``path`` when the block ends well.
+    """Yield a temporary path to write to; it replaces ``path`` when the block ends without an error.
 
-    The temporary path has the same name and lies beside ``path``; a file or a folder may be made there. If the block
-    fails or is interrupted, it is removed and ``path`` is as it was. Keep the slow work outside the block.
+    The temporary path has the same name, in a temporary folder beside ``path``; a file or a folder may be created
+    there. If the block fails or is interrupted, it is removed and ``path`` is unchanged. Keep slow work outside the
+    block.
 
-    Raises InputError where ``path`` cannot be written, or is a folder with things in it that the new one does not have.
+    Raises InputError if ``path`` cannot be written, or is a folder with entries that the new one does not have.
     """
     path = Path(path)
     with _room_beside(path) as room:
@@ -48,7 +49,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object; InputError if the file is missing or holds anything else."""
+    """Read a JSON object; raises InputError if the file is missing or contains anything else."""
     try:
         values = json.loads(path.read_text("utf-8"))
     except FileNotFoundError as error:
@@ -61,7 +62,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_text(path: Path) -> str:
-    """The text of a UTF-8 file, lines ending in a line feed; InputError if it cannot be read, see `decode_text`."""
+    """Read a UTF-8 file, with line feeds as line ends; raises InputError if it cannot be read, see `decode_text`."""
     try:
         return decode_text(path.read_bytes(), str(path))
     except OSError as error:
@@ -69,17 +70,17 @@ def read_text(path: Path) -> str:
 
 
 def has_lone_surrogates(text: str) -> bool:
-    """Whether there is half a character in a text, as JSON escapes and arguments that are not UTF-8 leave it."""
+    """Whether a text has a lone surrogate, as from JSON escapes or arguments that are not UTF-8."""
     return any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 def decode_text(content: bytes, name: str) -> str:
-    """UTF-8 text, with or without a byte order mark; InputError with the likely encoding of what is none."""
+    """Decode UTF-8 text, with or without a byte order mark; raises InputError, with the likely encoding, for others."""
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(_advice(name, f"byte {error.start} is 0x{content[error.start]:02x}", content)) from error
-    if "\0" in text:  # two bytes a letter look so
+    if "\0" in text:  # as in encodings with two bytes per letter
         raise InputError(_advice(name, f"byte {content.index(0)} is 0", content))
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
@@ -88,7 +89,7 @@ def _advice(name: str, reason: str, content: bytes) -> str:
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in content:
         likely = "UTF-16"
     elif all(len(run) % 2 == 0 for run in re.findall(rb"[\x80-\xff]+", content)):
-        likely = "GB18030"  # letters beyond ASCII come alone in Europe, in pairs of bytes in China
+        likely = "GB18030"  # GB18030 has pairs of bytes beyond ASCII, Latin-1 mostly single ones
     else:
         likely = "Latin-1"
     command = f"iconv -f {likely.upper()} -t UTF-8"
@@ -96,15 +97,15 @@ def _advice(name: str, reason: str, content: bytes) -> str:
 
 
 def check_writable(path: str | Path) -> None:
-    """Raise InputError now, not after the work, if the file ``path`` could not be written."""
+    """Raise InputError before the work, not after it, if the file ``path`` cannot be written."""
     if Path(path).exists() and not Path(path).is_file():
-        raise InputError(f"cannot write {path}: it is no ordinary file; name another")
+        raise InputError(f"cannot write {path}: it is not a regular file; name another")
     with _room_beside(Path(path)):
         pass
 
 
 def check_replaceable(folder: str | Path) -> None:
-    """Raise InputError now, not after the work, if the folder could not be made, or is a file."""
+    """Raise InputError before the work, not after it, if the folder cannot be created, or is a file."""
     if Path(folder).is_file():
         raise InputError(f"cannot write the folder {folder}: it is a file; name another")
     with _room_beside(Path(folder)):
@@ -112,15 +113,15 @@ def check_replaceable(folder: str | Path) -> None:
 
 
 def make_folder(path: Path) -> None:
-    """Make the folder ``path`` and those above it; InputError if something is in the way."""
+    """Create the folder ``path`` and its parents; raises InputError if that fails."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"cannot make the folder {path}: {error.strerror or error}; name another") from error
+        raise InputError(f"cannot create the folder {path}: {error.strerror or error}; name another") from error
 
 
 def clear_rooms(folder: Path) -> None:
-    """Remove what writers into ``folder`` left that were killed; none may be at work there."""
+    """Remove the temporary folders that killed writers left in ``folder``; no writer may be active there."""
     for room in folder.glob(f"{_ROOM}*{_ROOM_END}"):
         shutil.rmtree(room, ignore_errors=True)
 
@@ -132,15 +133,15 @@ def _room_beside(path: Path) -> Iterator[Path]:
             yield Path(room)
     except OSError as error:
         raise InputError(
-            f"cannot write {path}: {error.strerror or error}; name a place in an existing, writable folder"
+            f"cannot write {path}: {error.strerror or error}; name a path in an existing, writable folder"
         ) from error
 
 
 def release(value: Any) -> None:
-    """Let go of the memory of a tensor that lies in a file; it stays valid, and is read again if it is used again.
+    """Release the memory of a tensor that is mapped from a file; it stays valid, and is read again when used.
 
-    The pages of a mapped file would else pile up beside the copies made of them, a second model in memory. A hint to
-    Linux (``MADV_PAGEOUT``), which loses nothing in any memory; elsewhere nothing happens.
+    Otherwise the pages of a mapped file would accumulate beside the copies made of them, a second model in memory. A
+    hint to Linux (``MADV_PAGEOUT``), which loses no data; on other systems nothing happens.
     """
     page = mmap.PAGESIZE
     start = -(-value.data_ptr() // page) * page
@@ -150,6 +151,6 @@ def release(value: Any) -> None:
 
 
 def trim() -> None:
-    """Give the system back what was freed: between large tensors that stay, glibc would keep it."""
+    """Return freed memory to the system, which glibc would keep between large tensors that stay."""
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
         libc.malloc_trim(0)

@@ -1,4 +1,4 @@
-"""Pictures as they come in, of any kind, mode and depth; between tensors and pictures; grids."""
+"""Reading images of any kind, mode and depth; conversion between tensors and images; grids."""
 
 from __future__ import annotations
 
@@ -20,33 +20,33 @@ from vqdiff.foundation.errors import InputError
 from vqdiff.foundation.shapes import Float
 
 Picture = Image.Image | str | os.PathLike[str] | NDArray[Any]
-"""What `as_image` takes."""
+"""What `as_image` accepts."""
 
 _BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262  # TIFF tags
 
 
 class PictureError(InputError):
-    """A picture that cannot be read or shown, and why."""
+    """An image that cannot be read or shown, and the reason."""
 
 
 def to_pixels(pictures: NDArray[np.uint8]) -> Float[Tensor, "B 3 H W"]:
-    """uint8 ``(B, H, W, 3)`` → floats in [0, 1], ``(B, 3, H, W)`` in channels-last memory."""
+    """Convert uint8 ``(B, H, W, 3)`` to floats in [0, 1], ``(B, 3, H, W)`` in channels-last memory."""
     return torch.from_numpy(np.array(pictures)).permute(0, 3, 1, 2).float() / 255
 
 
 def batches(pictures: NDArray[np.uint8], size: int = 64) -> Iterator[Float[Tensor, "B 3 H W"]]:
-    """8-bit pictures ``(N, H, W, 3)`` as pixels, ``size`` at a time."""
+    """Convert 8-bit images ``(N, H, W, 3)`` to pixels, ``size`` at a time."""
     return (to_pixels(pictures[start : start + size]) for start in range(0, len(pictures), size))
 
 
 def to_images(pixels: Float[Tensor, "B 3 H W"]) -> list[Image.Image]:
-    """Pixels in [0, 1] → PIL images, rounded (not truncated) to 8 bits."""
+    """Convert pixels in [0, 1] to PIL images, rounded (not truncated) to 8 bits."""
     array = (pixels.float().clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
     return [Image.fromarray(one) for one in array]
 
 
 def as_image(picture: Picture) -> Image.Image:
-    """What a caller gives as a picture, as `normalise` makes it.
+    """Convert what a caller passes as an image to a PIL image, as `normalise` returns it.
 
     picture: a PIL image, the path of a file, or an array of ``(H, W)``, ``(H, W, 3)`` or ``(H, W, 4)`` that is uint8,
     bool, or floats from 0 to 1. Raises PictureError for anything else.
@@ -56,17 +56,17 @@ def as_image(picture: Picture) -> Image.Image:
     if isinstance(picture, np.ndarray):
         return _from_array(picture)
     if not isinstance(picture, Image.Image):
-        raise PictureError(f"a picture is a PIL image, a path or a NumPy array, not {type(picture).__name__}")
+        raise PictureError(f"an image must be a PIL image, a path or a NumPy array, not {type(picture).__name__}")
     try:
         return normalise(picture)
     except PictureError:
         raise
-    except Exception as error:  # PIL has opened a file and not yet read it
-        raise PictureError(f"cannot read the picture: {_reason(error)}") from error
+    except Exception as error:  # PIL has opened the file but not read it yet
+        raise PictureError(f"cannot read the image: {_reason(error)}") from error
 
 
 def on_white(picture: Picture) -> Image.Image:
-    """The picture as RGB, upright, on white where it is transparent; PictureError as in `as_image`."""
+    """Convert an image to RGB, upright, on white where it is transparent; PictureError as in `as_image`."""
     image = as_image(picture)
     if image.mode != "RGBA":
         return image.convert("RGB")
@@ -74,16 +74,16 @@ def on_white(picture: Picture) -> Image.Image:
 
 
 def read_picture(path: Path) -> Image.Image:
-    """A picture file as `normalise` makes it; PictureError if it cannot be read."""
+    """Read an image file, as `normalise` returns it; raises PictureError if it cannot be read."""
     try:
         with Image.open(path) as image:
             return normalise(image)
-    except Exception as error:  # a damaged file may make its reader stumble over anything
-        raise PictureError(f"cannot read the picture {path}: {_reason(error)}") from error
+    except Exception as error:  # a reader may raise any exception for a damaged file
+        raise PictureError(f"cannot read the image {path}: {_reason(error)}") from error
 
 
 def decode(content: bytes) -> Image.Image:
-    """The bytes of a picture file as RGB, upright and on white; PictureError if they cannot be read."""
+    """Decode the bytes of an image file to RGB, upright and on white; raises PictureError if they cannot be read."""
     if not content:
         raise PictureError("it is empty")
     try:
@@ -94,14 +94,14 @@ def decode(content: bytes) -> Image.Image:
 
 
 def normalise(image: Image.Image) -> Image.Image:
-    """An image of any mode and depth, upright as its EXIF says, in mode L, RGB, or RGBA if anything is transparent.
+    """Convert an image of any mode and depth to mode L, RGB, or RGBA if anything is transparent, rotated by its EXIF.
 
-    16-bit values are scaled to 8 bits. Those of the modes I and F, which state no depth, count from 0 to 255 or to
-    65535 (F also to 1), whichever the largest fits. Raises PictureError for others, and what PIL raises for a damaged
-    file.
+    16-bit values are scaled to 8 bits. The modes I and F state no depth: their values range to 255 or 65535 (F also to
+    1), the first of these that the largest value fits. Raises PictureError for other values, and whatever PIL raises
+    for a damaged file.
     """
     if not all(image.size):
-        raise PictureError(f"the picture is {image.width}×{image.height} pixels: it is empty")
+        raise PictureError(f"the image is {image.width}×{image.height} pixels: it is empty")
     white, clear = _white_level(image), _clear_colour(image)
     inverted = image.mode.startswith("I;16") and getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == 0
     image = ImageOps.exif_transpose(image)
@@ -114,7 +114,7 @@ def normalise(image: Image.Image) -> Image.Image:
     if image.mode == "LAB":
         lab, srgb = (ImageCms.createProfile(name) for name in ("LAB", "sRGB"))
         converted = ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB")
-        assert converted is not None  # it is only where the image is changed in its place
+        assert converted is not None  # it is None only if the image is changed in place
         return converted
     if image.mode == "La":
         image = image.convert("LA")
@@ -126,7 +126,7 @@ def normalise(image: Image.Image) -> Image.Image:
 
 
 def _white_level(image: Image.Image) -> int | None:
-    """The value of white in a grey image of more than 8 bits, where its file or its mode tells."""
+    """The value of white in a grey image of more than 8 bits, if its file or its mode determines it."""
     if image.mode.startswith("I;16"):
         (bits, *_) = getattr(image, "tag_v2", {}).get(_BITS_PER_SAMPLE) or (16,)
         return 2**bits - 1
@@ -134,9 +134,9 @@ def _white_level(image: Image.Image) -> int | None:
 
 
 def _clear_colour(image: Image.Image) -> Any:
-    """The colour that stands for transparency, if there is one, in the values that PIL makes of the file's."""
+    """The colour that stands for transparency, if any, in the values that PIL converts the file's to."""
     clear = image.info.get("transparency")
-    tiles = getattr(image, "tile", None)  # they are there until the pixels are read
+    tiles = getattr(image, "tile", None)  # present until the pixels are read
     raw = tiles[0][3] if tiles else None
     if isinstance(clear, tuple) and (raw == "RGB;16B" or max(clear) > 255):
         return tuple(value >> 8 for value in clear)
@@ -149,11 +149,11 @@ def _to_8_bits(values: NDArray[Any], mode: str, white: int | None) -> NDArray[np
     low, high = values.min(), values.max()
     levels = [white] if white else [255, 65535] if mode == "I" else [1, 255, 65535]
     fitting = [level for level in levels if high <= level]
-    # Just above a level lies what was meant for it and overshoots: on the next one it would be all but black.
+    # Values just above a level most likely overshoot it: scaled to the next level, the image would be almost black.
     if not fitting or low < 0 or any(level < high < 2 * level for level in levels):
         ranges = " or ".join(f"0 to {level}" for level in levels)
         raise PictureError(
-            f"values from {low:g} to {high:g} in a picture of mode {mode} cannot be shown in 8 bits: "
+            f"values from {low:g} to {high:g} in an image of mode {mode} cannot be shown in 8 bits: "
             f"scale them to {ranges}"
         )
     return (values.astype(np.float64) * (255 / fitting[0])).round().astype(np.uint8)
@@ -165,13 +165,13 @@ def _from_array(array: NDArray[Any]) -> Image.Image:
     if not (shaped and array.size and (floats or array.dtype in (np.uint8, np.bool_))):
         shape = "×".join(map(str, array.shape))
         raise PictureError(
-            f"the picture is an array of {array.dtype}, {shape}: "
+            f"the image is an array of {array.dtype}, {shape}: "
             "give uint8, or floats from 0 to 1, of H×W, H×W×3 or H×W×4"
         )
     if floats:
         if not (array.min() >= 0 and array.max() <= 1):  # nor NaN
             raise PictureError(
-                f"the picture is an array of floats from {array.min():g} to {array.max():g}: they must be from 0 to 1"
+                f"the image is an array of floats from {array.min():g} to {array.max():g}: they must be from 0 to 1"
             )
         array = (array * 255).round()
     elif array.dtype == np.bool_:
@@ -181,12 +181,12 @@ def _from_array(array: NDArray[Any]) -> Image.Image:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
-        return "it is no picture of a known kind"
+        return "it is not an image in a known format"
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
 def encode_png(image: Image.Image, record: dict[str, Any]) -> bytes:
-    """A PNG file with a record of the picture's making inside."""
+    """Encode a PNG file with a record of how the image was made."""
     info, file = PngInfo(), io.BytesIO()
     info.add_itxt("vqdiff", json.dumps(record))
     image.save(file, format="PNG", pnginfo=info)
@@ -194,12 +194,12 @@ def encode_png(image: Image.Image, record: dict[str, Any]) -> bytes:
 
 
 def grid(pixels: Float[Tensor, "B 3 H W"], columns: int, gap: int = 4) -> Image.Image:
-    """Pictures row by row on a white sheet."""
+    """Lay out images row by row on a white sheet."""
     return sheet(to_images(pixels), columns, gap)
 
 
 def sheet(images: list[Image.Image], columns: int, gap: int = 4) -> Image.Image:
-    """PIL images of one size row by row on a white sheet."""
+    """Lay out PIL images of one size row by row on a white sheet."""
     width, height = images[0].size
     columns = min(columns, len(images))
     rows = -(-len(images) // columns)
@@ -210,7 +210,7 @@ def sheet(images: list[Image.Image], columns: int, gap: int = 4) -> Image.Image:
 
 
 def heat_map(values: Float[Tensor, "h w"], size: tuple[int, int]) -> Image.Image:
-    """Values in [0, 1] from dark blue over red to pale yellow, one square each."""
+    """Show values in [0, 1] as squares, from dark blue over red to pale yellow."""
     stops = torch.tensor([[13, 8, 60], [120, 28, 109], [237, 105, 37], [252, 255, 190]], dtype=torch.float32)
     place = values.float().cpu().clamp(0, 1) * (len(stops) - 1)
     low = place.floor().long().clamp_max(len(stops) - 2)

@@ -1,4 +1,4 @@
-"""Networks that are built to be filled from a file."""
+"""Building networks whose weights are then read from a file."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 _FILLS: frozenset[Any] = frozenset({nn.init.normal_, nn.init.uniform_, nn.init.kaiming_uniform_})
-"""Each is skipped whole: skipping what they are made of would let those that draw until a value fits draw for ever."""
+"""Each is skipped as a whole: without the functions inside, those that resample until a value fits would never end."""
 
 
 class without_initialising(TorchFunctionMode):  # noqa: N801  reads as a context
-    """A context in which no tensor is filled at random: the values come from a file.
+    """A context in which no tensor is initialised at random: the values come from a file.
 
-    That is quicker, and on the meta device it avoids the import of torch's compiler, which takes a second.
+    This is faster, and on the meta device it avoids the import of torch's compiler, which takes a second.
     """
 
     def __torch_function__(

@@ -1,4 +1,4 @@
-"""Options: what a value means, which values it may have, and the error for the others, said once for all who offer it.
+"""Options: the meaning of a value, the values it allows, and the error for others, defined once for all interfaces.
 
 A dataclass declares its fields with `option`; the command line, the HTTP schema, the page's controls and the columns of
 a study are made from them.
@@ -23,10 +23,10 @@ class Option:
     help: str
     label: str = ""
     type: Any = None
-    """The field's; `options_of` fills it in."""
+    """The type of the field; `options_of` sets it."""
 
     def check(self, name: str, value: Any) -> Any:
-        """The value as a plain Python object; InputError for one that is not allowed."""
+        """Return the value as a plain Python object; raises InputError for one that is not allowed."""
         del name
         return value
 
@@ -40,7 +40,7 @@ class Number(Option):
     most: int | float = math.inf
     off: int | float | None = None
     slider: tuple[int | float, ...] = (0, 1, 0.01)
-    """Ends and step of a control."""
+    """Minimum, maximum and step of a slider."""
 
     def check(self, name: str, value: Any) -> float:
         number = number_of(name, value)
@@ -67,7 +67,7 @@ class Whole(Number):
 
 @dataclass(frozen=True, kw_only=True)
 class Choice(Option):
-    """One of the names that `names` returns. kind: what they are names of."""
+    """One of the names that `names` returns. kind: what the names stand for."""
 
     kind: str
     names: Callable[[], Iterable[str]]
@@ -85,7 +85,7 @@ class Choice(Option):
 
 @dataclass(frozen=True, kw_only=True)
 class Interval(Option):
-    """Two rising numbers from 0 to 1."""
+    """Two increasing numbers from 0 to 1."""
 
     def check(self, name: str, value: Any) -> tuple[float, float]:
         low, high = value
@@ -95,17 +95,17 @@ class Interval(Option):
 
 
 WholeNumber = SupportsIndex | float
-"""What `whole` takes: NumPy's integers too, and 1.0."""
+"""What `whole` accepts: also NumPy's integers, and 1.0."""
 
 
 def option(default: Any, described: Option) -> Any:
-    """A dataclass field with a default and what it means."""
+    """Return a dataclass field with a default and its description."""
     return field(default=default, metadata={"option": described})
 
 
 @cache
 def options_of(cls: type[Any]) -> dict[str, Option]:
-    """The options of a dataclass by the names of their fields."""
+    """Return the options of a dataclass by field name."""
     types = typing.get_type_hints(cls)
     described = {one.name: one.metadata.get("option") for one in fields(cls)}
     return {name: replace(one, type=types[name]) for name, one in described.items() if one is not None}
@@ -114,30 +114,30 @@ def options_of(cls: type[Any]) -> dict[str, Option]:
 def derived(
     name: str, cls: type[Any], kind: Callable[[Option], Any], default: Any, bases: tuple[type[Any], ...] = ()
 ) -> Any:
-    """A frozen dataclass with a field for each option of ``cls``, whose type ``kind`` makes of it."""
+    """Make a frozen dataclass with a field for each option of ``cls``; ``kind`` returns the type of the field."""
     members = [(member, kind(one), default) for member, one in options_of(cls).items()]
-    namespace = {"__module__": cls.__module__}  # else it would pass for one of Python's own
+    namespace = {"__module__": cls.__module__}  # the default would be a module of Python's own
     return make_dataclass(name, members, bases=bases, frozen=True, namespace=namespace)
 
 
 def check_options(holder: Any) -> None:
-    """Check every option of a frozen dataclass that was just made; an InputError names the field."""
+    """Check every option of a frozen dataclass on creation; an InputError names the field."""
     for name, described in options_of(type(holder)).items():
         with about(name):
             object.__setattr__(holder, name, described.check(name, getattr(holder, name)))
 
 
 def number_of(name: str, value: Any) -> int | float:
-    """A number of any type, NumPy's too, as Python's; InputError if it is another thing."""
-    number = value.item() if getattr(value, "ndim", None) == 0 else value  # of NumPy
+    """Convert a number of any type, also NumPy's, to Python's; raises InputError for anything else."""
+    number = value.item() if getattr(value, "ndim", None) == 0 else value  # NumPy's
     if isinstance(number, bool) or not isinstance(number, int | float):
         raise InputError(f"{name} is {number!r}: give a number")
     return number
 
 
 def whole(name: str, value: Any, least: int | None = None) -> int:
-    """A whole number of any type, NumPy's and 1.0 too; InputError if it is another thing, or below ``least``."""
-    number = value.item() if getattr(value, "ndim", None) == 0 else value  # of NumPy
+    """Convert a whole number of any type, also NumPy's or 1.0; raises InputError for others, or one below ``least``."""
+    number = value.item() if getattr(value, "ndim", None) == 0 else value  # NumPy's
     if isinstance(number, bool) or not isinstance(number, int | float) or number != number // 1:
         raise InputError(f"{name} is {number!r}: give a whole number")
     if least is not None and number < least:

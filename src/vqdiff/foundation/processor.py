@@ -1,4 +1,4 @@
-"""The CPU as matrix kernels see it: which units it has, and in which precision networks run on it by default."""
+"""The CPU's units for matrix products, and the precision in which networks run on it by default."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ import torch
 _BELOW = ("SSE41", "AVX", "AVX2", "AVX512_CORE")
 _WITH_VNNI = ("AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE_VNNI")
 _WITH_BF16 = ("AVX512_CORE_BF16", "AVX512_CORE_FP16", "AVX10_1_512")
-"""Values of ONEDNN_MAX_CPU_ISA; one that is not among these limits nothing."""
+"""Values of ONEDNN_MAX_CPU_ISA; any other value limits nothing."""
 
 
 @dataclass(frozen=True)
 class Processor:
-    """What the kernels of torch and oneDNN have at hand, after ATEN_CPU_CAPABILITY and ONEDNN_MAX_CPU_ISA."""
+    """What the kernels of torch and oneDNN can use, given ATEN_CPU_CAPABILITY and ONEDNN_MAX_CPU_ISA."""
 
     name: str
     vectors: str
     """The instruction set of torch's own kernels, such as AVX512."""
     packing: bool
-    """Whether oneDNN takes weights that were laid out beforehand: on x86 alone."""
+    """Whether oneDNN accepts weights packed in advance: on x86 only."""
     bfloat16: str | None
     """The units for products of bfloat16: "AMX" or "AVX512-BF16"; None where these are emulated."""
     int8: str | None
@@ -37,7 +37,7 @@ class Processor:
 
 @cache
 def processor() -> Processor:
-    """Look at the machine; once, as torch does."""
+    """Inspect the machine, once, as torch does."""
     limit = os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper()
     x86 = platform.machine().lower() in ("x86_64", "amd64")
     packing = x86 and torch.backends.mkldnn.is_available()
@@ -55,21 +55,21 @@ def processor() -> Processor:
 
 
 def can_pack(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether the layers of `vqdiff.denoisers.layers` work on a device, in a precision."""
+    """Whether the layers of `vqdiff.denoisers.layers` work on this device in this precision."""
     if device.type != "cpu" or not processor().packing:
         return False
     return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def has_bf16_units(device: torch.device) -> bool:
-    """Whether matrix products are faster in bfloat16 than in float32 on a device."""
+    """Whether matrix products on the device are faster in bfloat16 than in float32."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return device.type == "cpu" and processor().bfloat16 is not None
 
 
 def bf16_where_faster(device: torch.device) -> torch.autocast:
-    """Matrix products in bfloat16 on devices that have units for them, in float32 elsewhere."""
+    """Return a context: matrix products in bfloat16 on devices with units for it, in float32 on others."""
     return torch.autocast(device.type, torch.bfloat16, enabled=has_bf16_units(device))
 
 

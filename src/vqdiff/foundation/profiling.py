@@ -1,4 +1,4 @@
-"""What work costs on a device: seconds, memory, floating-point operations; and what the device could do at best."""
+"""Cost of work on a device: seconds, memory, floating-point operations, and the peak rate of the device."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from torch.utils.flop_counter import FlopCounterMode
 
 
 def now(device: torch.device) -> float:
-    """Seconds on a clock, once ``device`` has done what it was told."""
+    """Seconds on a clock, after all work queued on ``device`` is done."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
 
 
 def matmul_peak(device: torch.device, dtype: torch.dtype, size: int | None = None) -> float:
-    """Measure products of square matrices alone: flop/s, the best of a few in about a second.
+    """Measure products of square matrices: flop/s, the best of a few in about a second.
 
-    size: of a side; by default 8192 on CUDA, else 1024.
+    size: the side of a matrix; by default 8192 on CUDA, else 1024.
     """
     size, times = size or (8192 if device.type == "cuda" else 1024), list[float]()
     a = torch.randn(size, size, device=device).to(dtype)
@@ -35,21 +35,21 @@ def matmul_peak(device: torch.device, dtype: torch.dtype, size: int | None = Non
 
 
 def count_flops(work: Callable[[], object]) -> int:
-    """Do the work, and count the floating-point operations of its matrix products, convolutions and attention."""
+    """Do the work and count the floating-point operations of its matrix products, convolutions and attention."""
     with FlopCounterMode(display=False) as counter:
         work()
     return counter.get_total_flops()
 
 
 def peak_memory(device: torch.device) -> int:
-    """Bytes at the peak: on CUDA of all tensors, on the CPU of the process, since `reset_peak_memory`."""
+    """Peak memory in bytes since `reset_peak_memory`: on CUDA of all tensors, on the CPU of the process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     if sys.platform == "win32":
         import psutil
 
         return psutil.Process().memory_info().peak_wset
-    if sys.platform == "linux":  # getrusage would begin with what the parent process had
+    if sys.platform == "linux":  # getrusage would include the parent process's peak
         lines = Path("/proc/self/status").read_text().splitlines()
         return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) * 1024
     import resource
@@ -58,11 +58,11 @@ def peak_memory(device: torch.device) -> int:
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """Let `peak_memory` begin anew at what is in use now; on the CPU Linux alone can do it."""
+    """Reset `peak_memory` to what is in use now; on the CPU, only Linux can."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     elif sys.platform == "linux":
-        with suppress(AttributeError):  # of the GNU library, which would keep for later what was freed
+        with suppress(AttributeError):  # glibc only, which would otherwise keep freed memory
             ctypes.CDLL(None).malloc_trim(0)
         with suppress(OSError):  # a container may forbid it
             Path("/proc/self/clear_refs").write_text("5")

@@ -1,4 +1,4 @@
-"""Progress on stderr: a bar at a terminal, a line a minute in a log."""
+"""Progress on stderr: a bar on a terminal, one line per minute in a log."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _LINE_EVERY = 60.0  # seconds
 
 
 def track(items: Iterable[T], description: str, total: int | None) -> Iterator[T]:
-    """Go through ``items`` and show how many of ``total`` are done, the rate and the time left."""
+    """Iterate over ``items`` and show how many of ``total`` are done, the rate and the time left."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
     from rich.text import Text
@@ -34,11 +34,11 @@ def track(items: Iterable[T], description: str, total: int | None) -> Iterator[T
 
 
 def _log(items: Iterable[T], description: str, total: int | None) -> Iterator[T]:
-    start = said = time.monotonic()
+    start = printed = time.monotonic()
     for done, item in enumerate(items, 1):
         yield item
         now = time.monotonic()
-        if now - said > _LINE_EVERY:
-            said, rate = now, done / (now - start)
+        if now - printed > _LINE_EVERY:
+            printed, rate = now, done / (now - start)
             left = f" of {total:,}, {timedelta(seconds=round((total - done) / rate))} left" if total else ""
             print(f"{description}: {done:,}{left}, {rate:.3g}/s", file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""Names for things of one kind: those of this package, those that a program registers, those of installed packages."""
+"""Named objects of one kind: of this package, registered by a program, or offered by installed packages."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ T = TypeVar("T")
 
 
 class Registry(Generic[T]):
-    """Things of one ``kind`` by name, such as samplers.
+    """Objects of one ``kind`` by name, such as samplers.
 
-    home: the module that registers this package's own when it is imported, which happens at first use. group: the group
-    of entry points under which other packages offer theirs; one is imported when it is used.
+    home: the module that registers this package's own on import, which happens at first use. group: the group of entry
+    points in which other packages offer theirs; each is imported when it is used.
     """
 
     def __init__(self, kind: str, group: str, home: str) -> None:
@@ -27,12 +27,12 @@ class Registry(Generic[T]):
         self._offered: dict[str, Any] | None = None
 
     def register(self, name: str, thing: T, description: str = "") -> T:
-        """Give ``thing`` a name, and return it. description: a line; by default the first of its docstring.
+        """Register ``thing`` under a name and return it. description: one line, by default the first of its docstring.
 
-        Raises InputError if another thing has the name.
+        Raises InputError if the name is taken by another.
         """
         if self._things.get(name, thing) != thing:
-            raise InputError(f"there is another {self.kind} named {name!r}: choose another name")
+            raise InputError(f"there is already a {self.kind} named {name!r}: choose another name")
         self._things[name] = thing
         self._descriptions[name] = description or (getdoc(thing) or "").partition("\n")[0]
         return thing
@@ -43,7 +43,7 @@ class Registry(Generic[T]):
         return thing
 
     def get(self, name: str) -> T:
-        """The thing of that name; InputError for an unknown one, which suggests the nearest."""
+        """Return the object of that name; raises InputError for an unknown one, which suggests the nearest."""
         offered = self._find()
         if name not in self._things and name in offered:
             self.register(name, offered[name].load())
@@ -52,12 +52,12 @@ class Registry(Generic[T]):
         return self._things[name]
 
     def names(self) -> list[str]:
-        """All names, this package's own first."""
+        """Return all names, this package's own first."""
         offered = self._find()
         return list(dict.fromkeys([*self._things, *offered]))
 
     def name_of(self, thing: T) -> str:
-        """The name of a thing that was registered; InputError if it was not."""
+        """Return the name of a registered object; raises InputError if it is not registered."""
         self._find()
         for name, one in self._things.items():
             if one == thing:
@@ -65,13 +65,13 @@ class Registry(Generic[T]):
         raise InputError(f"{thing!r} is not registered: register this {self.kind} under a name first")
 
     def descriptions(self) -> dict[str, str]:
-        """All names, each with a line that describes it; things of other packages are imported for that."""
+        """Return all names, each with a one-line description; this imports those of other packages."""
         for name in self.names():
             self.get(name)
         return {name: self._descriptions[name] for name in self.names()}
 
     def _find(self) -> dict[str, Any]:
-        """The entry points of other packages by name."""
+        """Return the entry points of other packages by name."""
         if self._offered is None:
             self._offered = {}
             import_module(self.home)

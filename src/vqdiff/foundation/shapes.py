@@ -1,9 +1,9 @@
 """Shape-typed annotations, e.g. ``Int[Tensor, "B L"]``.
 
-They are jaxtyping's where a type checker reads them or jaxtyping is already imported (the tests do so and check
-every call); otherwise they are inert, so that importing the mathematics needs torch alone.
+They are jaxtyping's for a type checker, or if jaxtyping is already imported (as in the tests, which check every
+call); otherwise they are inert, so that importing the mathematics requires only torch.
 
-Letters: B batch, L image tokens, K codes, D width, N text tokens, C text features, H W pixels.
+Letters: B batch, L image tokens, K codes, D width, N text tokens, C text feature width, H W pixels.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The threads that torch spreads its work over on a CPU."""
+"""The threads over which torch spreads its work on a CPU."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-_SOFT = 1  # omp_pause_soft: what is set stays
+_SOFT = 1  # omp_pause_soft: keeps settings
 
 
 def release_threads() -> None:
-    """Let go of the threads that the calling thread's work was spread over; the next work starts new ones.
+    """Release the worker threads of the calling thread; its next work starts new ones.
 
-    Each Python thread that computes has its own. GNU OpenMP's wait for the next operation awake only as long as there
-    are no more of them than processors: beside the threads of another, all fall asleep in between, and a picture takes
-    twice as long. Whoever has computed something in a server therefore lets go. Nothing happens with another OpenMP.
+    Each Python thread that computes has its own. Those of GNU OpenMP spin between operations only while there are no
+    more of them than processors: with the workers of another thread, all sleep in between, and an image takes twice as
+    long. A server therefore releases them after each computation. With another OpenMP, nothing happens.
     """
     if (openmp := _gnu_openmp()) is not None:
         openmp.omp_pause_resource_all(_SOFT)
@@ -24,7 +24,7 @@ def release_threads() -> None:
 
 @cache
 def _gnu_openmp() -> Any | None:
-    """The library that is loaded already, if it is that one."""
+    """The OpenMP library that is loaded, if it is GNU's."""
     with suppress(OSError, AttributeError):
         lines = Path("/proc/self/maps").read_text().splitlines()
         found = next((line.split()[-1] for line in lines if "libgomp" in line), None)

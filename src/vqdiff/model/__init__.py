@@ -1,4 +1,4 @@
-"""The assembled model: its parts, its folder, how it is found, and where it runs."""
+"""The assembled model: its parts, its folder, how it is located, and where it runs."""
 
 from __future__ import annotations
 

@@ -15,24 +15,24 @@ from vqdiff.denoisers.layers import aligned
 
 @dataclass(frozen=True)
 class Bound:
-    """A denoiser and the prepared conditions of a batch of pictures (a `TwoStage` `Denoise`); see `Model.bind`.
+    """A denoiser and the prepared conditions of a batch of images (a `TwoStage` `Denoise`); see `Model.bind`.
 
-    As the rows of a `Batch`, conditions may leave (`select`) and come (`join`) between two steps.
+    Like the rows of a `Batch`, conditions may leave (`select`) and join (`join`) between two steps.
     """
 
     denoiser: Any
     num_images: int | None
-    """B; None for an unconditional model, whose conditions take no rows."""
+    """B; None for an unconditional model, which has no rows of conditions."""
     condition: Any
     null: Any | None = None
     batch_invariant: bool = False
-    """Whether what is predicted for an image must not depend on the batch, not even by rounding."""
+    """Whether the prediction for an image must not depend on the batch, not even by rounding."""
 
     def __call__(self, tokens: Tensor, t: Tensor) -> Tensor:
         return self.logits(self.features(tokens, t))
 
     def features(self, tokens: Tensor, t: Tensor) -> Tensor:
-        """What the denoiser knows of every position."""
+        """Return the denoiser's features of every position."""
         guided = self.null is not None and len(tokens) != self.num_images
         condition = self._both if guided else self.condition
         if not self._one_by_one or len(tokens) == 1:
@@ -41,7 +41,7 @@ class Bound:
         return torch.cat([self.denoiser.features(*one) for one in zip(tokens.split(1), t.split(1), rows, strict=True)])
 
     def logits(self, features: Tensor) -> Tensor:
-        """The logits of x0 at positions with these features, (B, M, E) or (M, E)."""
+        """Return the logits of x0 at positions with these features, (B, M, E) or (M, E)."""
         if not self._one_by_one or features.ndim == 2:
             return self.denoiser.logits(features)
         return torch.cat([self.denoiser.logits(aligned(one)) for one in features.split(1)])
@@ -56,14 +56,14 @@ class Bound:
         return self.condition.join(self.null)
 
     def select(self, rows: Sequence[int]) -> Bound:
-        """Return the conditions with these numbers, in this order."""
+        """Return the conditions of these rows, in this order."""
         if self.num_images is None:
             return self
         null = None if self.null is None else self.null.select(rows)
         return replace(self, num_images=len(rows), condition=self.condition.select(rows), null=null)
 
     def join(self, other: Bound) -> Bound:
-        """Return these conditions and then those of `other`, which has the same denoiser and as well a null or none."""
+        """Append the conditions of `other`, which has the same denoiser and also a null, or none if this has none."""
         if self.num_images is None or other.num_images is None:
             return self
         null = None if self.null is None else self.null.join(other.null)

@@ -26,10 +26,10 @@ from vqdiff.text import NullCondition
 def save_component(module: Any, folder: Path, dtype: torch.dtype | None = None) -> None:
     """Write ``config.json`` and ``model.safetensors`` of a network that has a ``config`` dataclass.
 
-    Raises InputError if it is packed: its weights are then not what they were.
+    Raises InputError if it is packed, since packing changes the weights.
     """
     if is_packed(module):
-        raise InputError("this network is packed for drawing: save its pipeline, or load the model without packing it")
+        raise InputError("this network is packed: save its pipeline, or load the model without packing it")
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {
         name: value.to(dtype if dtype and value.is_floating_point() else value.dtype).contiguous()
@@ -40,7 +40,7 @@ def save_component(module: Any, folder: Path, dtype: torch.dtype | None = None) 
         path.write_text(json.dumps(config, indent=2) + "\n")
     with atomic_path(folder / "model.safetensors") as path:
         save_file(tensors, path)
-        path.chmod(0o644)  # safetensors makes files for their owner alone
+        path.chmod(0o644)  # safetensors creates files that only their owner can read
 
 
 def load_component(
@@ -52,14 +52,14 @@ def load_component(
 ) -> Any:
     """Read what :func:`save_component` wrote, as ``dtype`` (default float32) and in evaluation mode.
 
-    Its class is one of ``networks``, by default those that are registered. ``shapes_only`` builds it on the meta device
+    Its class must be one of ``networks``, by default those that are registered. ``shapes_only`` builds it on the meta device
     and reads no weights.
     """
     values = read_json(folder / "config.json")
     name = values.pop("class", None)
     network = _network(str(name), networks, folder / "config.json")
     config = build(network.Config, values, str(folder / "config.json"))
-    # What is not filled takes no memory yet, and tables that are computed and not in the file are there already.
+    # Uninitialised weights take no memory yet; tables that are computed, and not in the file, are computed here.
     with torch.device("meta" if shapes_only else "cpu"), without_initialising():
         module = network(config)
     if shapes_only:
@@ -67,7 +67,7 @@ def load_component(
     weights = folder / "model.safetensors"
     try:
         kinds = {key: value.dtype for key, value in module.state_dict().items()}
-        # Assigned, tensor by tensor: a large model must never be in memory twice.
+        # Assigned tensor by tensor, so that a large model is never in memory twice.
         state = {
             key: converted(value, dtype if dtype and value.is_floating_point() else kinds.get(key, value.dtype))
             for key, value in load_file(weights).items()
@@ -98,7 +98,7 @@ _OTHERS: Mapping[str, type[Any]] = {"NullCondition": NullCondition}
 
 
 def converted(value: Tensor, dtype: torch.dtype) -> Tensor:
-    """A file's tensor as ``dtype``, without leaving what was read of the file in memory."""
+    """Convert a file's tensor to ``dtype``, and release the pages of the file that were read."""
     if value.dtype == dtype:
         return value
     copy = value.to(dtype)
@@ -107,7 +107,7 @@ def converted(value: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def fingerprint(folder: Path) -> str:
-    """Twelve hex digits of the weights and configurations in a folder; default settings and the card don't count."""
+    """Return a hash (twelve hex digits) of a folder's weights and configurations, without default settings and card."""
     digest = hashlib.sha256()
     for path in sorted(path for path in folder.rglob("*") if path.suffix in (".json", ".safetensors")):
         content = path.read_bytes()

@@ -11,14 +11,14 @@ from vqdiff.foundation.processor import has_bf16_units
 
 
 def auto_precision(device: torch.device) -> Literal["float32", "bfloat16"]:
-    """What "auto" stands for: bfloat16 where the device has units for its products, else float32."""
+    """Return the precision for "auto": bfloat16 if the device has units for it, else float32."""
     return "bfloat16" if has_bf16_units(device) else "float32"
 
 
 def pick_device(name: str) -> torch.device:
-    """The torch device called ``name``; "auto" is CUDA if there, else the CPU. InputError if it is not there.
+    """Return the torch device ``name``; "auto" is CUDA if available, else the CPU.
 
-    Sampling draws in float64, which Apple's GPUs lack: "mps" is refused.
+    Raises InputError if it is not available, and for "mps": sampling needs float64, which Apple's GPUs lack.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,4 +1,4 @@
-"""Which folder or file a model's name stands for."""
+"""Finding the folder or file that a model's name stands for."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from vqdiff.model.hub import download, is_hub_id
 
 
 def bundled() -> dict[str, Path]:
-    """The models that come with the package, by name."""
+    """Return the folders of the models in the package, by name."""
     root = Path(str(resources.files("vqdiff"))) / "models"
     return {path.parent.name: path.parent for path in sorted(root.glob("*/model_index.json"))}
 
 
 def find(source: str | Path) -> Path:
-    """The folder or file that ``source`` names; InputError if it is neither one nor a bundled model nor on the Hub."""
+    """Return the folder or file that ``source`` names: a path, a bundled model or a Hub id; else raises InputError."""
     names = bundled()
     path = names.get(str(source), Path(source))
     if not path.exists() and is_hub_id(str(source)):
@@ -25,5 +25,5 @@ def find(source: str | Path) -> Path:
     if not path.exists():
         near = difflib.get_close_matches(str(source), names, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"bundled: {', '.join(names) or 'none'}"
-        raise InputError(f"no model {str(source)!r}: it is neither a folder, a file nor a bundled model; {hint}")
+        raise InputError(f"no model {str(source)!r}: it is not a folder, a file or a bundled model; {hint}")
     return path

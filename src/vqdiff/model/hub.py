@@ -1,4 +1,4 @@
-"""Models on the Hugging Face Hub, where huggingface_hub is installed and a caller names one."""
+"""Models on the Hugging Face Hub; needs huggingface_hub."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ _NAME = re.compile(r"(?P<repo>[\w][\w.-]*/[\w][\w.-]*)(@(?P<revision>[\w./-]+))?
 
 
 def is_hub_id(source: str) -> bool:
-    """Whether ``source`` is owner/name, perhaps with @revision, and no path: its first part is no folder here."""
+    """Whether ``source`` is owner/name, optionally with @revision, and not a path: its first part does not exist."""
     is_file = source.endswith((".pth", ".pt", ".ckpt", ".safetensors"))
     return _NAME.fullmatch(source) is not None and not is_file and not Path(source.split("/")[0]).exists()
 
 
 def download(source: str) -> Path:
-    """The local folder of a Hub model, fetched where it is not there yet; files in half precision are left out.
+    """Return the local folder of a Hub model, downloaded if needed, without files in half precision.
 
-    Raises InputError, in one line, if huggingface_hub is missing, or the model or the network is.
+    Raises InputError if huggingface_hub, the model or the network is missing.
     """
     name = _NAME.fullmatch(source)
     assert name is not None
     try:
         from huggingface_hub import snapshot_download
     except ImportError as error:
-        raise InputError(f"{source} is neither here nor can it be fetched: pip install huggingface_hub") from error
+        raise InputError(f"{source} is not here and cannot be downloaded: pip install huggingface_hub") from error
     try:
-        # A revision in half precision has its files under the plain names.
+        # A revision in half precision has its files under the usual names.
         folder = snapshot_download(name["repo"], revision=name["revision"], ignore_patterns=["*.fp16.*", "*.msgpack"])
-    except Exception as error:  # its own errors, and those of whichever HTTP library it uses
+    except Exception as error:  # its own errors, and those of the HTTP library it uses
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(
-            f"cannot fetch {source} from the Hub, and there is no such folder or file: {reason}"
+            f"cannot download {source} from the Hub, and there is no such folder or file: {reason}"
         ) from error
     return Path(folder)

@@ -1,4 +1,4 @@
-"""Images for a model to sample: what every request becomes, for a pipeline and for a server alike."""
+"""A job: images for a model to sample, made from every request, in a pipeline or a server."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def _unchanged(image: Image.Image) -> Image.Image:
 class Job:
     """Images to sample with the same settings: a condition and a seed each (conditions None: unconditional).
 
-    negative: what guidance leads away from in place of the null condition. canvas: what to begin with instead of noise.
-    finish: what is done to each sampled image.
+    negative: what guidance moves away from instead of the null condition. canvas: what sampling starts from instead of
+    noise. finish: applied to each sampled image.
     """
 
     conditions: Sequence[Condition] | None
@@ -35,12 +35,12 @@ class Job:
 
     @property
     def guided(self) -> bool:
-        """Whether any step needs the null condition: from ∅ to ∅ there is no way."""
-        nowhere = self.negative is None and all(one is None for one in self.conditions or ())
-        return not nowhere and self.settings.guidance != 1
+        """Whether any step needs the null condition; guidance from ∅ to ∅ has no effect."""
+        only_null = self.negative is None and all(one is None for one in self.conditions or ())
+        return not only_null and self.settings.guidance != 1
 
     def start(self, model: Model) -> Batch:
-        """All the images, with no step behind them; InputError if settings or canvas don't fit the model."""
+        """Return all images before their first step; raises InputError if settings or canvas do not fit the model."""
         return Batch.start(
             model.schedule,
             num_tokens=model.num_tokens,
@@ -52,12 +52,12 @@ class Job:
 
     @torch.inference_mode()
     def encode(self, model: Model) -> tuple[Tensor | None, Tensor | None]:
-        """The conditions of the images, and what guidance leads away from, None if there is none."""
+        """Encode the conditions of the images and what guidance moves away from (None without guidance)."""
         null = model.encode([self.negative] * len(self.seeds)) if self.guided else None
         return model.encode(self.conditions), null
 
     def parts(self, size: int) -> Iterator[Job]:
-        """The images, ``size`` at a time."""
+        """Yield jobs of at most ``size`` images each."""
         for first in range(0, len(self.seeds), size):
             rows, canvas = slice(first, first + size), self.canvas
             if canvas is not None:
@@ -69,6 +69,6 @@ class Job:
             yield replace(self, conditions=conditions, seeds=self.seeds[rows], canvas=canvas)
 
     def remarks(self, model: Model) -> list[str]:
-        """A line for each prompt of which the model knows no word."""
+        """Return a line for each prompt of which the model knows no word."""
         texts = [prompt for one in (*(self.conditions or ()), self.negative) for prompt in prompts_in(one)]
         return model.text_encoder.remarks(texts) if model.text_encoder is not None else []

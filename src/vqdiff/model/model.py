@@ -1,4 +1,4 @@
-"""The assembled model and its folder (``model_index.json`` and one sub-folder a component)."""
+"""The assembled model and its folder (``model_index.json`` and one sub-folder per component)."""
 
 from __future__ import annotations
 
@@ -36,21 +36,21 @@ FORMAT_VERSION = 1
 
 @dataclass
 class Card:
-    """What a model says of itself: licences, what it was trained on, what was measured."""
+    """A model's description: licences, training data, measured quality."""
 
     name: str = "unnamed"
     licenses: dict[str, str] = field(default_factory=dict)
     trained_on: str = ""
     quality: dict[str, Any] = field(default_factory=dict)
     origin: dict[str, str] = field(default_factory=dict)
-    """Of a model from elsewhere: the file each part came from."""
+    """For a converted model: the file each part came from."""
     notes: tuple[str, ...] = ()
-    """What was odd about those files."""
+    """Peculiarities of those files."""
 
 
 @dataclass
 class Model:
-    """The parts that make a picture from a condition; see :meth:`load` and :meth:`save`.
+    """The parts that generate an image from a condition; see :meth:`load` and :meth:`save`.
 
     ``text_encoder`` and ``null_condition`` are None for class-conditional and unconditional models.
     """
@@ -63,27 +63,27 @@ class Model:
     sampling: SamplingSettings = field(default_factory=SamplingSettings)
     card: Card = field(default_factory=Card)
     fingerprint: str = "unsaved"
-    """Twelve hex digits that change with all that decides a picture, once its prompt, seed and settings are given."""
+    """Twelve hex digits: a hash of all that determines an image besides its prompt, seed and settings."""
     batch_invariant: bool = False
-    """Whether, on a GPU too, an image is computed as it is alone, whatever batch it is in; on a CPU it always is."""
+    """Whether an image is the same in any batch on a GPU too, as it always is on a CPU."""
 
     def identity(self) -> dict[str, str]:
-        """What a picture's metadata say of the model, besides its settings."""
+        """Return what an image's metadata record about the model, besides its settings."""
         return {"model": self.card.name, "model_hash": self.fingerprint, "precision": precision_of(self.denoiser)}
 
     @property
     def num_tokens(self) -> int:
-        """L, the tokens of a picture."""
+        """L, the number of tokens of an image."""
         return self.image_tokenizer.grid_size**2
 
     @property
     def device(self) -> torch.device:
-        """Where the parts are."""
+        """The device that the parts are on."""
         return next(self.denoiser.parameters()).device
 
     @property
     def conditioned_on(self) -> Literal["text", "labels", "nothing"]:
-        """What the model generates from."""
+        """The kind of condition that the model takes."""
         return "text" if self.text_encoder is not None else "labels" if self.num_classes else "nothing"
 
     @property
@@ -103,10 +103,10 @@ class Model:
     def encode(self, conditions: Sequence[Condition] | None) -> Tensor | None:
         """Prompts → text features ``(B, N, C)``; labels → ``(B,)``; None stays None (an unconditional model).
 
-        A None among them is the null condition ∅.
+        A None in the list is the null condition ∅.
         """
         if self.text_encoder is not None:
-            # One by one: in a batch, rounding would depend on the other prompts, and so would the picture.
+            # One by one: in a batch, rounding would depend on the other prompts, and so would the image.
             features = {one: self._features(one) for one in conditions or ()}
             return torch.cat([features[one] for one in conditions or ()])
         if conditions is None or self.num_classes is None:
@@ -116,9 +116,9 @@ class Model:
         return torch.tensor(rows, device=self.device)
 
     def check(self, conditions: Sequence[Condition]) -> None:
-        """Raise InputError for a prompt that the text encoder does not take, or a label that is out of range.
+        """Raise InputError for a prompt that the text encoder does not accept, or a label that is out of range.
 
-        A prompt without a known word is only warned of.
+        A prompt without a known word only gives a warning.
         """
         texts = [text for one in conditions for text in prompts_in(one)]
         for text in texts:
@@ -127,7 +127,7 @@ class Model:
             self.text_encoder.check([str(one) for one in conditions if isinstance(one, int)] + texts)
         elif self.num_classes is not None:
             if wrong := [one for one in conditions if one is not None and not str(one).isdecimal()]:
-                raise InputError(f"this model draws labels 0 to {self.num_classes - 1}, not {wrong[0]!r}")
+                raise InputError(f"this model generates labels 0 to {self.num_classes - 1}, not {wrong[0]!r}")
             labels = [int(str(one)) for one in conditions if one is not None]
             if labels and not 0 <= min(labels) <= max(labels) < self.num_classes:
                 raise InputError(f"labels run from 0 to {self.num_classes - 1}, got {labels}")
@@ -143,7 +143,7 @@ class Model:
         return null
 
     def null(self, batch_size: int) -> Tensor | None:
-        """The null condition ∅ for ``batch_size`` pictures."""
+        """The null condition ∅ for ``batch_size`` images."""
         if self.null_condition is not None:
             return self.null_condition(batch_size)
         if self.num_classes is not None:
@@ -151,10 +151,10 @@ class Model:
         return None
 
     def bind(self, condition: Tensor | None, null: Tensor | None = None) -> Bound:
-        """The denoiser with its conditions prepared once for all steps.
+        """Return the denoiser with its conditions prepared once for all steps.
 
         Called with twice as many rows as there are conditions, it predicts the second half under ``null``. On a CPU, or
-        if `batch_invariant` says so, each row is computed as it is alone.
+        if `batch_invariant` is set, the result of a row does not depend on the other rows.
         """
         invariant = self.batch_invariant or self.device.type == "cpu"
         prepare = self._prepare_apart if invariant else self.denoiser.prepare
@@ -192,8 +192,8 @@ class Model:
     def load(cls, folder: Path, *, dtype: torch.dtype | None = None, shapes_only: bool = False) -> Model:
         """Read a model folder, the denoiser as ``dtype`` (default float32).
 
-        ``shapes_only`` gives parts on the meta device and reads no weights. InputError says what is missing, unknown or
-        broken.
+        ``shapes_only`` builds the parts on the meta device and reads no weights. Raises InputError for what is missing,
+        unknown or broken.
         """
         index = read_json(folder / "model_index.json")
         if index.get("format_version") != FORMAT_VERSION:
@@ -229,4 +229,4 @@ class Model:
         except KeyError as error:
             raise InputError(f"{where}: {error} is missing") from error
         except (TypeError, AttributeError) as error:
-            raise InputError(f"{where} is not what a model folder says of itself: {error}") from error
+            raise InputError(f"{where} does not describe a model folder: {error}") from error

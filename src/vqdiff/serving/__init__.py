@@ -1,1 +1,1 @@
-"""Serving: the engine that batches the steps of different requests, and the HTTP API around it."""
+"""Serving: the engine that batches the steps of different requests, and the HTTP API and page that use it."""

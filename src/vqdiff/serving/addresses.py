@@ -1,4 +1,4 @@
-"""Who is who among clients."""
+"""Identifying clients by their network address."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def network_of(peer: Any) -> str:
-    """Whom a connection or a request counts for: its IPv4 address or the first half of its IPv6 address, "" if none."""
+    """Return the client of a connection: its IPv4 address or the first half of its IPv6 address; "" if it has none."""
     try:
         address = ip_address(peer[0].partition("%")[0])
     except (TypeError, IndexError, ValueError):  # a Unix socket

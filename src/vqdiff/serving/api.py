@@ -36,16 +36,16 @@ def create_app(
     page: bool = False,
     allowed_hosts: AllowedHosts | None = None,
 ) -> FastAPI:
-    """An application that draws with ``pipes``, by name, the first of them by default, and stops ``engine`` at its end.
+    """Create the application, which serves ``pipes`` by name (by default the first) and stops ``engine`` at its end.
 
-    token: what requests must bring as a bearer token; None for an open server. page: whether there is a page at ``/``.
-    allowed_hosts: localhost and addresses by default.
+    token: the bearer token that requests must send; None for an open server. page: whether to serve the page at ``/``.
+    allowed_hosts: by default localhost and addresses.
     """
     limits, registry = limits or Limits(), CollectorRegistry()
     service = Service(pipes, engine, limits)
     shell = None
     if page:
-        from vqdiff.serving.page import create_page  # seconds to import
+        from vqdiff.serving.page import create_page  # takes seconds to import
 
         shell = create_page(service)
 
@@ -64,7 +64,7 @@ def create_app(
         app.include_router(router)
     add_docs(app)
     if shell is not None:
-        app.router.default = PageRoutes(shell)  # what is asked for and is none of the above
+        app.router.default = PageRoutes(shell)  # all other paths
     add_handlers(app)
     app.add_middleware(Guards, limits=limits, token=token, allowed_hosts=allowed_hosts)
     app.add_middleware(RequestMetrics, registry=registry)
@@ -72,10 +72,10 @@ def create_app(
 
 
 def quieten() -> None:
-    """Keep what clients ask for out of this process's log; for processes that do nothing but serve."""
-    # What is beyond the limits is refused, and an upgrade is not made: no client shall fill the log by asking for it.
+    """Keep the content of requests out of this process's log; for processes that only serve."""
+    # Requests beyond the limits are rejected and upgrades are ignored: clients must not be able to fill the log.
     warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
-    warnings.filterwarnings("ignore", category=InputWarning)  # the answer says it
+    warnings.filterwarnings("ignore", category=InputWarning)  # it is part of the response
     logging.getLogger("uvicorn.error").addFilter(_is_no_upgrade)
 
 

@@ -1,4 +1,4 @@
-"""The body of a request, read at once, and given again to whoever asks for it next."""
+"""Reading the whole body of a request, and replaying it for the next application."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from starlette.types import Message, Receive
 
 
 async def read(receive: Receive) -> bytes:
-    """The whole body; raises HTTPException where the client hangs up before its end."""
+    """Read the whole body; raises HTTPException if the client disconnects before its end."""
     parts = list[bytes]()
     while True:
         message = await receive()
@@ -19,7 +19,7 @@ async def read(receive: Receive) -> bytes:
 
 
 def again(body: bytes, receive: Receive) -> Receive:
-    """What gives ``body``, and then what ``receive`` does."""
+    """Return a receive function that returns ``body``, and then the messages of ``receive``."""
     first: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def receive_again() -> Message:

@@ -1,4 +1,4 @@
-"""The same server as several replicas, with Ray Serve: on the processors or GPUs of this machine, or of many."""
+"""The server as several replicas, with Ray Serve: on the processors or GPUs of one machine or several."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
 NAME = "vqdiff"
-"""Of the application and of its deployment in Ray Serve."""
+"""The name of the application and of its deployment in Ray Serve."""
 
 
 @dataclass(frozen=True)
 class Replica:
-    """What each replica serves, and within which bounds.
+    """What each replica serves, and its limits.
 
-    sources: what `vqdiff.load` takes, by the names that requests give. max_rows: None for what the device is worth.
+    sources: sources for `vqdiff.load`, by the model names in requests. max_rows: None for the default of the device.
     """
 
     sources: Mapping[str, str]
@@ -53,7 +53,7 @@ class Replica:
     batch_invariant: bool = False
 
     def build(self, name: str) -> FastAPI:
-        """The application, with models and an engine of its own, whose answers say ``name`` as ``X-Replica``."""
+        """Build the application, with its own models and engine; responses have ``name`` as ``X-Replica``."""
         options: Any = {"device": self.device, "precision": self.precision, "batch_invariant": self.batch_invariant}
         pipes = {one: load(source, **options) for one, source in self.sources.items()}
         where = next(iter(pipes.values())).model.device
@@ -66,7 +66,7 @@ class Replica:
 
 
 class _Signed:
-    """ASGI middleware that says in every answer which replica gave it."""
+    """ASGI middleware that adds the name of the replica to every response."""
 
     def __init__(self, app: ASGIApp, *, name: str) -> None:
         self.app, self.header = app, (b"x-replica", name.encode())
@@ -81,12 +81,12 @@ class _Signed:
 
 
 def run(replica: Replica, *, replicas: int, host: str, port: int, max_connections: int) -> None:
-    """Serve at ``host`` and ``port`` until SIGTERM or Ctrl-C, then finish what was taken.
+    """Serve at ``host`` and ``port`` until SIGTERM or Ctrl-C, then finish the accepted requests.
 
-    On the Ray cluster of ``RAY_ADDRESS`` where that is set, otherwise on one of our own, which listens at the loopback
-    address alone and ends with us. max_connections: requests that a replica takes at once.
+    Uses the Ray cluster of ``RAY_ADDRESS`` if that is set, otherwise a new one, which listens on the loopback address
+    only and ends with this process. max_connections: requests that a replica processes at once.
 
-    Raises InputError for more replicas than the cluster has room for, and for what a replica finds wrong.
+    Raises InputError for more replicas than the cluster has room for, and for an InputError of a replica.
     """
     if replicas < 1:
         raise InputError(f"replicas is {replicas}: at least 1 is needed")
@@ -123,9 +123,9 @@ def run(replica: Replica, *, replicas: int, host: str, port: int, max_connection
         try:
             serve.run(front, name=NAME, logging_config=quiet)
         except RuntimeError as error:
-            said = serve.status().applications[NAME].deployments[NAME].message
-            if mistake := re.search(rf"^{InputError.__module__}.InputError: (.*)", said, re.MULTILINE):
-                raise InputError(mistake[1]) from error  # all that comes out of a replica is a text
+            message = serve.status().applications[NAME].deployments[NAME].message
+            if mistake := re.search(rf"^{InputError.__module__}.InputError: (.*)", message, re.MULTILINE):
+                raise InputError(mistake[1]) from error  # Ray passes on only the text
             raise
         stop = threading.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -135,15 +135,15 @@ def run(replica: Replica, *, replicas: int, host: str, port: int, max_connection
         serve.delete(NAME, _blocking=False)
         while NAME in serve.status().applications:
             time.sleep(0.1)
-        time.sleep(1)  # the replicas are done: the proxies pass on what they had from them
+        time.sleep(1)  # the replicas are done: let the proxies forward the rest
         if "RAY_ADDRESS" in os.environ and not serve.status().applications:
-            serve.shutdown()  # its port, too
+            serve.shutdown()  # also closes the port
 
 
 def share(nodes: list[dict[str, Any]], replicas: int, device: str) -> tuple[str, dict[str, int]]:
-    """The device of every replica, and its part of the cluster: a GPU, or as many processors as all can have.
+    """Return the device and the resources of every replica: a GPU, or an equal part of the processors.
 
-    nodes: what Ray says of its machines. Raises InputError where there is no room.
+    nodes: Ray's description of its machines. Raises InputError if the cluster is too small.
     """
     there = [node["Resources"] for node in nodes if node["Alive"]]
     gpus = sum(int(one.get("GPU", 0)) for one in there)
@@ -151,17 +151,17 @@ def share(nodes: list[dict[str, Any]], replicas: int, device: str) -> tuple[str,
         raise InputError(f"the device is {device!r}: replicas take auto, cpu or cuda, a GPU for each")
     if device == "cuda" or (device == "auto" and gpus):
         if gpus < replicas:
-            raise InputError(f"{replicas} replicas need a GPU each, and the cluster has {gpus}: ask for fewer, or cpu")
+            raise InputError(f"{replicas} replicas need a GPU each, and the cluster has {gpus}: use fewer, or cpu")
         return "cuda", {"num_gpus": 1}
     cores = [int(one.get("CPU", 0)) for one in there]
     for each in range(max(cores, default=0), 0, -1):
         if sum(one // each for one in cores) >= replicas:
             return "cpu", {"num_cpus": each}
-    raise InputError(f"{replicas} replicas need a processor each, and the cluster has {sum(cores)}: ask for fewer")
+    raise InputError(f"{replicas} replicas need a processor each, and the cluster has {sum(cores)}: use fewer")
 
 
 class _Drawer:
-    """A replica. Ray Serve asks for its health now and then; one that fails is replaced."""
+    """A replica. Ray Serve checks its health regularly and replaces it if the check fails."""
 
     def __init__(self, replica: Replica) -> None:
         from ray import serve
@@ -179,7 +179,7 @@ class _Drawer:
 
 
 def _placed(replica: Replica, device: str) -> Replica:
-    """The same with a device, and with paths that hold wherever a replica starts."""
+    """Return the replica with a device, and with absolute paths, which are valid wherever it starts."""
     places = {
         name: source if source in bundled() or not Path(source).exists() else str(Path(source).resolve())
         for name, source in replica.sources.items()
@@ -202,11 +202,11 @@ def _front(replica: Replica) -> Any:
 
 @contextmanager
 def _ray() -> Iterator[Any]:
-    """Ray, connected to the cluster of RAY_ADDRESS or to a new one, which ends with the block."""
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # tells nobody
+    """Yield Ray, connected to the cluster of RAY_ADDRESS or to a new one, which ends with the block."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # no usage reports
     own = "RAY_ADDRESS" not in os.environ
     if own:
-        # Ray's processes meet at the loopback address (a name of more than it does) and under a secret of this run.
+        # Ray's processes use only the loopback address (despite the variable's name) and a secret of this run.
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
         os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     try:

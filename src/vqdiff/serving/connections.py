@@ -1,9 +1,9 @@
-"""TCP connections: how many there may be, how long a header may take, and how they are closed.
+"""TCP connections: limits on their number and on the time for a header, and orderly closing.
 
-Uvicorn waits for a header for ever, reads what follows an answer without limit, and closes with bytes unread, on which
-the client may see a reset in place of its answer. A `Connection` stands between uvicorn's protocol and its transport
-and sees to all of that. It needs nothing of uvicorn but what every `asyncio.Protocol` has, the arguments of its
-constructor, and that ``app_state`` comes back as the ``state`` of a scope.
+Uvicorn waits for a header forever, reads what follows a response without limit, and closes with bytes unread, upon
+which the client may see a reset instead of its response. A `Connection` sits between uvicorn's protocol and its
+transport and handles all of that. It relies only on the interface of `asyncio.Protocol`, on the arguments of the
+constructor of uvicorn's protocol, and on ``app_state`` being the ``state`` of a scope.
 """
 
 from __future__ import annotations
@@ -25,29 +25,29 @@ from vqdiff.serving.addresses import network_of
 from vqdiff.serving.errors import failure_of
 
 RESERVE = 16
-"""Connections beyond the most allowed, on which health checks are answered and all else is refused."""
+"""Connections beyond the limit, on which health checks are answered and all else is rejected."""
 GRACE = 2.0
 """Seconds without a request after which a connection may be closed to make room for a new one."""
 HASTE = 0.2
-"""The same for those beyond the most allowed."""
+"""The same for connections beyond the limit."""
 LINGER_BYTES = 2**20
-"""Bytes that are read and thrown away after an answer whose request has not been read to its end."""
+"""Bytes that are read and discarded after a response whose request has not been read to its end."""
 LINGER_SECONDS = 5.0
-"""Seconds that this may take."""
+"""Seconds that reading them may take."""
 _STATE = "vqdiff.connection"
 
 
 @dataclass(frozen=True)
 class ConnectionLimits:
-    """How many connections there may be, and how long they may be without a request."""
+    """Limits on the number of connections, and on their time without a request."""
 
     total: int = 512
     per_address: int = 256
-    """Of one IPv4 address, or of one IPv6 network of 64 bits."""
+    """Connections of one IPv4 address, or of one IPv6 network of 64 bits."""
     header_timeout: float = 10.0
-    """Seconds from connecting, or from the last answer, to a complete header."""
+    """Seconds from connecting, or from the last response, to a complete header."""
     flush_timeout: float = 120.0
-    """Seconds in which a client takes the end of an answer."""
+    """Seconds for a client to receive the end of a response."""
 
     def __post_init__(self) -> None:
         options = ("max-connections", "max-connections-per-address", "header-timeout", "timeout")
@@ -67,9 +67,9 @@ class Pool:
         return len(self._open)
 
     def admit(self, connection: Connection) -> bool | None:
-        """Take a connection in: True, False if it may ask for nothing but health checks, None if there is no room.
+        """Admit a connection: True, False for health checks only, None if there is no room.
 
-        Where there is none, a connection that has had no request for a while is closed for it.
+        If there is no room, a connection that has had no request for a while is closed to make room.
         """
         room = True
         for address, most in ((connection.address, self.limits.per_address), (None, self.limits.total)):
@@ -86,27 +86,27 @@ class Pool:
         return room
 
     def remove(self, connection: Connection) -> None:
-        """Forget a connection."""
+        """Remove a connection."""
         self._open.discard(connection)
 
 
 class Connection(asyncio.Protocol):
-    """A connection: the protocol of the real transport, and the transport of uvicorn's protocol."""
+    """A connection: the protocol of the actual transport, and the transport of uvicorn's protocol."""
 
     def __init__(
         self, pool: Pool, config: Any, server_state: Any, app_state: dict[str, Any], _loop: Any = None
     ) -> None:
         self.address, self.crowded = "", False
-        """crowded: beyond the most allowed."""
+        """crowded: beyond the limit."""
         self._pool, self._loop = pool, _loop or asyncio.get_running_loop()
         self._inner = H11Protocol(config, server_state, app_state | {_STATE: self}, self._loop)
         self._requests, self._served, self._idle_since = 0, False, self._loop.time()
         self._unread = False
-        """Whether something may come that is no part of the next request."""
+        """Whether data may still arrive that is not part of the next request."""
         self._heard = False
-        """Whether a part of a header may have come."""
+        """Whether a part of a header may have arrived."""
         self._admitted = self._closing = False
-        """admitted: uvicorn's protocol has been told that it is connected, and not that it is no more."""
+        """admitted: uvicorn's protocol has been notified of the connection, and not yet of its end."""
         self._drained = 0
         self._timer: asyncio.TimerHandle | None = None
 
@@ -118,12 +118,12 @@ class Connection(asyncio.Protocol):
 
     @property
     def worth(self) -> tuple[bool, bool, float]:
-        """In which order connections are closed to make room: those that have never had a request come early."""
+        """The order in which connections are closed to make room: first those that never had a request."""
         return not self._closing, self._served, self._idle_since
 
     @contextmanager
     def request(self) -> Iterator[None]:
-        """The time in which a request, of which the header is complete, is answered."""
+        """A context for answering a request whose header is complete."""
         self._requests, self._heard, self._unread = self._requests + 1, False, True
         self._stop_timer()
         try:
@@ -134,13 +134,13 @@ class Connection(asyncio.Protocol):
             self._await_header()
 
     def note_complete(self) -> None:
-        """The request has been read to its end."""
+        """Note that the request has been read to its end."""
         self._unread = False
 
-    # The transport of uvicorn's protocol: all that it asks of one.
+    # The transport of uvicorn's protocol: the methods that it uses.
 
     def close(self) -> None:
-        """Hang up when all is sent and the client has hung up, or has had some time to."""
+        """Close once everything is sent and the client has disconnected, or has had time to."""
         if self._closing:
             return
         self._stop_timer()
@@ -153,12 +153,12 @@ class Connection(asyncio.Protocol):
             self._transport.close()
         if self._transport.get_write_buffer_size():
             self._timer = self._loop.call_later(self._pool.limits.flush_timeout, self.abort)
-            self._transport.set_write_buffer_limits(0)  # writing is resumed when all is sent
+            self._transport.set_write_buffer_limits(0)  # resume_writing is called when everything is sent
         else:
             self._linger()
 
     def abort(self) -> None:
-        """Hang up at once."""
+        """Disconnect immediately."""
         self._closing = True
         self._transport.abort()
 
@@ -178,7 +178,7 @@ class Connection(asyncio.Protocol):
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         return self._transport.get_extra_info(name, default)
 
-    # The protocol of the real transport.
+    # The protocol of the actual transport.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
@@ -215,15 +215,15 @@ class Connection(asyncio.Protocol):
         self._stop_timer()
         self._closing = True
         self._pool.remove(self)
-        self._tell_lost(exc)
+        self._report_lost(exc)
 
     def _linger(self) -> None:
-        """All is sent: leave the client a moment to hang up."""
+        """After everything is sent, give the client time to disconnect."""
         self._stop_timer()
         self._timer = self._loop.call_later(LINGER_SECONDS, self.abort)
-        self._loop.call_soon(self._tell_lost, None)
+        self._loop.call_soon(self._report_lost, None)
 
-    def _tell_lost(self, exc: Exception | None) -> None:
+    def _report_lost(self, exc: Exception | None) -> None:
         if self._admitted:
             self._admitted = False
             self._inner.connection_lost(exc)
@@ -245,12 +245,12 @@ class Connection(asyncio.Protocol):
 
 
 def connection_of(scope: Scope) -> Connection | None:
-    """The connection that a request has come by, if it is one of ours."""
+    """Return the `Connection` of a request, if it has one."""
     return scope.get("state", {}).get(_STATE)
 
 
 def config_of(app: ASGIApp, limits: ConnectionLimits, *, stop_timeout: int) -> uvicorn.Config:
-    """How uvicorn is to serve ``app``: within these limits, and, told to stop, for ``stop_timeout`` seconds more."""
+    """Return the uvicorn configuration for ``app`` with these limits; on a signal, requests have ``stop_timeout`` s."""
     pool = Pool(limits)
 
     class Pooled(Connection):
@@ -261,7 +261,7 @@ def config_of(app: ASGIApp, limits: ConnectionLimits, *, stop_timeout: int) -> u
         app,
         http=Pooled,
         ws="none",
-        loop="asyncio",  # also where something else has brought uvloop
+        loop="asyncio",  # even if uvloop is installed
         log_level="warning",
         timeout_graceful_shutdown=stop_timeout,
         server_header=False,

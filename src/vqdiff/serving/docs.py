@@ -1,4 +1,4 @@
-"""The OpenAPI page, with its scripts from here: FastAPI's own fetches them from elsewhere."""
+"""The OpenAPI page with local scripts; FastAPI's own loads them from other hosts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures as files, with a record of their making inside."""
+"""Encoding images as files with a record of how they were made."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from vqdiff.foundation.images import encode_png
 Format = Literal["png", "jpeg", "webp"]
 
 _LONGEST = 60_000
-"""Bytes of a record that a JPEG file has room for beside the rest of its EXIF data."""
+"""The most bytes of a record that fit in a JPEG file beside the rest of its EXIF data."""
 
 
 @dataclass(frozen=True)
 class Encoding:
-    """A file format, and for JPEG and WebP the quality in percent; WebP of 100 loses nothing."""
+    """A file format, and for JPEG and WebP the quality in percent; WebP at 100 is lossless."""
 
     format: Format = "png"
     quality: int = 100
 
     def encode(self, image: Image.Image, record: dict[str, Any]) -> bytes:
-        """A file with ``record`` inside: PNG under ``vqdiff``, the others as the description of the picture (EXIF)."""
+        """Encode a file with ``record`` inside: PNG under ``vqdiff``, the others as the EXIF image description."""
         if self.format == "png":
             return encode_png(image, record)
         exif, text, file = Image.Exif(), json.dumps(record), io.BytesIO()
         if len(text) <= _LONGEST:
             exif[ExifTags.Base.ImageDescription] = text
-        # Drawings have thin coloured lines, which blur where colours are kept at half the size.
+        # Drawings have thin coloured lines, which chroma subsampling would blur.
         best: dict[str, Any] = {"subsampling": 0} if self.format == "jpeg" else {"lossless": self.quality == 100}
         image.save(file, self.format, quality=self.quality, exif=exif, **best)
         return file.getvalue()

@@ -1,10 +1,10 @@
 """Step-level (continuous) batching: requests join and leave the running batch between two steps of the denoiser.
 
-The rule of fairness: the clients that have something to draw share the rows equally. A free row goes to the client with
-the fewest, and of those to whoever has waited longest for one; a client's own pictures go in in the order in which they
-were asked for. Where a client has at least two rows more than another that waits, one of its pictures is set aside
-between two steps for a picture of the other's, and goes on when its client has a row again. All that are in take their
-steps in turn.
+Fairness: clients with images to generate share the rows equally. A free row goes to the client with the fewest rows,
+and among equals to the one that has waited longest for a row; a client's own images are admitted in the order of its
+requests. If a client has at least two rows more than another that waits, one of its images is suspended between two
+steps for an image of the other, and continues when its client gets a row again. All admitted images take their steps in
+turn.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from vqdiff.pipeline import Pipeline
 from vqdiff.serving.running_batch import RunningBatch, Ticket
 
 Key = tuple[int, str, bool]
-"""What pictures of one network call have in common: the model, the sampler, whether they are guided."""
+"""What the images of one network call share: the model, the sampler, and whether they are guided."""
 PREVIEW_SHARE = 0.2
-"""The most of the engine's time that previews take while other requests are there."""
+"""The largest share of the engine's time for previews while other requests are present."""
 
 
 class QueueFullError(Exception):
-    """No more requests may wait; `retry_after` is the number of seconds in which most of the queue will be gone."""
+    """The queue is full; `retry_after` estimates the seconds until most of it has been processed."""
 
     def __init__(self, retry_after: float) -> None:
         super().__init__(f"the queue is full: try again in {retry_after:.0f} s")
@@ -39,12 +39,12 @@ class QueueFullError(Exception):
 
 
 class StoppedError(Exception):
-    """The engine takes no more requests."""
+    """The engine accepts no more requests."""
 
 
 @dataclass
 class Counts:
-    """What an engine has done since it began."""
+    """What an engine has done since its start."""
 
     steps: int = 0
     picture_steps: int = 0
@@ -54,19 +54,19 @@ class Counts:
 
 
 def default_rows(device: torch.device) -> int:
-    """Pictures a step that a device is worth: on a CPU more than 8 are slower, on a GPU fewer leave it idle."""
+    """Return the default number of rows: on a CPU, more than 8 are slower; on a GPU, fewer than 64 leave it idle."""
     return 8 if device.type == "cpu" else 64
 
 
 class Engine:
-    """A thread that owns the networks and steps the pictures of all requests together.
+    """A thread that owns the networks and batches the steps of the images of all requests.
 
-    max_rows: the most pictures under way at once, over all models and samplers; a guided one takes two rows of a
-    network call. This bounds the memory: what waits keeps its tokens and encoded condition only, besides the pictures
+    max_rows: the most images in progress at once, over all models and samplers; a guided one takes two rows of a
+    network call. This bounds the memory: a waiting request keeps only its tokens and encoded condition, and the images
     it came with. max_waiting: the most requests that wait.
 
     Requests of one model share a network call if they have the same sampler and either all are guided or none is;
-    otherwise the calls take turns. A request's tokens are those that it gets alone.
+    otherwise the calls take turns. The tokens of a request do not depend on the other requests.
     """
 
     def __init__(self, *, max_rows: int = 8, max_waiting: int = 64) -> None:
@@ -77,9 +77,9 @@ class Engine:
         self._waiting: deque[Ticket] = deque()
         self._batches: dict[Key, RunningBatch] = {}
         self._aside: list[tuple[Key, RunningBatch]] = []
-        """Pictures that have begun and have no row now, one each."""
+        """Suspended images, one per entry: begun, and without a row now."""
         self._since = dict[str, int]()
-        """For each client that has something to draw, when it came or last got a row, as a number that grows."""
+        """For each client with images to generate, when it came or last got a row, as an increasing number."""
         self._turns = count()
         self._changed = Condition()
         self._closing = False
@@ -87,7 +87,7 @@ class Engine:
         self._next_preview = 0.0
         self._views = 0
         self._thread = Thread(target=self._work, name="vqdiff-engine", daemon=True)
-        release_threads()  # as whoever has loaded the models
+        release_threads()  # of the thread that loaded the models
         self._thread.start()
 
     def submit(
@@ -100,12 +100,12 @@ class Engine:
         on_change: Callable[[], object] | None = None,
         client: str = "",
     ) -> Ticket:
-        """Queue a job; its errors are raised here, in the thread of the caller, which encodes its prompts.
+        """Queue a job; its prompts are encoded here, in the caller's thread.
 
-        trace: keep what every step did (`Ticket.traces`), some kilobytes a step and picture. on_change: called, in the
-        engine's thread, after each step and preview of the request and at its end; it must not wait. client: with whom
-        the request shares a share of the rows. Raises
-        QueueFullError, StoppedError, and InputError for a setting that does not fit the model.
+        trace: record every step (`Ticket.traces`), some kilobytes per step and image. on_change: called in the engine's
+        thread after each step and preview of the request and at its end; it must not block. client: the client whose
+        share of the rows the request uses. Raises QueueFullError, StoppedError, and InputError for a setting that does
+        not fit the model.
         """
         self._check_room(client)
         ticket = Ticket(pipe, job, previews, trace, on_change, client)
@@ -122,25 +122,25 @@ class Engine:
 
     @property
     def waiting(self) -> int:
-        """Requests of which some pictures wait."""
+        """The number of requests with waiting images."""
         with self._changed:
             self._forget_ended()
             return len(self._waiting)
 
     @property
     def running(self) -> int:
-        """Pictures under way."""
+        """The number of images in progress."""
         return sum(len(batch.rows) for batch in list(self._batches.values()))
 
     @property
     def alive(self) -> bool:
-        """Whether requests are taken."""
+        """Whether requests are accepted."""
         return self._thread.is_alive() and not self._closing
 
     def stop(self, *, drain: bool = True, timeout: float | None = None) -> bool:
-        """Take no more requests, finish (or, without ``drain``, cancel) those that are here, and end the thread.
+        """Accept no more requests, finish (or, without ``drain``, cancel) the current ones, and end the thread.
 
-        Returns whether it has ended within ``timeout`` seconds.
+        Returns whether the thread has ended within ``timeout`` seconds.
         """
         with self._changed:
             self._closing = True
@@ -152,10 +152,10 @@ class Engine:
         return not self._thread.is_alive()
 
     def _check_room(self, client: str) -> Ticket | None:
-        """Raise an error if there is no room for one more request of ``client``; returns whose place it may take."""
+        """Raise an error if there is no room for a request of ``client``; return the request it displaces, if any."""
         with self._changed:
             if not self.alive:
-                raise StoppedError("the engine takes no more requests")
+                raise StoppedError("the engine accepts no more requests")
             self._forget_ended()
             if len(self._waiting) < self.max_waiting:
                 return None
@@ -195,14 +195,14 @@ class Engine:
                 self._admit()
                 start, rows = time.monotonic(), self.running
                 for key, batch in list(self._batches.items()):
-                    self._put(key, batch.settle())  # which frees the rows of those cancelled meanwhile
+                    self._put(key, batch.settle())  # frees the rows of requests that were cancelled
                     if key in self._batches:
                         self._step(key, self._batches[key])
                 self._preview()
                 if rows:
                     pace = (time.monotonic() - start) / rows
                     self._pace = 0.9 * self._pace + 0.1 * pace if self._pace else pace
-        except BaseException as error:  # ours: nobody may wait for ever because of it
+        except BaseException as error:  # a bug: let no request wait forever
             with self._changed:
                 self._closing = True
                 for ticket in self._tickets():
@@ -210,7 +210,7 @@ class Engine:
             raise
 
     def _has_work(self) -> bool:
-        """Wait for requests; False when there are none left and none may come."""
+        """Wait for requests; False when none are left and none may come."""
         with self._changed:
             self._forget_ended()
             while not self._waiting and not self._batches and not self._aside:
@@ -220,7 +220,7 @@ class Engine:
             return True
 
     def _admit(self) -> None:
-        """Fill the free rows, and make rows free for clients that have too few."""
+        """Fill the free rows, and free rows for clients that have too few."""
         while (client := self._next_client()) is not None:
             resumed = [i for i, (_, batch) in enumerate(self._aside) if batch.rows[0].ticket.client == client]
             if resumed:
@@ -228,7 +228,7 @@ class Engine:
                 continue
             with self._changed:
                 ticket = next((one for one in self._waiting if one.client == client and not one.done()), None)
-                if ticket is None:  # cancelled meanwhile
+                if ticket is None:  # it was cancelled
                     continue
                 left = len(ticket.steps) - ticket.joined
                 alone = len(self._since) == 1
@@ -242,7 +242,7 @@ class Engine:
                 ticket.fail(error)
 
     def _next_client(self) -> str | None:
-        """Whose picture takes a row now; None if nobody's."""
+        """Return the client whose image gets a row now, or None."""
         rows = Counter(row.ticket.client for batch in self._batches.values() for row in batch.rows)
         self._aside = [one for one in self._aside if not one[1].rows[0].ticket.done()]
         with self._changed:
@@ -261,7 +261,7 @@ class Engine:
             return client
 
     def _set_aside(self, client: str) -> None:
-        """Take its row from that picture of ``client`` that has most steps to go."""
+        """Suspend the image of ``client`` with the most remaining steps."""
         _, key, i = max(
             (int(running.batch.left[i]), key, i)
             for key, running in self._batches.items()
@@ -290,17 +290,17 @@ class Engine:
                 ticket.fail(error)
 
     def _preview(self) -> None:
-        """Show the picture that has waited longest, if previews have not had their share of the time."""
+        """Preview the image that has waited longest, unless previews have had their share of the time."""
         start = time.monotonic()
-        asked = [
+        previewed = [
             (row.shown, key, i)
             for key, batch in self._batches.items()
             for i, row in enumerate(batch.rows)
             if row.ticket.previews
         ]
-        if not asked:
+        if not previewed:
             return
-        _, key, i = min(asked)
+        _, key, i = min(previewed)
         ticket = self._batches[key].rows[i].ticket
         alone = (
             not self._waiting

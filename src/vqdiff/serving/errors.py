@@ -1,4 +1,4 @@
-"""What went wrong, as an HTTP answer in the shape of OpenAI's."""
+"""Errors as HTTP responses in OpenAI's format."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from vqdiff.serving.service import ClientGoneError, UnknownModelError
 logger = logging.getLogger(__name__)
 
 Answer = tuple[int, Failure, dict[str, str]]
-"""The status, body and headers of an answer."""
+"""The status, body and headers of a response."""
 _OUT_OF_RANGE = (
     "greater_than", "greater_than_equal", "less_than", "less_than_equal", "finite_number", "literal_error",
 )  # fmt: skip
 _LONGEST = 80
-"""Characters of a wrong value that are repeated."""
+"""The most characters of a wrong value that are repeated."""
 
 
 def failure_of(error: BaseException) -> Answer:
-    """What tells of an error; what is our own fault is told in the log only."""
+    """Return the response to an error; the details of internal errors go only to the log."""
     match error:
         case InputError():
             return _failure(413 if isinstance(error, TooLargeError) else 400, str(error), param=error.field)
@@ -43,16 +43,16 @@ def failure_of(error: BaseException) -> Answer:
         case QueueFullError():
             return _failure(429, str(error), headers={"Retry-After": str(round(error.retry_after))})
         case TimeoutError():
-            return _failure(503, "the time for this request is up: ask for less", headers={"Retry-After": "10"})
+            return _failure(503, "the time for this request is up: use fewer steps", headers={"Retry-After": "10"})
         case StoppedError() | CancelledError():
             return _failure(503, "the server is stopping", headers={"Retry-After": "10"})
         case _:
             logger.error("a request failed", exc_info=error)
-            return _failure(500, "the server failed to draw this: its log tells why")
+            return _failure(500, "the server failed to generate this: see its log")
 
 
 def answer_of(error: BaseException) -> JSONResponse:
-    """The same as an answer that can be sent."""
+    """Return the response to an error, ready to send."""
     status, failure, headers = failure_of(error)
     return JSONResponse(failure.model_dump(), status, headers)
 
@@ -70,33 +70,33 @@ def _failure(
 
 
 def _invalid(problem: dict[str, Any]) -> Answer:
-    """422 for a field of a wrong kind, 400 for one whose value is out of range, as for the limits, and for no JSON."""
+    """Return 422 for a field of a wrong type or name; 400 for a value out of range (as for limits) or invalid JSON."""
     kind, (field, *within) = problem["type"], [str(part) for part in problem["loc"] if part != "body"] or [""]
     if kind == "json_invalid":
-        return _failure(400, f"the request is no JSON: {problem['ctx']['error']} at character {field}")
+        return _failure(400, f"the request is not valid JSON: {problem['ctx']['error']} at character {field}")
     if not field:
-        return _failure(422, "the request is no JSON object: send one, as application/json")
+        return _failure(422, "the request is not a JSON object: send one, as application/json")
     name = ".".join([field, *within])
     if kind == "extra_forbidden":
-        return _failure(422, f"{name} is no field of this request", param=field)
+        return _failure(422, f"{name} is not a field of this request", param=field)
     if kind == "missing":
         return _failure(422, f"{name} is missing", param=field)
-    said = problem["msg"].replace("Input should", "it should")
+    reason = problem["msg"].replace("Input should", "it should")
     if kind == "value_error":
-        said = "it should be a file"  # the one error that is FastAPI's own
+        reason = "it should be a file"  # the only error raised by FastAPI itself
     value = repr(problem["input"])
     shown = value if len(value) <= _LONGEST else f"{value[:_LONGEST]} …"
-    return _failure(400 if kind in _OUT_OF_RANGE else 422, f"{name} is {shown}: {said}", param=field)
+    return _failure(400 if kind in _OUT_OF_RANGE else 422, f"{name} is {shown}: {reason}", param=field)
 
 
 async def _answer(request: Request, error: Exception) -> Response:
     if isinstance(error, ClientGoneError):
-        return Response(status_code=499)  # nobody reads it; the metrics count it
+        return Response(status_code=499)  # not read by anyone, but counted by the metrics
     return answer_of(error)
 
 
 def add_handlers(app: FastAPI) -> None:
-    """Have ``app`` answer every error so."""
+    """Make ``app`` respond to every error in this format."""
     kinds = (
         InputError,
         UnknownModelError,

@@ -1,4 +1,4 @@
-"""Server-sent events: the progress and previews of a request, and its pictures or what went wrong."""
+"""Server-sent events: the progress and previews of a request, and its images or its error."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from vqdiff.serving.service import ClientGoneError, Service, Submitted, patience
 
 
 class Teller(Protocol):
-    """What is told of a request, in which events."""
+    """The events of a request."""
 
     previews: bool
-    """Whether the engine is to make previews."""
+    """Whether the engine makes previews."""
 
     def news(self, ticket: Ticket) -> list[bytes]:
-        """What is new since it was last called: it may take a while, and runs in a thread."""
+        """Return the events since the last call; this may take a while, and runs in a thread."""
         ...
 
     def finished(self, order: Submitted, pictures: Sequence[Finished]) -> list[bytes]:
-        """The end."""
+        """Return the last events."""
         ...
 
 
@@ -40,12 +40,12 @@ class NativeEvents:
 
     def __init__(self, options: ImageRequest) -> None:
         self.options, self.previews = options, options.previews
-        self._told, self._shown = -1, dict[int, int]()
+        self._reported, self._shown = -1, dict[int, int]()
 
     def news(self, ticket: Ticket) -> list[bytes]:
         news, (done, total) = list[bytes](), ticket.progress
-        if done != self._told:
-            self._told = done
+        if done != self._reported:
+            self._reported = done
             news.append(_event("progress", {"done": done, "total": total}))
         for index, view in sorted(ticket.views.items()):
             if self._shown.get(index) != view.number:
@@ -58,9 +58,9 @@ class NativeEvents:
 
 
 class ImageEvents:
-    """The events of OpenAI's endpoints: ``kind``.partial_image, and ``kind``.completed for each picture.
+    """The events of OpenAI's endpoints: ``kind``.partial_image, and ``kind``.completed for each image.
 
-    Partial pictures come at equal parts of the way; a picture that is drawn faster than it is shown has fewer.
+    Partial images come at equal intervals; an image that is generated faster than it is previewed has fewer.
     """
 
     def __init__(self, kind: str, options: OpenAIOptions) -> None:
@@ -68,7 +68,7 @@ class ImageEvents:
         self._begun, self._shown = False, dict[int, int]()
 
     def news(self, ticket: Ticket) -> list[bytes]:
-        # A comment at first, which clients skip: the request is taken, and the answer may be long in coming.
+        # First a comment, which clients skip: the request is accepted, and the response may take long.
         news, wanted = [] if self._begun else [b": drawing\n\n"], self.options.partial_images
         self._begun = True
         for index, view in sorted(ticket.views.items()):
@@ -79,25 +79,25 @@ class ImageEvents:
                 content = self.options.encoding.encode(image, {"step": view.step, "steps": view.steps})
                 file = base64.b64encode(content).decode()
                 more = {"partial_image_index": shown, "index": index}
-                news.append(self._told("partial_image", file, image.size, more))
+                news.append(self._image_event("partial_image", file, image.size, more))
         return news
 
     def finished(self, order: Submitted, pictures: Sequence[Finished]) -> list[bytes]:
-        told = list[bytes]()
+        last = list[bytes]()
         for one in pictures:
             more = {"seed": one.seed, "usage": Usage.of(one).model_dump(), "warnings": one.warnings}
-            told.append(self._told("completed", one.file, one.size, more))
-        return told
+            last.append(self._image_event("completed", one.file, one.size, more))
+        return last
 
-    def _told(self, name: str, file: str, size: tuple[int, int], more: dict[str, Any]) -> bytes:
+    def _image_event(self, name: str, file: str, size: tuple[int, int], more: dict[str, Any]) -> bytes:
         kind, (width, height) = f"{self.kind}.{name}", size
-        told = {"type": kind, "created_at": int(time.time()), "b64_json": file, "size": f"{width}x{height}"}
-        told |= {"output_format": self.options.output_format, "background": "opaque", "quality": "auto"}
-        return _event(kind, told | more)
+        data = {"type": kind, "created_at": int(time.time()), "b64_json": file, "size": f"{width}x{height}"}
+        data |= {"output_format": self.options.output_format, "background": "opaque", "quality": "auto"}
+        return _event(kind, data | more)
 
 
 async def first_and_rest(events: AsyncGenerator[bytes]) -> AsyncIterator[bytes]:
-    """The same events, the first having been waited for: what is wrong at once is a status, not an event."""
+    """Wait for the first event, so that an immediate error is a status and not an event; return all events."""
     first = await anext(events)
 
     async def both() -> AsyncIterator[bytes]:
@@ -110,7 +110,7 @@ async def first_and_rest(events: AsyncGenerator[bytes]) -> AsyncIterator[bytes]:
 
 
 async def events(service: Service, options: Options, request: Request, teller: Teller) -> AsyncGenerator[bytes]:
-    """Events until the pictures are done. A client that reads slowly misses some, and keeps nobody waiting."""
+    """Yield events until the images are done; a client that reads slowly misses some and delays no others."""
     begun = False
     try:
         async with (
@@ -118,7 +118,7 @@ async def events(service: Service, options: Options, request: Request, teller: T
             service.order(options, patience, previews=teller.previews) as order,
         ):
             while True:
-                ended = order.ticket.done()  # before its progress is looked at: the last of it is told, too
+                ended = order.ticket.done()  # read before the progress, so that the last progress is reported too
                 for event in await service.compute(partial(teller.news, order.ticket), patience):
                     begun = True
                     yield event

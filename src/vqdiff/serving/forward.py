@@ -1,4 +1,4 @@
-"""From the one address of a cluster to its replicas, and what is done when one of them dies."""
+"""Forwarding from the address of a cluster to its replicas, with a retry if one of them dies."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from vqdiff.serving.errors import answer_of, failure_of
 _PASSED = ("type", "asgi", "http_version", "server", "client", "scheme", "method", "root_path", "path", "raw_path")
 _PASSED += ("query_string", "headers")
 _SEED = re.compile(rb'name="?seed"?\r\n(?:[^\r\n]+\r\n)*\r\n\d')
-_LOST = HTTPException(503, "the replica that was to answer has died: try again", {"Retry-After": "1"})
+_LOST = HTTPException(503, "the replica that processed this request has died: try again", {"Retry-After": "1"})
 
 
 async def answered_by(app: ASGIApp, scope: dict[str, Any], body: bytes) -> AsyncGenerator[Message]:
-    """The messages with which ``app`` answers; whoever closes the generator has hung up."""
+    """Yield the messages of the response of ``app``; closing the generator disconnects."""
     messages, gone = asyncio.Queue[Message | None](), asyncio.Event()
 
     async def end() -> Message:
@@ -40,11 +40,11 @@ async def answered_by(app: ASGIApp, scope: dict[str, Any], body: bytes) -> Async
 
 
 class Forward:
-    """An ASGI application that has replicas answer.
+    """An ASGI application that forwards requests to replicas.
 
-    handle: of a deployment of Ray Serve with a method ``answer``, as `answered_by` without its first argument. lost:
-    the errors that say that a replica has died. What can be asked for again, because nothing is drawn or its seed is
-    given, is then asked for once more, of another replica; otherwise the answer, or a stream's last event, says so.
+    handle: a handle of a Ray Serve deployment with a method ``answer``, as `answered_by` without its first argument.
+    lost: the errors that mean that a replica has died. A request that is repeatable, because it generates nothing or
+    has a seed, is then repeated once by another replica; otherwise the response, or a stream's last event, is an error.
     """
 
     def __init__(self, handle: Any, lost: tuple[type[Exception], ...]) -> None:
@@ -56,20 +56,20 @@ class Forward:
         answer = _Answer(send)
         try:
             body = await read(receive)
-            asked = asyncio.ensure_future(self._ask({one: scope[one] for one in _PASSED if one in scope}, body, answer))
+            sent = asyncio.ensure_future(self._send({one: scope[one] for one in _PASSED if one in scope}, body, answer))
             gone = asyncio.ensure_future(_until_gone(receive))
             try:
-                await asyncio.wait({asked, gone}, return_when=asyncio.FIRST_COMPLETED)
-                if asked.done():
-                    await asked
+                await asyncio.wait({sent, gone}, return_when=asyncio.FIRST_COMPLETED)
+                if sent.done():
+                    await sent
             finally:
-                for task in (asked, gone):
+                for task in (sent, gone):
                     task.cancel()
-                await asyncio.wait({asked, gone})
+                await asyncio.wait({sent, gone})
         except Exception as error:
             await answer.fail(error, scope, receive)
 
-    async def _ask(self, scope: dict[str, Any], body: bytes, answer: _Answer) -> None:
+    async def _send(self, scope: dict[str, Any], body: bytes, answer: _Answer) -> None:
         for once_more in (_repeatable(scope, body), False):
             response = self._handle.options(method_name="answer", stream=True).remote(scope, body)
             try:
@@ -84,16 +84,16 @@ class Forward:
 
 
 class _Answer:
-    """An answer on its way to a client."""
+    """A response that is being sent to a client."""
 
     def __init__(self, send: Send) -> None:
         self._send = send
         self._begun = self._events = self._refused = False
-        """refused: the client has not taken it."""
+        """refused: the client has not received it."""
 
     @property
     def can_begin_again(self) -> bool:
-        """Whether another answer may follow: one of which nothing has been sent, or one in events."""
+        """Whether another response may follow: nothing has been sent, or it is a stream of events."""
         return self._events or not self._begun
 
     async def send(self, message: Message) -> None:
@@ -109,7 +109,7 @@ class _Answer:
             raise
 
     async def fail(self, error: Exception, scope: Scope, receive: Receive) -> None:
-        """Tell of an error in the way that is left, if the client takes anything."""
+        """Send an error as a response or an event, whichever is still possible, unless the client is gone."""
         if self._refused:
             raise error
         if not self._begun:
@@ -125,8 +125,8 @@ def _repeatable(scope: Scope, body: bytes) -> bool:
     if scope["method"] != "POST":
         return True
     with suppress(ValueError, RecursionError):
-        asked = json.loads(body)
-        return isinstance(asked, dict) and asked.get("seed") is not None
+        fields = json.loads(body)
+        return isinstance(fields, dict) and fields.get("seed") is not None
     return _SEED.search(body) is not None
 
 

@@ -1,4 +1,4 @@
-"""ASGI middleware: who may ask, how much and how slowly may be sent and taken."""
+"""ASGI middleware: access control, and limits on the size and speed of requests and responses."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ OPEN = ("/healthz", "/readyz")
 """Paths that need no token."""
 _CROWDED = {"Retry-After": "5", "Connection": "close"}
 _CHALLENGES = ("Bearer", 'Basic realm="vqdiff: any name, the token as the password", charset="UTF-8"')
-_ALLOW = "use localhost or an address, or have it started with --allowed-host"
+_ALLOW = "use localhost or an address, or start it with --allowed-host"
 _FOREIGN = (b"cross-site", b"same-site")
 
 
 class Guards:
-    """Checks host and token, counts and times the body as it comes, and hangs up on who doesn't take the answer.
+    """Check host and token, limit size and time of the body, and disconnect clients that do not read the response.
 
-    The token comes as a bearer token, or, from a browser, as the password of HTTP basic authentication. What a page of
-    another site has a browser send is refused: the browser would send the password along. Where an answer comes before
-    the request has been read to its end, the connection ends with it.
+    The token is a bearer token or, from a browser, the password of HTTP basic authentication. Requests that a browser
+    sends for a page of another site are rejected, since the browser would send the password too. If a response is sent
+    before the request has been read to its end, the connection is then closed.
     """
 
     def __init__(
@@ -54,17 +54,17 @@ class Guards:
                 await self.app(scope, body.receive, self._guarded(send, body))
 
     def _check(self, scope: Scope, headers: Mapping[bytes, bytes], connection: Connection | None) -> None:
-        """Raise HTTPException for what can be refused by its header."""
+        """Raise HTTPException for requests that can be rejected by their header."""
         if scope["path"] not in OPEN:
             if connection is not None and connection.crowded:
                 raise HTTPException(503, "too many connections are open: try again", _CROWDED)
             host = headers.get(b"host")
             if host is not None and host.decode("latin-1") not in self.allowed_hosts:
-                raise HTTPException(403, f"this server is not asked for under this name: {_ALLOW}")
+                raise HTTPException(403, f"this server does not respond to this host name: {_ALLOW}")
             if not self._may_enter(headers.get(b"authorization", b"")):
-                raise HTTPException(401, "give the token: Authorization: Bearer …")
+                raise HTTPException(401, "the token is missing or wrong: send it as Authorization: Bearer …")
         if scope["method"] not in ("GET", "HEAD") and _from_elsewhere(headers):
-            raise HTTPException(403, "requests made by pages of other sites are refused")
+            raise HTTPException(403, "requests from pages of other sites are rejected")
         length = headers.get(b"content-length", b"0")
         if length.isdigit() and int(length) > self.limits.max_body:
             raise _too_large(self.limits)
@@ -89,9 +89,9 @@ class Guards:
 
 
 def _from_elsewhere(headers: Mapping[bytes, bytes]) -> bool:
-    """Whether a page of another site had a browser send this.
+    """Whether a browser sent this for a page of another site.
 
-    Over plain http browsers do not say so outright, other than to this machine itself; but they name the page's origin.
+    Over plain http, browsers send Sec-Fetch-Site only to localhost, but they send the page's origin.
     """
     if (site := headers.get(b"sec-fetch-site")) is not None:
         return site in _FOREIGN
@@ -100,7 +100,7 @@ def _from_elsewhere(headers: Mapping[bytes, bytes]) -> bool:
 
 
 class _Body:
-    """The body of a request, which ends in time and within its limit or in an HTTPException."""
+    """The body of a request; raises HTTPException if it is too large or too slow."""
 
     def __init__(
         self, receive: Receive, headers: Mapping[bytes, bytes], limits: Limits, connection: Connection | None
@@ -146,6 +146,6 @@ def _password(credentials: bytes) -> bytes:
 async def _refuse(error: HTTPException, scope: Scope, receive: Receive, send: Send) -> None:
     response = answer_of(error)
     if response.status_code == 401:
-        for challenge in _CHALLENGES:  # a header each: browsers read no lists of them
+        for challenge in _CHALLENGES:  # one header each: browsers do not read lists
             response.headers.append("WWW-Authenticate", challenge)
     await response(scope, receive, send)

@@ -1,4 +1,4 @@
-"""Names under which a server may be asked."""
+"""Host names that a server responds to."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ _NAME = re.compile(r"(\*\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*\.?")
 
 
 class AllowedHosts:
-    """Tells hosts that a server answers to from those that it doesn't.
+    """The hosts that a server responds to.
 
-    A website can have its own name resolve to this machine (DNS rebinding): a browser then takes the server for a part
-    of the website. So a name has to be known. An address as a host cannot be abused so, and neither can localhost.
+    A website can make its own name resolve to this machine (DNS rebinding): a browser then treats the server as part of
+    the website. Therefore only known names are allowed. Addresses and localhost cannot be abused like this.
     """
 
     def __init__(self, names: Iterable[str] = ()) -> None:
-        """names: ``example.org``, ``*.example.org`` for all below it, or ``*`` for any; InputError for others."""
+        """names: ``example.org``, ``*.example.org`` for all below it, or ``*`` for any; else raises InputError."""
         self._names = [name.lower() for name in names]
         for name in self._names:
             if name != "*" and not _NAME.fullmatch(name) and not _is_address(name):
                 raise InputError(
-                    f"the allowed host is {name!r}: give a name alone, such as example.org or *.example.org"
+                    f"the allowed host is {name!r}: give only a name, such as example.org or *.example.org"
                 )
 
     def __contains__(self, header: object) -> bool:
-        """Whether the value of a Host header, with or without a port, names a host to answer to."""
+        """Whether the value of a Host header, with or without a port, names an allowed host."""
         if not isinstance(header, str):
             return False
         host = re.sub(r":\d*$", "", header.lower())

@@ -1,4 +1,4 @@
-"""What a request may ask for, and pictures that come in: nothing here trusts what it reads."""
+"""Limits of a request, and reading uploaded images; all input is untrusted."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ class TooLargeError(InputError):
 
 @dataclass(frozen=True)
 class Limits:
-    """The most that one request may ask for. A request beyond a limit is refused before any work is done for it."""
+    """The limits of one request. A request beyond a limit is rejected before any work is done for it."""
 
     max_body: int = 16 * 2**20
-    """Bytes of a request (413)."""
+    """Bytes per request (413)."""
     max_prompt: int = 1000
-    """Characters of a prompt (400); the model has a limit of its own, in word pieces."""
+    """Characters per prompt (400); the model has its own limit, in word pieces."""
     max_images: int = 10
-    """Pictures of a request (400)."""
+    """Images per request (400)."""
     max_steps: int = 256
     """Steps (400)."""
     max_image_bytes: int = 5 * 2**20
-    """Bytes of a picture's file (413)."""
+    """Bytes of an image file (413)."""
     max_image_pixels: int = 1024**2
-    """Pixels of the square around a picture: a long, thin one counts as its longest side squared (413)."""
+    """Pixels of the square around an image, that is its longest side squared (413)."""
     timeout: float = 120.0
-    """Seconds from a request's arrival to its answer (503), to its last byte (408), and for a client to take a part of
-    the answer (it is hung up on)."""
+    """Seconds from a request's arrival to its response (503), to its last byte (408), and for a client to receive a
+    part of the response (it is disconnected)."""
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -46,28 +46,28 @@ class Limits:
                 raise InputError(f"{name} is {value}: it must be above 0")
 
     def check_prompt(self, prompt: str | None) -> None:
-        """Raise InputError for a prompt that is too long or no text."""
+        """Raise InputError for a prompt that is too long or not valid Unicode."""
         if prompt is None:
             return
         if len(prompt) > self.max_prompt:
             raise InputError(f"the prompt has {len(prompt)} characters, the limit is {self.max_prompt}: shorten it")
         if has_lone_surrogates(prompt):
-            raise InputError("the prompt has half a character in it (a lone surrogate): send valid Unicode")
+            raise InputError("the prompt contains half a character (a lone surrogate): send valid Unicode")
 
     def check_num_images(self, num_images: int) -> None:
-        """Raise InputError for too many pictures, or none."""
+        """Raise InputError for too many images, or none."""
         if not 1 <= num_images <= self.max_images:
-            raise InputError(f"n is {num_images}: ask for 1 to {self.max_images} pictures")
+            raise InputError(f"n is {num_images}: give 1 to {self.max_images} images")
 
     def check_steps(self, steps: int | None) -> None:
         """Raise InputError for too many steps, or none."""
         if steps is not None and not 1 <= steps <= self.max_steps:
-            raise InputError(f"steps is {steps}: ask for 1 to {self.max_steps}")
+            raise InputError(f"steps is {steps}: give 1 to {self.max_steps}")
 
     def read_picture(self, content: bytes, name: str = "image") -> Image.Image:
-        """A picture from a file's bytes, upright, in 8 bits; its size is known, within limits, before it is unpacked.
+        """Decode an image file, upright, in 8 bits; its size is checked before it is decompressed.
 
-        Raises TooLargeError, and InputError for what is no PNG, JPEG or WebP.
+        Raises TooLargeError, and InputError for anything but a PNG, JPEG or WebP.
         """
         if len(content) > self.max_image_bytes:
             raise TooLargeError(f"the {name} has {len(content)} bytes, the limit is {self.max_image_bytes}")
@@ -83,15 +83,15 @@ class Limits:
             raise
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
             raise TooLargeError(f"the {name} is too large: {error}") from error
-        except Exception as error:  # a damaged file may make its reader stumble over anything
-            raise InputError(f"the {name} is no readable picture: send {', '.join(FORMATS)}") from error
+        except Exception as error:  # a reader may raise any exception for a damaged file
+            raise InputError(f"the {name} cannot be read as an image: send {', '.join(FORMATS)}") from error
 
     def read_base64(self, text: str, name: str = "image") -> Image.Image:
-        """A picture from its file in base64, with or without the head of a data URL."""
+        """Decode an image file in base64, with or without the head of a data URL."""
         _, _, content = text.rpartition(",")
         try:
             return self.read_picture(base64.b64decode(content, validate=True), name)
         except (binascii.Error, ValueError) as error:
             if isinstance(error, InputError):
                 raise
-            raise InputError(f"the {name} is not in base64: {error}") from error
+            raise InputError(f"the {name} is not valid base64: {error}") from error

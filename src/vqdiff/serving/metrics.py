@@ -15,21 +15,21 @@ from vqdiff.serving.engine import Engine
 
 
 class EngineMetrics(Collector):
-    """What the engine is doing and has done."""
+    """Metrics of the engine's current and past work."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
 
     def collect(self) -> Iterator[Metric]:
         yield GaugeMetricFamily("vqdiff_waiting_requests", "Requests in the queue", self.engine.waiting)
-        yield GaugeMetricFamily("vqdiff_running_pictures", "Pictures under way", self.engine.running)
-        yield GaugeMetricFamily("vqdiff_max_rows", "The most pictures under way at once", self.engine.max_rows)
+        yield GaugeMetricFamily("vqdiff_running_pictures", "Images in progress", self.engine.running)
+        yield GaugeMetricFamily("vqdiff_max_rows", "The most images in progress at once", self.engine.max_rows)
         for name, value in vars(self.engine.counts).items():
             yield CounterMetricFamily(f"vqdiff_{name}", f"{name.replace('_', ' ').capitalize()} so far", value)
 
 
 _GONE = 499
-"""The status of an answer that was not taken to its end, also where it began with another."""
+"""The status of a response that was not received to its end, even if another status was sent."""
 
 
 class RequestMetrics:
@@ -59,7 +59,7 @@ class RequestMetrics:
             nonlocal status, begun, complete
             if message["type"] == "http.response.start":
                 status, begun = message["status"], True
-            # Before it is sent: from then on a client that hangs up has had all.
+            # Set before sending: a client that disconnects after this has received everything.
             complete = message["type"] == "http.response.body" and not message.get("more_body", False)
             await send(message)
 
@@ -69,6 +69,6 @@ class RequestMetrics:
             if gone or (begun and not complete):
                 status = _GONE
             route: Any = scope.get("route")
-            endpoint = getattr(route, "path", "other")  # not the path that was asked for: anything may be
+            endpoint = getattr(route, "path", "other")  # not the requested path, which may be anything
             self.requests.labels(endpoint, str(status)).inc()
             self.seconds.labels(endpoint).observe(time.perf_counter() - start)

@@ -1,4 +1,4 @@
-"""Requests and answers in the shape of OpenAI's images."""
+"""Requests and responses in the format of OpenAI's images API."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from vqdiff.serving.encoding import Encoding, Format
 from vqdiff.serving.limits import Limits
 from vqdiff.serving.schemas import Finished, Options, Warnings
 
-_Ignored = Annotated[str | None, Field(description="Taken, and without effect.")]
+_Ignored = Annotated[str | None, Field(description="Accepted and ignored.")]
 
 
 class OpenAIOptions(Options):
-    """`Options` and the fields of OpenAI's API, some of which are taken and have no effect."""
+    """`Options` and the fields of OpenAI's API, some of which are accepted and ignored."""
 
-    size: str | None = Field(None, description="auto, or the model's size as in 128x128.")
-    response_format: Literal["b64_json", "url"] = Field("b64_json", description="url: as a data URL in the answer.")
+    size: str | None = Field(None, description="auto, or the model's own as in 128x128.")
+    response_format: Literal["b64_json", "url"] = Field("b64_json", description="url: a data URL in the response.")
     output_format: Format = Field("png", description="The format of the files.")
     output_compression: int = Field(100, ge=0, le=100, description="Quality in percent, for JPEG and WebP.")
-    stream: bool = Field(False, description="Answer with server-sent events, as OpenAI does.")
-    partial_images: int = Field(0, ge=0, le=3, description="How often to show each picture meanwhile, in a stream.")
+    stream: bool = Field(False, description="Respond with server-sent events, as OpenAI does.")
+    partial_images: int = Field(0, ge=0, le=3, description="Previews of each image in a stream.")
     background: _Ignored = None
     input_fidelity: _Ignored = None
     moderation: _Ignored = None
@@ -46,7 +46,7 @@ class OpenAIOptions(Options):
         side = model.image_tokenizer.config.image_size
         with about("size"):
             if self.size not in (None, "auto", f"{side}x{side}"):
-                raise InputError(f"size is {self.size!r}: this model generates {side}x{side}")
+                raise InputError(f"size is {self.size!r}: this model generates {side}x{side}, leave it out")
         return super().common(model, seed)
 
     def answer(self, model: str, finished: Sequence[Finished]) -> Images:
@@ -60,21 +60,21 @@ class Generation(OpenAIOptions):
 
 
 class Edit(OpenAIOptions):
-    """A request to /v1/images/edits: what the mask says, or else the image's transparent part, is drawn anew."""
+    """A request to /v1/images/edits: resample where the mask, or without one the image, is transparent."""
 
     model_config = ConfigDict(json_schema_extra=None)  # a form has no null
 
-    image: list[UploadFile] = Field([], description="One picture, under this name or under image[].")
+    image: list[UploadFile] = Field([], description="The image to edit, under this name or image[].")
     images: list[UploadFile] = Field([], alias="image[]", description="The same.")
     mask: UploadFile | None = Field(
-        None, description="Transparent where to draw; without an alpha channel white where to draw."
+        None, description="Fully transparent where to resample; without an alpha channel, white where to resample."
     )
 
     def check(self, limits: Limits) -> None:
         super().check(limits)
         with about("image"):
             if (count := len(self.image) + len(self.images)) != 1:
-                raise InputError(f"{count or 'no'} images are given: send one picture to edit as image")
+                raise InputError(f"{count or 'no'} images are given: send one image to edit, as image")
 
     def request(self, model: Model, seed: int, limits: Limits) -> Request:
         with about("image"):
@@ -86,22 +86,23 @@ class Edit(OpenAIOptions):
 
 
 def _holes(image: Image.Image, mask: Image.Image | None) -> Image.Image:
-    """White where to draw: where the mask, or else the image, is fully transparent, or where an opaque mask is white.
+    """Return a mask, white where to resample: where the mask (or without one the image) is transparent.
 
-    Raises InputError where that is nowhere, and for a mask of another size.
+    A mask without transparency is white where to resample. Raises InputError if that is nowhere, and for a mask of
+    another size.
     """
-    source, what = (image, "mask, or else the image,") if mask is None else (mask, "mask")
+    source, what = (image, "image, or a mask,") if mask is None else (mask, "mask")
     holes, needs = source, "a white part, or a transparent one"
     if mask is None or mask.has_transparency_data:
         alpha = source.convert("RGBA").getchannel("A")
         holes, needs = alpha.point(lambda value: 255 if value == 0 else 0), "a fully transparent part"
     if not white(holes, image.size).any():
-        raise InputError(f"nothing says where to edit: the {what} needs {needs}")
+        raise InputError(f"there is nothing to resample: the {what} needs {needs}")
     return holes
 
 
 class OpenAIPicture(BaseModel):
-    """A finished picture, in base64 or as a data URL."""
+    """A finished image, in base64 or as a data URL."""
 
     b64_json: str | None = None
     url: str | None = None
@@ -109,7 +110,7 @@ class OpenAIPicture(BaseModel):
 
 
 class Usage(BaseModel):
-    """Image tokens of the pictures; those of the prompt are not counted."""
+    """Image tokens of the images; tokens of the prompt are not counted."""
 
     input_tokens: int = 0
     input_tokens_details: dict[str, int] = {"image_tokens": 0, "text_tokens": 0}
@@ -118,13 +119,13 @@ class Usage(BaseModel):
 
     @classmethod
     def of(cls, *finished: Finished) -> Usage:
-        """That of these pictures."""
-        drawn = sum(one.tokens for one in finished)
-        return cls(output_tokens=drawn, total_tokens=drawn)
+        """Return the usage of these images."""
+        tokens = sum(one.tokens for one in finished)
+        return cls(output_tokens=tokens, total_tokens=tokens)
 
 
 class Images(BaseModel):
-    """The answer of the endpoints that are OpenAI's."""
+    """The response of OpenAI's endpoints."""
 
     created: int
     background: Literal["opaque"] = "opaque"
@@ -136,7 +137,7 @@ class Images(BaseModel):
 
     @classmethod
     def of(cls, options: OpenAIOptions, finished: Sequence[Finished]) -> Images:
-        """The answer with these pictures."""
+        """Return the response with these images."""
         links, data = options.response_format == "url", list[OpenAIPicture]()
         for one in finished:
             url = f"data:image/{options.output_format};base64,{one.file}" if links else None

@@ -1,4 +1,4 @@
-"""What of Gradio's own routes can be reached: those that the page needs, and none that reads or writes a file."""
+"""The routes of Gradio that can be reached: those that the page needs, and none that reads or writes a file."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ _SEND = (_JOIN, "/gradio_api/cancel", "/gradio_api/reset")
 _HEARTBEAT = "/gradio_api/heartbeat/"
 _READER = "vqdiff.reader"
 _PATIENCE = 10.0
-"""Seconds from a job to its reader."""
+"""Seconds that a job waits for its reader."""
 
 
 class Reader:
-    """Whether anybody reads what is told of the jobs of a session."""
+    """Whether a client reads the events of the jobs of a session."""
 
     def __init__(self) -> None:
         self._count, self._here = 0, asyncio.Event()
@@ -44,11 +44,11 @@ class Reader:
 
     @property
     def here(self) -> bool:
-        """Whether there is one now."""
+        """Whether there is a reader now."""
         return self._here.is_set()
 
     async def comes(self) -> bool:
-        """Wait for one, and say whether one has come in time."""
+        """Wait for a reader; return whether one has come in time."""
         try:
             async with asyncio.timeout(_PATIENCE):
                 return await self._here.wait()
@@ -57,21 +57,21 @@ class Reader:
 
 
 def reader_of(request: Any) -> Reader:
-    """The reader of the session of a job that the gate has let through; ``request`` is Gradio's."""
+    """Return the reader of the session of a job that `PageRoutes` has let through; ``request`` is Gradio's."""
     return request.request.scope[_READER]
 
 
 def client_of(request: Any) -> str:
-    """Whom the rows of a job are counted for; ``request`` is Gradio's."""
+    """Return the client that a job's rows count for; ``request`` is Gradio's."""
     return network_of(request.request.client)
 
 
 class PageRoutes:
-    """Lets a request through to the page if it is one of the few that the page makes, and answers 404 to all others.
+    """Pass a request to the page if it is one of the few that the page makes, and answer 404 to all others.
 
-    Gradio also has routes to upload and fetch files, to fetch addresses and to restore a state by name: none of them
-    is let through. What is sent to the page must have no ``path`` in it, from which Gradio would read a file. A job can
-    tell whether it has a reader, `reader_of`: Gradio notices who goes, but not who never comes.
+    Gradio also has routes that upload and download files, fetch URLs and restore a state by name: none of them can be
+    reached. Data sent to the page must not contain a ``path``, from which Gradio would read a file. A job can check
+    whether it has a reader (`reader_of`): Gradio notices readers that leave, but not those that never come.
     """
 
     def __init__(self, page: ASGIApp) -> None:
@@ -83,27 +83,27 @@ class PageRoutes:
             answer = await self._answer(scope, receive, send)
         except (HTTPException, RecursionError, ValueError) as error:
             if not isinstance(error, HTTPException):
-                error = HTTPException(400, "the request is no JSON that can be read")
+                error = HTTPException(400, "the request is not valid JSON")
             answer = answer_of(error)
         if answer is not None:
             await answer(scope, receive, send)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> Response | None:
         if scope["type"] != "http":
-            raise HTTPException(404, "nothing is here")
+            raise HTTPException(404, "there is nothing here")
         method, path = scope["method"], scope["path"]
         scope["headers"] = [(name, value) for name, value in scope["headers"] if name != b"origin"]  # no CORS
         if method in ("GET", "HEAD") and (path in _READ or path.startswith(_STATIC)):
             if path == "/":
-                scope["query_string"] = b""  # which could name a state
+                scope["query_string"] = b""  # it could name a state
             names = parse_qs(scope["query_string"].decode("latin-1")).get("session_hash", [""])
             with self._reader(names[0]) if path == _DATA else nullcontext():
                 await self.page(scope, receive, send)
             return None
         if method == "GET" and path.startswith(_HEARTBEAT):
-            return Response(status_code=204)  # a stream without end would keep the server from stopping
+            return Response(status_code=204)  # an endless stream would keep the server from stopping
         if method != "POST" or path not in _SEND:
-            raise HTTPException(404, f"nothing is at {path}")
+            raise HTTPException(404, f"there is nothing at {path}")
         body = await read(receive)
         data = json.loads(body)
         if _has_path(data):

@@ -33,7 +33,7 @@ _EVENTS: dict[str, Any] = {"content": {"text/event-stream": {"schema": _EVENT}}}
 
 @openai.post("/images/generations", response_model=Images, response_model_exclude_none=True, responses={200: _EVENTS})
 async def generations(options: Generation, request: Request, service: Served) -> Any:
-    """Draw pictures from a prompt."""
+    """Generate images from a prompt."""
     return await _draw(service, options, request, ImageEvents("image_generation", options))
 
 
@@ -41,7 +41,7 @@ async def generations(options: Generation, request: Request, service: Served) ->
 async def edits(
     options: Annotated[Edit, Form(media_type="multipart/form-data")], request: Request, service: Served
 ) -> Any:
-    """Draw a part of a picture anew."""
+    """Resample a part of an image."""
     return await _draw(service, options, request, ImageEvents("image_edit", options))
 
 
@@ -56,27 +56,27 @@ async def _draw(
 
 @openai.get("/models")
 async def models(service: Served) -> ModelList:
-    """The names of the models."""
+    """List the models."""
     return ModelList(data=[ModelCard(id=name) for name in service.pipes])
 
 
 @openai.get("/models/{name:path}")
 async def model(name: str, service: Served) -> ModelCard:
-    """One of them."""
+    """Return one model."""
     if not name:
-        raise HTTPException(404, "no model is named: ask for /v1/models/NAME, or for /v1/models")
+        raise HTTPException(404, "no model is named: use /v1/models/NAME, or /v1/models")
     return ModelCard(id=service.pipe(name)[0])
 
 
 @native.post("/draw", response_model=Pictures, responses={200: _EVENTS})
 async def draw(options: ImageRequest, request: Request, service: Served) -> Any:
-    """Draw, edit, vary or revise pictures, with all options of the samplers, and with events if asked for them."""
+    """Generate, edit, vary or revise images, with all sampling options; optionally respond with events."""
     return await _draw(service, options, request, NativeEvents(options))
 
 
 @native.get("/models")
 async def native_models(service: Served) -> dict[str, Any]:
-    """The models with their sizes and own settings, and the samplers."""
+    """List the models with their sizes and default settings, and the samplers."""
     return {
         "models": {
             name: {
@@ -94,16 +94,16 @@ async def native_models(service: Served) -> dict[str, Any]:
 @health.head("/healthz", include_in_schema=False)
 @health.get("/healthz")
 async def healthz() -> dict[str, str]:
-    """Whether the process answers."""
+    """Whether the process responds."""
     return {"status": "ok"}
 
 
 @health.head("/readyz", include_in_schema=False)
 @health.get("/readyz")
 async def readyz(service: Served) -> dict[str, str]:
-    """Whether requests are taken."""
+    """Whether requests are accepted."""
     if not service.engine.alive:
-        raise HTTPException(503, "the engine takes no requests")
+        raise HTTPException(503, "the engine accepts no requests")
     return {"status": "ready"}
 
 

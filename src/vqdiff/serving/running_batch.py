@@ -1,4 +1,4 @@
-"""Pictures of different requests that take their steps in one batch."""
+"""Images of different requests that take their steps in one batch."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from vqdiff.sampling import Batch, Prediction, Trace
 
 @dataclass(frozen=True)
 class Generated:
-    """The finished pictures of a request, and their tokens."""
+    """The finished images of a request, and their tokens."""
 
     images: list[Image.Image]
     tokens: Int[Tensor, "N L"]
@@ -29,7 +29,7 @@ class Generated:
 
 @dataclass(frozen=True)
 class View:
-    """A picture as it stood after ``step`` of ``steps``, MASK shown as blank; ``number`` counts a request's views."""
+    """An image after ``step`` of ``steps``, with MASK left blank; ``number`` is the engine's count of previews."""
 
     number: int
     step: int
@@ -40,8 +40,8 @@ class View:
 class Ticket(Future[Generated]):
     """A request in the engine. Its methods may be called from any thread.
 
-    ``result`` waits for the pictures, or raises what went wrong; ``cancel`` frees the rows of the request before the
-    next step. The pictures are `Job.finish`ed by whoever asks for them, `images`.
+    ``result`` waits for the images, or raises the error; ``cancel`` frees the rows of the request before the next step.
+    `Job.finish` is applied to the images in the thread that calls `images`.
     """
 
     def __init__(
@@ -55,34 +55,34 @@ class Ticket(Future[Generated]):
     ) -> None:
         super().__init__()
         self.client = client
-        """Whom the rows of the request are counted for."""
+        """The client that the rows of the request count for."""
         self.pipe, self.job, self.previews, self._on_change = pipe, job, previews, on_change
         self.batch = job.start(pipe.model)
         self.encoded = job.encode(pipe.model)
         self.bound: Bound | None = None
         self.joined = 0
-        """Pictures that have left the queue."""
+        """The number of images that have left the queue."""
         self.steps = self.batch.left.tolist()
         self.taken = 0
         self.views: dict[int, View] = {}
-        """The last preview of each picture that has one, by its number in the request."""
+        """The last preview of each image that has one, by its number in the request."""
         self.traces: list[list[Trace]] | None = [[] for _ in self.steps] if trace else None
-        """What each step did to each picture, on the CPU; None if it was not asked for."""
+        """A trace of each step of each image, on the CPU; None unless requested."""
         self.pictures: dict[int, tuple[Image.Image, Tensor]] = {}
         self.add_done_callback(lambda _: self.tell())
 
     @property
     def progress(self) -> tuple[int, int]:
-        """Network calls × pictures: taken, and in all."""
+        """Network calls × images: done, and in total."""
         return self.taken, sum(self.steps)
 
     def images(self, timeout: float | None = None) -> list[Image.Image]:
-        """The finished pictures, as `Pipeline` returns them."""
+        """Wait for the finished images, as `Pipeline` returns them."""
         return [self.job.finish(one) for one in self.result(timeout).images]
 
     def take(self, count: int) -> RunningBatch:
-        """The next ``count`` pictures, ready for their first step."""
-        # Prepared when the first leaves the queue: what waits is small.
+        """Return the next ``count`` images, ready for their first step."""
+        # Prepared when the first image leaves the queue, so that waiting requests stay small.
         self.bound = self.bound or self.pipe.model.bind(*self.encoded)
         numbers = range(self.joined, self.joined + count)
         slots = [Slot(self, one) for one in numbers]
@@ -93,7 +93,7 @@ class Ticket(Future[Generated]):
         return running
 
     def tell(self) -> None:
-        """Say that progress or views have changed, or that the end has come."""
+        """Call ``on_change``: progress or views have changed, or the request has ended."""
         if self._on_change is not None:
             self._on_change()
 
@@ -103,7 +103,7 @@ class Ticket(Future[Generated]):
             self.set_exception(error)
 
     def keep(self, number: int, image: Image.Image, tokens: Int[Tensor, "L"]) -> None:
-        """Take a finished picture in; the last one ends the request."""
+        """Store a finished image; the last one ends the request."""
         self.pictures[number] = (image, tokens)
         if len(self.pictures) == len(self.steps):
             images, rows = zip(*(self.pictures[one] for one in range(len(self.steps))), strict=True)
@@ -113,7 +113,7 @@ class Ticket(Future[Generated]):
 
 @dataclass
 class Slot:
-    """One picture on its way; ``shown``: the engine's count of previews when this picture was last shown."""
+    """One image in progress; ``shown``: the engine's count of previews when this image was last shown."""
 
     ticket: Ticket
     number: int
@@ -122,7 +122,7 @@ class Slot:
 
 @dataclass(frozen=True)
 class RunningBatch:
-    """Pictures with one model and one sampler, all guided or none: one network call a step for all of them."""
+    """Images with one model and one sampler, all guided or none: one network call per step for all of them."""
 
     rows: Sequence[Slot]
     batch: Batch
@@ -134,7 +134,7 @@ class RunningBatch:
         return self.rows[0].ticket.pipe
 
     def select(self, numbers: Sequence[int]) -> RunningBatch | None:
-        """These rows, None if there are none, and the batch itself if they are all."""
+        """Return these rows; None if there are none, and the batch itself if they are all."""
         if len(numbers) == len(self.rows):
             return self
         if not numbers:
@@ -142,11 +142,11 @@ class RunningBatch:
         return RunningBatch([self.rows[one] for one in numbers], self.batch.select(numbers), self.bound.select(numbers))
 
     def join(self, other: RunningBatch) -> RunningBatch:
-        """These rows and then those of ``other``."""
+        """Return these rows followed by those of ``other``."""
         return RunningBatch([*self.rows, *other.rows], self.batch.join(other.batch), self.bound.join(other.bound))
 
     def advance(self) -> RunningBatch | None:
-        """Take a step; where that fails, each request takes it alone, and those that fail again end with the error."""
+        """Take a step; if it fails, each request takes it alone, and those that fail again end with the error."""
         try:
             batch, prediction = self.batch.advance(self.bound)
         except Exception as error:
@@ -168,7 +168,7 @@ class RunningBatch:
         return RunningBatch(self.rows, batch, self.bound)
 
     def _trace(self, i: int, after: Batch, prediction: Prediction) -> Trace:
-        """What the step to ``after`` did to the i-th picture."""
+        """Return the trace of the step to ``after`` for the i-th image."""
         mask, here = after.schedule.num_codes, slice(i, i + 1)
         before, tokens = self.batch.tokens[here].cpu(), after.tokens[here].cpu()
         guided = bool(self.batch.guidance[i, 0] != 1)
@@ -176,7 +176,7 @@ class RunningBatch:
         return Trace(tokens[None], ((before == mask) & (tokens != mask))[None], confidence[None])
 
     def settle(self) -> RunningBatch | None:
-        """Decode the finished pictures; return the batch without them and without those of ended requests."""
+        """Decode the finished images; return the batch without them and without those of ended requests."""
         going = list[int]()
         for i, (row, left) in enumerate(zip(self.rows, self.batch.left.tolist(), strict=True)):
             if row.ticket.done():
@@ -192,7 +192,7 @@ class RunningBatch:
         return self.select(going)
 
     def show(self, i: int, count: int) -> None:
-        """Decode the i-th picture as it stands; ``count`` numbers the view."""
+        """Decode the i-th image in its current state; ``count`` numbers the view."""
         row, steps = self.rows[i], self.rows[i].ticket.steps[self.rows[i].number]
         image = to_images(self.pipe.preview(self.batch.tokens[i : i + 1]))[0]
         row.ticket.views[row.number] = View(count, steps - int(self.batch.left[i]), steps, image)

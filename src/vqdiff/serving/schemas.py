@@ -1,4 +1,4 @@
-"""What requests and answers look like; from these comes the OpenAPI page. OpenAI's own are in `openai_schemas`."""
+"""Schemas of requests and responses, and so of the OpenAPI page; those of OpenAI's API are in `openai_schemas`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _whole(value: Any) -> Any:
 
 
 def _nullable(schema: dict[str, Any]) -> None:
-    """Say in a JSON schema that null is taken for each field that may be left out."""
+    """Declare in a JSON schema that each optional field accepts null."""
     for name, field in schema["properties"].items():
         if name not in schema.get("required", ()) and {"type": "null"} not in field.get("anyOf", ()):
             kept = {key: field.pop(key) for key in ("title", "description", "default") if key in field}
@@ -50,14 +50,14 @@ Seed = Annotated[
         }
     ),
 ]
-"""Or its digits as a string: JavaScript rounds numbers from 2⁵³ on."""
+"""A number, or its digits as a string, since JavaScript rounds numbers above 2⁵³."""
 
 
 @dataclass(frozen=True)
 class Finished:
-    """A picture as a file in base64: its seed, its width and height in pixels, and the tokens of its model.
+    """An image as a file in base64, with its seed, its width and height in pixels, and its number of tokens.
 
-    warnings: what there is to say about the prompts of its request.
+    warnings: one line for each prompt of its request of which the model knows no word.
     """
 
     file: str
@@ -68,9 +68,9 @@ class Finished:
 
 
 def _parameters(cls: type[Any]) -> dict[str, Any]:
-    """Fields of a pydantic model, all of which may be left out, for the options of a dataclass."""
+    """Return fields of a pydantic model, all optional, for the options of a dataclass."""
     return {
-        # From a form, an interval is a list of texts.
+        # In a form, an interval is a list of strings.
         name: (kind | None, Field(None, description=one.help, strict=False if isinstance(one, Interval) else None))
         for name, one in options_of(cls).items()
         for kind in [_type(one)]
@@ -82,7 +82,7 @@ def _type(described: Option) -> Any:
     if isinstance(described, Number):
         bounds = {"minimum": described.least, "exclusiveMinimum": described.above, "maximum": described.most}
         finite: dict[str, Any] = {name: bound for name, bound in bounds.items() if not math.isinf(bound)}
-        # In the schema alone: what is out of range is refused by the settings, in the same words everywhere.
+        # In the schema only: the settings reject values out of range, with the same message everywhere.
         return Annotated[kind, Field(allow_inf_nan=False, json_schema_extra=finite)]
     return tuple[Finite, Finite] if isinstance(described, Interval) else kind
 
@@ -92,15 +92,15 @@ Settings: Any = create_model("Settings", **_parameters(SamplingSettings))
 
 
 class Options(Settings):
-    """What and how to generate; what is not given, or null, is the model's own."""
+    """What to generate and how; fields that are missing or null default to the model's own."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra=_nullable)
 
     model: str | None = Field(None, description="A name of /v1/models; by default the first.")
     prompt: str | None = Field(None, description="What to generate; a label's number for a class-conditional model.")
     n: int = Field(1, ge=1, description="Images; image i has seed + i.")
-    seed: Seed | None = Field(None, description="By default a random one, which the answer contains.")
-    negative: str | None = Field(None, description="A prompt to lead away from.")
+    seed: Seed | None = Field(None, description="By default a random one, which the response contains.")
+    negative: str | None = Field(None, description="A prompt to guide away from.")
 
     @model_validator(mode="before")
     @classmethod
@@ -109,21 +109,21 @@ class Options(Settings):
 
     @property
     def encoding(self) -> Encoding:
-        """The files to answer with."""
+        """The file format of the response."""
         return Encoding()
 
     def settings(self, model: Model) -> SamplingSettings:
-        """The model's own settings with what was given in their place."""
+        """Return the model's settings with those of the request."""
         settings = model.sampling.changed(**{name: getattr(self, name) for name in options_of(SamplingSettings)})
         settings.check_steps(model.num_tokens)
         return settings
 
     def seeded(self) -> int:
-        """The seed, or a random one."""
+        """Return the seed, or a random one."""
         return secrets.randbelow(2**32) if self.seed is None else self.seed
 
     def check(self, limits: Limits) -> None:
-        """Raise InputError, which names the field, for the first limit that is passed."""
+        """Raise InputError, with the field, for the first limit that is exceeded."""
         for name in ("prompt", "negative"):
             with about(name):
                 limits.check_prompt(getattr(self, name))
@@ -133,19 +133,19 @@ class Options(Settings):
             limits.check_steps(self.steps)
         with about("seed"):
             if self.seed is not None and self.seed + self.n > _SEEDS:
-                raise InputError(f"seed is {self.seed}: {self.n} images from there on pass 2^63, give a smaller one")
+                raise InputError(f"seed is {self.seed}: {self.n} images from there on exceed 2^63, give a smaller one")
 
     def request(self, model: Model, seed: int, limits: Limits) -> Request:
-        """What the model is to generate; InputError, which names the field, for images that cannot be read."""
+        """Return the request to the model; raises InputError, with the field, for images that cannot be read."""
         return DrawRequest(prompts=self.prompt, **self.common(model, seed))
 
     def common(self, model: Model, seed: int) -> dict[str, Any]:
-        """The fields that all requests have."""
+        """Return the fields that all requests have."""
         settings = self.settings(model)
         return {"num_images": self.n, "seed": seed, "negative": self.negative, "settings": settings}
 
     def answer(self, model: str, finished: Sequence[Finished]) -> BaseModel:
-        """What is answered."""
+        """Return the response."""
         return Pictures.of(model, finished)
 
 
@@ -155,13 +155,13 @@ class ImageRequest(Options):
     model_config = ConfigDict(strict=True)  # no true for 1, no "1" for 1
 
     towards: str | None = Field(None, description="A second prompt: the image is conditioned on a blend of the two.")
-    weight: float = Field(0.5, ge=0, le=1, description="Of the second prompt: 0 is the prompt, 1 the second one.")
+    weight: float = Field(0.5, ge=0, le=1, description="Its weight: 0 is the first prompt, 1 the second.")
     image: str | None = Field(None, description="A PNG, JPEG or WebP file in base64.")
     mask: str | None = Field(None, description="The same for a mask of the image's size: white is resampled.")
     feather: int = Field(0, ge=0, le=256, description="Width in pixels of a soft seam inside the white part.")
     strength: float | None = Field(None, ge=0, le=1, description="0 changes nothing, 1 generates a new image.")
     share: float | None = Field(None, ge=0, le=1, description="Resample this share of the tokens, the least confident.")
-    stream: bool = Field(False, description="Answer with server-sent events: progress, preview, done or error.")
+    stream: bool = Field(False, description="Respond with server-sent events: progress, preview, done or error.")
     previews: bool = Field(True, description="Whether the events include previews.")
 
     def check(self, limits: Limits) -> None:
@@ -201,14 +201,14 @@ Warnings = Annotated[list[str], Field(description="A line for each prompt of whi
 
 
 class Picture(BaseModel):
-    """A finished picture: a PNG file in base64, with its settings inside."""
+    """A finished image: a PNG file in base64, with its settings inside."""
 
     b64_json: str
     seed: int
 
 
 class Pictures(BaseModel):
-    """The answer of the native endpoint."""
+    """The response of the native endpoint."""
 
     created: int
     model: str
@@ -217,13 +217,13 @@ class Pictures(BaseModel):
 
     @classmethod
     def of(cls, model: str, finished: Sequence[Finished]) -> Pictures:
-        """The answer with these pictures."""
+        """Return the response with these images."""
         data = [Picture(b64_json=one.file, seed=one.seed) for one in finished]
         return cls(created=int(time.time()), model=model, data=data, warnings=finished[0].warnings)
 
 
 class ModelCard(BaseModel):
-    """A model that may be asked."""
+    """A served model."""
 
     id: str
     object: Literal["model"] = "model"
@@ -239,7 +239,7 @@ class ModelList(BaseModel):
 
 
 class Problem(BaseModel):
-    """What is wrong."""
+    """An error: what is wrong, and how to fix it."""
 
     message: str
     type: str
@@ -248,6 +248,6 @@ class Problem(BaseModel):
 
 
 class Failure(BaseModel):
-    """Every answer that is no success, in the shape of OpenAI's."""
+    """Every error response, in OpenAI's format."""
 
     error: Problem

@@ -1,4 +1,4 @@
-"""Between the HTTP endpoints and the engine: from a request to its work, and from its ticket to an answer."""
+"""Between the HTTP endpoints and the engine: from a request to its job, and from its ticket to a response."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ class UnknownModelError(Exception):
 
 
 class Submitted:
-    """A request that the engine has taken."""
+    """A request that the engine has accepted."""
 
     def __init__(self, model: str, options: Options, seed: int, ticket: Ticket, changed: asyncio.Event) -> None:
         self.model, self.options, self.seed, self.ticket, self.changed = model, options, seed, ticket, changed
 
     def finish(self) -> list[Finished]:
-        """The finished pictures, as files with their settings inside."""
+        """Return the finished images, as files with their settings inside."""
         job, model = self.ticket.job, self.ticket.pipe.model
         record = asdict(job.settings) | model.identity()
         if job.negative is not None:
@@ -51,15 +51,15 @@ class Submitted:
 
 
 class Service:
-    """The models by name, the engine that draws with them, and the limits of a request."""
+    """The models by name, the engine that runs them, and the limits of a request."""
 
     def __init__(self, pipes: Mapping[str, Pipeline], engine: Engine, limits: Limits) -> None:
         self.pipes, self.engine, self.limits = dict(pipes), engine, limits
-        # Two at a time: each thread that computes brings threads of its own, and the engine shares the processor.
+        # Two at a time: each computing thread has worker threads of its own, and the engine shares the processor.
         self._threads = ThreadPoolExecutor(2, "vqdiff-pictures")
 
     def pipe(self, name: str | None) -> tuple[str, Pipeline]:
-        """A model by name, the first by default; nothing but the names given at the start is looked at."""
+        """Return a model by name, by default the first; only the names given at the start are known."""
         name = name or next(iter(self.pipes))
         if name not in self.pipes:
             raise UnknownModelError(f"no model of that name is served: choose one of {', '.join(self.pipes)}")
@@ -75,9 +75,9 @@ class Service:
         trace: bool = False,
         changed: asyncio.Event | None = None,
     ) -> AsyncIterator[Submitted]:
-        """Have the engine draw what is asked for; whoever leaves the block early cancels it.
+        """Submit a request to the engine; leaving the block early cancels it.
 
-        changed: set when there is progress, a preview or the end; by default the order has one of its own.
+        changed: set on progress, on a preview and at the end; by default the request has its own.
         """
         options.check(self.limits)
         name, pipe = self.pipe(options.model)
@@ -92,7 +92,7 @@ class Service:
         try:
             ticket = await patience(asyncio.wrap_future(submitted))
         except BaseException:
-            submitted.add_done_callback(_cancel_ticket)  # it may be in the engine by now
+            submitted.add_done_callback(_cancel_ticket)  # the engine may have accepted it by now
             raise
         try:
             yield Submitted(name, options, seed, ticket, changed)
@@ -100,37 +100,37 @@ class Service:
             ticket.cancel()
 
     async def finish(self, order: Submitted, patience: Patience) -> list[Finished]:
-        """Wait for the pictures."""
+        """Wait for the images."""
         await patience(asyncio.wrap_future(order.ticket))
         return await self.compute(order.finish, patience)
 
     async def compute(self, function: Callable[[], T], patience: Patience) -> T:
-        """Do a request's own share of computing, in the threads that are there for it."""
+        """Run a request's own computation in the threads for it."""
         return await patience(asyncio.wrap_future(self._threads.submit(function)))
 
     async def draw(self, options: Options, request: Request) -> BaseModel:
-        """Answer a request, unless the client goes away or the time is up."""
+        """Respond to a request, unless the client disconnects or the time limit is reached."""
         async with patience_of(request, self.limits.timeout) as patience, self.order(options, patience) as order:
             return options.answer(order.model, await self.finish(order, patience))
 
     def close(self) -> None:
-        """Finish what is here, and end the threads."""
+        """Finish the current requests, and end the threads."""
         self.engine.stop()
         self._threads.shutdown()
 
 
 class ClientGoneError(Exception):
-    """The client has hung up: there is nobody to answer."""
+    """The client has disconnected."""
 
 
 class Patience:
-    """Waits for things as long as the client does, and no longer than its time."""
+    """Wait for results until the client disconnects or its time limit is reached."""
 
     def __init__(self, gone: asyncio.Task[None], deadline: float, client: str = "") -> None:
         self._gone, self._deadline, self.client = gone, deadline, client
 
     async def __call__(self, awaited: Awaitable[T]) -> T:
-        """Its result; raises ClientGoneError, TimeoutError, or StoppedError where the engine has given it up."""
+        """Return the result; raises ClientGoneError, TimeoutError, or StoppedError if the engine has cancelled it."""
         task = asyncio.ensure_future(awaited)
         left = self._deadline - asyncio.get_running_loop().time()
         try:
@@ -146,9 +146,10 @@ class Patience:
 
 @asynccontextmanager
 async def patience_of(request: Request | None, timeout: float, client: str | None = None) -> AsyncIterator[Patience]:
-    """The patience of a client whose request has been read, for ``timeout`` seconds; None: who never hangs up.
+    """Yield the patience of a client whose request has been read, for ``timeout`` seconds.
 
-    client: whom rows are counted for, by default the address that the request comes from.
+    request: None for a client that never disconnects. client: the client that the rows count for, by default the
+    address of the request.
     """
 
     async def until_gone() -> None:

@@ -1,7 +1,7 @@
-"""BERT's encoder, to be used and not trained: the states of all tokens, as transformers computes them.
+"""BERT's encoder, for inference only: the states of all tokens, as transformers computes them.
 
-Importing that network from transformers takes longer than all else that a first picture needs. Other families of text
-encoders come from there.
+Importing this network from transformers takes longer than everything else that a first image needs. Other families of
+text encoders are imported from there.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from vqdiff.foundation.shapes import Float, Int
 
 @dataclass(frozen=True)
 class BertConfig:
-    """The part of transformers' configuration that this network heeds."""
+    """The part of transformers' configuration that this network uses."""
 
     hidden_size: int
     num_hidden_layers: int
@@ -35,7 +35,7 @@ class BertConfig:
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> BertConfig | None:
-        """Read a transformers ``config.json``; None if it describes another network than this one."""
+        """Read a transformers ``config.json``; None if it describes another network."""
         usual = {"model_type": "bert", "hidden_act": "gelu", "position_embedding_type": "absolute", "is_decoder": False}
         if "model_type" not in config or any(config.get(key, value) != value for key, value in usual.items()):
             return None
@@ -52,7 +52,7 @@ class States(NamedTuple):
 
 
 class Bert(nn.Module):
-    """Token numbers ``(B, N)`` and their mask → states ``(B, N, C)``. Parts have the names of transformers' files."""
+    """Token numbers ``(B, N)`` and their mask → states ``(B, N, C)``. Parts are named as in transformers' files."""
 
     def __init__(self, config: BertConfig) -> None:
         super().__init__()
@@ -70,7 +70,7 @@ class Bert(nn.Module):
 
     @classmethod
     def read(cls, config: BertConfig, weights: Path | None) -> Bert:
-        """The network in a safetensors file, in float32, on the meta device if there is none.
+        """Read the network from a safetensors file, in float32; without a file, build it on the meta device.
 
         Raises RuntimeError if the file is of another network.
         """
@@ -89,7 +89,7 @@ class Bert(nn.Module):
         return next(self.parameters()).device
 
     def forward(self, input_ids: Int[Tensor, "B N"], attention_mask: Int[Tensor, "B N"]) -> States:
-        """The states of all tokens; those the mask has 0 for are padding, which none attends to."""
+        """Return the states of all tokens; tokens with mask 0 are padding, to which none attends."""
         parts, positions = self.embeddings, torch.arange(input_ids.shape[1], device=input_ids.device)
         x = parts["word_embeddings"](input_ids) + parts["token_type_embeddings"](torch.zeros_like(input_ids))
         x = parts["LayerNorm"](x + parts["position_embeddings"](positions))
@@ -100,7 +100,7 @@ class Bert(nn.Module):
 
 
 def _modern(name: str) -> str:
-    """The name that transformers gives today to a weight of an older file."""
+    """Return the current name in transformers of a weight in an older file."""
     return name.removeprefix("bert.").replace(".gamma", ".weight").replace(".beta", ".bias")
 
 

@@ -10,9 +10,9 @@ from vqdiff.foundation.files import has_lone_surrogates
 
 @dataclass(frozen=True)
 class Blend:
-    """A condition between two prompts: the linear mixture of the states of their texts, place by place, padding too.
+    """A condition between two prompts: linear interpolation of their text features, position by position, with padding.
 
-    weight: in [0, 1]; 0 is exactly ``first``, 1 exactly ``second``. Raises InputError outside.
+    weight: in [0, 1]; 0 is exactly ``first``, 1 exactly ``second``. Raises InputError for other weights.
     """
 
     first: str
@@ -30,21 +30,21 @@ class Blend:
 
 
 Condition = str | int | Blend | None
-"""What a picture is asked for: a prompt, a label, something between two prompts, or nothing (∅)."""
+"""What an image is conditioned on: a prompt, a label, a blend of two prompts, or nothing (∅)."""
 
 
 def prompts_in(condition: Condition) -> list[str]:
-    """The texts of a condition: none, one, or the two of a `Blend`."""
+    """Return the texts of a condition: none, one, or the two of a `Blend`."""
     parts = condition.parts if isinstance(condition, Blend) else (condition,)
     return [part for part in parts if isinstance(part, str)]
 
 
 def check_prompt(prompt: str) -> None:
-    """Raise InputError for a prompt that says nothing, or that is no valid Unicode."""
+    """Raise InputError for a prompt that is empty or not valid Unicode."""
     if not prompt.strip():
-        raise InputError("the prompt is empty: say what to draw")
+        raise InputError("the prompt is empty: describe the image to generate")
     if has_lone_surrogates(prompt):
         raise InputError(
-            f"the prompt {prompt!r} has half a character in it (a lone surrogate, or a byte that is not UTF-8): "
+            f"the prompt {prompt!r} contains half a character (a lone surrogate, or a byte that is not UTF-8): "
             "give valid Unicode"
         )

@@ -1,4 +1,4 @@
-"""Emoji in a text, read as the names that models learn: ``a 🍎`` is ``a red apple``."""
+"""Replace emoji in a text by the names that models learn: ``a 🍎`` is ``a red apple``."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from importlib.resources import files
 TONES = {"\U0001f3fb": "light", "\U0001f3fc": "medium-light", "\U0001f3fd": "medium", "\U0001f3fe": "medium-dark",
          "\U0001f3ff": "dark"}  # fmt: skip
 _PICTURE, _TEXT, _KEYCAP = "\ufe0f", "\ufe0e", "\u20e3"
-_SIGNS = "\u2190"  # below it: digits, ©, ™ …, which are emoji only where a variation selector says so
+_SIGNS = "\u2190"  # below it: digits, ©, ™ …, which are emoji only with a variation selector
 
 
 @cache
 def names() -> dict[str, str]:
-    """What each emoji is called, by its characters without skin tones and variation selectors."""
+    """Return the name of each emoji, by its characters without skin tones and variation selectors."""
     return json.loads((files("vqdiff.text") / "emoji_names.json").read_text("utf-8"))
 
 
 def spell_out(text: str) -> str:
-    """The text with each emoji replaced by its name, skin tones included; a text without emoji as it is."""
+    """Replace each emoji of a text by its name, including skin tones; a text without emoji is unchanged."""
     if text.isascii():
         return text
     known, longest, starts = _index()
@@ -44,7 +44,7 @@ def _index() -> tuple[dict[str, str], int, frozenset[str]]:
 
 
 def _read(text: str, start: int, known: dict[str, str], longest: int) -> tuple[int, str]:
-    """The longest emoji that begins at ``start``: its number of characters and its name; (1, "") if there is none."""
+    """Return the length in characters and the name of the longest emoji at ``start``; (1, "") if there is none."""
     bare, tones, found, end = "", list[str](), (1, ""), start
     shown = text[start] >= _SIGNS
     while end < len(text) and len(bare) <= longest:
@@ -62,25 +62,25 @@ def _read(text: str, start: int, known: dict[str, str], longest: int) -> tuple[i
 
 
 def _toned(name: str, tones: list[str]) -> str:
-    """As captions say it: one tone once, two different ones both."""
+    """Add skin tones to a name as captions do: equal tones once, two different ones both."""
     different = list(dict.fromkeys(tones))
-    said = f" with {' and '.join(different)} skin tone{'s' if len(different) > 1 else ''}" if different else ""
-    return name + said
+    suffix = f" with {' and '.join(different)} skin tone{'s' if len(different) > 1 else ''}" if different else ""
+    return name + suffix
 
 
 def _join(parts: list[tuple[bool, str]]) -> str:
-    """Names and the text between them, with spaces around names and commas between neighbours."""
-    said, after_name = "", False
+    """Join names and the text between them, with spaces around names and commas between adjacent names."""
+    joined, after_name = "", False
     for is_name, part in parts:
         if is_name:
             if after_name:
-                said += ", "
-            elif said and not said[-1].isspace() and said[-1] not in "([{\"'“‘-":
-                said += " "
+                joined += ", "
+            elif joined and not joined[-1].isspace() and joined[-1] not in "([{\"'“‘-":
+                joined += " "
         elif after_name and part.isspace():
             continue  # between two names, or at the end
         elif after_name and part and (part[0].isalnum()):
-            said += " "
+            joined += " "
         if part:
-            said, after_name = said + part, is_name
-    return said
+            joined, after_name = joined + part, is_name
+    return joined

@@ -21,7 +21,7 @@ from vqdiff.text.emoji_names import spell_out
 
 
 class TextEncoder:
-    """A transformers encoder folder, read once; text → last hidden states, zero where there is padding.
+    """A transformers encoder, read from a folder: text → last hidden states, zero at padding.
 
     Emoji are read as their names. ``max_tokens`` counts the special tokens at both ends.
     """
@@ -31,15 +31,15 @@ class TextEncoder:
 
         self.folder, self.max_tokens = folder, max_tokens
         if not (folder / "tokenizer.json").is_file():
-            raise InputError(f"{folder} is no complete text encoder: tokenizer.json is missing")
+            raise InputError(f"{folder} is not a complete text encoder: tokenizer.json is missing")
         try:
             self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        except Exception as error:  # tokenizers raises nothing narrower
+        except Exception as error:  # tokenizers raises nothing more specific
             raise InputError(f"{folder / 'tokenizer.json'} is broken: {error}") from error
         try:
             self.model: Any = _read_encoder(folder, shapes_only)
         except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-            raise InputError(f"{folder} is no complete text encoder: {str(error).splitlines()[0]}") from error
+            raise InputError(f"{folder} is not a complete text encoder: {str(error).splitlines()[0]}") from error
         self.tokenizer.no_padding()
         self.tokenizer.no_truncation()
         self.width: int = self.model.config.hidden_size
@@ -50,29 +50,29 @@ class TextEncoder:
         return self
 
     def check(self, texts: Sequence[str]) -> None:
-        """Raise InputError for the first text that does not fit; warn of texts without a word that is known."""
+        """Raise InputError for the first text that does not fit; warn about texts without a known word."""
         self._pieces(texts)
         for remark in self.remarks(texts):
             warnings.warn(remark, InputWarning, stacklevel=2)
 
     def remarks(self, texts: Sequence[str]) -> list[str]:
-        """A line for each text without a word that the vocabulary has: what is drawn has nothing to do with it."""
+        """Return a line for each text without a known word, as its image will have nothing to do with it."""
         return [
-            f"no word of the prompt {text[:40]!r} is known to this model, so the picture has nothing to do with it: "
-            "say it in other words, most likely in English"
+            f"no word of the prompt {text[:40]!r} is known to this model, so the image has nothing to do with it: "
+            "use other words, most likely English ones"
             for text in dict.fromkeys(texts)
             if not self._knows(text)
         ]
 
     def _knows(self, text: str) -> bool:
-        """Whether the vocabulary has a word of ``text``, or the text no words."""
+        """Whether the vocabulary has a word of ``text``, or the text has no words."""
         unknown = getattr(self.tokenizer.model, "unk_token", None)
         pieces = self.tokenizer.encode(spell_out(text), add_special_tokens=False).tokens
         words = [piece for piece in pieces if piece == unknown or any(map(str.isalnum, piece))]
         return not words or any(piece != unknown for piece in words)
 
     def fit(self, text: str) -> str:
-        """As many words of ``text`` as there is room for."""
+        """Return the leading words of ``text`` that fit."""
         text = spell_out(text)
         if len(self.tokenizer.encode(text).ids) <= self.max_tokens:
             return text
@@ -83,7 +83,7 @@ class TextEncoder:
 
     @torch.no_grad()
     def encode(self, texts: Sequence[str]) -> Float[Tensor, "B N C"]:
-        """Features of ``texts``, N = max_tokens; InputError for a text that does not fit."""
+        """Return the features of ``texts``, N = max_tokens; raises InputError for a text that does not fit."""
         pieces = [torch.tensor(one) for one in self._pieces(texts)]
         ids, mask = (
             nn.utils.rnn.pad_sequence(rows, batch_first=True).to(self.model.device)
@@ -93,7 +93,7 @@ class TextEncoder:
         return nn.functional.pad(states, (0, 0, 0, self.max_tokens - states.shape[1]))
 
     def _pieces(self, texts: Sequence[str]) -> list[list[int]]:
-        """The word pieces of texts, checked, special tokens at both ends."""
+        """Return the checked word pieces of texts, with special tokens at both ends."""
         found = [one.ids for one in self.tokenizer.encode_batch_fast([spell_out(text) for text in texts])]
         for text, pieces in zip(texts, found, strict=True):
             if len(pieces) > self.max_tokens:
@@ -109,10 +109,10 @@ class TextEncoder:
 
 
 class ClipTextEncoder:
-    """A CLIP text tower as the published models use it: the last states of all 77 places, each of length 1.
+    """A CLIP text tower as the published models use it: the last states of all 77 positions, each of length 1.
 
-    Padding is encoded and attended to like words. Longer texts are cut, with a warning. The published program ran the
-    tower in float16; here it runs in float32 (the features differ by up to 6e-4).
+    Padding is encoded and attended to like words. Longer texts are truncated, with a warning. The published program ran
+    the tower in float16; here it runs in float32 (the features differ by up to 6e-4).
     """
 
     def __init__(self, model: Any, tokenizer: Any | None) -> None:
@@ -122,7 +122,7 @@ class ClipTextEncoder:
 
     @classmethod
     def read(cls, folder: Path, *, shapes_only: bool = False) -> ClipTextEncoder:
-        """What :meth:`save` wrote; InputError if it is broken."""
+        """Read what :meth:`save` wrote; raises InputError if it is broken."""
         from transformers import CLIPTextModel, CLIPTokenizer
 
         try:
@@ -130,7 +130,7 @@ class ClipTextEncoder:
             has_words = (folder / "tokenizer.json").is_file()
             return cls(model, CLIPTokenizer.from_pretrained(folder, local_files_only=True) if has_words else None)
         except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-            raise InputError(f"{folder} is no complete text encoder: {str(error).splitlines()[0]}") from error
+            raise InputError(f"{folder} is not a complete text encoder: {str(error).splitlines()[0]}") from error
 
     def to(self, device: torch.device | str) -> ClipTextEncoder:
         """Move the network to ``device``."""
@@ -138,7 +138,7 @@ class ClipTextEncoder:
         return self
 
     def check(self, texts: Sequence[str]) -> None:
-        """Warn of texts that will be cut."""
+        """Warn about texts that will be truncated."""
         for text in texts:
             if len(pieces := self._pieces(text)) > self.max_tokens - 2:
                 warnings.warn(
@@ -148,27 +148,27 @@ class ClipTextEncoder:
                 )
 
     def remarks(self, texts: Sequence[str]) -> list[str]:
-        """None: CLIP's vocabulary has pieces for every script."""
+        """Return nothing: CLIP's vocabulary has pieces for every script."""
         del texts
         return []
 
     def fit(self, text: str) -> str:
-        """The text: :meth:`encode` cuts what there is no room for."""
+        """Return the text unchanged: :meth:`encode` truncates it."""
         return text
 
     def encode(self, texts: Sequence[str]) -> Float[Tensor, "B N C"]:
-        """Features of ``texts``, N = max_tokens."""
+        """Return the features of ``texts``, N = max_tokens."""
         return self.encode_ids(torch.tensor([self.ids(text) for text in texts]))
 
     def ids(self, text: str) -> list[int]:
-        """The word pieces of ``text`` between CLIP's start and end, padded with 0."""
+        """Return the word pieces of ``text`` between CLIP's start and end tokens, padded with 0."""
         start, end = self.model.config.vocab_size - 2, self.model.config.vocab_size - 1
         pieces = self._pieces(text)[: self.max_tokens - 2]
         return [start, *pieces, end] + [0] * (self.max_tokens - 2 - len(pieces))
 
     @torch.no_grad()
     def encode_ids(self, ids: Int[Tensor, "B N"]) -> Float[Tensor, "B N C"]:
-        """Features of word pieces."""
+        """Return the features of word pieces."""
         return nn.functional.normalize(self.model(input_ids=ids.to(self.model.device)).last_hidden_state, dim=-1)
 
     def save(self, folder: Path) -> None:
@@ -178,18 +178,18 @@ class ClipTextEncoder:
             self.tokenizer.save_pretrained(folder)
 
     def _pieces(self, text: str) -> list[int]:
-        # As OpenAI's cleaning does: web captions have entities, some of them escaped twice.
+        # As in OpenAI's cleaning: web captions contain entities, some of them escaped twice.
         text = html.unescape(html.unescape(text)).strip()
         if not text:
             return []
         if self.tokenizer is None:
             size = self.model.config.vocab_size
-            raise InputError(f"this text encoder has {size} word pieces, not CLIP's 49408, and came without their list")
+            raise InputError(f"this text encoder has {size} word pieces, not CLIP's 49408, and no vocabulary")
         return self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
 
 
 def _read_encoder(folder: Path, shapes_only: bool) -> Any:
-    """Any encoder of transformers; BERT's without transformers, which takes seconds to import."""
+    """Read any encoder of transformers; BERT's without transformers, which takes seconds to import."""
     weights = folder / "model.safetensors"
     config = BertConfig.of(read_json(folder / "config.json"))
     if config is not None and weights.is_file():
@@ -215,13 +215,13 @@ AnyTextEncoder = TextEncoder | ClipTextEncoder
 
 
 def read_text_encoder(folder: Path, max_tokens: int) -> AnyTextEncoder:
-    """The encoder in a transformers folder: CLIP's text tower as the published models use it, or another network.
+    """Read the encoder in a transformers folder: CLIP's text tower as the published models use it, or another network.
 
-    Raises InputError if it is none, or incomplete.
+    Raises InputError if there is none, or if it is incomplete.
     """
     if not str(read_json(folder / "config.json").get("model_type", "")).startswith("clip"):
         return TextEncoder(folder, max_tokens)
     encoder = ClipTextEncoder.read(folder)
     if encoder.max_tokens != max_tokens:
-        raise InputError(f"max_tokens is {max_tokens}, but this CLIP has {encoder.max_tokens} places for words")
+        raise InputError(f"max_tokens is {max_tokens}: this CLIP needs {encoder.max_tokens}")
     return encoder

@@ -40,7 +40,7 @@ class NullCondition(nn.Module):
 
     @classmethod
     def of(cls, kind: NullKind, encoder: AnyTextEncoder) -> NullCondition:
-        """A new null condition of a kind, beside the features of ``encoder``."""
+        """Return a new null condition of this kind, in the shape of the features of ``encoder``."""
         null = cls(NullConfig(kind, encoder.max_tokens, encoder.width))
         if kind == "empty":
             null.set_empty(encoder)
@@ -51,5 +51,5 @@ class NullCondition(nn.Module):
         self.embedding.copy_(encoder.encode([""])[0])
 
     def forward(self, batch_size: int) -> Float[Tensor, "B N C"]:
-        """∅ for every picture of a batch."""
+        """∅ for every image of a batch."""
         return self.embedding.expand(batch_size, -1, -1)

@@ -1,4 +1,4 @@
-"""The page: what the server can do, for people. It draws with the same `Service` as the API."""
+"""The web page; it uses the same `Service` as the API."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from vqdiff.serving.page.draw import draw_tab
 from vqdiff.serving.page.edit import edit_tab, picture_of
 from vqdiff.serving.page.event_check import EventCheck
 from vqdiff.serving.page.parts import script
-from vqdiff.serving.page.running import QUIET, told
+from vqdiff.serving.page.running import QUIET, reporting_errors
 from vqdiff.serving.page.why import Why
 from vqdiff.serving.service import Service
 
 _SESSIONS = 200
-"""Visitors of whom something is remembered between two clicks; the oldest are forgotten."""
+"""Visitors whose state is kept between two clicks; the oldest are discarded."""
 
 _HEAD = """<div class="vq-head"><h1>vqdiff</h1>
-<p>Pictures from words, by discrete diffusion over image tokens. <a href="docs" target="_blank">API</a></p></div>"""
+<p>Images from text, by discrete diffusion over image tokens. <a href="docs" target="_blank">API</a></p></div>"""
 
 
 def create_page(service: Service) -> FastAPI:
-    """An application with the page at ``/``."""
+    """Create an application with the page at ``/``."""
     theme = Soft(
         primary_hue="violet",
         neutral_hue="slate",
@@ -57,12 +57,12 @@ def create_page(service: Service) -> FastAPI:
         def ask(event: gr.EventData) -> list[Any]:
             return [*why.ask(event), gr.Tabs(selected="why")]
 
-        pictures.edit(told(edit), None, [brush, tabs], **QUIET)
-        asked = pictures.why(told(ask), None, [*why.inputs, tabs], **QUIET)
-        asked.success(why.run, why.inputs, why.outputs, **QUIET)
-    # Requests wait in the engine's queue, by its rules, and not in Gradio's before it.
+        pictures.edit(reporting_errors(edit), None, [brush, tabs], **QUIET)
+        filled = pictures.why(reporting_errors(ask), None, [*why.inputs, tabs], **QUIET)
+        filled.success(why.run, why.inputs, why.outputs, **QUIET)
+    # Requests wait in the engine's queue, by its rules, not in Gradio's.
     blocks.queue(default_concurrency_limit=None, max_size=service.engine.max_waiting, api_open=False)
-    blocks._queue.pending_messages_per_session.max_size = _SESSIONS  # what nobody fetches is kept in memory
+    blocks._queue.pending_messages_per_session.max_size = _SESSIONS  # unread messages stay in memory
     shell = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
     shell.add_middleware(EventCheck, blocks=blocks)
     return gr.mount_gradio_app(
@@ -74,7 +74,7 @@ def create_page(service: Service) -> FastAPI:
         footer_links=[],
         run_history=False,
         favicon_path=str(files("vqdiff.serving.page") / "icon.png"),
-        max_file_size=1,  # bytes: nothing is uploaded
+        max_file_size=1,  # bytes: there are no uploads
         mcp_server=False,
         ssr_mode=False,
         enable_monitoring=False,

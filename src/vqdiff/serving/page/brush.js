@@ -1,5 +1,5 @@
-// A brush over a picture. `element.querySelector(".vq-brush").read()` gives the picture and the mask, white where painted,
-// as data URLs; the mask is null where nothing is painted.
+// A brush over an image. `element.querySelector(".vq-brush").read()` returns the image and the mask, white where painted,
+// as data URLs; the mask is null if nothing is painted.
 const brush = element.querySelector(".vq-brush"), place = brush.querySelector(".vq-canvas");
 const picture = place.querySelector("img"), canvas = place.querySelector("canvas");
 const size = brush.querySelector(".vq-size"), file = brush.querySelector("input[type=file]");
@@ -8,12 +8,12 @@ let tool = "paint", past = [], last = null;
 
 const open = (url) => {
   const image = new Image();
-  image.onerror = () => { place.querySelector("p").textContent = "This is no picture that can be read: open a PNG, JPEG or WebP file."; };
+  image.onerror = () => { place.querySelector("p").textContent = "This file cannot be read as an image: open a PNG, JPEG or WebP file."; };
   image.onload = () => {
     const scale = Math.min(1, props.most / Math.max(image.naturalWidth, image.naturalHeight));
     canvas.width = Math.max(1, Math.round(image.naturalWidth * scale));
     canvas.height = Math.max(1, Math.round(image.naturalHeight * scale));
-    if (scale < 1) { // larger than the server takes
+    if (scale < 1) { // larger than the server accepts
       paint.drawImage(image, 0, 0, canvas.width, canvas.height);
       url = canvas.toDataURL("image/webp", 0.95);
       paint.clearRect(0, 0, canvas.width, canvas.height);

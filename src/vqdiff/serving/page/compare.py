@@ -1,4 +1,4 @@
-"""The tab that puts guidance and the order of reveal side by side."""
+"""The tab that compares guidance and orders of reveal side by side."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from vqdiff.serving.page.parts import card, empty, state
 from vqdiff.serving.page.running import Buttons
 from vqdiff.serving.service import Service
 
-_HELP = """Each row begins with the same noise. **Guidance** pulls towards the prompt; **purity** reveals first what the
-network is sure of, where *random* does not look. Take fewer steps, and the difference grows."""
+_HELP = """Each row starts from the same noise. **Guidance** moves the predictions towards the prompt; **purity**
+reveals the most confident tokens first, *random* any of them. With fewer steps, the difference grows."""
 _UNGUIDED = {"guidance": 1.0, "guidance_schedule": None, "guidance_interval": None, "negative": None}
 _ORDERS = {"fewer-tokens": "random order", "purity": "by purity"}
 
 
 def compare_tab(service: Service, model: gr.Dropdown) -> None:
-    """Two orders of reveal, without and with guidance, from the same seeds."""
+    """Add the tab: two orders of reveal, without and with guidance, from the same seeds."""
     with gr.Tab("Compare", id="compare"), gr.Row():
         with gr.Column(scale=2, min_width=320):
             gr.Markdown(_HELP)
@@ -29,14 +29,14 @@ def compare_tab(service: Service, model: gr.Dropdown) -> None:
             buttons = Buttons("Compare")
         with gr.Column(scale=3, min_width=320):
             table = gr.HTML(
-                empty("Four ways to draw the same prompt come here."), elem_id="table", apply_default_css=False
+                empty("The same prompt, sampled in four ways, appears here."), elem_id="table", apply_default_css=False
             )
 
     def start(values: Values, client: str) -> AsyncGenerator[Progress]:
-        asked = controls.drawing(values)
-        asked = asked.model_copy(update={"seed": asked.seeded()})
-        orders = ["fewer-tokens", asked.sampler or service.pipe(asked.model)[1].model.sampling.sampler]
-        guided = [asked.model_copy(update={"sampler": one}) for one in orders]
+        request = controls.drawing(values)
+        request = request.model_copy(update={"seed": request.seeded()})
+        orders = ["fewer-tokens", request.sampler or service.pipe(request.model)[1].model.sampling.sampler]
+        guided = [request.model_copy(update={"sampler": one}) for one in orders]
         return draw(service, [*(one.model_copy(update=_UNGUIDED) for one in guided), *guided], client=client)
 
     def show(progress: Progress) -> str:
@@ -49,7 +49,7 @@ def compare_tab(service: Service, model: gr.Dropdown) -> None:
 
 
 def _name(cell: Panel, model: Model) -> str:
-    """The way in which a picture is drawn, in two lines."""
+    """Describe how an image is sampled, in two lines."""
     settings = cell.drawing.settings(model)
     order, scale = _ORDERS.get(settings.sampler) or settings.sampler, settings.guidance
     return f"{escape(order)}<br>{'no guidance' if scale == 1 else f'guidance {scale:g}'}"

@@ -1,4 +1,4 @@
-"""The fields of a tab, and the request that they make."""
+"""The fields of a tab, and the request made from them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from vqdiff.foundation.errors import InputError
 from vqdiff.foundation.options import Choice, Interval, Number, Option, Whole, options_of
 from vqdiff.model import Model
-from vqdiff.serving.page.running import told
+from vqdiff.serving.page.running import reporting_errors
 from vqdiff.serving.schemas import ImageRequest
 from vqdiff.serving.service import Service
 from vqdiff.settings import SamplingSettings
@@ -21,16 +21,16 @@ from vqdiff.settings import SamplingSettings
 _STYLES = ("noto", "blob", "twemoji", "flat", "gradient", "3d", "emojione", "firefox", "outline")
 _ANY = "any"
 _OPTIONS = {name: one for name, one in options_of(SamplingSettings).items() if not isinstance(one, Interval)}
-"""The settings that have a control."""
+"""The settings with a control."""
 
 Values = Sequence[Any]
 
 
 class Controls:
-    """Fields for a prompt, a style if the model knows some, a seed and, folded away, the settings.
+    """Fields for a prompt, a style if the model knows any, a seed and, folded away, the settings.
 
-    Their values come straight from the client: what they make is checked as a request to the API is. count: a label,
-    and how many pictures at first, if that may be chosen. seed: the first seed, None for a random one each time.
+    Their values come from the client unchecked: the request is checked like a request to the API. count: label and
+    default of the number of images, if there is a choice. seed: the default seed, None for a random one each time.
     """
 
     def __init__(
@@ -53,40 +53,40 @@ class Controls:
             if count is not None:
                 most = min(limits.max_images, 10)
                 self._add("n", gr.Slider(1, most, min(count[1], most), step=1, label=count[0], scale=2, min_width=160))
-            # Text: browsers round numbers from 2**53 on.
+            # A text field: browsers round numbers above 2**53.
             self._add("seed", gr.Textbox(str(seed or 0), label="Seed", max_lines=1, max_length=19, min_width=100))
             self._add("random", gr.Checkbox(seed is None, label="random", min_width=90, elem_classes="vq-random"))
         self.more = gr.Accordion("More settings", open=False)
         with self.more:
-            self._add("negative", gr.Textbox(label="Lead away from", placeholder="nothing in particular"))
+            self._add("negative", gr.Textbox(label="Negative prompt", placeholder="none"))
             for name, one in _OPTIONS.items():
                 self._add(name, _control(name, one, own[name]))
         self.inputs = [model, *self.parts.values()]
         if len(service.pipes) > 1:
             names = list(own)
             outputs = [self.parts[name] for name in names]
-            model.change(told(self._follow), model, outputs, preprocess=False, show_progress="hidden")
+            model.change(reporting_errors(self._follow), model, outputs, preprocess=False, show_progress="hidden")
 
     def drawing(self, values: Values, **more: Any) -> ImageRequest:
-        """The request that these values of `inputs` make; InputError or RequestValidationError for what is none."""
+        """Return the request for these values of `inputs`; raises InputError or RequestValidationError."""
         name, *rest = values
         given = dict(zip(self.parts, rest, strict=True))
         style, random, negative = given.pop("style"), given.pop("random"), given.pop("negative")
         model = self._service.pipe(name if isinstance(name, str) else None)[1].model
-        asked: dict[str, Any] = {"model": name, "seed": None if random else given["seed"], "negative": negative or None}
-        asked |= {"prompt": given["prompt"], "n": given.get("n", 1)} | self._changed(model, given) | more
+        sent: dict[str, Any] = {"model": name, "seed": None if random else given["seed"], "negative": negative or None}
+        sent |= {"prompt": given["prompt"], "n": given.get("n", 1)} | self._changed(model, given) | more
         try:
-            drawing = ImageRequest(**asked)
+            drawing = ImageRequest(**sent)
         except ValidationError as error:
             raise RequestValidationError(error.errors()) from error
         if style in (None, _ANY):
             return drawing
         if style not in styles_of(model):
-            raise InputError(f"this model has no style {style!r}")
+            raise InputError(f"this model has no style {style!r}: choose another")
         return drawing.model_copy(update={"prompt": f"{drawing.prompt}, {style} style"})
 
     def filled(self, drawing: ImageRequest) -> list[Any]:
-        """Updates of `inputs` for what a request asked for: the same picture will come."""
+        """Return updates of `inputs` that reproduce a request."""
         _, pipe = self._service.pipe(drawing.model)
         own = self._properties(pipe.model)
         given = drawing.model_dump(exclude_none=True)
@@ -101,7 +101,7 @@ class Controls:
         return [gr.update(**one) for one in self._properties(self._service.pipe(name)[1].model).values()]
 
     def _properties(self, model: Model) -> dict[str, dict[str, Any]]:
-        """What of the fields depends on the model."""
+        """Return the properties of the fields that depend on the model."""
         own, known = model.sampling, styles_of(model)
         most = min(self._service.limits.max_steps, model.num_tokens)
         if model.text_encoder is not None:
@@ -116,12 +116,12 @@ class Controls:
 
     @staticmethod
     def _changed(model: Model, given: dict[str, Any]) -> dict[str, Any]:
-        """What differs from the model's own settings: only that is asked for."""
+        """Return the settings that differ from the model's own; only these are part of the request."""
         return {name: given[name] for name in _OPTIONS if given[name] != getattr(model.sampling, name)}
 
 
 def _control(name: str, described: Option, own: dict[str, Any]) -> Component:
-    """A control for a setting."""
+    """Return a control for a setting."""
     label = described.label or name.capitalize()
     if isinstance(described, Choice):
         return gr.Dropdown(list(described.names()), label=label, info=None, **own)
@@ -133,5 +133,5 @@ def _control(name: str, described: Option, own: dict[str, Any]) -> Component:
 
 
 def styles_of(model: Model) -> list[str]:
-    """The drawing styles that a model's card names."""
+    """Return the drawing styles that a model's card names."""
     return [style for style in _STYLES if style in model.card.licenses]

@@ -1,4 +1,4 @@
-"""The tab that draws pictures from words."""
+"""The tab that generates images from prompts."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ import gradio as gr
 from vqdiff.serving.page.controls import Controls, Values
 from vqdiff.serving.page.generation import Progress, draw
 from vqdiff.serving.page.parts import empty, grid, script, state
-from vqdiff.serving.page.running import QUIET, Buttons, told
+from vqdiff.serving.page.running import QUIET, Buttons, reporting_errors
 from vqdiff.serving.schemas import ImageRequest
 from vqdiff.serving.service import Service
 
 
 def draw_tab(service: Service, model: gr.Dropdown, last: gr.State) -> gr.HTML:
-    """Keeps the last picture, a data URL, in ``last``. Returns the pictures; buttons give the events edit and why."""
+    """Add the tab; ``last`` is set to the last image, a data URL. Returns the images, with the events edit and why."""
     with gr.Tab("Draw", id="draw"), gr.Row():
         with gr.Column(scale=2, min_width=320):
-            controls = Controls(service, model, count=("Pictures", 4))
+            controls = Controls(service, model, count=("Images", 4))
             buttons = Buttons("Draw")
         with gr.Column(scale=3, min_width=320):
             pictures = gr.HTML(
-                empty("Pictures come here, and change before your eyes while they are drawn."),
+                empty("Images appear here, with previews while they are generated."),
                 js_on_load=script("pictures.js"),
                 elem_id="pictures",
                 apply_default_css=False,
@@ -40,5 +40,5 @@ def draw_tab(service: Service, model: gr.Dropdown, last: gr.State) -> gr.HTML:
 
     also = (last, lambda progress: progress.cells[0][-1].image)
     buttons.draw(controls.inputs, pictures, start, show, enter=controls.prompt, also=also)
-    pictures.keep(told(keep), None, [controls.parts["seed"], controls.parts["random"]], **QUIET)
+    pictures.keep(reporting_errors(keep), None, [controls.parts["seed"], controls.parts["random"]], **QUIET)
     return pictures

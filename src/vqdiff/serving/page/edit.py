@@ -1,4 +1,4 @@
-"""The tab that draws parts of a picture anew."""
+"""The tab that resamples a part of an image."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from vqdiff.foundation.errors import InputError
 from vqdiff.serving.page.controls import Controls, Values
 from vqdiff.serving.page.generation import Progress, draw
 from vqdiff.serving.page.parts import empty, grid, script, state
-from vqdiff.serving.page.running import QUIET, Buttons, told
+from vqdiff.serving.page.running import QUIET, Buttons, reporting_errors
 from vqdiff.serving.service import Service
 
 _TEMPLATE = """<div class="vq-brush">
   <div class="vq-tools">
-    <label class="vq-button">Open a picture<input type="file" accept="image/png,image/jpeg,image/webp" hidden></label>
+    <label class="vq-button">Open an image<input type="file" accept="image/png,image/jpeg,image/webp" hidden></label>
     <button type="button" data-tool="paint" class="vq-on">Brush</button>
     <button type="button" data-tool="erase">Eraser</button>
     <label>Size <input type="range" class="vq-size" min="2" max="50" value="16"></label>
@@ -24,8 +24,8 @@ _TEMPLATE = """<div class="vq-brush">
     <button type="button" data-tool="clear">Clear</button>
   </div>
   <div class="vq-canvas">
-    <p>Open a picture, drop one here, or take one from the Draw tab. Then paint over what to redraw.</p>
-    <img alt="the picture to edit" hidden><canvas hidden aria-label="paint what to redraw"></canvas></div>
+    <p>Open an image, drop one here, or take one from the Draw tab. Then paint over the part to redraw.</p>
+    <img alt="the image to edit" hidden><canvas hidden aria-label="paint over the part to redraw"></canvas></div>
 </div>"""
 
 _TAKE_MASK = """(...values) => {
@@ -36,7 +36,7 @@ _TAKE_MASK = """(...values) => {
 
 
 def edit_tab(service: Service, model: gr.Dropdown, last: gr.State) -> gr.HTML:
-    """Returns the brush, whose value is the picture to edit, a data URL."""
+    """Add the tab; returns the brush, whose value is the image to edit, a data URL."""
     most = int(service.limits.max_image_pixels**0.5)
     with gr.Tab("Edit", id="edit"), gr.Row():
         with gr.Column(scale=2, min_width=320):
@@ -48,14 +48,14 @@ def edit_tab(service: Service, model: gr.Dropdown, last: gr.State) -> gr.HTML:
                 apply_default_css=False,
                 most=most,
             )
-            take = gr.Button("Take the last picture drawn", size="sm")
+            take = gr.Button("Take the last generated image", size="sm")
         with gr.Column(scale=3, min_width=320):
-            controls = Controls(service, model, prompt="a green apple", count=("Pictures", 3))
+            controls = Controls(service, model, prompt="a green apple", count=("Images", 3))
             with controls.more:
                 feather = gr.Slider(0, 32, 0, step=1, label="Soft seam, in pixels")
             buttons = Buttons("Redraw what is painted")
             edited = gr.HTML(
-                empty("The picture with its new part comes here."),
+                empty("The edited images appear here."),
                 js_on_load=script("pictures.js"),
                 elem_id="edited",
                 apply_default_css=False,
@@ -64,9 +64,9 @@ def edit_tab(service: Service, model: gr.Dropdown, last: gr.State) -> gr.HTML:
     def start(values: Values, client: str) -> AsyncGenerator[Progress]:
         painted, seam, *rest = values
         if not isinstance(painted, dict) or not painted.get("image"):
-            raise InputError("there is no picture yet: open one, or take one from the Draw tab")
+            raise InputError("there is no image yet: open one, or take one from the Draw tab")
         if not painted.get("mask"):
-            raise InputError("nothing is painted: paint over what to redraw")
+            raise InputError("nothing is painted: paint over the part to redraw")
         drawing = controls.drawing(rest, image=painted["image"], mask=painted["mask"], feather=seam)
         return draw(service, [drawing], client=client)
 
@@ -76,10 +76,10 @@ def edit_tab(service: Service, model: gr.Dropdown, last: gr.State) -> gr.HTML:
     inputs = [brush, feather, *controls.inputs]
     buttons.draw(inputs, edited, start, show, enter=controls.prompt, js=_TAKE_MASK)
     take.click(lambda picture: picture or gr.skip(), last, brush, **QUIET)
-    edited.edit(told(picture_of), None, brush, **QUIET)
+    edited.edit(reporting_errors(picture_of), None, brush, **QUIET)
     return brush
 
 
 def picture_of(event: gr.EventData) -> Any:
-    """The picture whose button was pressed, a data URL."""
+    """Return the image whose button was pressed, a data URL."""
     return event.picture if str(event.picture).startswith("data:image/") else gr.skip()

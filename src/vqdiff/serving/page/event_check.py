@@ -1,4 +1,4 @@
-"""Between the page's clients and Gradio: what it would stumble over is refused, and its errors take the API's shape."""
+"""Between the page's clients and Gradio: rejects invalid events, and converts errors to the API's format."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from vqdiff.serving.errors import answer_of
 logger = logging.getLogger(__name__)
 
 _TAKEN = ("data", "event_data", "fn_index", "session_hash", "trigger_id")
-"""All that the page sends with an event."""
+"""The fields that the page sends with an event."""
 
 
 class EventCheck:
-    """ASGI middleware around the page: an event must be one of the page's own, with as many values as that takes."""
+    """ASGI middleware around the page: an event must be one of the page's own, with as many values as it takes."""
 
     def __init__(self, app: ASGIApp, *, blocks: gr.Blocks) -> None:
         self.app, self.blocks = app, blocks
@@ -44,36 +44,36 @@ class EventCheck:
             answer.error = error
         except Exception as error:
             if answer.begun and isinstance(error, OSError):
-                raise  # the client has not taken it
+                raise  # the client has not received it
             logger.error("the page failed", exc_info=error)
-            answer.error = HTTPException(500, "the page failed: the server's log tells why")
+            answer.error = HTTPException(500, "the page failed: see the server's log")
         await answer.end(scope, receive)
 
     async def _checked(self, receive: Receive) -> Receive:
-        """The request again, with what the page sends and nothing else."""
+        """Check a request, and return it with only the fields that the page sends."""
         event = json.loads(await read(receive))
         if not isinstance(event, dict):
-            raise HTTPException(400, "the request is no JSON object")
+            raise HTTPException(400, "the request is not a JSON object")
         values, number, trigger = (event.get(name) for name in ("data", "fn_index", "trigger_id"))
         function = self.blocks.fns.get(number) if type(number) is int else None
         if function is None or function.fn is None:
-            raise HTTPException(404, f"the page has no event of the number {number!r:.40}")
+            raise HTTPException(404, f"the page has no event with the number {number!r:.40}")
         if not isinstance(values, list) or len(values) != len(function.inputs):
             raise HTTPException(400, f"data is wrong: this event takes a list of {len(function.inputs)} values")
         if trigger is not None and (type(trigger) is not int or trigger not in self.blocks.blocks):
-            raise HTTPException(404, f"the page has no part of the number {trigger!r:.40}")
+            raise HTTPException(404, f"the page has no component with the number {trigger!r:.40}")
         name = event.get("session_hash")
         if not isinstance(name, str) or not name.isascii():
-            raise HTTPException(400, "session_hash is wrong: it takes ASCII letters")
+            raise HTTPException(400, "session_hash is wrong: it must be ASCII text")
         return again(json.dumps({one: event[one] for one in _TAKEN if one in event}).encode(), receive)
 
     def _check_session(self, name: str) -> None:
         if name not in self.blocks._queue.pending_messages_per_session:
-            raise HTTPException(404, "nothing was begun in this session")
+            raise HTTPException(404, "this session has no events")
 
 
 class _Answer:
-    """Passes an answer on, or, where it tells of an error, holds it back until `end` has put it into shape."""
+    """Pass a response on, or, if it is an error, hold it back until `end` has converted it."""
 
     def __init__(self, send: Send) -> None:
         self._send, self.begun, self._ended = send, False, False
@@ -91,7 +91,7 @@ class _Answer:
             await self._send(message)
 
     async def end(self, scope: Scope, receive: Receive) -> None:
-        """Send what was held back; an answer that has begun already can only end."""
+        """Send the response that was held back; one that has begun can only end."""
         if self._ended or not (self._status or self.error):
             return
         if self.begun:
@@ -100,10 +100,10 @@ class _Answer:
         await answer_of(self.error or self._held())(scope, receive, self._send)
 
     def _held(self) -> Exception:
-        """The error that the answer held back tells of."""
-        told: Any = HTTPStatus(self._status).phrase
+        """Return the error in the response that was held back."""
+        detail: Any = HTTPStatus(self._status).phrase
         with suppress(ValueError, TypeError, KeyError):
-            told = json.loads(self._body)["detail"]
-        if isinstance(told, list) and told and self._status == 422:
-            return RequestValidationError(told)
-        return HTTPException(self._status, str(told))
+            detail = json.loads(self._body)["detail"]
+        if isinstance(detail, list) and detail and self._status == 422:
+            return RequestValidationError(detail)
+        return HTTPException(self._status, str(detail))

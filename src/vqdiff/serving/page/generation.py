@@ -1,4 +1,4 @@
-"""Drawing for the page: requests of the API's own kind, and their pictures as they come."""
+"""Generation for the page: requests as in the API, and their images as they progress."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from vqdiff.serving.schemas import ImageRequest
 from vqdiff.serving.service import Service, Submitted, patience_of
 
 _PULSE = 1.0
-"""Seconds after which a request that waits is heard of again: who has gone meanwhile is noticed then."""
+"""Seconds between reports of a waiting request, at which disconnected clients are noticed."""
 
 _MOST_STEPS = 64
-"""Steps of which a story is made: each is a picture to decode."""
+"""The most steps of a story, as each is an image to decode."""
 
 
 @dataclass(frozen=True)
 class Panel:
-    """A picture of a drawing, on its way or finished (``file``, a PNG in base64); ``image`` is a data URL."""
+    """An image of a request, in progress or finished (``file``, a PNG in base64); ``image`` is a data URL."""
 
     drawing: ImageRequest
     seed: int
@@ -41,7 +41,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far drawings are: steps × pictures taken and in all, requests that wait, and each drawing's pictures."""
+    """The progress of requests: steps × images done and in total, waiting requests, and the images of each."""
 
     done: int
     total: int
@@ -49,18 +49,18 @@ class Progress:
     cells: Sequence[Sequence[Panel]]
     pipe: Pipeline
     story: Any = None
-    """What was made of the steps of the first picture, at the end."""
+    """At the end, the story made from the steps of the first image."""
     remarks: Sequence[str] = ()
-    """What there is to say about the prompts, at the end."""
+    """At the end, remarks about the prompts."""
 
     @property
     def complete(self) -> bool:
-        """Whether all is drawn."""
+        """Whether all images are finished."""
         return all(cell.file for row in self.cells for cell in row)
 
 
 def data_url(image: Image.Image, kind: str = "webp") -> str:
-    """A picture inside an address, small: WebP loses a little."""
+    """Encode an image as a small data URL, by default a lossy WebP."""
     file = io.BytesIO()
     image.save(file, format=kind, quality=80, method=0)
     return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
@@ -73,10 +73,10 @@ async def draw(
     client: str,
     story: Callable[[Pipeline, Sequence[Trace]], Any] | None = None,
 ) -> AsyncGenerator[Progress]:
-    """Have all drawings drawn together; yields at every step and preview, at least once a second, and at the end.
+    """Run all requests together; yield at every step and preview, at least once a second, and at the end.
 
-    client: whom the rows are counted for. story: what to make of the steps of the first picture. Raises what
-    `Service.order` does.
+    client: the client that the rows count for. story: makes something of the steps of the first image. Raises what
+    `Service.order` raises.
     """
     async with AsyncExitStack() as stack:
         patience = await stack.enter_async_context(patience_of(None, service.limits.timeout, client))
@@ -86,7 +86,7 @@ async def draw(
             orders.append(await stack.enter_async_context(order))
         first, shown = orders[0].ticket, dict[int, str]()
         if story is not None and first.steps[0] > _MOST_STEPS:
-            raise InputError(f"this takes {first.steps[0]} steps, at most {_MOST_STEPS} can be shown: take fewer")
+            raise InputError(f"this takes {first.steps[0]} steps, at most {_MOST_STEPS} can be shown: use fewer")
 
         def progress() -> Progress:
             done, total = (sum(counts) for counts in zip(*(one.ticket.progress for one in orders), strict=True))
@@ -102,11 +102,11 @@ async def draw(
             pictures = await service.finish(order, patience)
             remarks |= dict.fromkeys(pictures[0].warnings)
             cells.append([_finished(one, picture.seed, picture.file) for picture in pictures])
-        told = None
+        made = None
         if story is not None and first.traces is not None:
-            told = await service.compute(partial(story, first.pipe, first.traces[0]), patience)
+            made = await service.compute(partial(story, first.pipe, first.traces[0]), patience)
         total = sum(order.ticket.progress[1] for order in orders)
-        yield Progress(total, total, 0, cells, first.pipe, told, list(remarks))
+        yield Progress(total, total, 0, cells, first.pipe, made, list(remarks))
 
 
 async def _within(changed: asyncio.Event, seconds: float) -> None:

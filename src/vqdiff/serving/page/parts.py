@@ -1,4 +1,4 @@
-"""Pieces of HTML that the tabs share: pictures, progress and problems."""
+"""HTML shared by the tabs: images, progress and errors."""
 
 from __future__ import annotations
 
@@ -14,50 +14,50 @@ _WORDS = {"edit": "Edit", "why": "Why?"}
 
 
 def script(name: str) -> str:
-    """The text of a file beside this one."""
+    """Return the text of a file in this folder."""
     return (files("vqdiff.serving.page") / name).read_text(encoding="utf-8")
 
 
 def note(text: str) -> str:
-    """A line that says what is going on."""
+    """Return a status line."""
     return f'<p class="vq-note" role="status">{escape(text)}</p>'
 
 
 def problem(error: Exception) -> str:
-    """A line that says what went wrong, in the words of the API."""
+    """Return an error line, with the API's message."""
     message = failure_of(error)[1].error.message
     return f'<p class="vq-problem" role="alert">{escape(message[:1].upper() + message[1:])}</p>'
 
 
 def state(progress: Progress) -> str:
-    """A line on how far it is."""
+    """Return a line about the progress."""
     if progress.complete:
         return note(" ".join(["Done.", *(f"But {remark}." for remark in progress.remarks)]))
     if progress.done:
-        return note(f"Drawing: {progress.done} of {progress.total} steps.")
+        return note(f"Generating: {progress.done} of {progress.total} steps.")
     return note(f"Waiting: {progress.waiting} requests in the queue." if progress.waiting > 1 else "Starting …")
 
 
 def empty(text: str) -> str:
-    """A place where pictures will be."""
+    """Return a placeholder for images."""
     return f'<div class="vq-empty">{escape(text)}</div>'
 
 
 def grid(cells: Sequence[Panel], actions: Sequence[str]) -> str:
-    """Pictures with what can be done with them: keep (the seed), edit, why."""
+    """Return images with actions: keep (the seed), edit, why."""
     kind = "vq-grid vq-pairs" if len(cells) in (2, 4) else "vq-grid"
     return f'<div class="{kind}">{"".join(card(cell, actions) for cell in cells)}</div>'
 
 
 def card(cell: Panel, actions: Sequence[str] = ()) -> str:
-    """One picture: as it stands, or finished, with its seed, a download, and buttons that `pictures.js` knows."""
+    """Return one image: a preview, or finished, with its seed, a download link, and buttons for `pictures.js`."""
     if cell.file is None:
         image = f'<img src="{cell.image}" alt="">' if cell.image else ""
         below = f"step {cell.step} of {cell.steps}" if cell.image else "&nbsp;"
         return _figure("vq-card vq-draft", "", image, f"<span>{below}</span>")
-    prompt = cell.drawing.prompt or "a picture"
+    prompt = cell.drawing.prompt or "an image"
     drawing = cell.drawing.model_copy(update={"seed": cell.seed, "n": 1, "image": None, "mask": None})
-    name = re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:60] or "picture"
+    name = re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:60] or "image"
     buttons = "".join(
         f'<button type="button" data-act="{one}">{_WORDS[one]}</button>' for one in actions if one in _WORDS
     )
@@ -73,7 +73,7 @@ def card(cell: Panel, actions: Sequence[str] = ()) -> str:
 def _seed(seed: int, *, kept: bool) -> str:
     if not kept:
         return f"<span>seed {seed}</span>"
-    return f'<button type="button" data-act="keep" title="Draw with this seed again">seed {seed}</button>'
+    return f'<button type="button" data-act="keep" title="Keep this seed">seed {seed}</button>'
 
 
 def _figure(kind: str, data: str, image: str, below: str) -> str:

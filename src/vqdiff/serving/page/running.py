@@ -1,4 +1,4 @@
-"""Buttons that draw and stop."""
+"""Buttons that start and stop generation."""
 
 from __future__ import annotations
 
@@ -26,37 +26,37 @@ QUIET: dict[str, Any] = {
     "show_progress": "hidden",
     "api_visibility": "private",
 }
-"""Options of all events. Values go to and fro as they are: Gradio would make files of some of them."""
+"""Options of all events. Values are passed unchanged, as Gradio would turn some of them into files."""
 
 
-def told(function: Callable[..., T]) -> Callable[..., T]:
-    """The same, for an event whose values a client may have made up: what is wrong with them is told to it alone."""
+def reporting_errors(function: Callable[..., T]) -> Callable[..., T]:
+    """Wrap an event whose values a client may have made up: errors in them are reported only to that client."""
 
     @wraps(function)
-    def telling(*values: Any) -> T:
+    def wrapped(*values: Any) -> T:
         try:
             return function(*values)
         except (AttributeError, TypeError, ValueError, UnknownModelError) as error:
-            logger.info("an event of the page was refused: %s", error)
-            raise gr.Error("this is no event of the page", print_exception=False) from error
+            logger.info("an event of the page was rejected: %s", error)
+            raise gr.Error("this is not an event of the page", print_exception=False) from error
 
-    return telling
+    return wrapped
 
 
 @dataclass(eq=False)
 class _Turn:
-    """A drawing on a page, and whether it is over before it is finished."""
+    """A run on a page, and whether it was ended before it finished."""
 
     over: bool = False
     stopped: bool = False
-    """Over because of the second button, not because the first was pressed again."""
+    """Ended by the stop button, not by pressing the first button again."""
 
 
 class Buttons:
-    """A button that starts a drawing, and one that stops it.
+    """A button that starts a run, and one that stops it.
 
-    Gradio's own way to cancel an event can leave the button that started it without effect for good, where the page
-    closes its stream while the next event begins. So a drawing is told here that it is over, and ends by itself.
+    Gradio's own cancelling of events can disable the button that started one for good, if the page closes its stream
+    while the next event begins. Therefore a run is marked here as over, and ends by itself.
     """
 
     def __init__(self, label: str) -> None:
@@ -64,7 +64,7 @@ class Buttons:
             self.go = gr.Button(label, variant="primary", scale=3)
             self.stop = gr.Button("Stop", min_width=80, scale=1)
         self._turns = dict[str | None, _Turn]()
-        """The drawing each open page waits for."""
+        """The run that each open page waits for."""
         self.stop.click(self._stop, None, None, **QUIET)
 
     def draw(
@@ -78,11 +78,11 @@ class Buttons:
         also: tuple[Component, Callable[[Progress], Any]] | None = None,
         js: str | None = None,
     ) -> Callable[..., AsyncIterator[Any]]:
-        """Have the button draw what ``start`` makes of the values of ``inputs``, and ``output`` show it.
+        """Make the button run ``start`` with the values of ``inputs``, and show the progress in ``output``.
 
-        Pressed again, it ends the drawing before. enter: a field in which the Enter key does the same. also: something
-        else to set when all is drawn. js: what is done to the values before they are sent. Returns the function that
-        the button calls.
+        Pressing it again ends the previous run. enter: a field in which the Enter key does the same. also: another
+        component to set when the run is complete. js: applied to the values before they are sent. Returns the function
+        that the button calls.
         """
 
         async def run(request: gr.Request, *values: Any) -> AsyncIterator[Any]:
@@ -103,7 +103,7 @@ class Buttons:
                         yield [shown, also[1](one)] if also and done else self._both(shown, also)
                     else:
                         return
-                # Gradio shows the last again at the end: over what the next drawing shows, unless that is nothing.
+                # Gradio shows the last value again at the end, over what the next run shows, unless it is skipped.
                 yield self._both(note("Stopped.") if turn.stopped else gr.skip(), also)
             except Exception as error:
                 yield self._both(problem(error) + shown, also)

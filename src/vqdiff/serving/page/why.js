@@ -1,4 +1,4 @@
-// The steps of a picture. props.value: {steps, side, pictures: data URLs, revealed: the step of each position (0: never
+// The steps of an image. props.value: {steps, side, pictures: data URLs, revealed: the step of each position (0: never
 // MASK), confidence: for each step, 0..255 at each position}.
 const view = element.querySelector(".vq-why"), slider = view.querySelector("input[type=range]");
 const play = view.querySelector("[data-play]"), words = view.querySelector(".vq-words");
@@ -26,7 +26,7 @@ const show = () => {
   const count = run.revealed.filter((at) => at === step).length, open = run.revealed.filter((at) => at > step).length;
   const mean = confidence.reduce((sum, value) => sum + value, 0) / confidence.length / 255;
   words.textContent = `Step ${step} of ${run.steps}: ${count} tokens revealed, ${open} of ${run.revealed.length} still masked; `
-    + `${Math.round(100 * mean)} % sure on average.`;
+    + `${Math.round(100 * mean)} % average confidence.`;
 };
 
 const stop = () => { clearInterval(timer); timer = null; play.textContent = "▶ Play"; };
@@ -49,7 +49,7 @@ for (const canvas of [sure, order]) {
     const [column, row] = [(event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height]
       .map((share) => Math.min(run.side - 1, Math.max(0, Math.floor(share * run.side))));
     const at = row * run.side + column, percent = Math.round((100 * run.confidence[Number(slider.value) - 1][at]) / 255);
-    canvas.title = `row ${row + 1}, column ${column + 1}: revealed in step ${run.revealed[at]}; now ${percent} % sure`;
+    canvas.title = `row ${row + 1}, column ${column + 1}: revealed in step ${run.revealed[at]}; confidence now ${percent} %`;
   });
 }
 
@@ -58,7 +58,7 @@ const start = () => {
   run = props.value;
   view.hidden = !run;
   if (!run) return;
-  slider.max = run.steps; // before the value, which it bounds
+  slider.max = run.steps; // set before the value, which it limits
   slider.value = run.steps;
   show();
 };

@@ -1,4 +1,4 @@
-"""The tab that shows how a picture came about, step by step."""
+"""The tab that shows how an image was generated, step by step."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from vqdiff.serving.page.running import Buttons
 from vqdiff.serving.schemas import ImageRequest
 from vqdiff.serving.service import Service
 
-_HELP = """A picture is a square of tokens. At first all are masked; at each step the network says what each of them
-should be, and a few, mostly those it is surest of, are revealed. Move through the steps to see what it knew when."""
+_HELP = """An image is a square of tokens. At first all are masked; at each step the network predicts all of them, and a
+few are revealed, mostly the most confident ones. Move through the steps to see its predictions at each."""
 
 _TEMPLATE = """<div class="vq-why" hidden>
   <div class="vq-steps"><button type="button" data-play>▶ Play</button>
     <input type="range" min="1" max="1" value="1" aria-label="step"></div>
   <p class="vq-words vq-note"></p>
   <div class="vq-panels">
-    <figure><img alt="the picture after this step"><figcaption>The picture so far</figcaption></figure>
-    <figure><canvas class="vq-sure"></canvas><figcaption>How sure the network is
+    <figure><img alt="the image after this step"><figcaption>The image so far</figcaption></figure>
+    <figure><canvas class="vq-sure"></canvas><figcaption>Confidence of the network
       <span class="vq-scale"></span></figcaption></figure>
-    <figure><canvas class="vq-order"></canvas><figcaption>Submitted of reveal: bright first</figcaption></figure>
+    <figure><canvas class="vq-order"></canvas><figcaption>Order of reveal: bright first</figcaption></figure>
   </div></div>"""
 
 
 class Why:
-    """The tab; ``ask`` fills its fields in for a picture that was drawn, ``run`` draws it again and shows its steps."""
+    """The tab; ``ask`` sets its fields for a generated image, ``run`` generates it again and shows its steps."""
 
     def __init__(self, service: Service, model: gr.Dropdown) -> None:
         with gr.Tab("Why?", id="why"), gr.Row():
@@ -43,7 +43,7 @@ class Why:
                 self.controls = Controls(service, model, seed=0)
                 self.buttons = Buttons("Show why")
             with gr.Column(scale=3, min_width=320):
-                now = gr.HTML(empty("The picture and its steps come here."), elem_id="now", apply_default_css=False)
+                now = gr.HTML(empty("The image and its steps appear here."), elem_id="now", apply_default_css=False)
                 viewer = gr.HTML(
                     None, html_template=_TEMPLATE, js_on_load=script("why.js"), elem_id="why", apply_default_css=False
                 )
@@ -56,12 +56,12 @@ class Why:
         self.run = self.buttons.draw(self.inputs, now, start, _show, enter=self.controls.prompt, also=also)
 
     def ask(self, event: gr.EventData) -> list[Any]:
-        """The values of the fields for the picture whose button was pressed."""
+        """Return the values of the fields for the image whose button was pressed."""
         return self.controls.filled(ImageRequest.model_validate_json(event.drawing))
 
 
 def story(pipe: Pipeline, steps: Sequence[Trace]) -> dict[str, Any]:
-    """What `why.js` shows: the picture after each step, when each position was revealed, how sure the network was."""
+    """Return what `why.js` shows: images and confidences after each step, and when each position was revealed."""
     trace = Trace.join(steps)
     with torch.inference_mode():
         pictures = [to_images(pipe.preview(tokens.to(pipe.model.device)))[0] for tokens in trace.tokens]
@@ -77,5 +77,5 @@ def story(pipe: Pipeline, steps: Sequence[Trace]) -> dict[str, Any]:
 def _show(progress: Progress) -> str:
     cell = progress.cells[0][0]
     if progress.complete:
-        return note(f"{cell.drawing.prompt or 'A picture'}, seed {cell.seed}")
+        return note(f"{cell.drawing.prompt or 'An image'}, seed {cell.seed}")
     return state(progress) + grid([cell], [])
