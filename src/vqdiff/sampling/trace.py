@@ -24,7 +24,7 @@ class Trace:
 
     @classmethod
     def collect(cls, frames: Iterable[Frame]) -> Trace:
-        """Run the sampling to its end and stack what it yields."""
+        """Run the sampling to its end and stack its frames."""
         return cls.join([cls(frame.tokens[None], frame.revealed[None], frame.confidence[None]) for frame in frames])
 
     @classmethod
@@ -45,7 +45,7 @@ class Trace:
         return (self.revealed * step).amax(0)
 
     def reveal_confidence(self) -> Float[Tensor, "B L"]:
-        """Return how sure the network was of each position when it left MASK; 1 where it never was MASK."""
+        """Return the confidence of each position when it left MASK; 1 where it never was MASK."""
         step = self.reveal_step()
         at_reveal = self.confidence.gather(0, (step - 1).clamp(min=0)[None])[0]
         return torch.where(step > 0, at_reveal, 1.0)
