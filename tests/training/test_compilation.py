@@ -186,7 +186,7 @@ def test_a_run_goes_on_with_what_is_right(
     assert all(words in line for line in said)
     assert said[0].startswith("compiled, ")
     assert said[0].endswith("continuing compiled for vectors of 256 bits")
-    assert said[-1].endswith(["continuing compiled for vectors of 256 bits", "going on uncompiled"][wrong - 1])
+    assert said[-1].endswith(["continuing compiled for vectors of 256 bits", "continuing uncompiled"][wrong - 1])
     assert records(tmp_path / "run") == records(tmp_path / "eager")
 
 
@@ -224,7 +224,7 @@ def nan_in_data(step: int, x: Tensor) -> Tensor:
 
 
 def test_broken_data_are_named(compilers: dict[Any, Any], tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"step 4: 'x' of the batch is not finite in 1 of 4 rows: mend the data"):
+    with pytest.raises(InputError, match=r"step 4: 'x' of the batch is not finite in 1 of 4 rows: repair the data"):
         train(lambda: Copies(nan_in_data), RUN, tmp_path, resume=False)
     assert torch.load(tmp_path / "last.pt", weights_only=True)["step"] == 3
     broken = torch.load(tmp_path / "broken.pt", weights_only=True)
@@ -259,7 +259,7 @@ def test_what_is_not_finite_either_way_blames_the_learning_rate(
         return x * 1e30 if step == 1 else x
 
     how = "compiled or not" if compiled else "uncompiled"
-    then = r"lower run\.learning_rate, and begin anew"  # nothing was saved yet
+    then = r"lower run\.learning_rate, and start again"  # nothing was saved yet
     with pytest.raises(InputError, match=rf"step 1: the loss is not finite, {how}: {then}"):
         train(lambda: Copies(huge, compiled), RUN, tmp_path, resume=False)
     assert not (tmp_path / "last.pt").exists()

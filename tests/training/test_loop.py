@@ -164,7 +164,7 @@ def _stamp(file: Path) -> int:
 
 @pytest.mark.parametrize(
     ("spoiled", "found"),
-    [(torch.nan, "'x' of the batch is not finite in 4 of 4 rows: mend"), (1e4, r"the gradient of model\.bias")],
+    [(torch.nan, "'x' of the batch is not finite in 4 of 4 rows: repair"), (1e4, r"the gradient of model\.bias")],
     ids=["data", "gradient"],
 )
 def test_what_is_no_number_stops_the_run_and_spoils_nothing(tmp_path: Path, spoiled: float, found: str) -> None:
