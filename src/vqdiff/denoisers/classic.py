@@ -244,7 +244,7 @@ class ClassicDenoiser(nn.Module):
         super().__init__()
         self.config = config
         self.recompute = False
-        """Whether training recomputes activations inside the blocks instead of storing them: slower, far less memory."""
+        """Whether training recomputes activations inside the blocks instead of storing them: slower, less memory."""
         self.token_embedding = nn.Embedding(config.num_codes + 1, config.width)
         self.row_embedding = nn.Embedding(config.position_rows, config.width)
         self.column_embedding = nn.Embedding(config.position_columns, config.width)

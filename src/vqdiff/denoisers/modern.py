@@ -101,7 +101,7 @@ class ModernDenoiser(nn.Module):
         super().__init__()
         self.config = config
         self.recompute = False
-        """Whether training recomputes activations inside the blocks instead of storing them: slower, far less memory."""
+        """Whether training recomputes activations inside the blocks instead of storing them: slower, less memory."""
         width, patch = config.width, config.patch_size**2
         self.token_embedding = nn.Embedding(config.num_codes + 1, config.token_width)
         self.merge = nn.Linear(patch * config.token_width, width)

@@ -14,7 +14,7 @@ from vqdiff.foundation.shapes import Float, Int
 
 
 class PackedModern(ModernDenoiser):
-    """The same computation as `ModernDenoiser`, in which an image in a batch gives, bit for bit, the result it gives alone.
+    """The same computation as `ModernDenoiser`, in which an image gives, bit for bit, the same result in any batch.
 
     This requires that the conditions were prepared one by one, as in `Model.bind`. Besides matrix products
     (`PackedLinear`, `products`), only operations that round every element, or every row of features, by itself run on a
