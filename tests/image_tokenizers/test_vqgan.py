@@ -89,7 +89,7 @@ def test_unused_codes_fall_into_class_0() -> None:
 
 
 def test_wrong_picture_size() -> None:
-    with pytest.raises(InputError, match=r"takes 8 × 8 pictures, got \(1, 3, 8, 16\)"):
+    with pytest.raises(InputError, match=r"takes 8 × 8 images, got \(1, 3, 8, 16\)"):
         VQGAN(TINY).encode(torch.zeros(1, 3, 8, 16))
 
 

@@ -103,7 +103,7 @@ class CompactTokenizer(nn.Module):
         self.encoder.requires_grad_(False)
 
     def grow(self, smaller: CompactTokenizer) -> None:
-        """Copy the weights of another tokenizer's layers: of those with equal shapes, the first to the first, and so on.
+        """Copy the weights of another tokenizer's layers: of layers with equal shapes, the first to the first, etc.
 
         Blocks that it does not have keep their initial state, nearly the identity. The codebook is not copied.
         """
