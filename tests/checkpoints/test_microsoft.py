@@ -140,7 +140,7 @@ def test_a_missing_weight_is_named() -> None:
 def test_a_weight_of_the_wrong_shape_is_named() -> None:
     state = small_denoiser()
     state["transformer.transformer.blocks.0.attn1.key.weight"] = torch.zeros(24, 23)
-    with pytest.raises(InputError, match=r"blocks\.0\.attn1\.key\.weight has shape \(24, 23\) where \(24, 24\) fits"):
+    with pytest.raises(InputError, match=r"blocks\.0\.attn1\.key\.weight has shape \(24, 23\), but \(24, 24\) fits"):
         read_denoiser(state, heads=4)
 
 
