@@ -208,7 +208,7 @@ def retrieved(
     number = {caption: i for i, caption in enumerate(first)}
     if not 2 <= choices <= len(number):
         raise InputError(
-            f"cannot choose among {choices} captions, as only {len(number)} differ: "
+            f"cannot choose among {choices} captions, as {len(number)} differ: "
             f"take 2 to {len(number)} choices or more captions"
         )
     different = F.normalize(_in_double(texts[list(first.values())]), dim=-1)
