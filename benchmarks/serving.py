@@ -1,12 +1,12 @@
-"""Throughput and latency of three ways to serve a model to clients that come at random (Poisson arrivals).
+"""Throughput and latency of three ways to serve a model to clients that arrive at random (Poisson process).
 
-One at a time: requests are drawn one after the other. Whole requests: up to ``--rows`` of those that wait are drawn
-together, and the batch ends before the next begins. Steps: the engine, which lets them in and out between steps.
+One at a time: requests are processed one after the other. Whole requests: up to ``--rows`` waiting requests form a
+batch, which ends before the next begins. Steps: the engine, which admits and releases requests between steps.
 
     python benchmarks/serving.py -o runs/serving    # about 8 minutes; results.json, curve.png, table.md
 
-The loads are in shares of what one at a time can do, which is measured first. Every way gets the same requests at the
-same times; latency is from a request's arrival to its pictures.
+The loads are relative to the throughput of one at a time, which is measured first. Every way gets the same requests at
+the same times; latency is from a request's arrival to its images.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ Done = Callable[[], None]
 
 
 class Batches:
-    """A thread that draws up to ``size`` waiting requests at a time, from their first step to their last."""
+    """A thread that processes up to ``size`` waiting requests at a time, from their first step to their last."""
 
     def __init__(self, pipe: Pipeline, size: int) -> None:
         self.pipe, self.size = pipe, size
@@ -87,7 +87,7 @@ class Steps:
 
 
 def measure(way: Batches | Steps, rate: float, seconds: float) -> dict[str, float]:
-    """Send requests at ``rate`` a second for so many seconds, the same ones to every way, and wait for all answers."""
+    """Send requests at ``rate`` per second for ``seconds``, the same ones to every way, and wait for all answers."""
     chance, latencies, lock = random.Random(0), list[float](), threading.Lock()
     start = due = time.perf_counter()
     number = 0
@@ -113,15 +113,15 @@ def measure(way: Batches | Steps, rate: float, seconds: float) -> dict[str, floa
     }
 
 
-def told(machine: dict[str, Any]) -> str:
-    """A machine in a line."""
+def one_line(machine: dict[str, Any]) -> str:
+    """Describe a machine in one line."""
     threads = f"{machine['cores']} cores, {machine['threads']} threads, load {machine.get('load', '?')} before"
     return ", ".join([machine.get("gpu", machine["processor"]), threads, f"torch {machine['torch']}"])
 
 
 def table(results: list[dict[str, Any]]) -> str:
-    """A row a load and way, in Markdown."""
-    lines = ["| requests a second (load) | way | pictures a second | p50, s | p95, s |", "|---|---|---|---|---|"]
+    """Format one row per load and way, in Markdown."""
+    lines = ["| requests per second (load) | way | images per second | p50, s | p95, s |", "|---|---|---|---|---|"]
     for one in results:
         rate, numbers = f"{one['rate']:.2f} ({one['load']:g})", (one["pictures_a_second"], one["p50"], one["p95"])
         lines.append(" | ".join(["| " + rate, one["way"], *(f"{number:.2f}" for number in numbers)]) + " |")
@@ -129,16 +129,16 @@ def table(results: list[dict[str, Any]]) -> str:
 
 
 def plot(results: list[dict[str, Any]], path: Path) -> None:
-    """Throughput and latency against load, a line a way."""
+    """Plot throughput and latency against load, one line per way."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(12, 4), layout="constrained")
-    panels = {"pictures_a_second": "pictures a second", "p50": "median latency, s", "p95": "95 % latency, s"}
+    panels = {"pictures_a_second": "images per second", "p50": "median latency, s", "p95": "95 % latency, s"}
     for axis, (name, label) in zip(figure.subplots(1, 3), panels.items(), strict=True):
         for way in dict.fromkeys(one["way"] for one in results):
             rows = [one for one in results if one["way"] == way]
             axis.plot([one["rate"] for one in rows], [one[name] for one in rows], marker="o", label=way)
-        axis.set(xlabel="requests a second", ylabel=label, yscale="linear" if name == "pictures_a_second" else "log")
+        axis.set(xlabel="requests per second", ylabel=label, yscale="linear" if name == "pictures_a_second" else "log")
         axis.grid(alpha=0.3)
         axis.legend()
     save_figure(figure, path)
@@ -148,22 +148,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="emoji")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--rows", type=int, help="pictures drawn together at most; by default as vqdiff serve")
-    parser.add_argument("--loads", type=float, nargs="+", default=[0.5, 0.8, 1.1, 1.4], help="shares of one at a time")
-    parser.add_argument("--seconds", type=float, default=36, help="of arrivals at each load")
+    parser.add_argument("--rows", type=int, help="largest number of images in a batch; by default as for vqdiff serve")
+    parser.add_argument(
+        "--loads", type=float, nargs="+", default=[0.5, 0.8, 1.1, 1.4], help="relative to one at a time"
+    )
+    parser.add_argument("--seconds", type=float, default=36, help="duration of arrivals at each load")
     parser.add_argument("-o", "--output", type=Path, required=True, help="a folder")
-    asked = parser.parse_args()
+    options = parser.parse_args()
 
-    pipe = vqdiff.load(asked.model, device=asked.device)
+    pipe = vqdiff.load(options.model, device=options.device)
     device, settings = pipe.model.device, pipe.model.sampling
-    where, rows = told(describe_machine(device)), asked.rows or default_rows(device)
-    pipe(list(PROMPTS))  # warm
+    where, rows = one_line(describe_machine(device)), options.rows or default_rows(device)
+    pipe(list(PROMPTS))  # to warm up
     start = time.perf_counter()
     for seed, prompt in enumerate(PROMPTS):
         pipe(prompt, seed=seed)
     alone = len(PROMPTS) / (time.perf_counter() - start)
-    release_threads()  # the threads of each way compute from here on
-    print(f"{where}\none at a time: {alone:.2f} pictures a second; {rows} rows; {settings}", flush=True)
+    release_threads()  # from here on, the threads of each way compute
+    print(f"{where}\none at a time: {alone:.2f} images per second; {rows} rows; {settings}", flush=True)
 
     ways: dict[str, Callable[[], Batches | Steps]] = {
         "one at a time": lambda: Batches(pipe, 1),
@@ -171,17 +173,17 @@ def main() -> None:
         "steps": lambda: Steps(pipe, rows),
     }
     results = list[dict[str, Any]]()
-    for load in asked.loads:
+    for load in options.loads:
         for name, way in ways.items():
             results.append({"load": load, "rate": load * alone, "way": name})
-            results[-1] |= measure(way(), load * alone, asked.seconds)
+            results[-1] |= measure(way(), load * alone, options.seconds)
             print(table(results).splitlines()[-1], flush=True)
-    asked.output.mkdir(parents=True, exist_ok=True)
-    facts = {"machine": where, "model": asked.model, "settings": asdict(settings), "rows": rows, "alone": alone}
-    record = {"command": shlex.join(["python", *sys.argv]), **facts, "seconds": asked.seconds, "results": results}
-    (asked.output / "results.json").write_text(json.dumps(record, indent=2) + "\n")
-    (asked.output / "table.md").write_text(f"`{record['command']}`: {where}; {rows} rows.\n\n{table(results)}")
-    plot(results, asked.output / "curve.png")
+    options.output.mkdir(parents=True, exist_ok=True)
+    facts = {"machine": where, "model": options.model, "settings": asdict(settings), "rows": rows, "alone": alone}
+    record = {"command": shlex.join(["python", *sys.argv]), **facts, "seconds": options.seconds, "results": results}
+    (options.output / "results.json").write_text(json.dumps(record, indent=2) + "\n")
+    (options.output / "table.md").write_text(f"`{record['command']}`: {where}; {rows} rows.\n\n{table(results)}")
+    plot(results, options.output / "curve.png")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Write scikit-learn's 1,797 handwritten digits as pictures with captions: python examples/digits.py FOLDER."""
+"""Write scikit-learn's 1,797 handwritten digits as images with captions: python examples/digits.py FOLDER."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight",
 
 
 def write_digits(folder: Path) -> None:
-    """Write a picture of 32 × 32 pixels for each digit, and a ``metadata.jsonl`` with captions and labels."""
+    """Write an image of 32 × 32 pixels for each digit, and a ``metadata.jsonl`` with captions and labels."""
     inks, labels = load_digits(return_X_y=True)
     folder.mkdir(parents=True)
     with (folder / "metadata.jsonl").open("w") as lines:

@@ -1,4 +1,4 @@
-"""Draw the pictures of docs/editing.md: ``python examples/editing_pictures.py``."""
+"""Generate the images of docs/editing.md: ``python examples/editing_pictures.py``."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ FOLDER = Path(__file__).parents[1] / "docs" / "editing"
 
 
 def ellipse(*box: int) -> Image.Image:
-    """A mask that is white in a box's ellipse."""
+    """Make a mask that is white in the ellipse of a box."""
     mask = Image.new("L", (128, 128))
     ImageDraw.Draw(mask).ellipse(box, fill=255)
     return mask
 
 
 def main() -> None:
-    """One file a section."""
+    """Write one file per section."""
     pipe = vqdiff.load("emoji")
 
     def save(name: str, images: list[Image.Image], columns: int = 8) -> None:

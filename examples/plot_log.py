@@ -1,4 +1,4 @@
-"""Plot what runs logged, one panel a quantity: python examples/plot_log.py curves.png runs/one runs/other."""
+"""Plot the logs of runs, one panel per quantity: python examples/plot_log.py curves.png runs/one runs/other."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ PANELS = {
 }
 
 
-def plot_logs(runs: list[Path], picture: Path) -> None:
-    """Draw every quantity that any of the ``runs`` has a curve of."""
+def plot_logs(runs: list[Path], output: Path) -> None:
+    """Plot every quantity that any of the ``runs`` has logged."""
     logs = {run.name: [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()] for run in runs}
     known = {key for log in logs.values() for record in log for key in record}
     panels = {title: keys for title, keys in PANELS.items() if known & set(keys)}
@@ -30,7 +30,7 @@ def plot_logs(runs: list[Path], picture: Path) -> None:
                     axis.plot(*zip(*curve, strict=True), style, color=f"C{number}", label=label)
         axis.set(title=title, xlabel="step")
         axis.legend()
-    figure.savefig(picture, dpi=100)
+    figure.savefig(output, dpi=100)
 
 
 if __name__ == "__main__":

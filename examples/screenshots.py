@@ -1,4 +1,4 @@
-"""Take the pictures of the page in docs/serving.md, of a ``vqdiff serve`` that is running, with Chromium."""
+"""Take the screenshots in docs/serving.md of a running ``vqdiff serve``, with Chromium."""
 
 import io
 import shutil
@@ -21,7 +21,7 @@ def fill(page: Page, tab: str, prompt: str, style: str, seed: int) -> None:
 
 
 def shoot(page: Page, name: str) -> None:
-    """Save what the page shows, in 256 colours."""
+    """Save a screenshot of the page, in 256 colours."""
     page.mouse.move(0, 0)
     page.wait_for_timeout(500)
     image = Image.open(io.BytesIO(page.screenshot())).convert("RGB").quantize(256, dither=Image.Dither.NONE)

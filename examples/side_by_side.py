@@ -1,4 +1,4 @@
-"""Draw the same prompts and seeds with two models, the second's pictures under the first's.
+"""Generate images of the same prompts and seeds with two models, the second's below the first's.
 
 python examples/side_by_side.py OTHER-MODEL emoji sheet.png examples/unseen.txt
 """
@@ -13,7 +13,7 @@ from vqdiff.foundation.images import sheet
 
 
 def main(first: str, second: str, output: str, prompts: str) -> None:
-    """One picture a line of the file ``prompts``, of seeds 0, 1, 2, …; rows of both models take turns."""
+    """Generate one image per line of the file ``prompts``, with seeds 0, 1, 2, …; the models' rows alternate."""
     lines = Path(prompts).read_text("utf-8").splitlines()
     drawn = [vqdiff.load(model)(lines) for model in (first, second)]
     columns = 8

@@ -22,15 +22,15 @@ def test_a_spread_is_the_median_and_the_quartiles() -> None:
 def report() -> Report:
     found = Report("small, a float32, b float32, cpu", "vqdiff bench", ["a float32", "b float32"], {"cores": 2})
     found.notes.append("A note.")
-    found.add("1 picture", "seconds", [1.0, 2.0, 4.0], [3.0, 4.0, 4.0], better=less)
-    found.add("1 picture", "share, %", [10.0], [20.0])
-    found.add("2 pictures", "seconds", [1.0], [2.0], better=less)
+    found.add("1 image", "seconds", [1.0, 2.0, 4.0], [3.0, 4.0, 4.0], better=less)
+    found.add("1 image", "share, %", [10.0], [20.0])
+    found.add("2 images", "seconds", [1.0], [2.0], better=less)
     return found
 
 
 def test_ratios_are_of_values_taken_in_turn() -> None:
-    assert report().find("1 picture", "seconds").ratio == Spread(2.0, 1.5, 2.5, 3)
-    assert report().find("1 picture", "share, %").ratio is None
+    assert report().find("1 image", "seconds").ratio == Spread(2.0, 1.5, 2.5, 3)
+    assert report().find("1 image", "share, %").ratio is None
 
 
 def test_the_table_has_the_command_the_machine_and_a_row_a_quantity() -> None:
@@ -41,16 +41,16 @@ def test_the_table_has_the_command_the_machine_and_a_row_a_quantity() -> None:
     assert lines[8:] == [
         "|  |  | a float32 | b float32 | ratio |",
         "| --- | --- | --- | --- | --- |",
-        "| 1 picture | seconds | 2 (1.5 to 3) | 4 (3.5 to 4) | 2 (1.5 to 2.5) |",
+        "| 1 image | seconds | 2 (1.5 to 3) | 4 (3.5 to 4) | 2 (1.5 to 2.5) |",
         "|  | share, % | 10 | 20 |  |",
-        "| 2 pictures | seconds | 1 | 2 | 2 |",
+        "| 2 images | seconds | 1 | 2 | 2 |",
     ]
 
 
 def test_a_program_alone_has_no_ratio() -> None:
     alone = Report("emoji", "vqdiff bench", ["a"], {})
-    alone.add("1 picture", "seconds", [1.0], better=less)
-    assert alone.markdown().splitlines()[-3:] == ["|  |  | a |", "| --- | --- | --- |", "| 1 picture | seconds | 1 |"]
+    alone.add("1 image", "seconds", [1.0], better=less)
+    assert alone.markdown().splitlines()[-3:] == ["|  |  | a |", "| --- | --- | --- |", "| 1 image | seconds | 1 |"]
 
 
 def test_saving_writes_both_forms_named_by_date(tmp_path: Path) -> None:

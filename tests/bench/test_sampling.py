@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-
 from tiny_bench import TINY
+
 from vqdiff.bench import sampling as drawing
 from vqdiff.bench.programs import OURS, PEER, Repeat, Workload, prompts
 from vqdiff.bench.report import Report, check_like
@@ -33,10 +33,10 @@ def report() -> Report:
 
 def test_both_programs_are_measured_in_all_settings(report: Report) -> None:
     assert report.programs == ["vqdiff float32", "diffusers float32"]
-    works = ["1 picture, guided", "1 picture, unguided", "2 pictures, guided"]
+    works = ["1 image, guided", "1 image, unguided", "2 images, guided"]
     assert list(dict.fromkeys(row.work for row in report.rows)) == works
     for work in works:
-        steps = report.find(work, "seconds a step")
+        steps = report.find(work, "seconds per step")
         assert [each.count for each in steps.values] == [2, 2]
         assert all(0 < each.low <= each.median for each in steps.values)
         assert steps.ratio is not None
@@ -44,9 +44,9 @@ def test_both_programs_are_measured_in_all_settings(report: Report) -> None:
             assert all(0 < each.median < 100 for each in report.find(work, name).values)
         assert report.find(work, "peak memory beyond the weights in steps, MiB")
     for program in range(2):
-        shares = [row.values[program].median for row in report.rows if row.quantity.endswith("% of such a picture")]
+        shares = [row.values[program].median for row in report.rows if row.quantity.endswith("% of such an image")]
         assert sum(shares) == pytest.approx(200)  # of two batches
-    assert report.find("2 pictures, guided", "pictures a second, of 100 such steps").ratio
+    assert report.find("2 images, guided", "images per second, of 100 such steps").ratio
 
 
 def test_they_predict_the_same(report: Report) -> None:
@@ -102,7 +102,7 @@ def test_the_first_picture_is_a_program(who: str, tmp_path: Path) -> None:
 def test_starts_are_whole_processes_and_their_failure_is_ours() -> None:
     bench = drawing._Drawing("tiny", Options(False, device="cpu", starts=2), "", TINY.build("meta"), ignore)
     bench.start_from_cold({OURS: [sys.executable, "-c", "pass"]})
-    assert bench.report.find("a new process", "seconds to one picture of one step").values[0].count == 2
+    assert bench.report.find("a new process", "seconds to one image of one step").values[0].count == 2
     with pytest.raises(RuntimeError, match=r"failed:\n(.|\n)*no such thing"):
         bench.start_from_cold({OURS: [sys.executable, "-c", "raise ValueError('no such thing')"]})
 
@@ -112,8 +112,8 @@ def test_the_bundled_model_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     options = Options(True, "float32", device="cpu", steps=1, batches=(1,), starts=0)
     report = bench_bundled(options, "vqdiff bench", ignore)
     assert report.programs == ["vqdiff float32"]
-    assert report.find("whole pictures, warm", "seconds for 1, at default settings").values[0].median > 0
-    assert report.find("1 picture, unguided", "seconds a step").ratio is None
+    assert report.find("whole images, warm", "seconds for 1, at default settings").values[0].median > 0
+    assert report.find("1 image, unguided", "seconds per step").ratio is None
     assert len(report.markdown().splitlines()[-1].split("|")) == 5
 
 
@@ -125,9 +125,9 @@ def test_ahead_of_diffusers(dtype: str) -> None:
         pytest.skip("bfloat16 has no units here")
     options = Options(True, dtype, device="cpu", steps=15, batches=(1,), starts=1)  # type: ignore[arg-type]
     report = bench_random("small", options, "vqdiff bench", ignore)
-    steps = report.find("1 picture, guided", "seconds a step")
+    steps = report.find("1 image, guided", "seconds per step")
     assert steps.ratio is not None
     assert steps.ratio.median > (1.6 if dtype == "bfloat16" else 1.3), report.markdown()
-    outside = report.find("1 picture, guided", "outside the network, % of a step")
+    outside = report.find("1 image, guided", "outside the network, % of a step")
     assert outside.values[0].median < 5, report.markdown()
-    assert report.find("a new process", "seconds to one picture of one step").values[1].median > 0
+    assert report.find("a new process", "seconds to one image of one step").values[1].median > 0

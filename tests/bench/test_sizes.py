@@ -5,8 +5,8 @@ from collections import namedtuple
 from pathlib import Path
 
 import pytest
-
 from tiny_bench import TINY
+
 from vqdiff.bench.sizes import TEXT_TOKENS, random_architecture, step_flops, write_random
 from vqdiff.bench.training import step_flops as training_flops
 from vqdiff.foundation.errors import InputError
@@ -31,6 +31,6 @@ def test_the_sizes_that_were_published(size: str, parameters: float) -> None:
 def test_weights_that_have_no_room_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(1000, 0, 1000))
-    with pytest.raises(InputError, match=r"no room for .* GB of random weights: name another with TMPDIR"):
+    with pytest.raises(InputError, match=r"no space for .* GB of random weights: set TMPDIR to another folder"):
         write_random(TINY, tmp_path, {"vqdiff": "float32"})
     assert not list(tmp_path.iterdir())

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-
 from tiny_bench import TINY
+
 from vqdiff.bench.programs import Repeat
 from vqdiff.bench.report import Report
 from vqdiff.bench.training import Options, Ours, Program, Published, bench_training
@@ -27,15 +27,15 @@ def report() -> Report:
 def test_both_losses_are_measured(report: Report) -> None:
     assert report.title == "training tiny of 40 codes, vqdiff float32, log-one-hot float32, cpu"
     assert any(note.startswith("Checked before: losses differ by at most") for note in report.notes)
-    assert list(dict.fromkeys(row.work for row in report.rows)) == ["2 pictures a step", "3 pictures a step"]
-    for work, batch in (("2 pictures a step", 2), ("3 pictures a step", 3)):
-        steps, rates = (report.find(work, name) for name in ("seconds a step", "pictures a second"))
+    assert list(dict.fromkeys(row.work for row in report.rows)) == ["2 images per step", "3 images per step"]
+    for work, batch in (("2 images per step", 2), ("3 images per step", 3)):
+        steps, rates = (report.find(work, name) for name in ("seconds per step", "images per second"))
         for step, rate in zip(steps.values, rates.values, strict=True):
             assert step.count == 3
             assert rate.median == pytest.approx(batch / step.median)
         for name in ("of the matrix products' peak, %", "noise and loss alone, forth and back: seconds"):
             assert all(each.median > 0 for each in report.find(work, name).values)
-        assert report.find(work, "noise and loss alone, forth and back: peak memory beyond the logits, MiB")
+        assert report.find(work, "noise and loss alone, forward and backward: peak memory beyond the logits, MiB")
 
 
 @pytest.mark.parametrize("make", [Ours, Published])

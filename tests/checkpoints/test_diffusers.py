@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from golden_cases import GOLDEN, cases, load
 from safetensors.torch import load_file, save_file
 
-from golden_cases import GOLDEN, cases, load
 from vqdiff.checkpoints import read_model
 from vqdiff.checkpoints.diffusers import NULL_FOLDER
 from vqdiff.diffusion import guide, posterior_log_probs, truncate
@@ -186,18 +186,18 @@ WEIGHTS = "diffusion_pytorch_model.safetensors"
         (lambda f: (f / "transformer" / WEIGHTS).unlink(), "transformer has no weights"),
         (lambda f: shutil.rmtree(f / "scheduler"), r"scheduler_config\.json is missing"),
         (lambda f: shutil.rmtree(f / "vqvae"), "vqvae has no weights"),
-        (lambda f: shutil.rmtree(f / "tokenizer"), "is no CLIP tokenizer"),
+        (lambda f: shutil.rmtree(f / "tokenizer"), "is not a CLIP tokenizer"),
         (lambda f: (f / "transformer" / "config.json").write_text("{"), r"config\.json cannot be read"),
-        (lambda f: cut(f / "transformer" / WEIGHTS), "damaged or cut short"),
-        (lambda f: cut(f / "text_encoder" / "model.safetensors"), "damaged or cut short"),
+        (lambda f: cut(f / "transformer" / WEIGHTS), "damaged or truncated"),
+        (lambda f: cut(f / "text_encoder" / "model.safetensors"), "damaged or truncated"),
         (lambda f: pointer(f / "transformer" / WEIGHTS), "git lfs pull"),
-        (lambda f: transpose(f / "transformer" / WEIGHTS), r"attn2\.to_k\.weight has shape \(32, 16\) where"),
+        (lambda f: transpose(f / "transformer" / WEIGHTS), r"attn2\.to_k\.weight has shape \(32, 16\), but"),
         (lambda f: edit(f / "model_index.json", _class_name="StableDiffusionPipeline"), "StableDiffusionPipeline"),
         (lambda f: edit(f / "transformer" / "config.json", activation_fn="geglu"), "activation_fn is 'geglu'"),
-        (lambda f: edit(f / "transformer" / "config.json", num_layers=3), "tells of 3 layers"),
+        (lambda f: edit(f / "transformer" / "config.json", num_layers=3), "has 3 layers"),
         (lambda f: edit(f / "transformer" / "config.json", sample_size=None), "sample_size is None"),
         (lambda f: edit(f / "vqvae" / "config.json", num_vq_embeddings=17), "17 codes, the transformer 18"),
-        (lambda f: edit(f / "vqvae" / "config.json", up_block_types=["UpDecoderBlock2D"] * 2), "no VQ-Diffusion codec"),
+        (lambda f: edit(f / "vqvae" / "config.json", up_block_types=["UpDecoderBlock2D"] * 2), "fit a VQ-Diffusion"),
         (lambda f: edit(f / "vqvae" / "config.json", block_out_channels="wide"), "block_out_channels is 'wide'"),
         (lambda f: edit(f / "scheduler" / "scheduler_config.json", num_vec_classes=9), "100 steps and 9 classes"),
         (lambda f: edit(f / "scheduler" / "scheduler_config.json", alpha_cum_end=2.0), "alpha_bar"),

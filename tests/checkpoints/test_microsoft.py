@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from golden_cases import load
 from torch import Tensor
 
-from golden_cases import load
 from vqdiff.checkpoints.microsoft import read_denoiser
 from vqdiff.checkpoints.taming import read_codec
 from vqdiff.denoisers.classic import ClassicConfig, ClassicDenoiser
@@ -140,7 +140,7 @@ def test_a_missing_weight_is_named() -> None:
 def test_a_weight_of_the_wrong_shape_is_named() -> None:
     state = small_denoiser()
     state["transformer.transformer.blocks.0.attn1.key.weight"] = torch.zeros(24, 23)
-    with pytest.raises(InputError, match=r"blocks\.0\.attn1\.key\.weight has shape \(24, 23\) where \(24, 24\) fits"):
+    with pytest.raises(InputError, match=r"blocks\.0\.attn1\.key\.weight has shape \(24, 23\), but \(24, 24\) fits"):
         read_denoiser(state, heads=4)
 
 

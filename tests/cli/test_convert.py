@@ -99,11 +99,11 @@ def test_half_precision(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ([CHECKPOINTS / "broken" / "truncated.pth", "-o", "new"], "cut short"),
-        ([CHECKPOINTS / "malicious" / "shell_zip.pth", "-o", "new"], "refused"),
+        ([CHECKPOINTS / "broken" / "truncated.pth", "-o", "new"], "truncated"),
+        ([CHECKPOINTS / "malicious" / "shell_zip.pth", "-o", "new"], "rejected"),
         ([CHECKPOINTS / "text_base.pth", "-o", "no/such/place"], "cannot write no/such/place"),
         ([CHECKPOINTS / "text_base.pth", "-o", "file"], "it is a file"),
-        ([PIPELINE, "--heads", "2", "-o", "new"], "complete in itself"),
+        ([PIPELINE, "--heads", "2", "-o", "new"], "complete by itself"),
         ([PIPELINE, "--to", "onnx", "-o", "new"], "onnx"),
         (["emoji", "--to", "diffusers", "-o", "new"], "ModernDenoiser"),
         (

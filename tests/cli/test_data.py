@@ -36,7 +36,7 @@ def test_check_counts_and_shows(tmp_path, capsys):
     folder = with_metadata(tmp_path / "set", numbered(9))
     main(["data", "check", str(folder), "--image-size", "16"])
     out = capsys.readouterr().out
-    assert "train: 9 pictures\n  sizes: 16 × 16 to 16 × 16, median 16 × 16; 0 (0%) below 16\n" in out
+    assert "train: 9 images\n  sizes: 16 × 16 to 16 × 16, median 16 × 16; 0 (0%) below 16\n" in out
     assert f"with the default networks, in {auto_precision(pick_device('auto'))}:\n" in out
     assert re.search(r"  denoiser: [\d.]+ ms per image, 0:00:\d\d per epoch of 9 images\n", out)
     assert f"contact sheet: {folder / '.cache' / 'contact-sheet.png'}" in out

@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
+from golden_cases import GOLDEN
 from PIL import Image
 
-from golden_cases import GOLDEN
 from vqdiff.cli import main
 
 CHECKPOINTS, CODECS = GOLDEN / "checkpoints", GOLDEN / "codecs"
@@ -74,7 +74,7 @@ def test_presets(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["--unconditional", *PIPELINE], "draws from text"),
         (["--label", "3", *UNCONDITIONAL], "draws from nothing"),
         (["a boat", *PIPELINE, "--preset", "ithq-gided"], "unknown preset 'ithq-gided'"),
-        (["a boat", *PIPELINE, "--image-tokenizer", "some.pth"], "complete in itself"),
+        (["a boat", *PIPELINE, "--image-tokenizer", "some.pth"], "complete by itself"),
         (["--unconditional", *UNCONDITIONAL[:2]], "load it with image_tokenizer="),
         (["--unconditional", *UNCONDITIONAL[:3], str(CODECS / "nothing.pth")], "there is no file"),
         (["--unconditional", *UNCONDITIONAL[:3], str(CODECS / "ithq_like_vqvae.pth")], "40 codes"),

@@ -57,7 +57,7 @@ def test_broken_pictures_are_left_out_and_named(tmp_path, capsys):
         assert (shades(train), train.captions) == ([0, 5], [["number 0"], ["number 5"]])
         assert list(train.names) == ["00.png", "05.png"]
         assert capsys.readouterr().err == (
-            f"warning: {tmp_path} train: 4 of 6 pictures cannot be read and are left out: 01.png, 02.png, 03.png, …\n"
+            f"warning: {tmp_path} train: 4 of 6 images cannot be read and are left out: 01.png, 02.png, 03.png, …\n"
         )
 
 
@@ -65,7 +65,7 @@ def test_a_set_of_broken_pictures_only(tmp_path):
     folder = with_metadata(tmp_path / "test", numbered(2))
     for path in folder.glob("*.png"):
         path.write_bytes(b"broken")
-    with pytest.raises(InputError, match=r"not one picture can be read; 00\.png: it is not an image"):
+    with pytest.raises(InputError, match=r"no image can be read; 00\.png: it is not an image"):
         load(tmp_path, "test", 16)
     assert not list((tmp_path / ".cache").glob("test*"))
 
@@ -138,7 +138,7 @@ def test_other_things_are_not_mixed(tmp_path, monkeypatch):
 
 def test_a_full_disk(tmp_path):
     full = OSError(errno.ENOSPC, "No space left on device")
-    with pytest.raises(InputError, match=r"stopped after 4 pictures: .*No space left on device; run again"):
+    with pytest.raises(InputError, match=r"stopped after 4 images: .*No space left on device; run again"):
         made(tmp_path / "cache", source_of(30), lambda stack: stack[:, 0] if stack[0, 0] < 4 else _raise(full))
     assert len(made(tmp_path / "cache", source_of(30)).array) == 24
 

@@ -43,10 +43,10 @@ def test_every_fault_is_named(faulty):
 def test_the_summary(faulty):
     test, train = checked(faulty)
     assert list(train.summary(64)) == [
-        "train: 10 pictures",
+        "train: 10 images",
         "  sizes: 16 × 16 to 200 × 100, median 16 × 16; 6 (86%) below 64",
         "  captions: 8, of which 8 differ",
-        "  there twice: 2 pictures: 04.png (a.png of test), 07.png (00.png of train)",
+        "  duplicates: 2 images: 04.png (a.png of test), 07.png (00.png of train)",
     ]
     assert list(test.summary(16))[1].endswith("0 (0%) below 16")
 
@@ -58,14 +58,14 @@ def test_sets_without_captions_are_no_fault(tmp_path):
     (report,) = checked(tmp_path)
     assert report.faults() == []
     lines = list(report.summary(16))
-    assert "  captions: none; fit for a model that needs none" in lines
-    assert "  classes: 2, of 1 to 1 pictures" in lines
+    assert "  captions: none; suitable for a model that needs none" in lines
+    assert "  classes: 2, of 1 to 1 images" in lines
 
 
 def test_captions_that_repeat_are_counted(tmp_path):
     rows = [{"file_name": f"{n}.png", "captions": ["a photo", f"photo {n}"]} for n in range(3)]
     (report,) = checked(with_metadata(tmp_path, rows))
-    assert '  captions: 6, of which 4 differ; "a photo" stands at 3 pictures' in list(report.summary(16))
+    assert '  captions: 6, of which 4 differ; "a photo" is the caption of 3 images' in list(report.summary(16))
 
 
 def test_the_contact_sheet_shows_pictures_from_everywhere(tmp_path):

@@ -129,7 +129,7 @@ def test_every_entry_of_a_table_that_says_nothing_is_named(tmp_path):
         assert says in line
     assert [line for line in faults if line.startswith("train: 0")] == [
         "train: 01.png: a label must be a whole number from 0 or the name of a class, not -1",
-        "train: 02.png: its caption has half a character in it (a lone surrogate): write it anew",
+        "train: 02.png: its caption contains half a character (a lone surrogate): write it again",
     ]
     assert len(faults) == 7
     with pytest.raises(InputError, match=r"metadata\.jsonl entry 4: must name a file"):
@@ -166,7 +166,7 @@ def test_a_column_label_is_a_class(tmp_path):
 
 def test_columns_that_are_not_captions_are_mentioned(tmp_path):
     with_metadata(tmp_path, [{"file_name": f"{n}.png", "title": "x", "year": 1} for n in range(2)])
-    assert "  captions: none (there are columns title, year); fit for a model that needs none" in checked(
+    assert "  captions: none (there are columns title, year); suitable for a model that needs none" in checked(
         tmp_path
     ).summary(1)
 
@@ -176,7 +176,7 @@ def test_metadata_json(tmp_path):
     (folder / "metadata.jsonl").unlink()
     (folder / "metadata.json").write_text(json.dumps(numbered(2)))
     assert captions(folder) == {"00.png": ["number 0"], "01.png": ["number 1"]}
-    for content, says in (('{"a": 1}', "must be a list of objects"), ("{", "it is no JSON")):
+    for content, says in (('{"a": 1}', "must be a list of objects"), ("{", "it is not JSON")):
         (folder / "metadata.json").write_text(content)
         faults = checked(folder).faults()
         assert len(faults) == 1
@@ -219,7 +219,7 @@ def test_absolute_names_in_a_table(tmp_path, monkeypatch, relative):
     faults = checked(data).faults()
     assert faults[0] == (
         f"train: metadata.jsonl entry 2: names /etc/01.png, which lies outside of {data}: "
-        "name files from the table's own folder on"
+        "name files relative to the table's folder"
     )
 
 
@@ -244,7 +244,7 @@ def test_a_stray_picture_beside_class_folders(tmp_path):
     (tmp_path / "test").mkdir()
     for name in ("cat", "dog", "stray.png"):
         (tmp_path / name).rename(tmp_path / "test" / name)
-    with pytest.raises(InputError, match=r"stray\.png has no label \(1 such pictures of 4\)"):
+    with pytest.raises(InputError, match=r"stray\.png has no label \(1 of 4 images have none\)"):
         load(tmp_path, "test", 16).require_labels()
 
 
@@ -264,12 +264,12 @@ def test_pictures_beside_splits_are_named(tmp_path, capsys):
     (tmp_path / "more").mkdir()
     picture(9).save(tmp_path / "more" / "stray.png")
     faults = [fault for report in check(tmp_path, []) for fault in report.faults()]
-    assert [fault.partition(" is left out: it lies outside of the splits, test, train")[0] for fault in faults] == [
+    assert [fault.partition(" is left out: it is outside of the splits, test, train")[0] for fault in faults] == [
         "train: more/stray.png",
         "train: stray.png",
     ]
     assert len(load(tmp_path, "train", 16)) == 2
-    assert "2 of 4 pictures cannot be read and are left out: more/stray.png, stray.png" in capsys.readouterr().err
+    assert "2 of 4 images cannot be read and are left out: more/stray.png, stray.png" in capsys.readouterr().err
 
 
 def test_what_systems_leave_behind_is_ignored(tmp_path):
@@ -291,7 +291,7 @@ def test_what_systems_leave_behind_is_ignored(tmp_path):
 def test_a_folder_of_other_things_says_what_it_has(tmp_path):
     for name in ("0.img", "1.img", "notes"):
         (tmp_path / name).write_bytes(b"?")
-    with pytest.raises(InputError, match=r"no pictures in .* \(it has 2 \.img, 1 notes\); put pictures there"):
+    with pytest.raises(InputError, match=r"no images in .* \(it has 2 \.img, 1 notes\); put images there"):
         find_splits(tmp_path)
 
 
@@ -308,8 +308,8 @@ def test_names_that_are_no_text(tmp_path):
 
 # Tars
 
-UNKNOWN = "is left out: no picture of a known kind is among"
-TORN = "files of one sample must follow each other"
+UNKNOWN = "is left out: there is no image of a known kind among"
+TORN = "files of one sample must be consecutive"
 
 
 def test_members_of_a_tar_that_share_a_key(tmp_path, capsys):
@@ -330,7 +330,7 @@ def test_members_of_a_tar_that_share_a_key(tmp_path, capsys):
     assert "  not read: 1 other files: test.tar: good.npy" in report.summary(16)
     test = load(tmp_path, "test", 16)
     assert (shades(test), test.captions) == ([7], [["good"]])
-    assert "7 of 8 pictures cannot be read and are left out: test.tar: frame0.00.png" in capsys.readouterr().err
+    assert "7 of 8 images cannot be read and are left out: test.tar: frame0.00.png" in capsys.readouterr().err
 
 
 def test_a_tar_with_the_same_member_twice(tmp_path):
@@ -349,9 +349,9 @@ def test_a_tar_without_known_pictures(tmp_path):
     assert report.faults() == [
         f"train: a.tar: 0 {UNKNOWN} 0.img, 0.cap; {TORN}",
         f"train: a.tar: 1 {UNKNOWN} 1.img, 1.cap; {TORN}",
-        "train: there are no pictures",
+        "train: there are no images",
     ]
-    with pytest.raises(InputError, match=r"not one picture can be read; a\.tar: 0: no picture of a known kind"):
+    with pytest.raises(InputError, match=r"no image can be read; a\.tar: 0: there is no image of a known kind"):
         load(with_test(tmp_path), "train", 16)
 
 
@@ -362,7 +362,7 @@ def with_test(folder: Path) -> Path:
 
 def test_an_empty_tar_never_passes(tmp_path):
     tar_of(tmp_path / "a.tar", {})
-    assert checked(tmp_path).faults() == ["train: there are no pictures"]
+    assert checked(tmp_path).faults() == ["train: there are no images"]
 
 
 def test_samples_that_are_torn_apart_are_named(tmp_path):
@@ -384,17 +384,17 @@ def test_links_in_a_tar(tmp_path):
             tar.addfile(link)
     report = checked(tmp_path)
     assert report.pictures == 3
-    assert report.faults() == ["train: a.tar: 2 cannot be read: 2.png is a link to what is not there"]
+    assert report.faults() == ["train: a.tar: 2 cannot be read: 2.png is a link to a missing file"]
 
 
 def test_pictures_beside_tars_are_named(tmp_path):
     tar_of(tmp_path / "a.tar", {"0.png": encoded(0)})
     picture(1).save(tmp_path / "loose.png")
     assert checked(tmp_path).faults() == [
-        "train: loose.png is left out: it lies beside tars, and a set is of one kind: put it into a tar"
+        "train: loose.png is left out: it is beside tars, and a set has one layout: put it into a tar"
     ]
     parquet.write_table(pa.table({"image": [encoded(0)]}), tmp_path / "a.parquet")
-    with pytest.raises(InputError, match="holds both parquet files and tars"):
+    with pytest.raises(InputError, match="contains both parquet files and tars"):
         find_splits(tmp_path)
 
 
@@ -418,8 +418,8 @@ def test_parquet_rows_with_a_path_alone(tmp_path, monkeypatch, kind):
         faults = report.faults()
         assert len(faults) == 3
         assert "row 2 cannot be read: [Errno 2] No such file" in faults[0]
-        assert "row 3 cannot be read: ../../2.png lies outside of" in faults[1]
-        assert "row 4 cannot be read: it is a URL, https://example.org/3.png: fetch it" in faults[2]
+        assert "row 3 cannot be read: ../../2.png is outside of" in faults[1]
+        assert "row 4 cannot be read: it is a URL, https://example.org/3.png: download it" in faults[2]
     assert shades(load("set", "test", 16)) == [10, 11, 11]
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from picture_sets import numbered, picture, with_metadata
 from PIL import Image
 from pyarrow import parquet
 
-from picture_sets import numbered, picture, with_metadata
 from vqdiff.data import load, sampling_weights
 from vqdiff.foundation.errors import InputError
 
@@ -148,11 +148,11 @@ def test_weights_make_roles_count_by_their_root():
     ("prepare", "message"),
     [
         (lambda folder: None, "no folder"),
-        (lambda folder: folder.mkdir(), "no pictures"),
+        (lambda folder: folder.mkdir(), "no images"),
         (lambda folder: with_metadata(folder / "test", numbered(1)), "no split 'train'; it has test"),
         (lambda folder: (with_metadata(folder / "train", numbered(2)) / "metadata.jsonl").write_text("{"), "entry 1"),
         (lambda folder: (with_metadata(folder / "train", numbered(2)) / "metadata.jsonl").write_bytes(b"\xff"), "UTF"),
-        (lambda folder: with_metadata(folder, numbered(1)), "one picture cannot be divided"),
+        (lambda folder: with_metadata(folder, numbered(1)), "one image cannot be divided"),
         (lambda folder: parquet.write_table(pa.table({"a": [1]}), made(folder) / "train.parquet"), "no column 'image'"),
         (lambda folder: (made(folder) / "train.parquet").write_bytes(b"?"), "cannot read"),
     ],

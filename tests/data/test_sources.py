@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from picture_sets import encoded, numbered, picture, shades, tar_of, with_metadata
 from pyarrow import parquet
 
-from picture_sets import encoded, numbered, picture, shades, tar_of, with_metadata
 from vqdiff.data import load
 from vqdiff.data.cache import PictureError, ahead
 from vqdiff.data.hub import _fetch
@@ -55,7 +55,7 @@ def test_folders_of_classes(tmp_path):
     assert train.captions == [[], [], []]
     assert load(tmp_path, "test", 16).labels.tolist() == [0]  # alone it knows but one class,
     assert load(tmp_path, "test", 16, train.class_names).labels.tolist() == [1]  # unless told
-    with pytest.raises(InputError, match="class 'dog' is none of the known ones, cat"):
+    with pytest.raises(InputError, match="class 'dog' is not one of the known ones, cat"):
         load(tmp_path, "test", 16, ("cat",))
 
 
@@ -76,7 +76,7 @@ def test_pictures_alone_are_an_unconditional_set(tmp_path):
     train, test = load(tmp_path, "train", 16), load(tmp_path, "test", 16)
     assert (len(train), len(test)) == (59, 1)
     assert train.labels is None
-    with pytest.raises(InputError, match=r"0\.png has no caption \(59 such pictures of 59\)"):
+    with pytest.raises(InputError, match=r"0\.png has no caption \(59 of 59 images have none\)"):
         train.require_captions()
     with pytest.raises(InputError, match=r"0\.png has no label"):
         train.require_labels()
@@ -91,7 +91,7 @@ def test_labels_that_are_numbers(tmp_path, labels):
     assert test.num_classes == 5
     assert "label" not in test.columns
     test.require_captions()
-    with pytest.raises(InputError, match=r"02\.png has no label \(1 such pictures of 4\)"):
+    with pytest.raises(InputError, match=r"02\.png has no label \(1 of 4 images have none\)"):
         test.require_labels()
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from picture_sets import numbered, picture, with_metadata
 from PIL import Image
 
-from picture_sets import numbered, picture, with_metadata
 from vqdiff.data import TokenSet, Views, load, tokenize
 from vqdiff.data import cache as caches
 from vqdiff.data.tokens import fingerprint
@@ -38,7 +38,7 @@ def pictures(tmp_path):
 
 def test_they_are_what_the_tokenizer_says(pictures, tokenizer, tmp_path, capsys):
     made = tokenize(pictures, "train", tokenizer, tmp_path / "tokens", batch_size=4)
-    assert "1 of 12 pictures cannot be read and are left out: 05.png" in capsys.readouterr().err
+    assert "1 of 12 images cannot be read and are left out: 05.png" in capsys.readouterr().err
     train = load(pictures, "train", 16)
     expected = torch.cat([tokenizer.encode(to_pixels(train.pixels[[row]])) for row in range(11)])
     assert made.tokens.shape == (11, 1, 16)

@@ -8,9 +8,9 @@ from dataclasses import asdict, replace
 
 import pytest
 import torch
+from golden_cases import Case, cases, load
 from torch import Tensor
 
-from golden_cases import Case, cases, load
 from vqdiff.checkpoints.microsoft import read_denoiser
 from vqdiff.denoisers.classic import ClassicConfig, ClassicDenoiser
 from vqdiff.denoisers.packed import pack
@@ -137,7 +137,7 @@ def test_wrong_condition(config: ClassicConfig, condition: Tensor | None, takes:
 
 
 def test_wrong_number_of_tokens() -> None:
-    with pytest.raises(InputError, match="draws 9 tokens a picture, got 8"):
+    with pytest.raises(InputError, match="takes 9 tokens per image, got 8"):
         ClassicDenoiser(SMALL)(torch.zeros(1, 8, dtype=torch.int64), torch.ones(1, dtype=torch.int64))
 
 

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+from exact_diffusion import PRESETS, one_step, schedules, transition
+from golden_cases import Case, cases, load
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 from torch import Tensor
 
-from exact_diffusion import PRESETS, one_step, schedules, transition
-from golden_cases import Case, cases, load
 from vqdiff.diffusion import Schedule, draw_forward, q_sample
 from vqdiff.foundation.errors import InputError
 
@@ -148,7 +148,7 @@ def test_a_config_that_describes_no_schedule(config: dict[str, Any]) -> None:
         ((0.9, -0.1), (0.1, 0.2), "negative"),
         ((float("nan"), 0.0), (0.1, 0.2), "must not rise"),
         ((0.0, 0.0), (0.1, 0.2), "above 0 at t = 1"),
-        ((0.5, 0.4), (0.1, 0.6), "turn back"),
+        ((0.5, 0.4), (0.1, 0.6), "change back"),
     ],
 )
 def test_impossible_ends(alpha_bar: tuple[float, float], gamma_bar: tuple[float, float], says: str) -> None:

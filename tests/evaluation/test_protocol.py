@@ -110,8 +110,8 @@ def test_neither_file_is_written_if_one_cannot_be(tmp_path: Path) -> None:
         (None, "cannot read the result .*result.json: No such file"),
         (b'{"half": ', "result.json is not valid JSON"),
         (b"\xff\xfe", "result.json is not valid JSON"),
-        (b"[1]", "result.json is no result of an evaluation: name"),
-        (b'{"model": "emoji"}', "result.json is no result of an evaluation: name"),
+        (b"[1]", "result.json is not the result of an evaluation: name"),
+        (b'{"model": "emoji"}', "result.json is not the result of an evaluation: name"),
     ],
 )
 def test_other_files_are_refused_in_one_line(tmp_path: Path, text: bytes | None, says: str) -> None:

@@ -87,5 +87,5 @@ def test_errors() -> None:
         CompactTokenizer(SMALL).encode(torch.rand(1, 3, 8, 8))
     with pytest.raises(InputError, match="patch size"):
         CompactConfig(image_size=100)
-    with pytest.raises(InputError, match="one entry a level"):
+    with pytest.raises(InputError, match="one entry per level"):
         CompactConfig(channels=(64, 128))

@@ -74,9 +74,9 @@ def test_efficientnet_is_the_default_and_learns_nothing() -> None:
 
 def test_a_file_that_is_no_network_is_refused(tmp_path: Path) -> None:
     (tmp_path / "network.pt").write_bytes(b"no such thing")
-    with pytest.raises(InputError, match="no TorchScript file"):
+    with pytest.raises(InputError, match="not a TorchScript file"):
         PerceptualDistance(tmp_path / "network.pt")
-    with pytest.raises(InputError, match="no TorchScript file"):
+    with pytest.raises(InputError, match="not a TorchScript file"):
         PerceptualDistance(tmp_path / "missing.pt")
 
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import torch
+from golden_cases import GOLDEN, Case, cases, load
 from torch import Tensor
 
-from golden_cases import GOLDEN, Case, cases, load
 from vqdiff.checkpoints.taming import read_codec
 from vqdiff.foundation.config import build
 from vqdiff.foundation.errors import InputError
@@ -89,7 +89,7 @@ def test_unused_codes_fall_into_class_0() -> None:
 
 
 def test_wrong_picture_size() -> None:
-    with pytest.raises(InputError, match=r"takes 8 × 8 pictures, got \(1, 3, 8, 16\)"):
+    with pytest.raises(InputError, match=r"takes 8 × 8 images, got \(1, 3, 8, 16\)"):
         VQGAN(TINY).encode(torch.zeros(1, 3, 8, 16))
 
 

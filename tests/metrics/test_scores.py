@@ -84,7 +84,7 @@ def test_frechet_distance_of_known_gaussians() -> None:
 
 
 def test_frechet_distance_needs_two_pictures() -> None:
-    with pytest.raises(InputError, match="1 generated pictures: a covariance needs at least 2"):
+    with pytest.raises(InputError, match="1 generated images: a covariance needs at least 2"):
         frechet_distance(torch.zeros(3, 2), torch.zeros(1, 2))
 
 
@@ -160,7 +160,7 @@ def test_inception_score_at_its_bounds() -> None:
 
 
 def test_inception_score_refuses_more_splits_than_pictures() -> None:
-    with pytest.raises(InputError, match="3 pictures into 10"):
+    with pytest.raises(InputError, match="3 images into 10"):
         inception_score(torch.ones(3, 5))
 
 
@@ -237,7 +237,7 @@ def test_precision_and_recall_are_not_mixed_up() -> None:
 
 
 def test_manifold_needs_neighbours() -> None:
-    with pytest.raises(InputError, match="5 real pictures: 5 neighbours needs at least 6"):
+    with pytest.raises(InputError, match="5 real images: 5 neighbours needs at least 6"):
         manifold(torch.randn(5, 2), torch.randn(9, 2))
 
 
@@ -302,7 +302,7 @@ def test_too_few_different_captions(choices: int) -> None:
 
 
 def test_one_caption_a_picture() -> None:
-    with pytest.raises(InputError, match="3 pictures, 3 texts and 2 captions"):
+    with pytest.raises(InputError, match="3 images, 3 texts and 2 captions"):
         retrieved(torch.randn(3, 2), torch.randn(3, 2), names(2), choices=2)
 
 

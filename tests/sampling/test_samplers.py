@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 import torch
+from golden_cases import cases, load
 from scipy.stats import chisquare
 from torch import Tensor
 
-from golden_cases import cases, load
 from vqdiff.diffusion import Schedule, draw_posterior, posterior_log_probs, sharpen
 from vqdiff.foundation.errors import InputError
 from vqdiff.sampling import (
@@ -202,7 +202,7 @@ def test_the_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
     monkeypatch.setattr("sys.argv", [str(EXAMPLE), "--images", "200", "--output", str(plot)])
     runpy.run_path(str(EXAMPLE), run_name="__main__")
     assert plot.stat().st_size > 0
-    assert "tokens a step" in capsys.readouterr().out
+    assert "tokens per step" in capsys.readouterr().out
 
 
 def test_prior_scale_sharpens() -> None:

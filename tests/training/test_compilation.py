@@ -181,12 +181,12 @@ def test_a_run_goes_on_with_what_is_right(
     compilers.update(dict.fromkeys([Compilation.WIDEST, Compilation.NARROW][:wrong], call))
     capsys.readouterr()
     train(Copies, RUN, tmp_path / "run", resume=False)
-    said = [line for line in capsys.readouterr().out.splitlines() if "going on" in line]
+    said = [line for line in capsys.readouterr().out.splitlines() if "continuing" in line]
     assert len(said) == wrong
     assert all(words in line for line in said)
     assert said[0].startswith("compiled, ")
-    assert said[0].endswith("going on compiled for vectors of 256 bits")
-    assert said[-1].endswith(["going on compiled for vectors of 256 bits", "going on uncompiled"][wrong - 1])
+    assert said[0].endswith("continuing compiled for vectors of 256 bits")
+    assert said[-1].endswith(["continuing compiled for vectors of 256 bits", "continuing uncompiled"][wrong - 1])
     assert records(tmp_path / "run") == records(tmp_path / "eager")
 
 
@@ -204,7 +204,7 @@ def test_what_is_right_is_used_without_a_word(
 
     compilers[Compilation.WIDEST] = compiler
     train(Copies, RUN, tmp_path, resume=False)
-    assert "going on" not in capsys.readouterr().out
+    assert "continuing" not in capsys.readouterr().out
     assert len(used) == 2 + RUN.steps  # compared, timed, and in every step
     assert records(tmp_path)[0]["asked"] == 1  # what came before changed nothing
 
@@ -224,7 +224,7 @@ def nan_in_data(step: int, x: Tensor) -> Tensor:
 
 
 def test_broken_data_are_named(compilers: dict[Any, Any], tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"step 4: 'x' of the batch is not finite in 1 of 4 rows: mend the data"):
+    with pytest.raises(InputError, match=r"step 4: 'x' of the batch is not finite in 1 of 4 rows: repair the data"):
         train(lambda: Copies(nan_in_data), RUN, tmp_path, resume=False)
     assert torch.load(tmp_path / "last.pt", weights_only=True)["step"] == 3
     broken = torch.load(tmp_path / "broken.pt", weights_only=True)
@@ -259,7 +259,7 @@ def test_what_is_not_finite_either_way_blames_the_learning_rate(
         return x * 1e30 if step == 1 else x
 
     how = "compiled or not" if compiled else "uncompiled"
-    then = r"lower run\.learning_rate, and begin anew"  # nothing was saved yet
+    then = r"lower run\.learning_rate, and start again"  # nothing was saved yet
     with pytest.raises(InputError, match=rf"step 1: the loss is not finite, {how}: {then}"):
         train(lambda: Copies(huge, compiled), RUN, tmp_path, resume=False)
     assert not (tmp_path / "last.pt").exists()
@@ -270,7 +270,7 @@ def test_what_cannot_be_compared_is_not_compiled(
 ) -> None:
     with pytest.raises(InputError, match="step 0: the loss is not finite, uncompiled"):
         train(lambda: Copies(lambda step, x: x * 1e30), RUN, tmp_path, resume=False)
-    assert "the loss is not finite: going on uncompiled" in capsys.readouterr().out
+    assert "the loss is not finite: continuing uncompiled" in capsys.readouterr().out
 
 
 def test_broken_weights_are_named(compilers: dict[Any, Any], tmp_path: Path) -> None:

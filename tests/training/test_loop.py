@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from processes import exit_codes, started
 from torch import Tensor, nn
 
-from processes import exit_codes, started
 from vqdiff.foundation.errors import InputError
 from vqdiff.training.loop import RunConfig, make_accelerator, train
 
@@ -164,7 +164,7 @@ def _stamp(file: Path) -> int:
 
 @pytest.mark.parametrize(
     ("spoiled", "found"),
-    [(torch.nan, "'x' of the batch is not finite in 4 of 4 rows: mend"), (1e4, r"the gradient of model\.bias")],
+    [(torch.nan, "'x' of the batch is not finite in 4 of 4 rows: repair"), (1e4, r"the gradient of model\.bias")],
     ids=["data", "gradient"],
 )
 def test_what_is_no_number_stops_the_run_and_spoils_nothing(tmp_path: Path, spoiled: float, found: str) -> None:

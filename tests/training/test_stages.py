@@ -148,7 +148,7 @@ def test_a_trained_model_is_trained_further(trained: Path) -> None:
     before, after = denoisers(trained / "diffusion" / "model", trained / "further" / "model")
     assert any(not torch.equal(after[name], value) for name, value in before.items())
     for name, value in before.items():
-        torch.testing.assert_close(after[name], value, atol=5e-3, rtol=1e-2)  # near: it did not begin anew
+        torch.testing.assert_close(after[name], value, atol=5e-3, rtol=1e-2)  # near: it did not start again
     first, further = (vqdiff.load(trained / stage / "model").model for stage in ("diffusion", "further"))
     torch.testing.assert_close(further.null(1), first.null(1), atol=5e-3, rtol=1e-2)
     assert further.sampling.steps == 7

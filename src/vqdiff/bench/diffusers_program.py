@@ -1,6 +1,6 @@
-"""diffusers' VQDiffusionPipeline as a program to be measured; needs diffusers, of which no release loads it as a whole.
+"""diffusers' VQDiffusionPipeline as a program to be measured; needs diffusers, which no longer loads it as a whole.
 
-It imports nothing of this package but what measures, so that its memory and its start from cold are its own.
+It imports only the measuring code of this package, so that its memory and its cold start are its own.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from vqdiff.bench import Dtype
 from vqdiff.bench.programs import Memory, Repeat, Repeated, Stopwatch, TimedSteps, Workload, prompts, repeat
 from vqdiff.bench.workers import Turn
 
-warnings.simplefilter("ignore", FutureWarning)  # of code that nobody will change
+warnings.simplefilter("ignore", FutureWarning)  # from code that will not change
 
 
 def read_pipeline(folder: Path, dtype: Dtype, device: str) -> Any:
-    """The pipeline from its parts; the image decoder stays in float32, without which the pipeline fails at its end."""
+    """Load the pipeline from its parts; the image decoder stays in float32, as the pipeline fails otherwise."""
     logging.disable_progress_bar()
     diffusers_logging.set_verbosity_error()
     kind, null = getattr(torch, dtype), "learned_classifier_free_sampling_embeddings"
@@ -61,7 +61,7 @@ class Diffusers:
 
     @torch.inference_mode()
     def log_probs(self, tokens: NDArray[np.int64], t: int) -> NDArray[np.float32]:
-        """Log p(x0 | xt), ``(2B, L, K)``: under ∅, then under prompts. Its times begin at 0."""
+        """Log p(x0 | xt), ``(2B, L, K)``: under ∅, then under prompts. Its times start at 0."""
         x = torch.from_numpy(tokens).to(self.pipe.device)
         text = self.pipe._encode_prompt(prompts(len(tokens)), 1, True)
         time_ = torch.tensor(t - 1, device=x.device)
@@ -69,7 +69,7 @@ class Diffusers:
         return out.float().transpose(1, 2).cpu().numpy()
 
     def draw(self, task: Workload, turn: Turn) -> TimedSteps:
-        """Run the pipeline on half masked tokens; after a first step to warm up, a turn a step, and no further."""
+        """Run the pipeline on half masked tokens: a first step to warm up, then one turn per step."""
         assert task.steps is not None
         count, watch, setup = task.steps, self.watch, 0.0
         self.memory.begin()
@@ -106,7 +106,7 @@ class Diffusers:
 
     @torch.inference_mode()
     def decode(self, task: Repeat, turn: Turn) -> Repeated:
-        """Make PIL images of random tokens as the pipeline does at its end, a turn each time."""
+        """Decode random tokens to PIL images as the pipeline does at its end, one turn each time."""
         net, codec = self.pipe.transformer, self.pipe.vqvae
         tokens = torch.randint(
             codec.config.num_vq_embeddings, (task.batch, net.num_latent_pixels), device=self.pipe.device
@@ -121,11 +121,11 @@ class Diffusers:
 
 
 class _EnoughError(Exception):
-    """All steps asked for are done."""
+    """All requested steps are done."""
 
 
 def first_picture(folder: Path, dtype: Dtype, device: str, output: Path) -> str:
-    """A program that loads a model, draws one picture in one step, and saves it."""
+    """A program that loads a model, generates one image in one step, and saves it."""
     return (
         f"from pathlib import Path; from vqdiff.bench.diffusers_program import read_pipeline; "
         f"pipe = read_pipeline(Path({str(folder)!r}), {dtype!r}, {device!r}); "

@@ -1,8 +1,8 @@
-"""The training loss as VQ-Diffusion was published: over log-one-hot tensors (B, K+1, L), the baseline of our own.
+"""The training loss as in the published VQ-Diffusion: over log-one-hot tensors (B, K+1, L); the baseline for our own.
 
 Written from the equations of arXiv 2111.14822 and the published numerics: log-softmax in float64, a mask class with log
-probability -70, zeros as 1e-30, draws by Gumbel noise. It is a little kinder than the published program: no
-bookkeeping of accuracies and losses, and torch's own logaddexp. Times begin at 0 here, as there.
+probability -70, zeros as 1e-30, samples by Gumbel noise. It is slightly faster than the published program: no
+bookkeeping of accuracies and losses, and torch's own logaddexp. Times start at 0, as there.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ _LOWEST = -70.0
 
 
 class LogOneHot:
-    """Draws of q(x_t | x_0) and the loss, from log-probabilities of K codes and the mask."""
+    """Samples of q(x_t | x_0) and the loss, from log-probabilities of K codes and the mask."""
 
     def __init__(self, schedule: Schedule, device: torch.device) -> None:
         times = torch.arange(1, schedule.num_steps + 1)
         self.num_steps, self.num_classes = schedule.num_steps, schedule.num_codes + 1
         self.one = self._logs(*schedule.kernel(times - 1, times), device)
-        # A last entry, which the time before the first wraps to, is of no noise: it makes q(x_0 | x_0).
+        # The last entry, to which the time before the first wraps, has no noise: it gives q(x_0 | x_0).
         cumulative = schedule.marginal(torch.cat([times, torch.zeros(1, dtype=torch.int64)]))
         self.cumulative = self._logs(*cumulative, device)
 
@@ -50,7 +50,7 @@ class LogOneHot:
         adaptive: bool = True,
         mask_weight: tuple[float, float] = (1.0, 1.0),
     ) -> Float[Tensor, "B"]:
-        """Bound and auxiliary loss of each picture, in nats, as `vqdiff.diffusion.diffusion_loss` has as ``total``."""
+        """Bound and auxiliary loss of each image, in nats, as ``total`` of `vqdiff.diffusion.diffusion_loss`."""
         log_p0 = self._log_p0(logits)
         model, true = (self._posterior(log, log_xt, t) for log in (log_p0, log_x0))
         masked = (log_xt.argmax(1) == self.num_classes - 1).float()
@@ -71,7 +71,7 @@ class LogOneHot:
         """Log q(x_{t-1} | x_t) of a distribution of x_0."""
         masked = (log_xt.argmax(1) == self.num_classes - 1)[:, None]
         zero = torch.full_like(log_xt[:, :1], _ZERO).log()
-        cumulative = self._transition(self.cumulative, log_xt, t)[:, :-1]  # of a code it is symmetric: q(x_t | x_0)
+        cumulative = self._transition(self.cumulative, log_xt, t)[:, :-1]  # symmetric for codes: q(x_t | x_0)
         cumulative = ~masked * cumulative + masked * self.cumulative[2][t][:, None, None]
         single = torch.cat([self._transition(self.one, log_xt, t)[:, :-1], zero], 1)
         to_mask = self.one[2][t][:, None, None].expand(-1, self.num_classes - 1, 1)
@@ -87,7 +87,7 @@ class LogOneHot:
         return torch.cat([codes, torch.logaddexp(log_x[:, -1:] + no_mask, mask)], 1)
 
     def _logs(self, alpha: Tensor, beta: Tensor, gamma: Tensor, device: torch.device) -> Tensor:
-        """(4, T): logarithms, of which those of zeros are finite."""
+        """(4, T): logarithms, finite for zeros."""
         return torch.stack([alpha, beta, gamma, 1 - gamma]).clamp(min=1e-40).log().float().to(device)
 
 

@@ -1,4 +1,4 @@
-"""On what was measured."""
+"""The description of the machine that was measured on."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 import torch
 
 _FLAGS = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "avx512_fp16", "amx_tile", "amx_bf16", "amx_int8")
-"""Of a processor: those that decide the speed of matrix products."""
+"""The CPU features that determine the speed of matrix products."""
 
 
 def describe_machine(device: torch.device) -> dict[str, Any]:
-    """Processor, device and libraries, and how busy the machine was before."""
+    """Processor, device and libraries, and the load of the machine before."""
     facts = _processor()
     found: dict[str, Any] = {
         "system": f"{platform.system()} {platform.machine()}",

@@ -1,4 +1,4 @@
-"""What two programs are asked to do, and what they tell of it."""
+"""The work that two programs are measured on, and their results."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ OURS, PEER = "vqdiff", "diffusers"
 
 @dataclass(frozen=True)
 class Kind:
-    """What a precision of our network means.
+    """What a precision of our network stands for.
 
-    dtype: of the weights on disk, of the matrix products that are the peak, and of
-    a program beside ours, unless told otherwise. rounding: how far apart what two programs predict may be, in the root
-    mean square and as a share of the spread.
+    dtype: of the weights on disk, of the matrix products whose peak is measured, and by default of the program compared
+    with ours. rounding: how far the predictions of two programs may differ, in the root mean square and as a share of
+    the spread.
     """
 
     dtype: Dtype
@@ -42,16 +42,16 @@ PRECISIONS: dict[MeasuredPrecision, Kind] = {
 
 
 def prompts(count: int) -> list[str]:
-    """So many prompts, no two alike."""
+    """Return `count` different prompts."""
     return [f"a painting of {number + 1} foxes in the snow" for number in range(count)]
 
 
 @dataclass(frozen=True)
 class Workload:
-    """Pictures to draw, or a few steps of them.
+    """Images to generate, or a few of their steps.
 
-    steps: how many to time, spread evenly over the T of the sampler "ancestral"; None for all the steps of whole
-    pictures.
+    steps: how many to time, spread evenly over the T steps of the sampler "ancestral"; None for all steps of whole
+    images.
     """
 
     batch: int
@@ -60,25 +60,25 @@ class Workload:
 
     @property
     def turns(self) -> int:
-        """One a step."""
+        """The number of turns, one per step."""
         return self.steps or self.settings.steps
 
 
 @dataclass(frozen=True)
 class TimedSteps:
-    """What a `Workload` took, in seconds; ``steps`` and ``network``, inside the denoiser, have one entry a step."""
+    """The time of a `Workload`, in seconds; ``steps`` and ``network``, inside the denoiser, have one entry per step."""
 
     setup: float
-    """From prompts to the first step: the text, and what is prepared once a picture."""
+    """From prompts to the first step: the text encoder, and what is prepared once per image."""
     steps: list[float]
     network: list[float]
     memory: int
-    """Bytes at the peak, beyond the libraries and the weights."""
+    """Peak memory in bytes, beyond the libraries and the weights."""
 
 
 @dataclass(frozen=True)
 class Repeat:
-    """Something to be done a few times with so many pictures."""
+    """Work to repeat a few times on a batch of images."""
 
     batch: int
     times: int = 3
@@ -86,16 +86,16 @@ class Repeat:
 
 @dataclass(frozen=True)
 class Repeated:
-    """What a `Repeat` took: seconds of each time, and bytes at the peak beyond what was there before."""
+    """The cost of a `Repeat`: seconds of each time, and peak memory in bytes beyond that before."""
 
     seconds: list[float]
     memory: int
 
 
 class Stopwatch:
-    """Seconds of laps, and how many of them were spent inside the network: in functions made by `timed`.
+    """Measures the seconds of laps, and how many of them were spent inside the network: in functions made by `timed`.
 
-    On CUDA these are measured by events, so that the host runs ahead as it would without.
+    On CUDA these are measured by events, so that the host can still run ahead.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -106,23 +106,23 @@ class Stopwatch:
         self._marks = list[Any]()
 
     def clear(self) -> None:
-        """Forget all laps."""
+        """Delete all laps."""
         self.laps, self.network = [], []
 
     def start(self) -> None:
-        """Begin a lap."""
+        """Start a lap."""
         self._marks.clear()
         self._start = now(self.device)
 
     def stop(self) -> None:
-        """End the lap, and keep it."""
+        """End the lap, and store it."""
         self.laps.append(now(self.device) - self._start)
         times = zip(self._marks[::2], self._marks[1::2], strict=True)
         cuda = self.device.type == "cuda"
         self.network.append(sum(a.elapsed_time(b) / 1000 if cuda else b - a for a, b in times))
 
     def timed(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The function, whose time counts as the network's; within another such, once."""
+        """Wrap a function so that its time counts as the network's; nested calls count once."""
 
         def call(*arguments: Any, **options: Any) -> Any:
             with self._inside():
@@ -152,7 +152,7 @@ class Stopwatch:
 
 
 class Watched:
-    """Stands for a network: its calls are timed, and those of its methods and parts, however it is used."""
+    """Wraps a network and times its calls and those of its methods and parts."""
 
     def __init__(self, network: nn.Module, watch: Stopwatch) -> None:
         self._network, self._watch = network, watch
@@ -169,7 +169,7 @@ class Watched:
 
 
 class Memory:
-    """Memory beyond what was there before a program was loaded, and beyond what it then keeps on purpose."""
+    """Measures memory beyond that before a program was loaded and beyond what the program keeps on purpose."""
 
     def __init__(self, device: torch.device) -> None:
         self.device, self.kept = device, 0
@@ -177,9 +177,9 @@ class Memory:
         self._before = peak_memory(device)
 
     def keep(self, modules: Sequence[nn.Module], copies: int = 1) -> None:
-        """Do not count the parameters and buffers of ``modules``; those that are in a file still are read from it.
+        """Do not count the parameters and buffers of ``modules``; those still in a file are read first.
 
-        copies: 4 for training with Adam, which has a gradient and two moments for each.
+        copies: 4 for training with Adam, with a gradient and two moments for each.
         """
         for tensor in _tensors(modules):
             tensor.detach().sum()
@@ -188,16 +188,16 @@ class Memory:
         self.kept = copies * (sum(sizes.values()) + sum(each.numel() * each.element_size() for each in packed))
 
     def begin(self) -> None:
-        """Let the peak begin anew."""
+        """Reset the peak."""
         reset_peak_memory(self.device)
 
     def beyond(self) -> int:
-        """Bytes at the peak beyond what is not counted."""
+        """Peak memory in bytes, without what is not counted."""
         return peak_memory(self.device) - self._before - self.kept
 
 
 def repeat(work: Callable[[], object], task: Repeat, turn: Turn, memory: Memory) -> Repeated:
-    """Do the work a few times, a turn each, after once to warm up."""
+    """Do the work a few times, one turn each, after a first time to warm up."""
     memory.begin()
     seconds = list[float]()
     work()

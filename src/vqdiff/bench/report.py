@@ -1,4 +1,4 @@
-"""What was measured, as JSON and as a Markdown table."""
+"""Reports of measurements, as JSON and as a Markdown table."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from vqdiff.foundation.files import atomic_path, make_folder
 
 @dataclass(frozen=True)
 class Spread:
-    """The median of some values, and their quartiles."""
+    """The median and quartiles of some values."""
 
     median: float
     low: float
@@ -40,18 +40,18 @@ class Spread:
 
 @dataclass(frozen=True)
 class ReportRow:
-    """One quantity of each program that was measured, in the order of `Report.programs`."""
+    """One quantity, measured for each program in the order of `Report.programs`."""
 
     work: str
     quantity: str
     values: list[Spread]
     ratio: Spread | None = None
-    """How many times better the first program is than the second: of values taken in turn, pair by pair."""
+    """How many times better the first program is than the second, from pairs of values measured in turn."""
 
 
 @dataclass
 class Report:
-    """A run of ``vqdiff bench``."""
+    """The report of a run of ``vqdiff bench``."""
 
     title: str
     command: str
@@ -68,18 +68,18 @@ class Report:
         *values: Sequence[float],
         better: Callable[[float, float], float] | None = None,
     ) -> None:
-        """Add what was measured of each program; ``better(ours, theirs)`` is the ratio, of a pair of values."""
+        """Add a quantity measured for each program; ``better(ours, theirs)`` is the ratio for a pair of values."""
         ratio = None
         if better is not None and len(values) == 2:
             ratio = Spread.of([better(*pair) for pair in zip(*values, strict=True)])
         self.rows.append(ReportRow(work, quantity, [Spread.of(each) for each in values], ratio))
 
     def find(self, work: str, quantity: str) -> ReportRow:
-        """The row of that name."""
+        """Return the row of that name."""
         return next(row for row in self.rows if (row.work, row.quantity) == (work, quantity))
 
     def markdown(self) -> str:
-        """The table under its title, with the command and the machine."""
+        """Format the table under its title, with the command and the machine."""
         facts = [f"{name} {', '.join(fact) if isinstance(fact, list) else fact}" for name, fact in self.machine.items()]
         heads = ["", "", *self.programs] + (["ratio"] if len(self.programs) > 1 else [])
         table = [heads, ["---"] * len(heads)]
@@ -94,7 +94,7 @@ class Report:
         return "\n".join([*lines, *(f"| {' | '.join(cells)} |" for cells in table), ""])
 
     def save(self, folder: Path) -> Path:
-        """Write both forms into ``folder``, named by date and title; returns the path of the JSON."""
+        """Write both forms to ``folder``, named by date and title; return the path of the JSON file."""
         make_folder(folder)
         name = "-".join([f"{self.when:%Y-%m-%d-%H%M}", *self.title.replace(",", "").split()])
         record = dataclasses.asdict(self) | {"when": self.when.isoformat(timespec="seconds")}
@@ -105,12 +105,12 @@ class Report:
 
 
 def check_like(ours: Any, theirs: Any, tolerance: float, what: str) -> str:
-    """A line that says how far two arrays are apart; InputError if that is more than ``tolerance`` of their spread."""
+    """Return a line that says how far two arrays differ; InputError if by more than ``tolerance`` of their spread."""
     difference = abs(ours - theirs)
     share = float((difference**2).mean() ** 0.5 / theirs.std())
     line = (
         f"{what} differ by at most {difference.max():.2g}, and in the root mean square by {share:.2g} of their spread"
     )
     if not share <= tolerance:
-        raise InputError(f"the programs do not compute the same: {line}, where {tolerance:g} is rounding")
+        raise InputError(f"the programs do not compute the same: {line}, but rounding explains only {tolerance:g}")
     return line

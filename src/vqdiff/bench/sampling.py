@@ -1,4 +1,4 @@
-"""Drawing pictures: steps of two programs in turn, decoding, memory, and starts from cold."""
+"""Generating images: the steps of two programs in turn, decoding, memory, and cold starts."""
 
 from __future__ import annotations
 
@@ -34,25 +34,25 @@ _GUIDED, _PLAIN = (
     for name in ("ithq-guided", "ithq")
 )
 _ON_CPU: dict[str, tuple[int, tuple[int, ...]]] = {"small": (20, (1, 8, 32)), "coco": (7, (1, 8)), "ithq": (5, (1,))}
-"""Steps to time and batches, by size, where more would take hours."""
+"""Steps to time and batch sizes, by model size, where more would take hours."""
 _DEFAULT = 20, (1, 8, 32)
 _WHOLE = (Repeat(1, 5), Repeat(64, 1))
-"""Pictures of the bundled model that are drawn whole."""
+"""Images of the bundled model that are generated with all steps."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """What to measure a model with; None for what fits the device and the size."""
+    """How to measure a model; None for defaults that fit the device and the size."""
 
     peer: bool
-    """Beside diffusers?"""
+    """Whether to compare with diffusers."""
     precision: MeasuredPrecision | None = None
     peer_dtype: Dtype | None = None
     device: str = "auto"
     steps: int | None = None
     batches: tuple[int, ...] = ()
     starts: int = 3
-    """Processes of each to start from cold; 0 for none."""
+    """Number of cold starts of each program; 0 for none."""
 
     def __post_init__(self) -> None:
         check_counts(steps=self.steps, batch=self.batches)
@@ -92,7 +92,7 @@ def bench_random(size: str, options: Options, command: str, say: Say, sizes: Arc
 
 
 def bench_bundled(options: Options, command: str, say: Say) -> Report:
-    """Measure the bundled model at its default settings, whole pictures and single steps."""
+    """Measure the bundled model at its default settings, whole images and single steps."""
     meta = Model.load(find(_BUNDLED), shapes_only=True)
     bench = _Drawing(_BUNDLED, replace(options, peer=False), command, meta, say)
     settings, batches = meta.sampling, options.batches or _DEFAULT[1]
@@ -105,8 +105,8 @@ def bench_bundled(options: Options, command: str, say: Say) -> Report:
         bench.predict(workers)
         bench.draw(workers, tasks)
         for task in _WHOLE:
-            (drawn,) = take_turns(workers, "pictures", task, task.times, f"{pictures(task.batch)}, whole")
-            bench.report.add("whole pictures, warm", f"seconds for {task.batch}, at default settings", drawn.seconds)
+            (drawn,) = take_turns(workers, "pictures", task, task.times, f"{pictures(task.batch)}, all steps")
+            bench.report.add("whole images, warm", f"seconds for {task.batch}, at default settings", drawn.seconds)
     with tempfile.TemporaryDirectory(prefix="vqdiff-bench-") as room:
         generate = [sys.executable, "-m", "vqdiff", "generate", *prompts(1), "-o", str(Path(room) / "first.png")]
         bench.start_from_cold({OURS: [*generate, "--device", options.device]})
@@ -114,7 +114,7 @@ def bench_bundled(options: Options, command: str, say: Say) -> Report:
 
 
 class _Drawing(Session):
-    """Measures how programs draw."""
+    """Measures how fast programs generate."""
 
     def __init__(self, size: str, options: Options, command: str, meta: Model, say: Say) -> None:
         super().__init__(size, options.programs, pick_device(options.device), command, say)
@@ -122,18 +122,18 @@ class _Drawing(Session):
         self.flops = {guided: step_flops(meta, guided=guided) for guided in (False, True)}
 
     def makers(self, sources: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:
-        """How each program is made of a model."""
+        """The functions and arguments that make each program from a model."""
         make = {OURS: vqdiff_program.Ours, PEER: _peer}
         return {name: (make[name], source, self.programs[name], str(self.device)) for name, source in sources.items()}
 
     def estimate(self, tasks: Sequence[Workload]) -> None:
-        """Say how long it will take, from the operations of the steps alone."""
+        """Print how long it will take, estimated from the operations of the steps."""
         flops = sum(self._flops(task) * (task.turns + 1) for task in tasks)
         minutes = sum(flops / peak for peak in self.peaks.values()) * 2 / 60 + 1
         self.say(f"{self.report.title}: about {minutes:.0f} min if nothing else runs")
 
     def predict(self, workers: Sequence[Worker]) -> None:
-        """Raise InputError if the programs do not predict the same from the same noisy tokens."""
+        """Raise InputError if the programs' predictions for the same noisy tokens differ."""
         codes, steps = self.meta.schedule.num_codes, self.meta.schedule.num_steps
         tokens = np.random.default_rng(0).integers(0, codes + 1, (1, self.meta.num_tokens))
         tokens[:, ::2] = codes
@@ -153,18 +153,18 @@ class _Drawing(Session):
                 self._add_pictures(work, task, drawn, decoded)
 
     def start_from_cold(self, commands: Mapping[str, Sequence[str]]) -> None:
-        """Time whole processes, from nothing to a picture on disk."""
+        """Time whole processes, from their start to an image on disk."""
         if not self.starts:
             return
         seconds: dict[str, list[float]] = {name: [] for name in commands}
-        for _ in track(range(self.starts), "starts from cold", self.starts):
+        for _ in track(range(self.starts), "cold starts", self.starts):
             for name, command in commands.items():
                 start = time.perf_counter()
                 done = subprocess.run(command, capture_output=True, text=True, check=False)
                 seconds[name].append(time.perf_counter() - start)
                 if done.returncode:
                     raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr}")
-        what = "seconds to one picture" + ("" if self.report.title.startswith(_BUNDLED) else " of one step")
+        what = "seconds to one image" + ("" if self.report.title.startswith(_BUNDLED) else " of one step")
         self.report.add("a new process", what, *seconds.values(), better=less)
 
     def _add_steps(self, work: str, task: Workload, drawn: Sequence[TimedSteps]) -> None:
@@ -177,7 +177,7 @@ class _Drawing(Session):
             [100 * flops / step / peak for step in each.steps]
             for each, peak in zip(drawn, self.peaks.values(), strict=True)
         ]
-        add(work, "seconds a step", *(each.steps for each in drawn), better=less)
+        add(work, "seconds per step", *(each.steps for each in drawn), better=less)
         add(work, "outside the network, % of a step", *outside)
         add(work, "of the matrix products' peak, %", *share)
         add(work, "seconds before the first step", *([each.setup] for each in drawn), better=less)
@@ -197,10 +197,10 @@ class _Drawing(Session):
             parts |= {"decoding": float(np.median(end.seconds)), "text and what is prepared once": steps.setup}
             whole.append(parts)
         rates = [[task.batch / sum(parts.values())] for parts in whole]
-        add(work, f"pictures a second, of {count} such steps", *rates, better=more)
+        add(work, f"images per second, of {count} such steps", *rates, better=more)
         for part in whole[0]:
             shares = [[100 * parts[part] / sum(parts.values())] for parts in whole]
-            add(work, f"{part}, % of such a picture", *shares)
+            add(work, f"{part}, % of such an image", *shares)
 
     def _flops(self, task: Workload) -> int:
         return task.batch * self.flops[task.settings.guidance != 1]
@@ -215,7 +215,7 @@ def _peer(folder: Path, dtype: Dtype, device: str) -> Any:
 def _first_pictures(
     folders: Mapping[str, Path], programs: Mapping[str, MeasuredPrecision], device: str, out: Path
 ) -> dict[str, list[str]]:
-    """What each program is, as a command, that loads a model and draws one picture in one step."""
+    """Each program as a command that loads a model and generates one image in one step."""
     code: dict[str, Any] = {OURS: vqdiff_program.first_picture}
     if PEER in folders:
         from vqdiff.bench import diffusers_program as peer

@@ -1,4 +1,4 @@
-"""A report on its way: what every bench does around its measurements."""
+"""A report in progress: the work around the measurements of every benchmark."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from vqdiff.model.devices import auto_precision, pick_device
 Say = Callable[[str], None]
 _MIB = 2**20
 _SIDES = (None, 2048)
-"""Of the matrices of which the faster ones make the peak."""
+"""Sizes of the matrices whose fastest product gives the peak."""
 
 
 class Session:
-    """Programs, each in a precision, side by side on one device; the peak of its matrix products is measured first."""
+    """Programs, each in a precision, on one device; the peak of its matrix products is measured first."""
 
     def __init__(
         self, title: str, programs: Mapping[str, MeasuredPrecision], device: torch.device, command: str, say: Say
@@ -33,16 +33,16 @@ class Session:
         labels = [f"{name} {precision}" for name, precision in programs.items()]
         self.report = Report(", ".join([title, *labels, device.type]), command, labels, describe_machine(device))
         self.peaks = self._measure_peaks()
-        """Matrix products alone, flop/s, by program."""
+        """The peak of matrix products alone, in flop/s, by program."""
 
     @contextmanager
     def workers(self, makers: Mapping[str, tuple[Any, ...]]) -> Iterator[list[Worker]]:
-        """The programs, made by a function of some arguments in processes that end with the block."""
+        """Start the programs, each made by a function with arguments, in processes that end with the block."""
         with ExitStack() as stack:
             yield [stack.enter_context(Worker(name, *maker)) for name, maker in makers.items()]
 
     def check(self, results: list[Any], what: str) -> None:
-        """Raise InputError if two programs do not compute the same; one is believed."""
+        """Raise InputError if two programs do not compute the same; a single one is not checked."""
         if len(results) < 2:
             return
         tolerance = max(PRECISIONS[precision].rounding for precision in self.programs.values())
@@ -52,7 +52,7 @@ class Session:
         self.report.notes.append(f"Checked before: {line}.")
 
     def add_memory(self, work: str, quantity: str, *bytes_: int) -> None:
-        """Add the peak of each program in MiB."""
+        """Add the peak memory of each program in MiB."""
         self.report.add(work, f"{quantity}, MiB", *([each / _MIB] for each in bytes_), better=less)
 
     def _measure_peaks(self) -> dict[str, float]:
@@ -71,24 +71,24 @@ def check_counts(**options: int | tuple[int, ...] | None) -> None:
     for name, value in options.items():
         numbers = value if isinstance(value, tuple) else (value,)
         if wrong := [number for number in numbers if number is not None and number < 1]:
-            raise InputError(f"--{name} is {wrong[0]}: at least 1 is needed")
+            raise InputError(f"--{name} is {wrong[0]}: it must be at least 1")
 
 
 def precision_for(wanted: MeasuredPrecision | None, device: str) -> MeasuredPrecision:
-    """The precision wanted, or the one that fits the device."""
+    """Return the given precision, or the one that fits the device."""
     return wanted or auto_precision(pick_device(device))
 
 
 def less(ours: float, theirs: float) -> float:
-    """How many times better ours is where less is better; infinite where nothing is left of it."""
+    """How many times better ours is if less is better; infinite if ours is 0."""
     return theirs / ours if ours > 0 else float("inf")
 
 
 def more(ours: float, theirs: float) -> float:
-    """How many times better ours is where more is better."""
+    """How many times better ours is if more is better."""
     return ours / theirs
 
 
 def pictures(count: int) -> str:
-    """So many pictures, in words."""
-    return "1 picture" if count == 1 else f"{count} pictures"
+    """Format a number of images."""
+    return "1 image" if count == 1 else f"{count} images"

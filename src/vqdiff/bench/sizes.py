@@ -1,4 +1,4 @@
-"""The models that are measured: architectures of published sizes with random weights."""
+"""The models to measure: architectures of published sizes with random weights."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ _SMALL = Architecture(
 
 
 def random_architecture(name: str) -> Architecture:
-    """Of the size called small, coco or ithq."""
+    """Return the architecture of the size small, coco or ithq."""
     return _SMALL if name == "small" else architecture(name)
 
 
 def random_model(sizes: Architecture) -> Model:
-    """The model with random weights, always the same, and a CLIP text tower of ViT-B/32's depth in its text's width."""
+    """Make the model with fixed random weights, and a CLIP text encoder of its text width and ViT-B/32's depth."""
     from transformers import CLIPTextConfig, CLIPTextModel
     from transformers.utils import logging
 
@@ -58,15 +58,17 @@ def random_model(sizes: Architecture) -> Model:
 
 
 def write_random(sizes: Architecture, folder: Path, dtypes: dict[str, Dtype]) -> dict[str, Path]:
-    """Write one random model as a folder for each program named: of ours for vqdiff, else of diffusers.
+    """Write one random model as a folder for each named program: a model folder for vqdiff, else a diffusers folder.
 
-    Raises InputError if the disk is too small.
+    Raises InputError if the disk has too little space.
     """
     meta = sizes.build("meta")
     numbers = sum(value.numel() for part in (meta.denoiser, meta.image_tokenizer) for value in part.parameters())
     needed = numbers * sum(getattr(torch, dtype).itemsize for dtype in dtypes.values())
     if needed > shutil.disk_usage(folder).free * 0.95:
-        raise InputError(f"{folder} has no room for {needed / 1e9:.1f} GB of random weights: name another with TMPDIR")
+        raise InputError(
+            f"{folder} has no space for {needed / 1e9:.1f} GB of random weights: set TMPDIR to another folder"
+        )
     model = random_model(sizes)
     folders = {name: folder / name for name in dtypes}
     for name, path in folders.items():
@@ -79,9 +81,9 @@ def write_random(sizes: Architecture, folder: Path, dtypes: dict[str, Dtype]) ->
 
 
 def step_flops(model: Model, *, guided: bool) -> int:
-    """Operations of the denoiser in a step of one picture, without what can be done once for all its steps.
+    """Operations of the denoiser in one step of one image, without what can be computed once for all its steps.
 
-    The model may be on the meta device, where this takes no time.
+    The model may be on the meta device, where this costs nothing.
     """
     rows = 1 + guided
     with torch.device(model.device), torch.no_grad():

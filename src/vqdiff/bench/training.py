@@ -1,4 +1,4 @@
-"""Training steps: our loss and the published formulation of it, around the same network, in turn."""
+"""Training steps: our loss and its published formulation, around the same network, in turn."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _CHECKED = 2
 
 @dataclass(frozen=True)
 class Options:
-    """What to measure the training of a denoiser with; None for what fits the device."""
+    """How to measure the training of a denoiser; None for defaults that fit the device."""
 
     codes: int = 4096
     dtype: Dtype | None = None
@@ -47,9 +47,9 @@ class Options:
 
 
 def bench_training(size: str, options: Options, command: str, say: Say, config: ClassicConfig | None = None) -> Report:
-    """Measure training a denoiser of a published size, or of ``config``, with so many codes.
+    """Measure training a denoiser of a published size, or of ``config``, with the given number of codes.
 
-    Raises InputError if the two losses are not the same.
+    Raises InputError if the two losses differ.
     """
     config = replace(config or random_architecture(size).denoiser, num_codes=options.codes)
     device, dtype = pick_device(options.device), precision_for(options.dtype, options.device)
@@ -62,19 +62,19 @@ def bench_training(size: str, options: Options, command: str, say: Say, config: 
         noisy = _noisy(config)
         bench.check([worker.ask("losses", *noisy) for worker in workers], "losses")
         for batch in options.batches:
-            work, task = f"{pictures(batch)} a step", Repeat(batch, options.steps)
+            work, task = f"{pictures(batch)} per step", Repeat(batch, options.steps)
             steps: list[Repeated] = take_turns(workers, "train", task, task.times, f"{work}: training")
             flops, peak = step_flops(config, batch), bench.peaks[OURS]
             rates, shares = (
                 [[amount / second for second in each.seconds] for each in steps]
                 for amount in (batch, 100 * flops / peak)
             )
-            bench.report.add(work, "seconds a step", *(each.seconds for each in steps), better=less)
-            bench.report.add(work, "pictures a second", *rates, better=more)
+            bench.report.add(work, "seconds per step", *(each.seconds for each in steps), better=less)
+            bench.report.add(work, "images per second", *rates, better=more)
             bench.report.add(work, "of the matrix products' peak, %", *shares)
             beyond = "peak memory beyond the weights, their gradients and moments"
             bench.add_memory(work, beyond, *(each.memory for each in steps))
-            alone = "noise and loss alone, forth and back"
+            alone = "noise and loss alone, forward and backward"
             losses: list[Repeated] = take_turns(workers, "noise_and_loss", task, task.times, f"{work}: {alone}")
             bench.report.add(work, f"{alone}: seconds", *(each.seconds for each in losses), better=less)
             bench.add_memory(work, f"{alone}: peak memory beyond the logits", *(each.memory for each in losses))
@@ -82,7 +82,7 @@ def bench_training(size: str, options: Options, command: str, say: Say, config: 
 
 
 class Program(ABC):
-    """A denoiser in training on random tokens and texts; how the loss is computed is what programs differ in."""
+    """A denoiser in training on random tokens and texts; programs differ in how the loss is computed."""
 
     def __init__(self, config: ClassicConfig, dtype: Dtype, device: str) -> None:
         if config.text_width is None:
@@ -100,26 +100,26 @@ class Program(ABC):
 
     @abstractmethod
     def noise(self, x0: Tensor, t: Tensor) -> tuple[Tensor, Any]:
-        """Draw x_t ``(B, L)``, and what `loss` needs of it."""
+        """Draw x_t ``(B, L)``, and what `loss` needs to know about it."""
 
     @abstractmethod
     def loss(self, logits: Tensor, noise: Any, t: Tensor) -> Tensor:
-        """Of each picture, in nats, from logits ``(B, L, K)``."""
+        """The loss of each image, in nats, from logits ``(B, L, K)``."""
 
     @abstractmethod
     def noise_of(self, x0: Tensor, xt: Tensor) -> Any:
-        """What `loss` needs of a given x_t."""
+        """What `loss` needs to know about a given x_t."""
 
     def losses(
         self, x0: NDArray[np.int64], xt: NDArray[np.int64], t: NDArray[np.int64], logits: NDArray[np.float32]
     ) -> NDArray[np.float32]:
-        """The loss of each picture from given tokens and logits."""
+        """The loss of each image from given tokens and logits."""
         arrays = (torch.from_numpy(array).to(self.device) for array in (x0, xt, t, logits))
         x0_, xt_, t_, logits_ = arrays
         return self.loss(logits_, self.noise_of(x0_, xt_), t_).cpu().numpy()
 
     def train(self, task: Repeat, turn: Turn) -> Repeated:
-        """Train on random tokens, a turn a step."""
+        """Train on random tokens, one turn per step."""
         x0, t = self._tokens(task.batch)
         text = torch.randn(task.batch, TEXT_TOKENS, self.config.text_width or 0, device=self.device)
 
@@ -134,7 +134,7 @@ class Program(ABC):
         return repeat(step, task, turn, self.memory)
 
     def noise_and_loss(self, task: Repeat, turn: Turn) -> Repeated:
-        """Draw noise and compute the loss of random logits and its gradient, a turn each time."""
+        """Draw noise and compute the loss of random logits and its gradient, one turn each time."""
         x0, t = self._tokens(task.batch)
         logits = torch.randn(*x0.shape, self.config.num_codes, device=self.device, requires_grad=True)
 
@@ -191,7 +191,7 @@ class Published(Program):
 
 
 def step_flops(config: ClassicConfig, batch: int) -> int:
-    """Operations of the denoiser in a step of so many pictures, forth and back; counted on the meta device."""
+    """Operations of the denoiser in a training step, forward and backward; counted on the meta device."""
     with torch.device("meta"):
         denoiser = ClassicDenoiser(config)
         tokens, t = torch.zeros(batch, config.num_tokens, dtype=torch.int64), torch.ones(batch, dtype=torch.int64)
@@ -200,7 +200,7 @@ def step_flops(config: ClassicConfig, batch: int) -> int:
 
 
 def _noisy(config: ClassicConfig) -> tuple[NDArray[Any], ...]:
-    """A few pictures with all that the loss needs: x0, x_t, t, logits."""
+    """A few images with everything that the loss needs: x0, x_t, t, logits."""
     random, shape = np.random.default_rng(0), (_CHECKED, config.num_tokens)
     x0 = random.integers(config.num_codes, size=shape)
     t = 1 + np.arange(_CHECKED) * (config.num_steps - 1) // 2

@@ -1,4 +1,4 @@
-"""This package as a program to be measured."""
+"""This package as a program to measure."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from vqdiff.sampling import Canvas, Frame, get_sampler, run
 
 
 class Ours:
-    """A model folder, loaded and asked through this package's public names."""
+    """A model folder, loaded and used through this package's public names."""
 
     def __init__(self, source: str | Path, precision: MeasuredPrecision, device: str) -> None:
         self.memory = Memory(pick_device(device))
@@ -55,7 +55,7 @@ class Ours:
 
     @torch.inference_mode()
     def draw(self, task: Workload, turn: Turn) -> TimedSteps:
-        """Take the steps of a task, a turn each."""
+        """Take the steps of a task, one turn each."""
         self.memory.begin()
         self.watch.clear()
         start = time.perf_counter()
@@ -63,7 +63,7 @@ class Ours:
         denoise = self.model.bind(*job.encode(self.model))
         frames = run(job.start(self.model), denoise)
         setup = time.perf_counter() - start
-        next(frames)  # warm
+        next(frames)  # to warm up
         for frames in self._before_steps(task, job, denoise):
             turn()
             self.watch.start()
@@ -72,17 +72,17 @@ class Ours:
         return TimedSteps(setup, self.watch.laps, self.watch.network, self.memory.beyond())
 
     def decode(self, task: Repeat, turn: Turn) -> Repeated:
-        """Make PIL images of random tokens, a turn each time."""
+        """Decode random tokens to PIL images, one turn each time."""
         tokens = torch.randint(self.model.schedule.num_codes, (task.batch, self.model.num_tokens))
         tokens = tokens.to(self.model.device)
         return repeat(lambda: self.pipe.decode(tokens), task, turn, self.memory)
 
     def pictures(self, task: Repeat, turn: Turn) -> Repeated:
-        """Draw pictures with the model's own settings, from the prompts to PIL images."""
+        """Generate images with the model's own settings, from the prompts to PIL images."""
         return repeat(lambda: self.pipe(prompts(task.batch)), task, turn, self.memory)
 
     def _before_steps(self, task: Workload, job: Job, denoise: Any) -> Iterator[Iterator[Frame]]:
-        """Runs, each at the point before a step to be timed."""
+        """Yield runs, each stopped before a step to be timed."""
         schedule = self.model.schedule
         if task.steps is None:
             yield from itertools.repeat(run(job.start(self.model), denoise), task.settings.steps)
@@ -96,7 +96,7 @@ class Ours:
 
 
 def first_picture(folder: Path, precision: MeasuredPrecision, device: str, output: Path) -> str:
-    """A program that loads a model, draws one picture in one step, and saves it."""
+    """A program that loads a model, generates one image in one step, and saves it."""
     options = {"device": device, "precision": precision}
     return (
         f"import vqdiff; pipe = vqdiff.load({str(folder)!r}, **{options!r}); "

@@ -1,4 +1,4 @@
-"""Programs in processes of their own, which work in turns: never two at once, so that neither slows the other."""
+"""Programs in their own processes that work in turns: never two at once, so that neither slows the other down."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from vqdiff.foundation.errors import InputError
 from vqdiff.foundation.progress import track
 
 Turn = Callable[[], None]
-"""Called by a program before each part of its work: says that it is ready, and returns when it may go on."""
+"""Called by a program before each part of its work: signals that it is ready, and returns when it may continue."""
 
-_PATIENCE = 2.0  # seconds for a program to end by itself
-_PAUSE = 0.005  # seconds between turns, in which the threads of the one that worked come to rest
+_PATIENCE = 2.0  # seconds to wait for a program to end by itself
+_PAUSE = 0.005  # seconds between turns, in which threads come to rest
 _Answer = tuple[Literal["turn", "result", "refused", "failed"], Any]
 
 
 class Worker:
     """A program in a fresh process, with its own memory and threads; ends with its ``with`` block.
 
-    ``make(*arguments)`` makes the program there, and must be picklable. An InputError of the program is raised here.
+    ``make(*arguments)`` makes the program there, and must be picklable. An InputError in the program is raised here.
     """
 
     def __init__(self, name: str, make: Callable[..., Any], *arguments: Any) -> None:
@@ -33,7 +33,7 @@ class Worker:
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, make, arguments), daemon=True)
         self._process.start()
-        theirs.close()  # so that its end is noticed here
+        theirs.close()  # so that its end is detected here
         self._answer: _Answer = ("turn", None)
         self._receive()
 
@@ -41,13 +41,13 @@ class Worker:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._pipe.close()  # which it takes as its end when it next listens
+        self._pipe.close()  # the program ends when it next listens
         self._process.join(_PATIENCE)
         self._process.kill()
         self._process.join()
 
     def ask(self, method: str, *arguments: Any) -> Any:
-        """What a method of the program returns."""
+        """Call a method of the program and return its result."""
         self._send((method, arguments, False))
         return self._result()
 
@@ -56,7 +56,7 @@ class Worker:
         self._send((method, arguments, True))
 
     def go(self) -> None:
-        """Let it work until its next turn, or its end."""
+        """Let the program work until its next turn, or its end."""
         assert self._answer[0] == "turn", f"{self.name} has no more turns"
         self._send(None)
 
@@ -75,8 +75,8 @@ class Worker:
         except (EOFError, ConnectionResetError):
             self._process.join()
             raise InputError(
-                f"the process of {self.name} was ended (exit code {self._process.exitcode}), as happens when memory "
-                "runs out: take a smaller --size or --batch"
+                f"the process of {self.name} was killed (exit code {self._process.exitcode}), as happens when memory "
+                "runs out: choose a smaller --size or --batch"
             ) from None
         kind, value = self._answer
         if kind == "refused":
@@ -86,7 +86,7 @@ class Worker:
 
 
 def take_turns(workers: Sequence[Worker], method: str, task: Any, turns: int, description: str) -> list[Any]:
-    """What ``method(task, turn)`` of each program returns, after so many turns of each, one turn at a time."""
+    """Run ``method(task, turn)`` of each program, one turn at a time, and return the results."""
     for worker in workers:
         worker.start(method, task)
     for _ in track(range(turns), description, turns):
@@ -97,7 +97,7 @@ def take_turns(workers: Sequence[Worker], method: str, task: Any, turns: int, de
 
 
 def _serve(pipe: Connection, make: Callable[..., Any], arguments: Sequence[Any]) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends this process
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C and ends this process
 
     def turn() -> None:
         pipe.send(("turn", None))

@@ -1,4 +1,4 @@
-"""Models in other projects' files, and our own folders, by one call; the only place that knows foreign key names."""
+"""Read models from other projects' files and from our own folders; the only place that knows foreign key names."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ __all__ = ["Extras", "kind_of", "read", "read_model"]
 
 
 def read_model(path: Path, extras: Extras, *, dtype: torch.dtype | None = None, shapes_only: bool = False) -> Model:
-    """The model in a folder of ours or of diffusers, or in an original checkpoint; the denoiser as ``dtype`` (float32).
+    """Read a model folder, a diffusers folder or an original checkpoint; the denoiser as ``dtype`` (float32).
 
-    ``shapes_only`` gives parts on the meta device and reads next to nothing of the weights.
-    Raises InputError for what is broken, incomplete, of another format, or of several at once.
+    ``shapes_only`` gives parts on the meta device and reads almost nothing of the weights.
+    Raises InputError for a path that is broken, incomplete, of another format, or of several at once.
     """
     found = read(path, extras, dtype=dtype, shapes_only=shapes_only)
     if not isinstance(found, Model):
-        raise InputError(f"{path} is an image tokenizer alone: name the model, and this as its image_tokenizer")
+        raise InputError(f"{path} is only an image tokenizer: name the model, and this as its image_tokenizer")
     return found
 
 
 def read(path: Path, extras: Extras, *, dtype: torch.dtype | None = None, shapes_only: bool = False) -> Model | Any:
-    """As :func:`read_model`, but where there is an image tokenizer alone, that."""
+    """As :func:`read_model`, but return an image tokenizer if there is only that."""
     kind = kind_of(path)
     if kind == "checkpoint":
         return microsoft.read(path, extras, dtype=dtype, shapes_only=shapes_only)
     if any(value is not None for value in extras.values()):
-        raise InputError(f"{path} is a {kind} and complete in itself: leave out {', '.join(extras)}")
+        raise InputError(f"{path} is a {kind} and complete by itself: leave out {', '.join(extras)}")
     if kind == "tokenizer folder":
         return load_component(path, shapes_only=shapes_only)
     if kind == "diffusers folder":
@@ -43,9 +43,9 @@ def read(path: Path, extras: Extras, *, dtype: torch.dtype | None = None, shapes
 
 
 def kind_of(path: Path) -> str:
-    """What ``path`` is, as far as names tell: checkpoint (any file), model folder, diffusers folder, tokenizer folder.
+    """The kind of ``path``, by file names: checkpoint (any file), model folder, diffusers folder, tokenizer folder.
 
-    Raises InputError for a folder that looks like several of them, or holds checkpoints and is none.
+    Raises InputError for a folder that looks like several of them, or that only holds checkpoints.
     """
     if path.is_file():
         return "checkpoint"
@@ -60,7 +60,7 @@ def kind_of(path: Path) -> str:
     kinds = [kind for kind, there in signs.items() if there]
     files = sorted(file.name for file in path.iterdir() if file.suffix in (".pth", ".pt", ".ckpt"))
     if files and not kinds:
-        raise InputError(f"{path} is no model folder but holds {', '.join(files[:5])}: name the checkpoint itself")
+        raise InputError(f"{path} is not a model folder but holds {', '.join(files[:5])}: name the checkpoint itself")
     if len(kinds) + bool(files) > 1:
         found = [f"a {kind}" for kind in kinds] + [f"the checkpoint {file}" for file in files[:1]]
         raise InputError(f"{path} looks like several formats at once: {', '.join(found)}; keep one of them there")

@@ -1,4 +1,4 @@
-"""Opening other people's weight files: nothing in them runs, no damage goes unnoticed, a refusal is one line."""
+"""Read untrusted weight files: none of their code runs, damage is detected, and errors are one line."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from torch import Tensor
 
 from vqdiff.foundation.errors import InputError
 
-# Where training frameworks leave their own objects beside the weights; each becomes an empty stand-in, never itself.
+# Modules of training frameworks' objects that are stored beside the weights; they are replaced by empty stand-ins.
 _INERT = ("pytorch_lightning.", "lightning.", "omegaconf.", "numpy.", "__torch__.")
 _POINTER = b"version https://git-lfs"
 
 
 class _StandIn:
-    """Takes the place of a foreign object whose class is not wanted; keeps what was set on it and does nothing."""
+    """A stand-in for an object of a foreign class; stores the state set on it and does nothing."""
 
     def __init__(self, *_: Any, **__: Any) -> None: ...
 
@@ -33,10 +33,10 @@ class _StandIn:
 
 
 def read_weights(path: Path, *, check: bool = True) -> dict[str, Any]:
-    """What a ``torch.save`` file, TorchScript archive or safetensors file holds; tensors stay on the disk till used.
+    """Read a ``torch.save`` file, TorchScript archive or safetensors file; tensors stay on the disk until used.
 
-    ``check`` reads the archive once to compare all checksums, which ``torch.load`` ignores. Raises InputError for a
-    file that is missing, damaged, no such file at all, or made to run code.
+    ``check`` reads the archive once to verify all checksums, which ``torch.load`` ignores. Raises InputError for a
+    file that is missing, damaged, of another format, or made to run code.
     """
     content = _read(Path(path), check)
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
@@ -45,10 +45,10 @@ def read_weights(path: Path, *, check: bool = True) -> dict[str, Any]:
 
 
 def read_table(path: Path) -> Tensor:
-    """The one vector of integers in a ``torch.save`` file; InputError as from :func:`read_weights`, or for another."""
+    """Read a vector of integers from a ``torch.save`` file; InputError for anything else, see :func:`read_weights`."""
     content = _read(Path(path), check=True)
     if not isinstance(content, Tensor) or content.dtype != torch.int64 or content.ndim != 1:
-        raise InputError(f"{path} is no mapping table: it must hold one vector of integers")
+        raise InputError(f"{path} is not a mapping table: it must hold one vector of integers")
     return content
 
 
@@ -60,31 +60,31 @@ def _read(path: Path, check: bool) -> Any:
     if not start:
         raise InputError(f"{path} is empty: download it again")
     if start == _POINTER:
-        raise InputError(f"{path} only says where the weights are (Git LFS): run git lfs pull there")
+        raise InputError(f"{path} is a Git LFS pointer instead of the weights: run git lfs pull there")
     with _one_line(path):
         if path.suffix == ".safetensors":
             return dict(load_file(path))
         if zipfile.is_zipfile(path):
             return _read_zip(path, check)
         if start[:2] == b"PK":
-            raise InputError(f"{path} is cut short: download it again")
-        if start[:1] == b"\x80":  # what torch.save wrote before 1.6: a plain pickle, without checksums
+            raise InputError(f"{path} is truncated: download it again")
+        if start[:1] == b"\x80":  # the format before torch 1.6: a plain pickle, without checksums
             return torch.load(path, map_location="cpu", weights_only=True)
-        raise InputError(f"{path} is no weight file: it begins with {start[:8]!r}; a saved error page?")
+        raise InputError(f"{path} is not a weight file: it begins with {start[:8]!r}; is it a saved error page?")
 
 
 @contextmanager
 def _one_line(path: Path) -> Any:
     try:
-        with warnings.catch_warnings(action="ignore"):  # torch's about odd pickles; what matters becomes an error
+        with warnings.catch_warnings(action="ignore"):  # from torch about unusual pickles; real problems raise errors
             yield
     except InputError:
         raise
     except SafetensorError as error:
-        raise InputError(f"{path} is damaged or cut short: {error}; download it again") from error
-    except Exception as error:  # a damaged pickle may make the reader stumble over anything
+        raise InputError(f"{path} is damaged or truncated: {error}; download it again") from error
+    except Exception as error:  # a damaged pickle may raise anything
         unsafe = isinstance(error, ModuleNotFoundError | AttributeError) or "weights_only" in str(error).lower()
-        what = "is refused: it is damaged, or made to run code" if unsafe else "is damaged"
+        what = "is rejected: it is damaged, or made to run code" if unsafe else "is damaged"
         reason = next((line for line in str(error).splitlines() if "GLOBAL" in line), type(error).__name__)
         raise InputError(f"{path} {what} ({reason.strip()[:100]}); download it again from its source") from error
 
@@ -92,9 +92,9 @@ def _one_line(path: Path) -> Any:
 def _read_zip(path: Path, check: bool) -> Any:
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
-        weights = [entry for entry in entries if "/code/" not in entry.filename]  # a script's sources may be packed
+        weights = [entry for entry in entries if "/code/" not in entry.filename]  # a script's sources may be compressed
         if packed := next((e.filename for e in weights if e.compress_type != zipfile.ZIP_STORED), None):
-            raise InputError(f"{path} is no file of torch's: its entry {packed} is compressed")
+            raise InputError(f"{path} is not a file written by torch: its entry {packed} is compressed")
         if check and (bad := archive.testzip()):
             raise InputError(f"{path} is damaged: the checksum of its entry {bad} is wrong; download it again")
         if any(entry.filename.endswith("/constants.pkl") for entry in entries):
@@ -108,16 +108,16 @@ def _load_zip(file: Path | io.BytesIO, path: Path) -> Any:
         file.seek(0)
     if foreign := [name for name in unknown if not name.startswith(_INERT)]:
         raise InputError(
-            f"{path} is refused: besides weights it would load {', '.join(foreign[:3])}, which may run code"
+            f"{path} is rejected: besides weights it would load {', '.join(foreign[:3])}, which may run code"
         )
-    # One class a name, since torch keeps them by class.
+    # One class per name, since torch stores them by class.
     stand_ins: list[Any] = [(type("StandIn", (_StandIn,), {}), name) for name in unknown]
     with torch.serialization.safe_globals(stand_ins):
         return torch.load(file, map_location="cpu", weights_only=True, mmap=isinstance(file, Path) or None)
 
 
 def _without_code(script: zipfile.ZipFile) -> io.BytesIO:
-    """A TorchScript archive (OpenAI's CLIP is one) as the plain archive of weights that is in it."""
+    """Reduce a TorchScript archive (such as OpenAI's CLIP) to the plain archive of its weights."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as plain:
         for entry in script.namelist():
@@ -128,7 +128,7 @@ def _without_code(script: zipfile.ZipFile) -> io.BytesIO:
 
 
 def _module_state(module: Any, prefix: str = "") -> dict[str, Tensor]:
-    """The state dict of a module that was read as stand-ins."""
+    """The state dict of a module that was read with stand-ins."""
     state: dict[str, Tensor] = {}
     for name, value in vars(module).items():
         if isinstance(value, Tensor):

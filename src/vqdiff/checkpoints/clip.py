@@ -1,4 +1,4 @@
-"""CLIP text towers as published: in OpenAI's own names, inside diffusion checkpoints, or in a transformers folder."""
+"""Read published CLIP text encoders: with OpenAI's names, inside diffusion checkpoints, or in a transformers folder."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from vqdiff.foundation.errors import InputError
 from vqdiff.foundation.files import read_json
 from vqdiff.text import ClipTextEncoder, NullCondition, NullConfig
 
-VOCABULARY = 49_408  # of every CLIP that OpenAI published
+VOCABULARY = 49_408  # the size in every CLIP published by OpenAI
 
 
 def read_clip(state: StateDict, prefix: str = "", *, shapes_only: bool = False) -> ClipTextEncoder:
-    """The text tower among the entries of ``state`` that begin with ``prefix``, in OpenAI's names, as float32.
+    """Read the text encoder among the entries of ``state`` that begin with ``prefix``, with OpenAI's names, as float32.
 
-    The head count is width / 64, as in OpenAI's program; a vocabulary of another size than theirs gets no tokenizer.
+    The number of heads is width / 64, as in OpenAI's code; with a vocabulary of another size there is no tokenizer.
     Raises InputError for missing entries.
     """
     state = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
@@ -66,7 +66,7 @@ def read_clip(state: StateDict, prefix: str = "", *, shapes_only: bool = False) 
 
 
 def read_clip_folder(folder: Path, tokenizer: Path, state: StateDict, *, shapes_only: bool = False) -> ClipTextEncoder:
-    """A transformers CLIP text tower: ``state`` in its names of any year, configuration and vocabulary in folders."""
+    """Read a transformers CLIP text encoder: ``state`` with the names of any version, the rest from folders."""
     from transformers import CLIPTokenizer
 
     config = read_json(folder / "config.json")
@@ -77,12 +77,12 @@ def read_clip_folder(folder: Path, tokenizer: Path, state: StateDict, *, shapes_
     try:
         words: Any = CLIPTokenizer.from_pretrained(tokenizer, local_files_only=True)
     except (OSError, ValueError, TypeError, RuntimeError) as error:
-        raise InputError(f"{tokenizer} is no CLIP tokenizer: {str(error).splitlines()[0]}") from error
+        raise InputError(f"{tokenizer} is not a CLIP tokenizer: {str(error).splitlines()[0]}") from error
     return ClipTextEncoder(model, words)
 
 
 def text_model(config: dict[str, Any], state: StateDict, *, shapes_only: bool = False) -> Any:
-    """A transformers ``CLIPTextModel`` with the weights ``state``, in names without ``text_model.``, as float32."""
+    """Make a transformers ``CLIPTextModel`` with the weights ``state``, named without ``text_model.``, as float32."""
     from transformers import CLIPTextConfig, CLIPTextModel
     from transformers.utils import logging
 
@@ -91,22 +91,24 @@ def text_model(config: dict[str, Any], state: StateDict, *, shapes_only: bool = 
         words = int(config.get("vocab_size", VOCABULARY))
         settings = CLIPTextConfig(**{"bos_token_id": words - 2, "eos_token_id": words - 1, "pad_token_id": 0, **config})
         if settings.num_hidden_layers != (layers := count(state, "encoder.layers")):
-            raise InputError(f"the text encoder is told to have {settings.num_hidden_layers} layers and has {layers}")
-        with torch.device("meta"):  # whatever the sizes are, they take no memory until the weights have them
+            raise InputError(
+                f"the text encoder's weights have {layers} layers, not {settings.num_hidden_layers} as configured"
+            )
+        with torch.device("meta"):  # takes no memory, whatever the configured sizes, until the weights are assigned
             model = CLIPTextModel(settings)
     except InputError:
         raise
-    except Exception as error:  # transformers' own checks of the values, and torch's
+    except Exception as error:  # from checks of the values in transformers and torch
         raise InputError(f"the text encoder's configuration is not one of CLIP: {error}") from error
     known = model.state_dict()
-    prefix = "text_model." if any(key.startswith("text_model.") for key in known) else ""  # by transformers' version
+    prefix = "text_model." if any(key.startswith("text_model.") for key in known) else ""  # by version
     weights = {prefix + key: value for key, value in state.items()}
     if missing := [key.removeprefix(prefix) for key in known if key not in weights]:
         raise InputError(f"the text encoder is incomplete: {listed(missing)} is missing; download it again")
     for key, like in known.items():
         if weights[key].shape != like.shape:
             shape = tuple(weights[key].shape)
-            raise InputError(f"the text encoder's {key} has shape {shape} where {tuple(like.shape)} fits the rest")
+            raise InputError(f"the text encoder's {key} has shape {shape}, but {tuple(like.shape)} fits the rest")
     if not shapes_only:
         model = CLIPTextModel(settings)
         model.load_state_dict({key: weights[key].float() for key in known})
@@ -116,9 +118,9 @@ def text_model(config: dict[str, Any], state: StateDict, *, shapes_only: bool = 
 def null_condition(
     state: StateDict, key: str, encoder: ClipTextEncoder, denoiser: ClassicConfig, *, shapes_only: bool = False
 ) -> NullCondition:
-    """The learned null condition under ``key``; where there is none, the features of the empty text.
+    """The learned null condition under ``key``, or the features of the empty text if there is none.
 
-    Raises InputError if it, or the encoder, is not one for the denoiser.
+    Raises InputError if it, or the encoder, does not fit the denoiser.
     """
     if encoder.width != denoiser.text_width:
         raise InputError(
@@ -126,7 +128,7 @@ def null_condition(
         )
     learned, shape = state.get(key), (encoder.max_tokens, encoder.width)
     if learned is not None and learned.shape != shape:
-        raise InputError(f"{key} has shape {tuple(learned.shape)} where {shape} fits the rest")
+        raise InputError(f"{key} has shape {tuple(learned.shape)}, but {shape} fits the rest")
     with torch.device("meta" if shapes_only else "cpu"):
         null = NullCondition(NullConfig("empty" if learned is None else "learnable", *shape))
     if learned is not None:
@@ -138,12 +140,12 @@ def null_condition(
 
 @cache
 def openai_tokenizer() -> Any:
-    """CLIP's byte-pair encoding: its merges come with this package, and all else follows from them."""
+    """CLIP's byte-pair encoding: its merges come with this package, and everything else follows from them."""
     from transformers import CLIPTokenizer
 
     packed = (resources.files("vqdiff.checkpoints") / "clip_merges.txt.xz").read_bytes()
     merges = [tuple(line.split()) for line in lzma.decompress(packed).decode().splitlines()]
-    # The 256 bytes, each as a printable character: those that are one come first, the others from U+0100 on.
+    # The 256 bytes as printable characters: first those that are printable, then the others from U+0100 on.
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     characters = [chr(byte) for byte in printable] + [chr(256 + i) for i in range(256 - len(printable))]
     words = [*characters, *(c + "</w>" for c in characters), *(a + b for a, b in merges)]

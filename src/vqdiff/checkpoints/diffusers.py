@@ -1,7 +1,7 @@
-"""Folders of diffusers' ``VQDiffusionPipeline``, in the names of 2022 and of today, read without diffusers.
+"""Read folders of diffusers' ``VQDiffusionPipeline``, with the names of 2022 or of today, without diffusers.
 
-A folder has one sub-folder a part, each with its configuration and its weights (``.safetensors`` or ``.bin``, whole or
-in shards, in full or half precision).
+A folder has one sub-folder per part, each with its configuration and its weights (``.safetensors`` or ``.bin``, whole
+or in shards, in full or half precision).
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ DENOISER_NAMES = Names(
 
 
 def codec_names(config: VQGANConfig) -> Names:
-    """What diffusers calls the weights of a codec."""
+    """The names of a codec's weights in diffusers."""
     levels = range(len(config.channel_mult))
     pieces = {f"encoder.levels.{i}.resize.": f"encoder.levels.{i}.downsamplers.0." for i in levels}
     pieces |= {
@@ -75,9 +75,9 @@ def codec_names(config: VQGANConfig) -> Names:
 _ATTENTION_OF_2022 = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
 
 TRANSFORMER = {"activation_fn": "geglu-approximate", "attention_bias": True, "in_channels": None}
-"""What the configuration of every VQ-Diffusion transformer says besides its sizes."""
+"""The values, besides sizes, in the configuration of every VQ-Diffusion transformer."""
 CODEC = {"act_fn": "silu", "in_channels": 3, "norm_num_groups": 32, "out_channels": 3}
-"""What the configuration of every VQ-Diffusion codec says besides its sizes."""
+"""The values, besides sizes, in the configuration of every VQ-Diffusion codec."""
 # Later additions, which change the network unless they have these values.
 _TRANSFORMER_NOW = {
     "attention_type": "default",
@@ -88,19 +88,19 @@ _TRANSFORMER_NOW = {
     "only_cross_attention": False,
     "patch_size": None,
 }
-_LARGEST = 1 << 24  # beyond, the number of weights leaves 64 bits
+_LARGEST = 1 << 24  # beyond this, the number of weights could exceed 64 bits
 _CODEC_NOW = {"lookup_from_codebook": False, "mid_block_add_attention": True, "norm_type": "group"}
 
 
 def read_model(folder: Path, *, dtype: torch.dtype | None = None, shapes_only: bool = False) -> Model:
-    """The model in a folder; ``card.origin`` says where each part came from, ``card.notes`` what was odd.
+    """Read the model in a folder; ``card.origin`` names the source of each part, ``card.notes`` irregularities.
 
-    ``dtype`` is the denoiser's. ``shapes_only`` gives parts on the meta device and reads next to nothing.
-    Raises InputError for a folder that is broken, incomplete or of something else.
+    ``dtype`` is the denoiser's. ``shapes_only`` gives parts on the meta device and reads almost nothing.
+    Raises InputError for a folder that is broken, incomplete or of another format.
     """
     kind = read_json(folder / "model_index.json").get("_class_name")
     if kind != "VQDiffusionPipeline":
-        raise InputError(f"{folder} is a folder of diffusers' {kind}: of its pipelines, VQDiffusionPipeline alone fits")
+        raise InputError(f"{folder} is a folder of diffusers' {kind}: only its VQDiffusionPipeline is supported")
     origin, notes = dict[str, str](), list[str]()
 
     def weights(part: str, ours: str) -> dict[str, Tensor]:
@@ -108,7 +108,7 @@ def read_model(folder: Path, *, dtype: torch.dtype | None = None, shapes_only: b
         origin[ours] = ", ".join(f"{part}/{file.name}" for file in files)
         state = {key: value for file in files for key, value in read_weights(file, check=not shapes_only).items()}
         if strange := [key for key, value in state.items() if not isinstance(value, Tensor)]:
-            raise InputError(f"{folder / part}: {strange[0]} is no tensor")
+            raise InputError(f"{folder / part}: {strange[0]} is not a tensor")
         return {key: value.to("meta") if shapes_only else value for key, value in state.items()}
 
     def report(part: str, unused: tuple[str, ...]) -> None:
@@ -157,21 +157,21 @@ def weight_files(folder: Path) -> list[Path]:
             if (index := folder / f"{stem}.{end}.index{variant}.json").is_file():
                 shards = read_json(index).get("weight_map")
                 if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
-                    raise InputError(f"{index} does not say in which file each weight is")
+                    raise InputError(f"{index} does not map the weights to files")
                 return [folder / Path(name).name for name in sorted(set(shards.values()))]
     raise InputError(f"{folder} has no weights: the folder is incomplete, download it again")
 
 
 def denoiser_config(file: Path, state: StateDict) -> ClassicConfig:
-    """The configuration in ``transformer/config.json``; InputError if it is no VQ-Diffusion transformer's."""
+    """Read ``transformer/config.json``; InputError if it is not the configuration of a VQ-Diffusion transformer."""
     config = read_json(file)
-    if config.get("norm_type") == "layer_norm":  # the default of a time when num_embeds_ada_norm decided
+    if config.get("norm_type") == "layer_norm":  # the default when num_embeds_ada_norm still determined the type
         del config["norm_type"]
     _expect(config, TRANSFORMER | _TRANSFORMER_NOW, file)
     heads, grid = _size(config, "num_attention_heads", file), _size(config, "sample_size", file)
     if count(state, "transformer_blocks") != (depth := _size(config, "num_layers", file)):
         found = count(state, "transformer_blocks")
-        raise InputError(f"{file} tells of {depth} layers, but the weights are of {found}: download them again")
+        raise InputError(f"{file} has {depth} layers, but the weights have {found}: download them again")
     return ClassicConfig(
         num_codes=_size(config, "num_vector_embeds", file) - 1,
         num_steps=_size(config, "num_embeds_ada_norm", file),
@@ -186,22 +186,22 @@ def denoiser_config(file: Path, state: StateDict) -> ClassicConfig:
 
 
 def codec_config(file: Path, state: StateDict, denoiser: ClassicConfig) -> VQGANConfig:
-    """The configuration in ``vqvae/config.json``; InputError if it is no codec for the denoiser's tokens."""
+    """Read ``vqvae/config.json``; InputError if it is not the configuration of a codec for the denoiser's tokens."""
     config = read_json(file)
     _expect(config, CODEC | _CODEC_NOW, file)
     widths, down, up = (config.get(key) for key in ("block_out_channels", "down_block_types", "up_block_types"))
     if not (
         isinstance(widths, list) and widths and all(isinstance(width, int) and 0 < width < _LARGEST for width in widths)
     ):
-        raise InputError(f"{file}: block_out_channels is {widths!r} where a list of sizes is needed")
+        raise InputError(f"{file}: block_out_channels is {widths!r}, but must be a list of sizes")
     levels = [
         level for level, name in enumerate(down if isinstance(down, list) else ()) if name == "AttnDownEncoderBlock2D"
     ]
     if [down, up] != list(block_types(len(widths), levels)) or any(width % widths[0] for width in widths):
-        raise InputError(f"{file}: the blocks {down} and {up} of {widths} channels are no VQ-Diffusion codec's")
+        raise InputError(f"{file}: the blocks {down} and {up} of {widths} channels do not fit a VQ-Diffusion codec")
     blocks = _size(config, "layers_per_block", file)
     if (len(widths), blocks) != (found := tuple(count(state, f"encoder.down_blocks{x}") for x in ("", ".0.resnets"))):
-        raise InputError(f"{file} tells of {len(widths)} levels of {blocks} blocks, but the weights are of {found}")
+        raise InputError(f"{file} has {len(widths)} levels of {blocks} blocks, but the weights have {found}")
     codes = _size(config, "num_vq_embeddings", file)
     if codes != denoiser.num_codes:
         raise InputError(f"{file}: the codec has {codes} codes, the transformer {denoiser.num_codes}: not of one model")
@@ -220,13 +220,13 @@ def codec_config(file: Path, state: StateDict, denoiser: ClassicConfig) -> VQGAN
 
 
 def block_types(levels: int, attention: Any) -> tuple[list[str], list[str]]:
-    """What diffusers calls the encoder's and the decoder's levels."""
+    """The names of the encoder's and the decoder's levels in diffusers."""
     down = [f"{'Attn' if level in attention else ''}DownEncoderBlock2D" for level in range(levels)]
     return down, [name.replace("DownEncoder", "UpDecoder") for name in reversed(down)]
 
 
 def _codec_state(state: StateDict, config: VQGANConfig) -> dict[str, Tensor]:
-    """The codec's weights under today's names, their linear layers of the attention as 1×1 convolutions."""
+    """The codec's weights with today's names, and the linear layers of attention as 1×1 convolutions."""
     found: dict[str, Tensor] = {}
     for key, value in state.items():
         for old, new in _ATTENTION_OF_2022.items():
@@ -237,14 +237,14 @@ def _codec_state(state: StateDict, config: VQGANConfig) -> dict[str, Tensor]:
 
 
 def schedule_of(file: Path, config: ClassicConfig) -> Schedule:
-    """The noise schedule in ``scheduler_config.json``; InputError if it is not one for the denoiser."""
+    """Read the noise schedule from ``scheduler_config.json``; InputError if it does not fit the denoiser."""
     values = read_json(file)
     published = Schedule.published(config.num_steps, config.num_codes)
     (a1, aT), (g1, gT) = published.alpha_bar_ends, published.gamma_bar_ends
     steps, classes = values.get("num_train_timesteps", 100), values.get("num_vec_classes")
     if (steps, classes) != (config.num_steps, config.num_codes + 1):
         raise InputError(
-            f"{file} tells of {steps} steps and {classes} classes, the transformer of {config.num_steps} and "
+            f"{file} has {steps} steps and {classes} classes, the transformer {config.num_steps} and "
             f"{config.num_codes + 1}: not of one model"
         )
     ends = [values.get(f"{k}_cum_{end}", default) for k, end, default in (
@@ -258,11 +258,13 @@ def schedule_of(file: Path, config: ClassicConfig) -> Schedule:
 def _expect(config: Mapping[str, Any], wanted: Mapping[str, Any], file: Path) -> None:
     for key, value in wanted.items():
         if config.get(key, value) != value:
-            raise InputError(f"{file}: {key} is {config[key]!r}, in VQ-Diffusion {value!r}: not a model of this kind")
+            raise InputError(
+                f"{file}: {key} is {config[key]!r}, but {value!r} in VQ-Diffusion: not a model of this kind"
+            )
 
 
 def _size(config: Mapping[str, Any], key: str, file: Path) -> int:
     value = config.get(key)
     if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < _LARGEST:
-        raise InputError(f"{file}: {key} is {value!r} where a size is needed")
+        raise InputError(f"{file}: {key} is {value!r}, but must be a size")
     return value

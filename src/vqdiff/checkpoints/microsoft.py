@@ -1,8 +1,8 @@
-"""The original checkpoints (``microsoft/VQ-Diffusion``): text, class-conditional and unconditional, one file each.
+"""Read the original checkpoints (``microsoft/VQ-Diffusion``): text, class-conditional and unconditional, one file each.
 
-They are training checkpoints: the weights under ``model``, their running average, which one samples with, under
-``ema``, and optimizer states. CLIP is inside; the image codec may be. What the file does not tell (heads, token grid)
-is taken from the caller, or from the ``.yaml`` configuration beside it, or is as in the published models.
+They are training checkpoints: the weights under ``model``, their moving average, which is used for sampling, under
+``ema``, and optimizer states. They contain CLIP and may contain the image codec. What the file lacks (heads, token
+grid) is taken from the caller, or from the ``.yaml`` configuration beside it, or is as in the published models.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from vqdiff.model import Card, Model, load_component
 
 
 class Extras(TypedDict, total=False):
-    """What an original checkpoint does not hold or does not tell.
+    """What an original checkpoint does not contain.
 
     image_tokenizer: the codec's file (or a component folder of ours). code_map: its mapping table; by default the one
-    that fits among the ``.pt`` files beside the codec. text_encoder: OpenAI's CLIP file, in place of the CLIP inside.
-    heads, grid_size (tokens along a side), null_class (the class tables end in a row for "no class").
+    that fits among the ``.pt`` files beside the codec. text_encoder: OpenAI's CLIP file, instead of the CLIP inside.
+    heads, grid_size (tokens per side), null_class (whether the class tables end with a row for "no class").
     """
 
     image_tokenizer: str | Path | None
@@ -44,10 +44,11 @@ class Extras(TypedDict, total=False):
 
 
 def read(path: Path, extras: Extras, *, dtype: torch.dtype | None = None, shapes_only: bool = False) -> Model | VQGAN:
-    """The model in a checkpoint; ``card.origin`` says where each part came from, ``card.notes`` what was odd.
+    """Read the model in a checkpoint; ``card.origin`` names the source of each part, ``card.notes`` irregularities.
 
-    Of a file with an image codec alone, the codec. ``dtype`` is the denoiser's. ``shapes_only`` gives parts on the meta
-    device and reads next to nothing. Raises InputError for a file that is broken, incomplete or of something else.
+    For a file with only an image codec, return the codec. ``dtype`` is the denoiser's. ``shapes_only`` gives parts on
+    the meta device and reads almost nothing. Raises InputError for a file that is broken, incomplete or of another
+    format.
     """
     file = read_weights(path, check=not shapes_only)
     state, origin, notes = _sampling_state(file, path)
@@ -56,19 +57,19 @@ def read(path: Path, extras: Extras, *, dtype: torch.dtype | None = None, shapes
         if table is not None:
             table = Path(table)
         return read_image_tokenizer(path, code_map=table, grid_size=extras.get("grid_size"), shapes_only=shapes_only)
-    if shapes_only:  # the schedule alone is looked into
+    if shapes_only:  # only the schedule is read
         state = {k: v if k.startswith("transformer.log_") else v.to("meta") for k, v in state.items()}
-    told = _configuration(path)
+    settings = _configuration(path)
     given = {key: extras.get(key) for key in ("heads", "grid_size", "null_class")}
-    told |= {key: value for key, value in given.items() if value is not None}
-    if "heads" not in told:
-        notes.append("the number of heads is not in the file: taken as 16, as in every published model")
+    settings |= {key: value for key, value in given.items() if value is not None}
+    if "heads" not in settings:
+        notes.append("the number of heads is not in the file: 16 is assumed, as in every published model")
     published_grid = 16 if _rows(state) == 32 and not any(".attn2." in key for key in state) else None
     reading = read_denoiser(
         state,
-        heads=told.get("heads", 16),
-        grid_size=told.get("grid_size", published_grid),
-        null_class=told.get("null_class"),
+        heads=settings.get("heads", 16),
+        grid_size=settings.get("grid_size", published_grid),
+        null_class=settings.get("null_class"),
         dtype=dtype,
     )
     config = reading.config
@@ -83,10 +84,10 @@ def read(path: Path, extras: Extras, *, dtype: torch.dtype | None = None, shapes
         stray = []
     masks = [key for key in reading.unused if key.endswith("attn2.mask")]
     if masks:
-        notes.append(f"dropped: {len(masks)} masks (attn2.mask) that nothing reads")
+        notes.append(f"dropped: {len(masks)} masks (attn2.mask) that are never used")
     if stray := stray + [key for key in reading.unused if key not in masks]:
         notes.append(f"not used: {listed(stray)}")
-    tokenizer = _image_tokenizer(state, path, config, extras, told.get("codec"), origin, shapes_only)
+    tokenizer = _image_tokenizer(state, path, config, extras, settings.get("codec"), origin, shapes_only)
     return Model(
         schedule,
         assemble(ClassicDenoiser, reading),
@@ -102,10 +103,10 @@ def read_image_tokenizer(
     path: Path, *, code_map: Path | None = None, grid_size: int | None = None, num_codes: int | None = None,
     shapes_only: bool = False,
 ) -> VQGAN:  # fmt: skip
-    """The image codec in a codec file, or in a whole checkpoint.
+    """Read the image codec in a codec file, or in a whole checkpoint.
 
-    Where the diffusion model has fewer codes than the codec and no table is given, the one that fits among the ``.pt``
-    files beside the codec is taken. Raises InputError if the codec is not one for ``num_codes`` codes.
+    If the diffusion model has fewer codes than the codec and no table is given, the one that fits among the ``.pt``
+    files beside the codec is used. Raises InputError if the codec does not fit ``num_codes`` codes.
     """
     file = read_weights(path, check=not shapes_only)
     state = {k: v for k, v in _state(file).items() if isinstance(v, Tensor)}
@@ -130,10 +131,10 @@ def read_denoiser(
     null_class: bool | None = None,
     dtype: torch.dtype | None = None,
 ) -> Reading[ClassicConfig]:
-    """The denoiser in a checkpoint's ``model`` or ``ema`` state dict, or in the bare network's.
+    """Read the denoiser from a checkpoint's ``model`` or ``ema`` state dict, or from that of the network alone.
 
-    The file does not tell the number of heads (all published models have 16) nor, unless it is a text model, the token
-    grid. ``null_class`` says whether the last class row is the null; by default it is in a table of 1001 rows, which is
+    The file contains neither the number of heads (16 in all published models) nor, unless it is a text model, the token
+    grid. ``null_class`` says whether the last class row is the null condition; by default only in a table of 1001 rows,
     ImageNet's 1000 and one. Raises InputError if a weight is missing or has a shape that does not fit the others.
     """
     if not has_denoiser(state):
@@ -150,7 +151,7 @@ def read_denoiser(
     if grid_size is None:
         if "blocks.0.attn2.mask" not in state:
             raise InputError(
-                "this checkpoint does not tell its token grid: pass grid_size (published: 32 for text, else 16)"
+                "this checkpoint does not contain its token grid: pass grid_size (published: 32 for text, else 16)"
             )
         grid_size = round(shape_of(state, "blocks.0.attn2.mask")[-1] ** 0.5)
     config = ClassicConfig(
@@ -172,7 +173,7 @@ def read_denoiser(
 
 
 def names_of(config: ClassicConfig) -> Names:
-    """What the original calls the weights of a denoiser."""
+    """The names of a denoiser's weights in the original code."""
     pieces = {
         "token_embedding.": "content_emb.emb.",
         "row_embedding.": "content_emb.height_emb.",
@@ -194,17 +195,17 @@ def names_of(config: ClassicConfig) -> Names:
 
 
 def read_schedule(state: StateDict, num_steps: int, num_codes: int) -> tuple[Schedule, str | None]:
-    """The noise schedule in a checkpoint's buffers, and a note if it is not the published one.
+    """Read the noise schedule from a checkpoint's buffers, and a note if it is not the published one.
 
-    The first checkpoints (before April 2022) shared the replaced tokens among K + 1 classes, not K.
+    The first checkpoints (before April 2022) divided the replaced tokens among K + 1 classes instead of K.
     """
     published = Schedule.published(num_steps, num_codes)
     names = [f"transformer.log_cumprod_{letter}t" for letter in "abc"]
     if not all(name in state for name in names):
-        return published, "the schedule is not in the file: taken as the published one"
+        return published, "the schedule is not in the file: the published one is assumed"
     for name in names:
         if shape_of(state, name) != (num_steps + 1,):
-            raise InputError(f"{name} has shape {tuple(state[name].shape)} where {(num_steps + 1,)} fits the rest")
+            raise InputError(f"{name} has shape {tuple(state[name].shape)}, but {(num_steps + 1,)} fits the rest")
     alpha, beta, gamma = (state[name].double().exp()[:num_steps] for name in names)
 
     def fits(schedule: Schedule, gamma: Tensor = gamma) -> bool:
@@ -214,12 +215,12 @@ def read_schedule(state: StateDict, num_steps: int, num_codes: int) -> tuple[Sch
 
     if fits(published):
         return published, None
-    # What the K codes do not get goes to the mask: in the old form beta of it, always.
+    # What the K codes do not receive goes to the mask: always beta in the old form.
     rest = 1 - alpha - num_codes * beta
     ends = [(round(float(x[0]), 12), round(float(x[-1]), 12)) for x in (alpha, rest)]
     kept = Schedule.linear(num_steps, num_codes, *ends)
     if not fits(kept, rest):
-        raise InputError("the checkpoint's noise schedule does not run linearly, as all published ones do")
+        raise InputError("the checkpoint's noise schedule is not linear, as all published ones are")
     old = torch.allclose(beta * (num_codes + 1), published.beta_bar[1:] * num_codes, rtol=2e-5)
     why = "of the form before April 2022 (K + 1 in place of K)" if old else "not the published one"
     return kept, f"the schedule in the file is {why}: kept"
@@ -233,15 +234,15 @@ def _state(file: dict[str, Any]) -> dict[str, Any]:
 
 
 def _sampling_state(file: dict[str, Any], path: Path) -> tuple[dict[str, Tensor], dict[str, str], list[str]]:
-    """The weights one samples with, under the names they have in ``model``; where from; notes."""
+    """The weights used for sampling, with their names in ``model``; their origin; notes."""
     state, ema, notes, source = _state(file), file.get("ema"), list[str](), "model"
     if isinstance(ema, dict) and ema:
-        # Never a mixture: a weight that is missing from the average is missing.
+        # Never mixed: a weight that is not in the average is missing.
         state = {key: value for key, value in state.items() if not key.startswith("transformer.")}
         state |= {f"transformer.{key}": value for key, value in ema.items()}
         source = "ema"
     elif "model" in file:
-        notes.append("there are no averaged weights (ema) in the file: the last ones (model) are used")
+        notes.append("the file has no averaged weights (ema): the last ones (model) are used")
     return (
         {key: value for key, value in state.items() if isinstance(value, Tensor)},
         {"denoiser": f"{path.name}: {source}"},
@@ -315,7 +316,7 @@ def _codec(state: StateDict, path: Path, code_map: Path | None, grid_size: int |
         mapping = _table_beside(path, size, num_codes)
         if mapping is None:
             raise _TableMissingError(
-                f"the codec {path.name} has {size} codes where the denoiser has {num_codes}: pass code_map, the table "
+                f"the codec {path.name} has {size} codes, but the denoiser has {num_codes}: pass code_map, the table "
                 "between them, or the codec that belongs to this model"
             )
     if mapping is not None:
@@ -324,7 +325,7 @@ def _codec(state: StateDict, path: Path, code_map: Path | None, grid_size: int |
 
 
 def fitting(codec: Any, path: Path, grid_size: int | None, num_codes: int | None) -> Any:
-    """``codec``, if it makes tokens of this kind; InputError if it is another model's."""
+    """Return ``codec`` if its tokens fit; InputError if it belongs to another model."""
     if (num_codes or codec.num_codes) != codec.num_codes or (grid_size or codec.grid_size) != codec.grid_size:
         raise InputError(
             f"the codec {path.name} has {codec.num_codes} codes on a grid of {codec.grid_size}, the denoiser "
@@ -346,24 +347,24 @@ def _table_beside(path: Path, codebook_size: int, num_codes: int) -> Tensor | No
 
 
 def _configuration(path: Path) -> dict[str, Any]:
-    """What the training configuration beside a checkpoint tells of it; empty if there is none."""
+    """The settings in the training configuration beside a checkpoint; empty if there is none."""
     file = next((file for end in (".yaml", ".yml") if (file := path.with_suffix(end)).is_file()), None)
     if file is None:
         return {}
     try:
         params = yaml.load(file.read_text("utf-8"), _Loader)["model"]["params"]
         network = params["diffusion_config"]["params"]["transformer_config"]["params"]
-        told: dict[str, Any] = {"heads": int(network["n_head"]), "grid_size": int(network["content_spatial_size"][0])}
+        found: dict[str, Any] = {"heads": int(network["n_head"]), "grid_size": int(network["content_spatial_size"][0])}
         if codec := params.get("content_codec_config", {}).get("params", {}).get("ckpt_path"):
-            told["codec"] = Path(codec).name
-        return told
+            found["codec"] = Path(codec).name
+        return found
     except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, yaml.YAMLError) as error:
         reason = str(error).splitlines()[0]
-        raise InputError(f"{file} is no configuration of a published model ({reason}): mend or remove it") from error
+        raise InputError(f"{file} does not configure a published model ({reason}): repair or remove it") from error
 
 
 class _Loader(yaml.SafeLoader):
-    """Plain values only; the published files write tuples."""
+    """Loads plain values only, and tuples, which the published files contain."""
 
 
 _sequence: Callable[..., Any] = lambda loader, node: tuple(loader.construct_sequence(node, deep=True))  # noqa: E731

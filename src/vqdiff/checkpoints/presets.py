@@ -1,4 +1,4 @@
-"""The published models by name: their architecture, and how their authors sampled from them."""
+"""The published models by name: their architectures and their authors' sampling settings."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Architecture:
     learned_null: bool = False
 
     def build(self, device: torch.device | str = "cpu") -> Model:
-        """The model with fresh weights, without its text encoder; on the meta device it takes no memory."""
+        """Make the model with initial weights, without its text encoder; on the meta device it takes no memory."""
         config = self.denoiser
         with torch.device(device):
             null = None
@@ -77,21 +77,21 @@ RECIPES = {
     "imagenet-guided": SamplingSettings("ancestral", steps=100, guidance=1.5, truncation=0.94),
     "ffhq": _PLAIN,
 }
-"""What the published instructions recommend for each model; "guided" ones need a learned null."""
+"""The settings that the published instructions recommend for each model; "guided" ones need a learned null."""
 
 
 def architecture(name: str) -> Architecture:
-    """The published architecture of that name; InputError lists the names."""
+    """Return the published architecture of that name; InputError lists the names."""
     return _named(ARCHITECTURES, name, "published model")
 
 
 def recipe(name: str) -> SamplingSettings:
-    """The published sampling recipe of that name; InputError lists the names."""
+    """Return the published sampling recipe of that name; InputError lists the names."""
     return _named(RECIPES, name, "preset")
 
 
 def recipe_for(config: ClassicConfig, *, learned_null: bool) -> SamplingSettings:
-    """The recipe of a checkpoint of this architecture."""
+    """Return the recipe for a checkpoint of this architecture."""
     found = RECIPES["imagenet-guided"] if config.null_class else _PLAIN
     if config.text_width is not None and learned_null:
         found = RECIPES["ithq-guided" if config.num_codes == 4096 else "coco-guided"]

@@ -1,4 +1,4 @@
-"""From a foreign state dict to one of our networks: names translated, shapes compared, nothing silently left out."""
+"""Convert foreign state dicts to our networks: names are translated, shapes checked, nothing dropped silently."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Config = TypeVar("Config")
 
 @dataclass(frozen=True)
 class Reading(Generic[Config]):
-    """One network of a checkpoint: its configuration, its weights, and its keys (without prefix) that nothing uses."""
+    """One network of a checkpoint: its configuration, its weights, and its unused keys (without prefix)."""
 
     config: Config
     weights: dict[str, Tensor]
@@ -28,9 +28,9 @@ class Reading(Generic[Config]):
 
 @dataclass(frozen=True)
 class Names:
-    """How another project calls our weights.
+    """The names of our weights in another project.
 
-    pieces: our names into theirs, piece by piece and in order. fused: a piece of a name that stands for several of
+    pieces: replacements that turn our names into theirs, in order. fused: a piece of a name that stands for several of
     their tensors, stacked.
     """
 
@@ -38,7 +38,7 @@ class Names:
     fused: Mapping[str, tuple[str, ...]]
 
     def of(self, name: str) -> list[str]:
-        """Their names of what is one tensor ``name`` here."""
+        """Return their names for our tensor ``name``."""
         for ours, theirs in self.pieces.items():
             name = name.replace(ours, theirs)
         split = [name.replace(ours, part) for ours, parts in self.fused.items() if ours in name for part in parts]
@@ -46,7 +46,7 @@ class Names:
 
 
 def shape_of(state: StateDict, key: str, prefix: str = "") -> torch.Size:
-    """The shape of ``state[key]``; InputError if it is not there. ``prefix`` completes the name in the message."""
+    """Return the shape of ``state[key]``; InputError if it is missing. ``prefix`` completes the name in the message."""
     if key not in state:
         raise InputError(f"the checkpoint is incomplete: {prefix}{key} is missing; download it again")
     if not isinstance(state[key], Tensor):
@@ -55,12 +55,12 @@ def shape_of(state: StateDict, key: str, prefix: str = "") -> torch.Size:
 
 
 def count(state: StateDict, prefix: str) -> int:
-    """How many numbered entries there are under ``prefix``."""
+    """Count the numbered entries under ``prefix``."""
     return len({match[0] for key in state if (match := re.match(rf"{re.escape(prefix)}\.\d+\.", key))})
 
 
 def listed(keys: list[str]) -> str:
-    """The first names of a list, and how many more there are."""
+    """Format the first names of a list, and how many more there are."""
     return ", ".join(keys[:5]) + (f" and {len(keys) - 5} more" if len(keys) > 5 else "")
 
 
@@ -73,9 +73,9 @@ def collect(
     prefix: str = "",
     dtype: torch.dtype | None = None,
 ) -> Reading[Config]:
-    """The weights of ``network(config)`` out of ``state``, floating-point ones as ``dtype`` (default float32).
+    """Collect the weights of ``network(config)`` from ``state``, floating-point ones as ``dtype`` (default float32).
 
-    Each tensor is copied once, straight to where it belongs. Raises InputError that lists missing weights, or names one
+    Each tensor is copied once, directly to its place. Raises an InputError that lists missing weights, or names one
     that has another shape or is not finite; ``prefix`` completes the names.
     """
     with torch.device("meta"):
@@ -91,7 +91,7 @@ def collect(
         for key in theirs[name]:
             if shape_of(state, key, prefix) != shape:
                 found = tuple(state[key].shape)
-                raise InputError(f"{prefix}{key} has shape {found} where {tuple(shape)} fits the rest")
+                raise InputError(f"{prefix}{key} has shape {found}, but {tuple(shape)} fits the rest")
         kind = dtype if dtype is not None and like.is_floating_point() else like.dtype
         weights[name] = torch.empty(like.shape, dtype=kind, device=state[theirs[name][0]].device)
         for place, key in zip(weights[name].chunk(parts), theirs[name], strict=True):
@@ -99,14 +99,14 @@ def collect(
             release(state[key])
             if place.is_floating_point() and not place.is_meta and not place.isfinite().all():
                 raise InputError(
-                    f"{prefix}{key} is not finite: the training that wrote it had failed, or the file is damaged"
+                    f"{prefix}{key} is not finite: the training run that wrote it failed, or the file is damaged"
                 )
     used = {key for keys in theirs.values() for key in keys}
     return Reading(config, weights, tuple(sorted(state.keys() - used)))
 
 
 def scatter(module: nn.Module, names: Names) -> dict[str, Tensor]:
-    """The opposite of `collect`: a network's weights under the other project's names."""
+    """The inverse of `collect`: a network's weights with the other project's names."""
     return {
         key: part.contiguous()
         for name, value in module.state_dict().items()
@@ -115,7 +115,7 @@ def scatter(module: nn.Module, names: Names) -> dict[str, Tensor]:
 
 
 def assemble(network: type[nn.Module], reading: Reading[Any]) -> Any:
-    """The network with the weights read, in evaluation mode and without a second copy of them."""
+    """Make the network with these weights, in evaluation mode, without a second copy of them."""
     with torch.device("meta"):
         module = network(reading.config)
     module.load_state_dict(reading.weights, assign=True)

@@ -18,10 +18,10 @@ def read_codec(
     image_size: int = 256,
     grid_size: int | None = None,
 ) -> Reading[VQGANConfig]:
-    """The image codec in a codec file's state dict, or in the ``model`` of a whole checkpoint.
+    """Read the image codec from a codec file's state dict, or from the ``model`` of a whole checkpoint.
 
-    ``mapping`` is the published table, class by code (never inside a checkpoint); a class is decoded by its first code.
-    The file does not tell the size of its pictures: give it, or the number of tokens along a side.
+    ``mapping`` is the published table from code to class (never inside a checkpoint); a class is decoded by its first
+    code. The file does not contain the size of its images: give it, or the number of tokens per side.
     Raises InputError if a weight is missing or does not fit, or if the table does not.
     """
     state = _codec_part(state)
@@ -48,7 +48,7 @@ def read_codec(
         gumbel=gumbel,
     )
     pieces: dict[str, str] = {}
-    for i, level in enumerate(reversed(levels)):  # our decoder counts its levels in the order they run
+    for i, level in enumerate(reversed(levels)):  # our decoder numbers its levels in the order they run
         pieces |= {
             f"encoder.levels.{level}.resize.": f"encoder.down.{level}.downsample.",
             f"encoder.levels.{level}.": f"encoder.down.{level}.",
@@ -75,7 +75,7 @@ def read_codec(
 
 
 def _codec_part(state: StateDict) -> dict[str, Tensor]:
-    """The codec's entries, freed of the prefix they have in a whole checkpoint or beside an autoregressive model."""
+    """The codec's entries, without the prefix they have in a whole checkpoint or beside an autoregressive model."""
     for prefixes in (("content_codec.enc.", "content_codec.dec."), ("first_stage_model.",), ("",)):
         part = {key.removeprefix(p): value for p in prefixes for key, value in state.items() if key.startswith(p)}
         if "encoder.conv_in.weight" in part:
@@ -89,11 +89,13 @@ def has_codec(state: StateDict) -> bool:
 
 
 def _first_codes(mapping: Int[Tensor, " codes"], codebook_size: int) -> Int[Tensor, " classes"]:
-    """The inverse of a table with several codes a class: each class's first code."""
+    """Invert a table with several codes per class: each class's first code."""
     if mapping.shape != (codebook_size,):
         raise InputError(f"the mapping table has shape {tuple(mapping.shape)}, this codec has {codebook_size} codes")
     classes = mapping.unique()
     expected = torch.arange(len(classes))
     if (gaps := classes != expected).any():
-        raise InputError(f"the mapping table has no code for class {int(gaps.int().argmax())}: is it another codec's?")
+        raise InputError(
+            f"the mapping table has no code for class {int(gaps.int().argmax())}: is it for another codec?"
+        )
     return torch.full_like(classes, codebook_size).scatter_reduce(0, mapping, torch.arange(codebook_size), "amin")

@@ -1,6 +1,6 @@
-"""A model of ours as a folder of diffusers' ``VQDiffusionPipeline``, in the layout that was published in 2022.
+"""Write a model as a folder of diffusers' ``VQDiffusionPipeline``, in the layout of 2022.
 
-Current diffusers loads the parts one by one; as a whole it loads none of these folders since 0.25, 0.24.0 does.
+Current diffusers loads the parts one by one; the pipeline as a whole loads up to 0.24.0, but not since 0.25.
 """
 
 from __future__ import annotations
@@ -23,28 +23,28 @@ from vqdiff.image_tokenizers import VQGAN, VQGANConfig
 from vqdiff.model import Model
 from vqdiff.text import ClipTextEncoder, NullCondition
 
-_VERSION = "0.8.0"  # the release that first had a learned null condition, whose layout this is
+_VERSION = "0.8.0"  # the first release with a learned null condition, whose layout this is
 _WEIGHTS = "diffusion_pytorch_model.safetensors"
 _CLIP = ("hidden_act", "hidden_size", "intermediate_size", "layer_norm_eps", "max_position_embeddings")
 _CLIP += ("num_attention_heads", "num_hidden_layers", "projection_dim", "vocab_size")
 
 
 def write(model: Model, folder: Path, dtype: torch.dtype | None = None) -> list[str]:
-    """Write ``model`` as a diffusers folder, its networks as ``dtype`` if given; return what was lost, one line each.
+    """Write ``model`` as a diffusers folder, its networks as ``dtype`` if given; return what is lost, one line each.
 
-    Raises InputError for a model that diffusers has no place for: only text models of the classic kind with CLIP.
+    Raises InputError for a model that diffusers cannot represent: it must be a classic text model with CLIP.
     """
     denoiser, codec, encoder = model.denoiser, model.image_tokenizer, model.text_encoder
     config = _representable(denoiser)
     if not isinstance(codec, VQGAN):
         raise InputError(
-            f"diffusers' pipeline needs a VQGAN to draw pixels, and this model has a {type(codec).__name__}"
+            f"diffusers' pipeline needs a VQGAN to decode images, and this model has a {type(codec).__name__}"
         )
     if not isinstance(encoder, ClipTextEncoder) or encoder.tokenizer is None:
         raise InputError("diffusers' pipeline needs CLIP with its vocabulary, which this model does not have")
     lost: list[str] = []
     if codec.config.gumbel or codec.config.num_codes < codec.config.codebook_size:
-        lost.append("the codec's way from pixels to tokens: diffusers' VQModel takes the nearest of the codes in use")
+        lost.append("the codec's mapping of pixels to tokens: diffusers' VQModel takes the nearest of the codes in use")
     with atomic_path(folder) as path:
         _part(path / "transformer", _transformer_config(config), scatter(denoiser, DENOISER_NAMES), dtype)
         _part(path / "vqvae", _codec_config(codec.config), _codec_state(codec), dtype)
@@ -62,10 +62,10 @@ def write(model: Model, folder: Path, dtype: torch.dtype | None = None) -> list[
 
 def _representable(denoiser: Any) -> ClassicConfig:
     if not isinstance(denoiser, ClassicDenoiser):
-        raise InputError(f"diffusers has the classic denoiser only, and this model has a {type(denoiser).__name__}")
+        raise InputError(f"diffusers has only the classic denoiser, and this model has a {type(denoiser).__name__}")
     config = denoiser.config
     if config.text_width is None or config.conv_mlp or config.mlp_ratio != 4:
-        raise InputError("diffusers has text models with an MLP four times as wide only: this model is none")
+        raise InputError("diffusers has only text models with an MLP four times as wide: this model is another kind")
     if (config.position_rows, config.position_columns) != (config.grid_size, config.grid_size):
         table = f"{config.position_rows} × {config.position_columns}"
         raise InputError(
@@ -79,7 +79,7 @@ def _transformer_config(config: ClassicConfig) -> dict[str, Any]:
         "_class_name": "Transformer2DModel",
         "attention_head_dim": config.width // config.heads,
         "cross_attention_dim": config.text_width,
-        "norm_type": "ada_norm",  # 0.24.0 needs none, current releases fail without it
+        "norm_type": "ada_norm",  # not needed by 0.24.0, but by current releases
         "num_attention_heads": config.heads,
         "num_embeds_ada_norm": config.num_steps,
         "num_layers": config.depth,
@@ -104,7 +104,7 @@ def _codec_config(config: VQGANConfig) -> dict[str, Any]:
 
 
 def _codec_state(codec: VQGAN) -> dict[str, Tensor]:
-    """The codec's weights with a linear attention, and with the codes that stand for a class only."""
+    """The codec's weights with attention as linear layers, and with only the codes that stand for a class."""
     state = scatter(codec, codec_names(codec.config))
     state["quantize.embedding.weight"] = codec.codebook.codes.weight[codec.codebook.code_of]
     return {
@@ -118,7 +118,7 @@ def _null(null: NullCondition | None) -> tuple[dict[str, Any], dict[str, Tensor]
     learnable = null is not None and null.config.kind != "empty"
     config: dict[str, Any] = {"_class_name": "LearnedClassifierFreeSamplingEmbeddings", "learnable": learnable}
     if null is None or not learnable:
-        return config, {"embeddings": torch.empty(0)}  # as diffusers writes it
+        return config, {"embeddings": torch.empty(0)}  # as written by diffusers
     length, width = null.embedding.shape
     return config | {"hidden_size": width, "length": length}, {"embeddings": null.embedding}
 
@@ -138,7 +138,7 @@ def _scheduler(schedule: Schedule) -> dict[str, Any]:
 
 
 def _text_encoder(encoder: ClipTextEncoder, path: Path) -> None:
-    """The tower and its vocabulary in names that every release of transformers reads."""
+    """Write the text encoder and its vocabulary with names that every release of transformers reads."""
     ours: Any = encoder.model.config
     config = {key: getattr(ours, key) for key in _CLIP}
     config |= {"architectures": ["CLIPTextModel"], "model_type": "clip_text_model", "pad_token_id": 0}
@@ -151,7 +151,7 @@ def _text_encoder(encoder: ClipTextEncoder, path: Path) -> None:
     merges = ["#version: 0.2", *(pair if isinstance(pair, str) else " ".join(pair) for pair in pairs)]
     words = dict(sorted(tokenizer.get_vocab().items(), key=lambda item: item[1]))
     special = {"bos_token": tokenizer.bos_token, "eos_token": tokenizer.eos_token, "unk_token": tokenizer.unk_token}
-    special["pad_token"] = next(word for word, number in words.items() if number == 0)  # padding has the features of 0
+    special["pad_token"] = next(word for word, number in words.items() if number == 0)  # padding uses token 0
     folder = path / "tokenizer"
     _json(folder / "vocab.json", words)
     (folder / "merges.txt").write_text("\n".join(merges) + "\n", "utf-8")
@@ -167,7 +167,7 @@ def _part(folder: Path, config: dict[str, Any], state: dict[str, Tensor], dtype:
 
 def _weights(file: Path, state: dict[str, Tensor]) -> None:
     save_file({key: value.contiguous() for key, value in state.items()}, file, metadata={"format": "pt"})
-    file.chmod(0o644)  # safetensors makes files for their owner alone
+    file.chmod(0o644)  # safetensors makes files that only their owner can read
 
 
 def _json(file: Path, values: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Pictures and what is said about them, their tokens, and the emoji set that this project builds for itself."""
+"""Data sets of images with captions and labels, and their tokens."""
 
 from __future__ import annotations
 

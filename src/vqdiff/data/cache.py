@@ -1,8 +1,8 @@
-"""Arrays made once from the pictures of a source, memory-mapped ever after.
+"""Arrays that are made once from the images of a source and memory-mapped afterwards.
 
-A cache is a folder with ``array.npy``, ``rows.arrow`` (what is said about each picture) and ``about.json``. It is made
-batch by batch, so memory stays flat, in a folder beside it that takes its place when all is done. A run that was
-stopped goes on from the last batch that was noted. A picture that cannot be read is left out and named in the notes.
+A cache is a folder with ``array.npy``, ``rows.arrow`` (captions, labels and other columns) and ``about.json``. It is
+made batch by batch, so memory use is constant, in a temporary folder beside it that is renamed at the end. An
+interrupted run continues from the last recorded batch. An image that cannot be read is left out, and recorded.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from vqdiff.foundation.files import atomic_path, make_folder
 from vqdiff.foundation.images import PictureError, decode
 from vqdiff.foundation.progress import track
 
-_AHEAD = 2  # batches that are decoded while another is used
-_NOTE_EVERY = 30.0  # seconds of work that an interruption may lose
+_AHEAD = 2  # batches that are decoded while another is in use
+_NOTE_EVERY = 30.0  # seconds of work that an interruption can lose
 
 T = TypeVar("T")
 
@@ -44,16 +44,16 @@ class Cache:
     array: NDArray[Any]
     table: Table
     about: dict[str, Any]
-    """What it was made from, as given to `make_cache`."""
+    """A description of what it was made from, as given to `make_cache`."""
     broken: list[tuple[str, str]]
-    """Pictures that were left out, and why."""
+    """The images that were left out, and why."""
     class_names: tuple[str, ...]
 
     def warn(self, where: str) -> None:
-        """Say in one line on stderr which pictures were left out, if any."""
+        """Print one line to stderr that names the images that were left out, if any."""
         if self.broken:
             names = ", ".join(name for name, _ in self.broken[:3]) + (", …" if len(self.broken) > 3 else "")
-            count = f"{len(self.broken):,} of {len(self.broken) + len(self.array):,} pictures"
+            count = f"{len(self.broken):,} of {len(self.broken) + len(self.array):,} images"
             print(f"warning: {where}: {count} cannot be read and are left out: {names}", file=sys.stderr, flush=True)
 
 
@@ -81,14 +81,14 @@ def make_cache(
     batch_size: int,
     description: str,
 ) -> Cache:
-    """The cache in ``folder``: opened if it is there, made if not.
+    """Open the cache in ``folder``, or make it if it is not there.
 
-    ``prepare(picture, name)`` makes an array of a decoded picture, in threads; ``work`` makes ``(B, …)`` of a stack of
-    ``batch_size`` of them. ``about`` (plain JSON values) says what the result depends on. One process at a time makes
+    ``prepare(picture, name)`` makes an array of a decoded image, in threads; ``work`` maps a stack of ``batch_size`` of
+    them to ``(B, …)``. ``about`` (plain JSON values) describes what the result depends on. One process at a time makes
     a cache; others wait and then open it.
 
-    Raises InputError where ``folder`` holds a cache, finished or not, that was made from something else, where not
-    one picture can be read, and where the disk is full.
+    Raises InputError if ``folder`` holds a cache, finished or not, that was made from something else, if no image can
+    be read, and if the disk is full.
     """
     from filelock import FileLock
 
@@ -108,10 +108,10 @@ def make_cache(
                 raise
             except OSError as error:  # a full disk, a lost connection
                 raise InputError(
-                    f"{folder}: stopped after {filling.read:,} pictures: {error}; run again to go on from there"
+                    f"{folder}: stopped after {filling.read:,} images: {error}; run again to continue from there"
                 ) from error
             cache = open_cache(folder)
-            assert cache is not None  # it has just been made
+            assert cache is not None  # it was just made
     if cache.about != about:
         raise InputError(_other(folder, cache.about, about))
     return cache
@@ -123,7 +123,7 @@ def _other(folder: Path, found: dict[str, Any], wanted: dict[str, Any]) -> str:
 
 
 class _Filling:
-    """A cache in the making: ``array.npy`` grows, rows are kept in numbered files, ``progress.json`` counts."""
+    """An unfinished cache: a growing ``array.npy``, rows in numbered files, and the counts in ``progress.json``."""
 
     def __init__(self, folder: Path, source: Source, about: dict[str, Any]) -> None:
         self.folder, self.source, self.about = folder, source, about
@@ -131,7 +131,7 @@ class _Filling:
         self.read, self.kept, self.files = 0, 0, 0
         self.broken: list[tuple[str, str]] = []
         self.names: list[str] = []
-        self.said: list[dict[str, Any]] = []
+        self.columns: list[dict[str, Any]] = []
         self.shape: list[int] = []
         self.dtype = ""
         if (self.part / "progress.json").exists():
@@ -149,7 +149,7 @@ class _Filling:
         work: Callable[[NDArray[np.uint8]], NDArray[Any]],
         batch_size: int,
     ) -> Iterator[str]:
-        """Do the work that is left; yields the name of each picture that is done."""
+        """Do the remaining work; yield the name of each image that is done."""
         noted = time.monotonic()
         with (self.part / "array.npy").open("r+b" if self.kept else "w+b") as file:
             if self.kept:
@@ -166,7 +166,7 @@ class _Filling:
                     file.write(np.ascontiguousarray(made).data)
                     self.kept += len(made)
                     self.names += [row.name for row, _ in good]
-                    self.said += [row.columns for row, _ in good]
+                    self.columns += [row.columns for row, _ in good]
                 self.broken += [(row.name, str(array)) for row, array in batch if isinstance(array, PictureError)]
                 self.read += len(batch)
                 if time.monotonic() - noted > _NOTE_EVERY:
@@ -179,31 +179,31 @@ class _Filling:
         self._note()
 
     def finish(self) -> None:
-        """Put the cache in its place."""
+        """Finish the files and move the cache to its folder."""
         if not self.kept:
             shutil.rmtree(self.part)
             what = f"{self.broken[0][0]}: {self.broken[0][1]}" if self.broken else "there are none"
-            raise InputError(f"{self.folder.name}: not one picture can be read; {what}")
+            raise InputError(f"{self.folder.name}: no image can be read; {what}")
         files = [self.part / f"rows-{number}.arrow" for number in range(self.files)]
         write_table(join_tables([open_table(file) for file in files]), self.part / "rows.arrow")
         notes = {"about": self.about, "broken": self.broken, "class_names": self.source.class_names}
         (self.part / "about.json").write_text(json.dumps(notes, indent=2), "utf-8")
         self.part.rename(self.folder)
-        for name in (*(file.name for file in files), "progress.json"):  # needed until the very last moment
+        for name in (*(file.name for file in files), "progress.json"):  # needed until the end
             (self.folder / name).unlink()
 
     def forget(self) -> None:
-        """Remove what a next run could not go on from."""
+        """Remove what the next run could not continue from."""
         if not (self.part / "progress.json").exists():
             shutil.rmtree(self.part, ignore_errors=True)
 
     def _note(self) -> None:
-        """Write down how far the work is, so that it can go on from here."""
+        """Record the progress, so that the work can continue from here."""
         if self.names:
-            table = to_table(self.names, self.said, self.source.class_names)
+            table = to_table(self.names, self.columns, self.source.class_names)
             write_table(table, self.part / f"rows-{self.files}.arrow")
             self.files += 1
-            self.names, self.said = [], []
+            self.names, self.columns = [], []
         names = ("about", "read", "kept", "files", "broken", "shape", "dtype")
         with atomic_path(self.part / "progress.json") as path:
             path.write_text(json.dumps({name: getattr(self, name) for name in names}), "utf-8")
@@ -212,7 +212,7 @@ class _Filling:
         return int(np.prod(self.shape)) * np.dtype(self.dtype).itemsize
 
     def _header(self, file: Any) -> int:
-        """Write the header for as many rows as there are now (NumPy leaves room for it to grow); returns its length."""
+        """Write the header for the current number of rows (NumPy leaves room for it to grow); return its length."""
         file.seek(0)
         header = {"descr": self.dtype, "fortran_order": False, "shape": (self.kept, *self.shape)}
         np.lib.format.write_array_header_1_0(file, header)
@@ -222,9 +222,9 @@ class _Filling:
 def ahead(
     rows: Iterator[Row], work: Callable[[Row], T], batch_size: int
 ) -> Iterator[list[tuple[Row, T | PictureError]]]:
-    """Batches of rows with what ``work`` made of each, or why its picture cannot be read.
+    """Yield batches of rows with the result of ``work`` for each, or the error of its image.
 
-    Threads work on the next batches (reading and decoding pictures leaves the interpreter free) while one is used.
+    Threads work on the next batches (reading and decoding images releases the interpreter) while one is in use.
     """
 
     def one(row: Row) -> T | PictureError:
@@ -232,9 +232,9 @@ def ahead(
             return work(row)
         except PictureError as error:
             return error
-        except InputError:  # not about this picture alone
+        except InputError:  # not only about this image
             raise
-        except (OSError, ValueError) as error:  # of reading the file
+        except (OSError, ValueError) as error:  # from reading the file
             return PictureError(str(error))
 
     with ThreadPoolExecutor() as pool:

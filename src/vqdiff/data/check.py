@@ -1,4 +1,4 @@
-"""A look at a set before training: how many pictures there are, how large, what is broken, missing or there twice."""
+"""Check a data set before training: the number and sizes of images, and what is broken, missing or duplicated."""
 
 from __future__ import annotations
 
@@ -21,38 +21,38 @@ from vqdiff.foundation.images import PictureError, decode
 from vqdiff.foundation.progress import track
 
 _BATCH = 64
-_SHOWN = 48  # pictures on the contact sheet
+_SHOWN = 48  # images on the contact sheet
 _THUMBNAIL = 96
 
 
 @dataclass
 class SplitReport:
-    """What was found in one split."""
+    """The findings in one split."""
 
     name: str
     pictures: int = 0
     sizes: list[tuple[int, int]] = field(default_factory=list)
-    """Width and height of each picture that can be read."""
+    """Width and height of each image that can be read."""
     captions: Counter[str] = field(default_factory=Counter)
-    """How many pictures have each."""
+    """Number of images with each."""
     labels: Counter[int | str] = field(default_factory=Counter)
     mistakes: list[str] = field(default_factory=list)
-    """What is wrong with what is said about the pictures."""
+    """Faults in the captions, labels and other columns."""
     broken: list[str] = field(default_factory=list)
-    """Pictures that cannot be read, and what is left out."""
+    """Images that cannot be read, and entries that are left out."""
     wordless: list[str] = field(default_factory=list)
-    """Pictures without a caption."""
+    """Images without a caption."""
     unlabelled: list[str] = field(default_factory=list)
-    """Pictures without a class."""
+    """Images without a class."""
     repeated: list[str] = field(default_factory=list)
-    """Pictures whose file is, byte for byte, that of another."""
+    """Images whose file is identical to that of another."""
     unread: list[str] = field(default_factory=list)
-    """Files that nothing is taken from."""
+    """Files that are not read."""
     columns: set[str] = field(default_factory=set)
-    """What else is said about pictures."""
+    """Names of the other columns."""
 
     def note(self, row: Row) -> None:
-        """Count what is said about a picture."""
+        """Add an image's captions, labels and columns to the counts."""
         captions, label = captions_of(row.columns), label_of(row.columns)
         self.captions.update(set(captions))
         if not captions:
@@ -64,15 +64,15 @@ class SplitReport:
         self.columns |= {name for name in row.columns if name.lower() not in (*CAPTION_COLUMNS, *LABEL_COLUMNS)}
 
     def faults(self) -> list[str]:
-        """A line for each fault; captions and classes are missed only where other pictures have one."""
+        """One line per fault; missing captions and classes are faults only if other images have them."""
         lines = [*self.mistakes, *self.broken]
         lines += self.wordless if self.captions else []
         lines += self.unlabelled if self.labels else []
-        return [f"{self.name}: {line}" for line in (lines if self.pictures else [*lines, "there are no pictures"])]
+        return [f"{self.name}: {line}" for line in (lines if self.pictures else [*lines, "there are no images"])]
 
     def summary(self, image_size: int) -> Iterator[str]:
-        """What there is, in a few lines."""
-        yield f"{self.name}: {self.pictures:,} pictures"
+        """A summary in a few lines."""
+        yield f"{self.name}: {self.pictures:,} images"
         if self.sizes:
             order = sorted(self.sizes, key=lambda size: (min(size), max(size)))
             few, half, many = (f"{width} × {height}" for width, height in (order[0], order[len(order) // 2], order[-1]))
@@ -82,10 +82,10 @@ class SplitReport:
             yield f"  captions: {self._about_captions()}"
         if self.labels:
             counts = self.labels.values()
-            yield f"  classes: {len(counts):,}, of {min(counts):,} to {max(counts):,} pictures"
+            yield f"  classes: {len(counts):,}, of {min(counts):,} to {max(counts):,} images"
         if self.repeated:
             more = ", …" if len(self.repeated) > 3 else ""
-            yield f"  there twice: {len(self.repeated):,} pictures: {', '.join(self.repeated[:3])}{more}"
+            yield f"  duplicates: {len(self.repeated):,} images: {', '.join(self.repeated[:3])}{more}"
         if self.unread:
             more = ", …" if len(self.unread) > 3 else ""
             yield f"  not read: {len(self.unread):,} other files: {', '.join(self.unread[:3])}{more}"
@@ -93,14 +93,14 @@ class SplitReport:
     def _about_captions(self) -> str:
         if not self.captions:
             others = f" (there are columns {', '.join(sorted(self.columns))})" if self.columns else ""
-            return f"none{others}; fit for a model that needs none"
+            return f"none{others}; suitable for a model that needs none"
         text, times = self.captions.most_common(1)[0]
-        frequent = f'; "{text}" stands at {times:,} pictures' if times > 1 else ""
+        frequent = f'; "{text}" is the caption of {times:,} images' if times > 1 else ""
         return f"{self.captions.total():,}, of which {len(self.captions):,} differ{frequent}"
 
 
 def check(data: str | Path, sheet: list[Image.Image]) -> Iterator[SplitReport]:
-    """Read every picture and caption of a set, split by split; ``sheet`` receives pictures for a contact sheet."""
+    """Read every image and caption of a data set, split by split; ``sheet`` receives images for a contact sheet."""
     seen = dict[bytes, str]()
     choice = random.Random(0)
     looked = 0
@@ -127,7 +127,7 @@ def check(data: str | Path, sheet: list[Image.Image]) -> Iterator[SplitReport]:
             looked += 1
             if len(sheet) < _SHOWN:
                 sheet.append(look.thumbnail)
-            elif (place := choice.randrange(looked)) < _SHOWN:  # every picture is shown with the same probability
+            elif (place := choice.randrange(looked)) < _SHOWN:  # every image is equally likely to be shown
                 sheet[place] = look.thumbnail
         report.unread = source.unread()
         yield report

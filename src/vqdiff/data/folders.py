@@ -1,4 +1,4 @@
-"""Folders of picture files, with what is said about them in tables, in text files or by sub-folders."""
+"""Folders of image files, with captions and labels in tables, text files or the names of sub-folders."""
 
 from __future__ import annotations
 
@@ -19,32 +19,32 @@ _TABLES = ("metadata.jsonl", "metadata.csv", "metadata.json")
 
 
 def list_files(folder: Path) -> list[PurePosixPath]:
-    """What lies in a folder and those below it, except what is hidden; named from the folder on, in order."""
+    """List the files in a folder and its sub-folders, except hidden ones; relative to the folder, sorted."""
     found = (PurePosixPath(path.relative_to(folder).as_posix()) for path in folder.rglob("*"))
     return sorted(file for file in found if not hidden(file))
 
 
 def read_folder(folder: Path, root: Path, files: Sequence[PurePosixPath]) -> Source:
-    """The pictures of ``root``, which is ``folder`` or a split in it.
+    """Read the images of ``root``, which is ``folder`` or a split in it.
 
-    files: what there is of `list_files`, from ``folder`` on: all below ``root``, and what may speak of it.
+    files: paths as from `list_files`, relative to ``folder``: all below ``root``, and tables that may describe it.
     """
     found = [folder / file for file in files]
     below = [path for path in found if path.is_relative_to(root)]
     pictures = [path for path in below if path.suffix.lower() in PICTURE_SUFFIXES]
     tables = [path for path in found if path.name.lower() in _TABLES]
-    said = _Said(folder, root, tables)
+    described = _Described(folder, root, tables)
     texts = {path.with_suffix(""): path for path in below if path.suffix.lower() == ".txt" and path.suffix != ".txt"}
     texts |= {path.with_suffix(""): path for path in below if path.suffix == ".txt"}
     beside = {path: text for path in pictures if (text := texts.get(path.with_suffix(""), texts.get(path)))}
-    paths, classes = list(dict.fromkeys([*said.columns, *pictures])), dict[Path, str]()
+    paths, classes = list(dict.fromkeys([*described.columns, *pictures])), dict[Path, str]()
     if not tables and not beside:
         classes = {path: printable(path.relative_to(root).parts[0]) for path in pictures if path.parent != root}
         if 2 * len(classes) <= len(pictures) or (len(set(classes.values())) < 2 and len(classes) < len(pictures)):
-            classes = {}  # pictures lie here and there; few beside many class folders are without a class
+            classes = {}  # no class folders; a few images beside many class folders have no class
 
     def row(path: Path) -> Row:
-        columns, faults = dict(said.columns.get(path, {})), list[str]()
+        columns, faults = dict(described.columns.get(path, {})), list[str]()
         if path in classes:
             columns["label"] = classes[path]
         if path in beside and not captions_of(columns):
@@ -55,25 +55,25 @@ def read_folder(folder: Path, root: Path, files: Sequence[PurePosixPath]) -> Sou
         return Row(printable(path.relative_to(root).as_posix()), path.read_bytes, columns, faults=tuple(faults))
 
     def rows() -> Iterator[Row]:
-        yield from said.faults
+        yield from described.faults
         yield from map(row, paths)
 
     def unread() -> list[str]:
-        read = {*pictures, *tables, *beside.values(), *said.columns}
+        read = {*pictures, *tables, *beside.values(), *described.columns}
         return [printable(str(path.relative_to(root))) for path in below if path not in read and not path.is_dir()]
 
     return Source(
         rows,
         file_stamps([*paths, *tables, *(beside.get(path, path.with_suffix(".txt")) for path in pictures)], root),
         lambda: [printable(path.relative_to(root).as_posix()) for path in paths],
-        len(paths) + len(said.faults),
+        len(paths) + len(described.faults),
         order_classes(classes.values()),
         unread,
     )
 
 
-class _Said:
-    """What tables say of the files below ``root``, and a row for each entry that says nothing of use."""
+class _Described:
+    """The columns that tables give for the files below ``root``, and a row for each unusable entry."""
 
     def __init__(self, folder: Path, root: Path, tables: Sequence[Path]) -> None:
         self.columns = dict[Path, dict[str, Any]]()
@@ -84,14 +84,14 @@ class _Said:
                 path = None if entry.fault else inside(folder, table.parent, entry.file)
                 if path is None:
                     fault = entry.fault or (
-                        f"names {entry.file}, which lies outside of {folder}: name files from the table's own folder on"
+                        f"names {entry.file}, which lies outside of {folder}: name files relative to the table's folder"
                     )
                     self.faults.append(Row(printable(entry.name), faults=(fault,)))
                 elif path.is_relative_to(root):
                     self._add(path, entry.columns)
 
     def _add(self, path: Path, columns: dict[str, Any]) -> None:
-        """Several entries of one file are joined: each may bring a caption."""
+        """Several entries for one file are merged: each may add a caption."""
         if path in self.columns:
             captions = dict.fromkeys(captions_of(self.columns[path]) + captions_of(columns))
             columns = self.columns[path] | columns | {"captions": list(captions)}
@@ -107,7 +107,7 @@ class _Entry:
 
 
 def _entries(table: Path, name: str) -> Iterator[_Entry]:
-    """What a table says, entry by entry; what cannot be read is an entry with a fault."""
+    """Yield the entries of a table; what cannot be read is an entry with a fault."""
     try:
         text = read_text(table)
         found = _split(text, table.suffix.lower())
@@ -118,7 +118,7 @@ def _entries(table: Path, name: str) -> Iterator[_Entry]:
 
 
 def _split(text: str, suffix: str) -> Iterable[Any]:
-    """The entries of a table: objects, or lines that should hold one."""
+    """The entries of a table: objects, or lines that should each hold one."""
     if suffix == ".csv":
         return csv.DictReader(io.StringIO(text, newline="\n"))
     if suffix == ".jsonl":
@@ -126,10 +126,10 @@ def _split(text: str, suffix: str) -> Iterable[Any]:
     try:
         whole = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"it is no JSON: {error}") from error
+        raise InputError(f"it is not JSON: {error}") from error
     if not isinstance(whole, list):
         raise InputError(
-            'it must be a list of objects as {"file_name": ..., "caption": ...}; call other files otherwise'
+            'it must be a list of objects such as {"file_name": ..., "caption": ...}; rename it if it is not a table'
         )
     return whole
 
@@ -142,7 +142,7 @@ def _entry(name: str, given: Any) -> _Entry:
         return _Entry(name, fault=f'must name a file, as in {{"file_name": ..., "caption": ...}}: {error!r}')
     if not isinstance(file, str) or not file.strip():
         return _Entry(name, fault=f"must name a file: its file_name is {file!r}")
-    if None in row:  # of a CSV file
+    if None in row:  # in a CSV file
         return _Entry(
             name, fault=f"has more values than there are columns: {row[None]}; quote texts with commas in them"
         )

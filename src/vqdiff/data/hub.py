@@ -1,4 +1,4 @@
-"""Sets that the library ``datasets`` knows: what it saved to disk, and those on the Hugging Face Hub."""
+"""Data sets of the library ``datasets``: saved to disk, or on the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from vqdiff.foundation.images import PictureError
 
 
 def saved_splits(folder: Path) -> dict[str, Callable[[], Source]]:
-    """The splits of what ``datasets`` saved to disk; memory-mapped."""
+    """The splits of a data set that ``datasets`` saved to disk; memory-mapped."""
     datasets = _datasets()
     try:
         found = datasets.load_from_disk(str(folder))
     except (OSError, ValueError) as error:
-        raise InputError(f"{folder} is no data set that can be read: {error}") from error
+        raise InputError(f"{folder} cannot be read as a data set: {error}") from error
     splits = found if isinstance(found, datasets.DatasetDict) else {"train": found}
     stamps = file_stamps(sorted(folder.rglob("*.arrow")), folder)
     return {
@@ -37,7 +37,7 @@ def saved_splits(folder: Path) -> dict[str, Callable[[], Source]]:
 
 
 def hub_splits(name: str) -> dict[str, Callable[[], Source]]:
-    """The splits of a data set on the Hugging Face Hub, streamed: nothing of it is kept on disk."""
+    """The splits of a data set on the Hugging Face Hub, streamed without storing it on disk."""
     datasets = _datasets()
     try:
         builder = datasets.load_dataset_builder(name)
@@ -59,12 +59,14 @@ def _read_dataset(dataset: Any, origin: str, count: int | None, read: Callable[[
         for number, columns in enumerate(dataset.decode(False)):
             column = picture_column(columns)
             if column is None:
-                raise InputError(f"no column of pictures among {', '.join(columns)}; call it 'image'")
+                raise InputError(f"no column of images among {', '.join(columns)}; call it 'image'")
             picture = columns.pop(column)
             if "__key__" in columns:  # a webdataset
-                said, text = columns.get("json"), columns.get("txt")
+                described, text = columns.get("json"), columns.get("txt")
                 label = {"label": columns["cls"]} if "cls" in columns else {}
-                columns = (said if isinstance(said, dict) else {}) | {"captions": (text or "").split("\n")} | label
+                columns = (
+                    (described if isinstance(described, dict) else {}) | {"captions": (text or "").split("\n")} | label
+                )
             yield Row(f"row {number}", reader(picture, read), columns)
 
     names = None if count is None else lambda: [f"row {number}" for number in range(count)]
@@ -72,13 +74,13 @@ def _read_dataset(dataset: Any, origin: str, count: int | None, read: Callable[[
 
 
 def _fetch(path: str, attempts: int = 4) -> bytes:
-    """The bytes of a file; InputError if it lies on the Hub and that cannot be reached, after some patience.
+    """Read the bytes of a file; InputError if it is on the Hub and cannot be fetched after several attempts.
 
-    Raises PictureError for what lies on another server, and for a path from the working directory.
+    Raises PictureError for a file on another server, and for a path relative to the working directory.
     """
     if "hf://" not in path:
         if "://" in path or not os.path.isabs(path):
-            raise PictureError(f"it is only named, as {path}, and does not lie on the Hub")
+            raise PictureError(f"the set has only its path, {path}, which is not on the Hub")
         return Path(path).read_bytes()
     import fsspec
 
@@ -88,11 +90,11 @@ def _fetch(path: str, attempts: int = 4) -> bytes:
                 return file.read()  # pyright: ignore[reportAttributeAccessIssue]
         except FileNotFoundError:
             raise
-        except Exception as error:  # each way there has its own
+        except Exception as error:  # each protocol raises its own types
             if attempt == attempts - 1:
                 reason = str(error) or type(error).__name__
                 raise InputError(
-                    f"{path} cannot be fetched ({reason}): run the command again to go on from it"
+                    f"{path} cannot be fetched ({reason}): run the command again to continue from it"
                 ) from error
             time.sleep(2.0**attempt)
     raise AssertionError

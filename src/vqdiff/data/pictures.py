@@ -1,4 +1,4 @@
-"""Pictures of one size as an array, ready for training."""
+"""Images of one size as an array, ready for training."""
 
 from __future__ import annotations
 
@@ -18,32 +18,32 @@ from vqdiff.data.splits import find
 
 Pixels = NDArray[np.uint8]
 
-_BATCH = 64  # pictures decoded together
-_DECODING = 2  # goes up when pictures are decoded otherwise than before
+_BATCH = 64  # images decoded together
+_DECODING = 2  # increase it when the decoding of images changes
 
 
 @dataclass(frozen=True, kw_only=True)
 class PictureSet(Rows):
-    """The pictures of one split and what is said about them."""
+    """The images of one split with their captions, labels and other columns."""
 
     pixels: Pixels
     """``(N, H, W, 3)``, memory-mapped."""
 
 
 def load(data: str | Path, split: str, image_size: int, class_names: tuple[str, ...] = ()) -> PictureSet:
-    """Load the pictures of one split as squares of ``image_size`` pixels.
+    """Load the images of one split as squares of ``image_size`` pixels.
 
-    `vqdiff.data.splits.find_splits` says what ``data`` may be. ``split`` may be the beginning of a name: ``"test"``
-    takes ``test_comp`` and ``test_style``. Of a set with nothing but ``train``, a fixed 2 % of the pictures are
-    ``test``. Pictures are put on white, cropped to the middle square and resized; the result is kept in
-    ``data/.cache``, or in the user's cache where ``data`` is no folder that can be written. A picture that cannot be
+    `vqdiff.data.splits.find_splits` describes what ``data`` may be. ``split`` may be the prefix of a name: ``"test"``
+    takes ``test_comp`` and ``test_style``. If a set has only ``train``, a fixed 2 % of its images are
+    ``test``. Images are put on white, cropped to the central square and resized; the result is stored in
+    ``data/.cache``, or in the user's cache if ``data`` is not a writable folder. An image that cannot be
     read is left out, with a warning that names it.
 
-    Captions and labels need not be there; see `Rows.require_captions` and `Rows.require_labels`. ``class_names`` says
-    which names the labels stand for, such as the ``class_names`` of the train split when loading another. Weights are
+    Captions and labels are optional; see `Rows.require_captions` and `Rows.require_labels`. ``class_names`` gives
+    the names of the labels, such as the ``class_names`` of the train split when loading another. Weights are
     the column ``weight``, or `sampling_weights` of the column ``role``, or equal.
 
-    Raises InputError for a missing folder, no pictures, an unknown split, an unknown class, not one readable picture.
+    Raises InputError for a missing folder, no images, an unknown split, an unknown class, or no readable image.
     """
     source = find(data, split)
     home = cache_home(data)
@@ -61,13 +61,13 @@ def load(data: str | Path, split: str, image_size: int, class_names: tuple[str, 
     for stale in set(home.glob(f"{split}-{image_size}-{'?' * len(origin)}*")) - {folder}:
         shutil.rmtree(stale, ignore_errors=True)
     cache.warn(f"{data} {split}")
-    said = describe(cache.table, class_names or cache.class_names, f"{data} {split}")
-    said |= {"captions": list(said["captions"]), "columns": dict(said["columns"])}
-    return PictureSet(pixels=cache.array, **said)
+    fields = describe(cache.table, class_names or cache.class_names, f"{data} {split}")
+    fields |= {"captions": list(fields["captions"]), "columns": dict(fields["columns"])}
+    return PictureSet(pixels=cache.array, **fields)
 
 
 def cache_home(data: str | Path) -> Path:
-    """Where what is made of ``data`` is kept: in the folder itself if it can be written, else in the user's cache."""
+    """The cache folder of ``data``: in the folder itself if it is writable, else in the user's cache."""
     if os.path.isdir(data) and os.access(data, os.W_OK):
         return Path(data, ".cache")
     user = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
@@ -75,7 +75,7 @@ def cache_home(data: str | Path) -> Path:
 
 
 def square(image: Image.Image, size: int) -> Image.Image:
-    """The middle square of a picture, resized."""
-    # Whole factors are averaged exactly; Lanczos would ring at the hard edges of flat drawings.
+    """Crop an image to its central square, and resize it."""
+    # Integer factors are averaged exactly; Lanczos would ring at the hard edges of flat drawings.
     whole = min(image.size) % size == 0
     return ImageOps.fit(image, (size, size), Image.Resampling.BOX if whole else Image.Resampling.LANCZOS)

@@ -1,4 +1,4 @@
-"""What is said about the pictures of a set: captions, labels, other columns, weights; kept in an Arrow file."""
+"""Captions, labels, other columns and weights of the images of a set; stored in an Arrow file."""
 
 from __future__ import annotations
 
@@ -14,39 +14,39 @@ from vqdiff.data.sources import Row, order_classes
 from vqdiff.foundation.errors import InputError
 from vqdiff.foundation.files import has_lone_surrogates
 
-CAPTION_COLUMNS = ("captions", "caption", "text", "prompt")  # in any case, as are those of labels
+CAPTION_COLUMNS = ("captions", "caption", "text", "prompt")  # in upper or lower case, as are those of labels
 LABEL_COLUMNS = ("label", "cls")
 
 Weights = NDArray[np.float64]
 Table = Any
-"""A ``pyarrow.Table``, of a package that only training and measuring need."""
+"""A ``pyarrow.Table``; only training and evaluation need this package."""
 
 
 def arrow() -> Any:
-    """The module pyarrow; InputError where it is not installed."""
+    """Import pyarrow; InputError if it is not installed."""
     try:
         import pyarrow
     except ModuleNotFoundError as error:
-        raise InputError("sets of pictures need more packages: pip install 'vqdiff[train]'") from error
+        raise InputError("data sets need more packages: pip install 'vqdiff[train]'") from error
     return pyarrow
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rows:
-    """What a set says about its N pictures."""
+    """The captions, labels and other columns of N images."""
 
     captions: Sequence[Sequence[str]]
-    """Of each picture none, one or several."""
+    """None, one or several captions per image."""
     columns: Mapping[str, NDArray[Any]]
-    """Whatever else is said about each picture, such as ``style`` and ``role``; each ``(N,)``."""
+    """The other columns, such as ``style`` and ``role``; each ``(N,)``."""
     weights: Weights
-    """How often to draw each picture in training; ``(N,)``, sums to 1."""
+    """The probability of sampling each image in training; ``(N,)``, sums to 1."""
     labels: NDArray[np.int64] | None = None
-    """The class of each picture, −1 where none is given; ``(N,)``, or None for a set without classes."""
+    """The class of each image, −1 if it has none; ``(N,)``, or None for a set without classes."""
     class_names: tuple[str, ...] = ()
-    """What the labels mean, if they have names."""
+    """The names of the labels, if they have names."""
     names: Sequence[str] = ()
-    """What each picture is called in messages."""
+    """The name of each image in messages."""
 
     def __len__(self) -> int:
         return len(self.captions)
@@ -58,11 +58,11 @@ class Rows:
         return max(len(self.class_names), largest + 1)
 
     def require_captions(self) -> None:
-        """Raise InputError unless every picture has a caption."""
+        """Raise InputError unless every image has a caption."""
         _require([bool(texts) for texts in self.captions], self.names, "caption")
 
     def require_labels(self) -> None:
-        """Raise InputError unless every picture has a label."""
+        """Raise InputError unless every image has a label."""
         labels = np.full(len(self), -1) if self.labels is None else self.labels
         _require((labels >= 0).tolist(), self.names, "label")
 
@@ -70,10 +70,10 @@ class Rows:
 def _require(given: Sequence[bool], names: Sequence[str], what: str) -> None:
     if missing := given.count(False):
         row = given.index(False)
-        name = names[row] if len(names) else f"picture {row}"
+        name = names[row] if len(names) else f"image {row}"
         raise InputError(
-            f"{name} has no {what} ({missing:,} such pictures of {len(given):,}): give each one, or train a model that "
-            "needs none; `vqdiff data check` lists them"
+            f"{name} has no {what} ({missing:,} of {len(given):,} images have none): give each one, or train a model "
+            "that needs none; `vqdiff data check` lists them"
         )
 
 
@@ -88,7 +88,7 @@ def emphasised(rows: Rows, emphasis: Mapping[str, Mapping[str, float]]) -> Weigh
 
 
 def captions_of(columns: Mapping[str, Any]) -> list[str]:
-    """The captions among what is said about a picture: of the first column that has text in it."""
+    """The captions of an image, from the first caption column that has text."""
     found = {name.lower(): value for name, value in columns.items()}
     for name in CAPTION_COLUMNS:
         choice = found.get(name)
@@ -99,7 +99,7 @@ def captions_of(columns: Mapping[str, Any]) -> list[str]:
 
 
 def label_of(columns: Mapping[str, Any]) -> int | str | None:
-    """The label among what is said about a picture: a number, or the name of a class."""
+    """The label of an image: a number, or the name of a class."""
     found = {name.lower(): value for name, value in columns.items()}
     label = next((found[name] for name in LABEL_COLUMNS if found.get(name) is not None), None)
     if label is None or (isinstance(label, str) and not label.strip()):
@@ -112,38 +112,38 @@ def label_of(columns: Mapping[str, Any]) -> int | str | None:
 
 
 def faults_of(row: Row) -> list[str]:
-    """What is wrong with what is said about a picture, a line each."""
+    """The faults in an image's columns, one line each."""
     faults = list(row.faults)
     try:
         label_of(row.columns)
     except InputError as error:
         faults.append(str(error))
     if any(map(has_lone_surrogates, captions_of(row.columns))):
-        faults.append("its caption has half a character in it (a lone surrogate): write it anew")
+        faults.append("its caption contains half a character (a lone surrogate): write it again")
     return faults
 
 
 def sound(rows: Iterable[Row]) -> Iterator[Row]:
-    """The same rows; InputError at the first with a fault."""
+    """Yield the same rows; InputError at the first with a fault."""
     for row in rows:
         for fault in faults_of(row):
             raise InputError(f"{row.name}: {fault}; `vqdiff data check` lists all such faults")
         yield row
 
 
-def to_table(names: Sequence[str], said: Sequence[Mapping[str, Any]], class_names: Sequence[str]) -> Table:
-    """Names and columns of rows as an Arrow table: ``_name``, ``_captions``, ``_label`` and the other columns."""
+def to_table(names: Sequence[str], rows: Sequence[Mapping[str, Any]], class_names: Sequence[str]) -> Table:
+    """Put names and columns of rows into an Arrow table: ``_name``, ``_captions``, ``_label``, the other columns."""
     pa = arrow()
-    values: dict[str, Sequence[Any]] = {"_name": names, "_label": [_class(columns, class_names) for columns in said]}
-    for name in dict.fromkeys(name for columns in said for name in columns):
+    values: dict[str, Sequence[Any]] = {"_name": names, "_label": [_class(columns, class_names) for columns in rows]}
+    for name in dict.fromkeys(name for columns in rows for name in columns):
         if name.lower() not in (*CAPTION_COLUMNS, *LABEL_COLUMNS):
-            values[name] = [columns.get(name) for columns in said]
-    columns = {"_captions": pa.array([captions_of(columns) for columns in said], pa.list_(pa.string()))}
+            values[name] = [columns.get(name) for columns in rows]
+    columns = {"_captions": pa.array([captions_of(columns) for columns in rows], pa.list_(pa.string()))}
     for name in values:
         try:
             columns[name] = pa.array(values[name])
         except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
-            raise InputError(f"the values of the column {name!r} are not all of one kind: {error}") from error
+            raise InputError(f"the values of the column {name!r} are not all of one type: {error}") from error
     return pa.table(columns)
 
 
@@ -155,12 +155,12 @@ def _class(columns: Mapping[str, Any], class_names: Sequence[str]) -> str | None
 
 
 def join_tables(tables: Sequence[Table]) -> Table:
-    """The rows of several tables; what some do not have is null there."""
+    """Concatenate the rows of several tables; columns that a table lacks are null there."""
     pa = arrow()
     try:
         return pa.concat_tables(tables, promote_options="permissive")
     except pa.ArrowException as error:
-        raise InputError(f"a column changes its kind within the set: {error}") from error
+        raise InputError(f"a column changes its type within the set: {error}") from error
 
 
 def write_table(table: Table, file: Path) -> None:
@@ -177,7 +177,7 @@ def open_table(file: Path) -> Table:
 
 
 def describe(table: Table, class_names: Sequence[str], where: str) -> dict[str, Any]:
-    """The fields of `Rows` from a table that `to_table` made; read from the file as they are asked for."""
+    """The fields of `Rows` from a table that `to_table` made; values are read on access."""
     labels, class_names = _labels(table["_label"].to_pylist(), tuple(class_names), where)
     columns = Columns(table.drop_columns(["_name", "_captions", "_label"]))
     return {
@@ -200,12 +200,12 @@ def _labels(
         class_names = order_classes(present)
     number = {name: index for index, name in enumerate(class_names)} or {label: int(label) for label in present}
     if strangers := sorted(present - number.keys()):
-        raise InputError(f"{where}: the class {strangers[0]!r} is none of the known ones, {', '.join(class_names)}")
+        raise InputError(f"{where}: the class {strangers[0]!r} is not one of the known ones, {', '.join(class_names)}")
     return np.array([-1 if label is None else number[label] for label in given]), class_names
 
 
 def sampling_weights(roles: Sequence[Any] | NDArray[Any]) -> Weights:
-    """Weigh a row with 1/√(rows of the same role), so that roles with many rows do not take over; sums to 1."""
+    """Weight a row by 1/√(rows of the same role), so that roles with many rows do not dominate; sums to 1."""
     _, role, counts = np.unique(np.asarray(roles), return_inverse=True, return_counts=True)
     weights = 1 / np.sqrt(counts[role])
     return weights / weights.sum()
@@ -217,14 +217,14 @@ def _weights(columns: Mapping[str, NDArray[Any]], rows: int) -> Weights:
     try:
         weights = columns["weight"].astype(np.float64)
     except (TypeError, ValueError) as error:
-        raise InputError(f"the column 'weight' must hold a number for each picture: {error}") from error
+        raise InputError(f"the column 'weight' must hold a number for each image: {error}") from error
     if not (np.isfinite(weights).all() and (weights >= 0).all() and weights.sum() > 0):
         raise InputError("the column 'weight' must hold finite numbers >= 0, not all of them 0")
     return weights / weights.sum()
 
 
 class Column(Sequence[Any]):
-    """A column of an Arrow table as a sequence of Python values, each read when it is asked for."""
+    """A column of an Arrow table as a sequence of Python values, each read on access."""
 
     def __init__(self, values: Any) -> None:
         self._values = values
@@ -246,7 +246,7 @@ class Column(Sequence[Any]):
 
 
 class Columns(Mapping[str, NDArray[Any]]):
-    """The columns of an Arrow table as NumPy arrays, each made when it is asked for."""
+    """The columns of an Arrow table as NumPy arrays, each made on access."""
 
     def __init__(self, table: Table) -> None:
         self._table = table

@@ -1,4 +1,4 @@
-"""Rows of parquet files and of webdataset tars."""
+"""Rows of parquet files and webdataset tars."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from vqdiff.data.sources import PICTURE_SUFFIXES, Row, Source, file_stamps, hidd
 from vqdiff.foundation.errors import InputError
 from vqdiff.foundation.files import decode_text
 
-_BATCH = 256  # rows of a parquet file in memory at once
-_PAPERS = ("README", "LICENSE", "LICENCE")  # of a tar, which need no picture
+_BATCH = 256  # rows of a parquet file that are in memory at once
+_PAPERS = ("README", "LICENSE", "LICENCE")  # files of a tar that need no image
 _PICTURE_COLUMNS = ("image", "img", "picture", *(suffix[1:] for suffix in sorted(PICTURE_SUFFIXES)))
 
 
 def read_parquet(paths: Sequence[Path], root: Path) -> Source:
-    """The rows of parquet files, whose column ``image`` holds the files' bytes, alone or as ``{"bytes": …}``.
+    """Read parquet files whose column ``image`` holds the image files' bytes, directly or as ``{"bytes": …}``.
 
-    Where there is a path alone, it is that of a file in the folder ``root``, named from the parquet file's own on.
+    If there is only a path, it is that of a file in the folder ``root``, relative to the parquet file's folder.
     """
     import pyarrow as pa
     from pyarrow import parquet
@@ -55,13 +55,13 @@ def read_parquet(paths: Sequence[Path], root: Path) -> Source:
 
 
 def picture_column(names: Iterable[str]) -> str | None:
-    """The one of a table's columns that holds the pictures."""
+    """The name of the column that holds the images."""
     names = set(names)
     return next((name for name in _PICTURE_COLUMNS if name in names), None)
 
 
 def reader(picture: Any, read: Callable[[str], bytes]) -> Callable[[], bytes]:
-    """How to read a picture that is given as bytes, as a path, or as ``{"bytes": …, "path": …}``; paths by ``read``."""
+    """A function that reads an image given as bytes, a path, or ``{"bytes": …, "path": …}``; paths with ``read``."""
     content, path = (picture.get("bytes"), picture.get("path")) if isinstance(picture, dict) else (picture, None)
     if isinstance(content, str):
         content, path = None, content
@@ -71,14 +71,14 @@ def reader(picture: Any, read: Callable[[str], bytes]) -> Callable[[], bytes]:
 
 
 def _class_names(metadata: Mapping[bytes, bytes]) -> tuple[str, ...]:
-    """What ``datasets`` noted of a column of class labels in a parquet file."""
+    """The class names that ``datasets`` stored with a column of labels in a parquet file."""
     noted = json.loads(metadata.get(b"huggingface", b"{}"))
     label = noted.get("info", {}).get("features", {}).get("label", {})
     return tuple(label.get("names", ()))
 
 
 def read_tars(paths: Sequence[Path]) -> Source:
-    """The samples of webdataset tars: files that follow each other and share their name up to the first dot."""
+    """Read webdataset tars; a sample is the consecutive files that share their name up to the first dot."""
 
     def rows() -> Iterator[Row]:
         for path in paths:
@@ -88,9 +88,9 @@ def read_tars(paths: Sequence[Path]) -> Source:
                     for sample in _samples(tar):
                         key = sample.key
                         yield from sample.rows(path, tar)
-                if path.stat().st_size % tarfile.BLOCKSIZE:  # tarfile takes half a header for the end
-                    raise tarfile.ReadError("the file ends in the middle")
-            except (tarfile.TarError, OSError, EOFError) as error:  # a shard that was not copied whole
+                if path.stat().st_size % tarfile.BLOCKSIZE:  # tarfile takes a partial header for the end
+                    raise tarfile.ReadError("the file is truncated")
+            except (tarfile.TarError, OSError, EOFError) as error:  # a shard that was not copied completely
                 yield Row(f"{path.name}: what follows {key}", left_out=str(error))
 
     def names() -> list[str]:
@@ -131,34 +131,34 @@ def _suffix(member: tarfile.TarInfo) -> str:
 
 
 class _Sample:
-    """Members of a tar that share a key, and what each of them is."""
+    """The members of a tar that share a key, by kind."""
 
     def __init__(self, key: str, members: Sequence[tarfile.TarInfo]) -> None:
         self.key, self.members = key, members
         self.pictures = [member for member in members if _suffix(member) in PICTURE_SUFFIXES]
         self.picture = self._only(self.pictures)
-        self.said = {suffix: self._all(suffix) for suffix in (".json", ".txt", ".cls")}
-        known = {*map(id, self.pictures), *(id(member) for found in self.said.values() for member in found)}
+        self.described_by = {suffix: self._all(suffix) for suffix in (".json", ".txt", ".cls")}
+        known = {*map(id, self.pictures), *(id(member) for found in self.described_by.values() for member in found)}
         self.unread = [member for member in members if id(member) not in known]
 
     def _all(self, suffix: str) -> list[tarfile.TarInfo]:
         return [member for member in self.members if _suffix(member) == suffix]
 
     def _only(self, members: Sequence[tarfile.TarInfo]) -> tarfile.TarInfo | None:
-        """The one that is meant, if that is clear: the only one, or the only one with no other dot in its name."""
+        """The unambiguous one: the only one, or the only one with no other dot in its name."""
         plain = [member for member in members if PurePosixPath(member.name).name.count(".") == 1]
         found = members if len(members) == 1 else plain
         return found[0] if len(found) == 1 else None
 
     def rows(self, path: Path, tar: tarfile.TarFile) -> Iterator[Row]:
-        """The picture, if there is one, and whatever is dropped."""
+        """Yield the image, if there is one, and whatever is left out."""
         for member in self.pictures:
             if member is not self.picture:
                 others = [other.name for other in self.pictures if other is not member]
                 same = f"{others[0]}, …" if others[1:] else others[0]
                 reason = (
                     f"its name up to the first dot is that of {same}, which makes them one sample, and a sample has "
-                    "one picture: give it a name of its own"
+                    "one image: give it a name of its own"
                 )
                 yield Row(printable(f"{path.name}: {member.name}"), left_out=printable(reason))
         name = printable(f"{path.name}: {self.key}")
@@ -167,20 +167,20 @@ class _Sample:
             yield Row(name, self._reader(tar, self.picture), columns, faults=tuple(faults))
         elif not self.pictures and not PurePosixPath(self.key).name.upper().startswith(_PAPERS):
             found = ", ".join(member.name for member in self.members)
-            reason = f"no picture of a known kind is among {found}; files of one sample must follow each other"
+            reason = f"there is no image of a known kind among {found}; files of one sample must be consecutive"
             yield Row(name, left_out=printable(reason))
 
     def _columns(self, tar: tarfile.TarFile) -> tuple[dict[str, Any], list[str]]:
         columns, faults = dict[str, Any](), list[str]()
-        for suffix, members in self.said.items():
+        for suffix, members in self.described_by.items():
             if not members:
                 continue
             member = self._only(members)
             if member is None:
-                faults.append(f"{members[0].name} and {members[1].name} both speak of it: keep one")
+                faults.append(f"{members[0].name} and {members[1].name} both describe it: keep one")
                 continue
             try:
-                columns |= _said(suffix, decode_text(_read(tar, member), member.name))
+                columns |= _parse(suffix, decode_text(_read(tar, member), member.name))
             except (InputError, OSError, ValueError, RecursionError) as error:
                 text = str(error) if isinstance(error, InputError) else f"{member.name} cannot be read: {error}"
                 faults.append(printable(text))
@@ -198,19 +198,19 @@ def _read(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
     try:
         file = tar.extractfile(member)  # follows links within the tar
     except KeyError as error:
-        raise OSError(f"{member.name} is a link to what is not there") from error
+        raise OSError(f"{member.name} is a link to a missing file") from error
     if file is None:
-        raise OSError(f"{member.name} is no file")
+        raise OSError(f"{member.name} is not a file")
     return file.read()
 
 
-def _said(suffix: str, text: str) -> dict[str, Any]:
+def _parse(suffix: str, text: str) -> dict[str, Any]:
     if suffix == ".txt":
         return {"captions": text.split("\n")}
     if suffix == ".cls":
         return {"label": text.strip()}
-    said = json.loads(text)
-    return said if isinstance(said, dict) else {"json": said} if said else {}
+    value = json.loads(text)
+    return value if isinstance(value, dict) else {"json": value} if value else {}
 
 
 def _fail(reason: str) -> bytes:

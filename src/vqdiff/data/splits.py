@@ -1,7 +1,7 @@
-"""The splits of a set, whatever its layout: a folder of files, parquet or tar shards, a Hugging Face data set.
+"""The splits of a data set of any layout: a folder of files, parquet or tar shards, a Hugging Face data set.
 
-Local files are read without the library ``datasets``, which takes a second to start, reports every use to a server, and
-stops at (or silently leaves out) a picture without a caption; we name them.
+Local files are read without the library ``datasets``, which takes a second to import, reports every use to a server,
+and stops at (or silently skips) an image without a caption; such images are reported here.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ Splits = dict[str, Callable[[], Source]]
 """The splits of a set by name, each with the function that opens it."""
 
 HUB = "hub:"
-"""What a name on the Hugging Face Hub begins with, so that a mistyped folder never asks a server."""
+"""The prefix of names on the Hugging Face Hub, so that a mistyped folder is not looked up on a server."""
 
 _SPLIT = re.compile(r"(train|validation|valid|val|test)(_\w+)?")
 _SHARD_NUMBER = re.compile(r"(-\d+-of-\d+|[-_.]?\d+)$")
-_HELD_OUT = 0.02  # of a set that has no test split
+_HELD_OUT = 0.02  # share of a set without a test split
 
 
 def find_splits(data: str | Path) -> Splits:
@@ -38,17 +38,17 @@ def find_splits(data: str | Path) -> Splits:
 
     ``data`` is what a kind of `vqdiff.plugins.DATA_SOURCES` takes, such as ``hub:owner/name``, or a folder with
 
-    - ``*.parquet``, with a column ``image``: files' bytes, or paths inside the folder, from the parquet file on;
+    - ``*.parquet``, with a column ``image``: files' bytes, or paths inside the folder, relative to the parquet file;
     - ``*.tar`` in the webdataset layout: ``key.jpg`` with ``key.txt``, ``key.json`` or ``key.cls`` after it;
-    - what ``datasets.Dataset.save_to_disk`` wrote;
-    - pictures, with a ``metadata.jsonl``, ``metadata.csv`` or ``metadata.json``, or a ``.txt`` of the same name beside
-      each (one caption a line), or in a sub-folder for each class.
+    - the output of ``datasets.Dataset.save_to_disk``;
+    - images, with a ``metadata.jsonl``, ``metadata.csv`` or ``metadata.json``, or a ``.txt`` of the same name beside
+      each (one caption per line), or in one sub-folder per class.
 
     Captions are in ``captions``, ``caption``, ``text`` or ``prompt``, a class in ``label``. Splits are sub-folders or
-    shards that are called ``train``, ``validation``, ``test`` or begin so (``test_style``); whatever has no such name
-    is ``train``.
+    shards that are called ``train``, ``validation`` or ``test``, or begin so (``test_style``); anything without such a
+    name is ``train``.
 
-    Raises InputError where the folder is missing or holds no pictures.
+    Raises InputError if the folder is missing or contains no images.
     """
     for name in DATA_SOURCES.names():
         if (splits := DATA_SOURCES.get(name)(str(data))) is not None:
@@ -56,23 +56,23 @@ def find_splits(data: str | Path) -> Splits:
     folder = Path(data)
     if not folder.is_dir():
         raise InputError(
-            f"no folder {folder}; name a folder of pictures, or a data set on the Hugging Face Hub as {HUB}owner/name"
+            f"no folder {folder}; name a folder of images, or a data set on the Hugging Face Hub as {HUB}owner/name"
         )
     files = list_files(folder)
     parquet, tars = (_find_shards(folder, files, suffix) for suffix in (".parquet", ".tar"))
     if parquet and tars:
-        raise InputError(f"{folder} holds both parquet files and tars: put each kind into a folder of its own")
+        raise InputError(f"{folder} contains both parquet files and tars: put each kind into a folder of its own")
     if parquet:
         return {split: partial(read_parquet, paths, folder) for split, paths in parquet.items()}
     pictures = [file for file in files if file.suffix.lower() in PICTURE_SUFFIXES]
     if tars:
         splits = {split: partial(read_tars, paths) for split, paths in tars.items()}
-        return _with_strays(splits, pictures, "it lies beside tars, and a set is of one kind: put it into a tar")
+        return _with_strays(splits, pictures, "it is beside tars, and a set has one layout: put it into a tar")
     if not pictures:
         kinds = Counter(file.suffix.lower() or file.name for file in files if not (folder / file).is_dir())
         found = f" (it has {', '.join(f'{count:,} {kind}' for kind, count in kinds.most_common(5))})" if kinds else ""
         raise InputError(
-            f"no pictures in {folder}{found}; put pictures there, with a metadata.jsonl or a .txt beside each if they "
+            f"no images in {folder}{found}; put images there, with a metadata.jsonl or a .txt beside each if they "
             "have captions"
         )
     roots = sorted({file.parts[0] for file in pictures if len(file.parts) > 1 and _SPLIT.fullmatch(file.parts[0])})
@@ -84,7 +84,7 @@ def find_splits(data: str | Path) -> Splits:
         name: partial(read_folder, folder, folder / name, [file for file in files if file.parts[0] == name] + of_all)
         for name in roots
     }
-    return _with_strays(splits, strays, f"it lies outside of the splits, {', '.join(roots)}: move it into one of them")
+    return _with_strays(splits, strays, f"it is outside of the splits, {', '.join(roots)}: move it into one of them")
 
 
 @DATA_SOURCES.add
@@ -113,19 +113,19 @@ def find(data: str | Path, split: str) -> Source:
 
 
 def split_names(data: str | Path) -> list[str]:
-    """The names of a set's splits. Of a set with nothing but ``train``, a fixed 2 % of the pictures are ``test``."""
+    """The names of a set's splits. If a set has only ``train``, a fixed 2 % of its images are ``test``."""
     names = list(find_splits(data))
     return ["train", "test"] if names == ["train"] else names
 
 
 def called(split: str, names: Iterable[str]) -> list[str]:
-    """The one of ``names`` that is ``split``, or else all that begin so: ``test`` also stands for ``test_style``."""
+    """The name that equals ``split``, or else all that have it as a prefix: ``test`` also stands for ``test_style``."""
     names = list(names)
     return [split] if split in names else [name for name in names if name.startswith(f"{split}_")]
 
 
 def _with_strays(splits: Splits, strays: Sequence[PurePosixPath], reason: str) -> Splits:
-    """The same splits, of which one names pictures that are in none."""
+    """The same splits, one of which also reports the images that are in none."""
     if not strays:
         return splits
     name = "train" if "train" in splits else next(iter(splits))
@@ -139,7 +139,7 @@ def _with_strays(splits: Splits, strays: Sequence[PurePosixPath], reason: str) -
 
 
 def _join(sources: Sequence[Source]) -> Source:
-    """The rows of all sources, one after another."""
+    """Concatenate the rows of all sources."""
     names, counts = [source.names for source in sources], [source.count for source in sources]
     classes = {source.class_names for source in sources}
     return Source(
@@ -152,17 +152,17 @@ def _join(sources: Sequence[Source]) -> Source:
 
 
 def _hold_out(source: Source, *, test: bool) -> Source:
-    """Set aside the pictures whose names have the smallest hashes."""
+    """Hold out the images whose names have the smallest hashes."""
     limit, count = round(_HELD_OUT * 2**160).to_bytes(20), None
     if source.names:
         hashes = sorted(map(_hash, source.names()))
         if len(hashes) < 2:
-            raise InputError("one picture cannot be divided into train and test; add pictures or make two sub-folders")
+            raise InputError("one image cannot be divided into train and test; add images or make two sub-folders")
         held_out = max(1, round(_HELD_OUT * len(hashes)))
         limit, count = hashes[held_out], held_out if test else len(hashes) - held_out
 
     def belongs(row: Row) -> bool:
-        if row.left_out or row.faults:  # they are named once, and whichever part is read first
+        if row.left_out or row.faults:  # reported once, by either part
             return bool(row.faults) or not test
         return (_hash(row.name) < limit) == test
 
@@ -179,6 +179,6 @@ def _find_shards(folder: Path, files: Iterable[PurePosixPath], suffix: str) -> d
     shards: dict[str, list[Path]] = {}
     for file in files:
         if file.suffix.lower() == suffix and len(file.parts) <= 2:
-            said = (*file.parts[:-1], _SHARD_NUMBER.sub("", file.stem))
-            shards.setdefault(next(filter(_SPLIT.fullmatch, said), "train"), []).append(folder / file)
+            names = (*file.parts[:-1], _SHARD_NUMBER.sub("", file.stem))
+            shards.setdefault(next(filter(_SPLIT.fullmatch, names), "train"), []).append(folder / file)
     return shards

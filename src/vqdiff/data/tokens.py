@@ -1,4 +1,4 @@
-"""Pictures as tokens of an image tokenizer, made once and memory-mapped: what a diffusion model is trained on."""
+"""The tokens of a data set's images, made once and memory-mapped: the training data of a diffusion model."""
 
 from __future__ import annotations
 
@@ -25,27 +25,27 @@ from vqdiff.foundation.errors import InputError
 from vqdiff.foundation.images import to_pixels
 from vqdiff.interfaces import ImageTokenizer
 
-_SMALLEST_CROP = 0.8  # of the shorter side
+_SMALLEST_CROP = 0.8  # relative to the shorter side
 
 
 @dataclass(frozen=True)
 class Views:
-    """The views of each picture that are tokenised, one of which is drawn at each visit in training."""
+    """The views of each image that are tokenised; training picks one at random each time."""
 
     flip: bool = False
     """Add the mirror image of each view."""
     crops: int = 1
-    """Squares cut from each picture: the middle one, then squares of 80 to 100 % of its side at random places."""
+    """Square crops of each image: the central one, then squares of 80 to 100 % of its side at random positions."""
 
     def __post_init__(self) -> None:
         if self.crops < 1:
-            raise InputError(f"crops is {self.crops}: at least 1, the middle square, is needed")
+            raise InputError(f"crops is {self.crops}: it must be at least 1, the central square")
 
     def __len__(self) -> int:
         return self.crops * (1 + self.flip)
 
     def of(self, picture: Image.Image, name: str, size: int) -> NDArray[np.uint8]:
-        """Each crop ``(size, size, 3)``, followed by its mirror image; the same whenever it is asked for."""
+        """Each crop ``(size, size, 3)``, followed by its mirror image; the same for every call."""
         random = np.random.default_rng(zlib.crc32(name.encode()))
         views = list[Image.Image]()
         for crop in range(self.crops):
@@ -62,10 +62,10 @@ def _crop(picture: Image.Image, random: np.random.Generator) -> Image.Image:
 
 @dataclass(frozen=True, kw_only=True)
 class TokenSet(Rows):
-    """The tokens of one split and what is said about its pictures."""
+    """The tokens of one split with captions, labels and other columns."""
 
     tokens: NDArray[np.integer[Any]]
-    """``(N, V, L)`` for V views of each picture, view 0 being the picture itself; int16 or int32, memory-mapped."""
+    """``(N, V, L)`` for V views of each image, view 0 being the image itself; int16 or int32, memory-mapped."""
     about: Mapping[str, Any]
     """What the tokens were made from: ``tokenizer`` and ``data`` (fingerprints), ``flip``, ``crops``, ``bf16`` …"""
 
@@ -73,7 +73,7 @@ class TokenSet(Rows):
     def load(cls, folder: str | Path, split: str, class_names: tuple[str, ...] = ()) -> TokenSet:
         """Open what `tokenize` wrote; ``split`` and ``class_names`` are those of `vqdiff.data.load`.
 
-        One split is memory-mapped; several that begin with the same name are read into memory.
+        A single split is memory-mapped; several with the same prefix are read into memory.
         """
         splits = [path.parent.name for path in sorted(Path(folder).glob("*/about.json"))]
         caches = [cache for name in called(split, splits) if (cache := open_cache(Path(folder, name)))]
@@ -85,12 +85,12 @@ class TokenSet(Rows):
         return _join(caches, class_names, f"{folder} {split}")
 
     def check_tokenizer(self, tokenizer: ImageTokenizer) -> None:
-        """Raise InputError if these are not the tokens of ``tokenizer``."""
+        """Raise InputError if these are not tokens of ``tokenizer``."""
         theirs, ours = self.about["tokenizer"], fingerprint(tokenizer)
         if theirs != ours:
             raise InputError(
                 f"these are tokens of another image tokenizer ({theirs}, not {ours}): name the one they were made with "
-                "or tokenise the pictures anew with `vqdiff data tokens`"
+                "or tokenise the images again with `vqdiff data tokens`"
             )
 
 
@@ -105,13 +105,13 @@ def tokenize(
     batch_size: int = 64,
     class_names: tuple[str, ...] = (),
 ) -> TokenSet:
-    """Tokenise one split into ``folder/split`` and open it; one that is there is opened at once.
+    """Tokenise one split into ``folder/split`` and open it; if it is there already, only open it.
 
-    Pictures are read, decoded, tokenised and written batch by batch, on the device of ``tokenizer``. An interrupted
-    call goes on where it was. ``views`` may add mirror images and crops; ``bf16`` encodes in bfloat16, which moves a
-    few tokens. ``data``, ``split`` and ``class_names`` are those of `vqdiff.data.load`.
+    Images are read, decoded, tokenised and written batch by batch, on the device of ``tokenizer``. An interrupted
+    call continues where it stopped. ``views`` may add mirror images and crops; ``bf16`` encodes in bfloat16, which
+    changes a few tokens. ``data``, ``split`` and ``class_names`` are those of `vqdiff.data.load`.
 
-    Raises InputError where ``folder/split`` holds tokens of another tokenizer, of other pictures or of other views.
+    Raises InputError if ``folder/split`` holds tokens of another tokenizer, of other images or of other views.
     """
     views = views or Views()
     source, size = find(data, split), tokenizer.config.image_size
@@ -137,12 +137,12 @@ def tokenize(
     return _join([cache], class_names, f"{data} {split}")
 
 
-# So that tokens made before these buffers had their present names are still known to be of their tokenizer.
+# So that tokens made when these buffers had other names still match their tokenizer.
 _HASHED_AS = {"quantizer.cluster_size": "quantizer.usage", "quantizer.embed_avg": "quantizer.sums"}
 
 
 def fingerprint(tokenizer: ImageTokenizer) -> str:
-    """Twelve hex digits that change with a tokenizer's configuration and weights."""
+    """Twelve hex digits of a hash of a tokenizer's configuration and weights."""
     config = {"class": type(tokenizer).__name__, **dataclasses.asdict(tokenizer.config)}
     if config.get("quantizer") == "vq":  # what there was before there was a choice
         del config["quantizer"]
@@ -167,7 +167,7 @@ def _about(source: Source, tokenizer: ImageTokenizer, views: Views, bf16: bool) 
 
 def _join(caches: Sequence[Cache], class_names: tuple[str, ...], where: str) -> TokenSet:
     if len({cache.about["tokenizer"] for cache in caches}) > 1:
-        raise InputError(f"{where}: these splits hold tokens of different image tokenizers; tokenise them alike")
+        raise InputError(f"{where}: these splits hold tokens of different image tokenizers; use a single one")
     tokens = caches[0].array if len(caches) == 1 else np.concatenate([cache.array for cache in caches])
-    said = describe(join_tables([cache.table for cache in caches]), class_names or caches[0].class_names, where)
-    return TokenSet(tokens=tokens, about=caches[0].about, **said)
+    fields = describe(join_tables([cache.table for cache in caches]), class_names or caches[0].class_names, where)
+    return TokenSet(tokens=tokens, about=caches[0].about, **fields)

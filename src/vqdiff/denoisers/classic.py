@@ -1,8 +1,8 @@
 """The network of the papers (arXiv 2111.14822, 2205.16007), numerically equal to the published one.
 
 A pre-norm transformer over image tokens whose layer norms are scaled and shifted by the step (and, in the
-class-conditional variant, by the class). What the published code spends without changing a number is saved: query, key
-and value are one matrix, and all that does not depend on the image tokens is computed once
+class-conditional variant, by the class). Work of the published code that does not affect the result is saved: query,
+key and value are one matrix, and everything that does not depend on the image tokens is computed once
 (:meth:`ClassicDenoiser.prepare`) instead of at every step.
 """
 
@@ -31,17 +31,17 @@ class ClassicConfig:
     num_codes: int = 2887
     num_steps: int = 100
     grid_size: int = 32
-    """Tokens along a side: L = grid_size²."""
+    """Tokens per side: L = grid_size²."""
     width: int = 1024
     depth: int = 19
     heads: int = 16
     mlp_ratio: int = 4
     conv_mlp: bool = False
-    """3×3 convolutions over the token grid in place of the two linear layers."""
+    """Use 3×3 convolutions over the token grid instead of the two linear layers."""
     text_width: int | None = None
     num_classes: int | None = None
     null_class: bool = False
-    """The class tables end in a learned row for "no class"; without it the mean of their rows stands in."""
+    """The class tables end with a learned row for "no class"; without it, the mean of their rows is used."""
     position_rows: int = 32
     position_columns: int = 32
     """Shape of the position table, whose first L entries, row by row, belong to the L tokens. The published 16 × 16
@@ -58,12 +58,12 @@ class ClassicConfig:
 
     @property
     def num_tokens(self) -> int:
-        """L, image tokens per picture."""
+        """L, image tokens per image."""
         return self.grid_size**2
 
 
 class PreparedText(NamedTuple):
-    """A layer's cross-attention up to the image tokens."""
+    """The part of a layer's cross-attention that does not depend on the image tokens."""
 
     steps: Float[Tensor, "T twoD"]
     keys: Float[Tensor, "B H N d"]
@@ -71,7 +71,7 @@ class PreparedText(NamedTuple):
 
 
 class PreparedBlock(NamedTuple):
-    """What one layer computes without the image tokens: scales and shifts of its norms, keys and values of the text."""
+    """What a layer computes without the image tokens: scales and shifts of its norms, keys and values of the text."""
 
     steps: Float[Tensor, "T twoD"]
     text: PreparedText | None
@@ -80,25 +80,25 @@ class PreparedBlock(NamedTuple):
 
 @dataclass(frozen=True)
 class ClassicCondition:
-    """A condition made ready by :meth:`ClassicDenoiser.prepare`; good until the weights change."""
+    """A condition prepared by :meth:`ClassicDenoiser.prepare`; valid until the weights change."""
 
     blocks: tuple[PreparedBlock, ...]
 
     def select(self, rows: Sequence[int]) -> ClassicCondition:
-        """What belongs to the pictures with these numbers, in this order."""
-        return _of_pictures(lambda values: values[list(rows)], self)
+        """Return the rows of the images with these indices, in this order."""
+        return _per_image(lambda values: values[list(rows)], self)
 
     def join(self, *others: ClassicCondition) -> ClassicCondition:
-        """What belongs to these pictures and then to those of ``others``, by the same denoiser."""
-        return _of_pictures(lambda *parts: torch.cat(parts), self, *others)
+        """Return the rows of these images followed by those of ``others``, from the same denoiser."""
+        return _per_image(lambda *parts: torch.cat(parts), self, *others)
 
     def one(self, row: int) -> ClassicCondition:
-        """What belongs to a single picture, copied only for the sake of its address."""
-        return _of_pictures(lambda values: aligned(values[row : row + 1]), self)
+        """Return the row of a single image, copied only if its address requires it."""
+        return _per_image(lambda values: aligned(values[row : row + 1]), self)
 
 
-def _of_pictures(change: Callable[..., Tensor], *contexts: ClassicCondition) -> ClassicCondition:
-    """What ``change`` makes of all that has a row a picture."""
+def _per_image(change: Callable[..., Tensor], *contexts: ClassicCondition) -> ClassicCondition:
+    """Apply ``change`` to every tensor that has one row per image."""
     blocks = list[PreparedBlock]()
     for layer in zip(*(one.blocks for one in contexts), strict=True):
         steps, text, label = layer[0]
@@ -132,7 +132,7 @@ class AdaptiveNorm(nn.Module):
 
 
 def split_heads(x: Float[Tensor, "B L D"], heads: int) -> Float[Tensor, "B H L d"]:
-    """Cut the features into heads and put those before the sequence, where torch's attention wants them."""
+    """Split the features into heads and move these before the sequence, as torch's attention expects."""
     return x.unflatten(-1, (heads, -1)).transpose(1, 2)
 
 
@@ -146,7 +146,7 @@ class SelfAttention(nn.Module):
         self.out = nn.Linear(width, width)
 
     def forward(self, x: Float[Tensor, "B L D"]) -> Float[Tensor, "B L D"]:
-        """What each token takes from the others."""
+        """The attention output of each token."""
         q, k, v = (split_heads(part, self.heads) for part in self.qkv(x).chunk(3, dim=-1))
         return self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
 
@@ -162,13 +162,13 @@ class CrossAttention(nn.Module):
         self.out = nn.Linear(width, width)
 
     def keys_values(self, text: Float[Tensor, "B N C"]) -> list[Float[Tensor, "B H N d"]]:
-        """Keys and values: all of the attention that depends on the text alone."""
+        """Keys and values: the part of the attention that depends only on the text."""
         return [split_heads(part, self.heads) for part in self.kv(text).chunk(2, dim=-1)]
 
     def forward(
         self, x: Float[Tensor, "B L D"], keys: Float[Tensor, "B H N d"], values: Float[Tensor, "B H N d"]
     ) -> Float[Tensor, "B L D"]:
-        """What each image token takes from the text, given as :meth:`keys_values`."""
+        """The attention output of each image token, from the keys and values of :meth:`keys_values`."""
         q = split_heads(self.q(x), self.heads)
         return self.out(F.scaled_dot_product_attention(q, keys, values).transpose(1, 2).flatten(2))
 
@@ -184,7 +184,7 @@ class MLP(nn.Module):
         self.narrow = layer(config.mlp_ratio * config.width, config.width)
 
     def forward(self, x: Float[Tensor, "B L D"]) -> Float[Tensor, "B L D"]:
-        """What the layer adds to each token."""
+        """The residual for each token."""
         if self.grid is not None:
             x = x.transpose(1, 2).unflatten(2, self.grid)
         x = self.widen(x)
@@ -193,7 +193,7 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """Self-attention, cross-attention where there is text, MLP: each on a normalised copy, added back."""
+    """Self-attention, cross-attention if there is text, MLP: each a residual branch on the normalised input."""
 
     def __init__(self, config: ClassicConfig) -> None:
         super().__init__()
@@ -210,7 +210,7 @@ class Block(nn.Module):
         self.mlp = MLP(config)
 
     def class_rows(self) -> Float[Tensor, "rows D"]:
-        """The embedding of each class, and last of "no class"."""
+        """The embedding of each class, with "no class" last."""
         rows = cast("AdaptiveNorm", self.mlp_norm).embedding.weight
         return rows if self.null_class else torch.cat([rows, rows.mean(0, keepdim=True)])
 
@@ -226,7 +226,7 @@ class Block(nn.Module):
     def forward(self, x: Float[Tensor, "B L D"], t: Int[Tensor, " B"], prepared: PreparedBlock) -> Tensor:
         """The features after this layer, at steps ``t`` in 1..T."""
         step, text, label = prepared
-        # F.embedding, not an index: it refuses t = 0, which would silently mean t = T.
+        # F.embedding, not indexing: it rejects t = 0, which would silently mean t = T.
         x = x + self.self_attention(self.self_norm(x, F.embedding(t - 1, step)))
         if text is not None:
             x = x + self.cross_attention(self.cross_norm(x, F.embedding(t - 1, text.steps)), text.keys, text.values)
@@ -238,8 +238,8 @@ class Block(nn.Module):
 class ClassicDenoiser(nn.Module):
     """Logits of p(x0 | xt, condition), by the published network.
 
-    The condition is, as the config says, text features ``(B, N, C)``, class labels ``(B,)`` with ``num_classes``
-    standing for "no class", or None.
+    Depending on the configuration, the condition is text features ``(B, N, C)``, class labels ``(B,)`` with
+    ``num_classes`` for "no class", or None.
     """
 
     Config = ClassicConfig
@@ -248,7 +248,7 @@ class ClassicDenoiser(nn.Module):
         super().__init__()
         self.config = config
         self.recompute = False
-        """Whether training keeps no activations inside the blocks and computes them again: slower, far less memory."""
+        """Whether training recomputes activations inside the blocks instead of storing them: slower, less memory."""
         self.token_embedding = nn.Embedding(config.num_codes + 1, config.width)
         self.row_embedding = nn.Embedding(config.position_rows, config.width)
         self.column_embedding = nn.Embedding(config.position_columns, config.width)
@@ -258,9 +258,9 @@ class ClassicDenoiser(nn.Module):
         self.apply(_initialise)
 
     def prepare(self, condition: Float[Tensor, "B N C"] | Int[Tensor, " B"] | None) -> ClassicCondition:
-        """Do once, for all steps of a picture, the work that the image tokens have no part in.
+        """Compute once, for all steps of an image, what does not depend on the image tokens.
 
-        The result takes the condition's place in a call and gives the same logits.
+        The result can be passed instead of the condition and gives the same logits.
         """
         self._check(condition)
         if condition is not None and condition.is_floating_point():
@@ -285,9 +285,9 @@ class ClassicDenoiser(nn.Module):
         t: Int[Tensor, " B"],
         condition: Float[Tensor, "B N C"] | Int[Tensor, " B"] | ClassicCondition | None = None,
     ) -> Float[Tensor, "B L D"]:
-        """Everything but the head, which may then be asked about some positions only."""
+        """Everything but the head, which can then be evaluated at some positions only."""
         if tokens.shape[1] != self.config.num_tokens:
-            raise InputError(f"this denoiser draws {self.config.num_tokens} tokens a picture, got {tokens.shape[1]}")
+            raise InputError(f"this denoiser takes {self.config.num_tokens} tokens per image, got {tokens.shape[1]}")
         prepared = condition if isinstance(condition, ClassicCondition) else self.prepare(condition)
         x = self.token_embedding(tokens) + self._positions()
         for block, ready in zip(self.blocks, prepared.blocks, strict=True):
@@ -302,7 +302,7 @@ class ClassicDenoiser(nn.Module):
         return self.head(self.head_norm(features))
 
     def with_null_class(self) -> ClassicDenoiser:
-        """This network with a learnable row for "no class", which begins as what stood in for it; or itself."""
+        """Return this network with a learnable row for "no class", initialised with its substitute; or itself."""
         if self.config.num_classes is None or self.config.null_class:
             return self
         grown = ClassicDenoiser(replace(self.config, null_class=True))

@@ -1,10 +1,10 @@
-"""Layers for drawing on a CPU: their weights are laid out as its matrix products want them, and cannot be trained.
+"""Layers for inference on a CPU: their weights are stored in the layout of its matrix products, and cannot be trained.
 
-oneDNN's linear layers and convolutions, which lay a weight out anew in every call unless that was done before, and take
-into the same pass what follows them: an activation, a sum or a product.
+oneDNN's linear layers and convolutions, which reorder a weight in every call unless that was done before, and include
+in the same pass what follows them: an activation, a sum or a product.
 
-To the last bit, what a linear layer computes for an image does not depend on the batch that the image is in. oneDNN
-chooses how to divide a product by its shape; where the sums of a row might then be added up in another order, a layer
+The result of a linear layer for an image does not depend, bit for bit, on the batch that the image is in. oneDNN
+chooses how to divide a product by its shape; where a row might then be summed in another order, a layer
 computes one image at a time (`rounds_alike`).
 """
 
@@ -21,32 +21,32 @@ from vqdiff.foundation.errors import InputError
 from vqdiff.foundation.shapes import Float
 
 Scales = tuple[float, float]
-"""What the input has been multiplied by, and what the output is to be multiplied by."""
+"""The factor that the input was multiplied by, and the factor to multiply the output by."""
 
 Activation = Literal["none", "swish"]
 
 AT_ONCE = 2**17
-"""So many numbers are made whole at once that they stay in the cache."""
+"""The largest number of values that are computed at once, so that they stay in the cache."""
 
 ALIGNMENT = 64
-"""Bytes to multiples of which torch allocates on a CPU."""
+"""The alignment, in bytes, of torch's allocations on a CPU."""
 
 LONG = 512
-"""The product of one image with so many positions takes no longer than its share of a larger product."""
+"""From this number of positions on, the product for one image takes no longer than its share of a larger product."""
 
 
 class Packed(nn.Module):
-    """A layer whose weight torch can neither move nor convert, and that never changes."""
+    """A layer with a constant weight that torch can neither move nor convert."""
 
     weight: Tensor
 
     def __init__(self, dtype: torch.dtype) -> None:
         super().__init__()
         self.dtype = dtype
-        """That of what it takes and gives."""
+        """The dtype of its input and output."""
 
     def lay_out(self, weight: Tensor) -> Tensor:
-        """The weight as this processor wants it."""
+        """Return the weight in the layout of this processor."""
         raise NotImplementedError
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
@@ -68,7 +68,7 @@ class Packed(nn.Module):
 
 
 class PackedLinear(Packed):
-    """``activation(x Wᵀ + b)``, or in place of the activation a sum or a product with another tensor.
+    """``activation(x Wᵀ + b)``, or, instead of the activation, a sum or a product with another tensor.
 
     It computes in the precision of the weight.
     """
@@ -87,7 +87,7 @@ class PackedLinear(Packed):
     def forward(
         self, x: Float[Tensor, "B P D"], plus: Tensor | None = None, times: Tensor | None = None
     ) -> Float[Tensor, "B P E"]:
-        """At most one of ``plus`` and ``times``."""
+        """Apply the layer; at most one of ``plus`` and ``times`` may be given."""
         if len(x) > 1 and not self.rounds_alike(len(x), x.shape[1], plus is not None, times is not None):
             none = [None] * len(x)
             operands = (none if one is None else one.split(1) for one in (plus, times))
@@ -97,8 +97,8 @@ class PackedLinear(Packed):
         return self._product(x, plus, times)
 
     def rounds_alike(self, batch: int, length: int, plus: bool = False, times: bool = False) -> bool:
-        """Whether images of so many positions are known to come out of a batch as they do alone."""
-        threads = torch.get_num_threads()  # among which a product is divided
+        """Whether images of ``length`` positions are known to give the same result in a batch as alone."""
+        threads = torch.get_num_threads()  # a product is divided among them
         return length < LONG and _rounds_alike(
             batch, length, tuple(self.weight.shape), self.dtype, self.activation, plus, times, threads
         )
@@ -111,7 +111,7 @@ class PackedLinear(Packed):
 
 
 class SummedLinear(nn.Module):
-    """A linear layer as the sum of several, each of which takes a part of the inputs."""
+    """A linear layer as the sum of several, each over a part of the inputs."""
 
     def __init__(self, linear: nn.Linear, parts: int) -> None:
         super().__init__()
@@ -139,7 +139,7 @@ class PackedConv2d(Packed):
     def __init__(
         self, conv: nn.Conv2d, activation: Activation = "none", scales: Scales = (1.0, 1.0), *, size: int
     ) -> None:
-        """Lay the weight out for pictures of ``size`` × ``size``."""
+        """Prepare the weight for images of ``size`` × ``size``."""
         super().__init__(conv.weight.dtype)
         weight, self.bias = rescaled(conv, scales)
         if self.bias is not None:
@@ -160,9 +160,9 @@ class PackedConv2d(Packed):
 
 
 class Int8Linear(Packed):
-    """As `PackedLinear`, in whole numbers of eight bits: a scale for each output, and one for each picture put in.
+    """As `PackedLinear`, in 8-bit integers: one scale per output, and one per input image.
 
-    Each picture by itself: what comes out must not depend on the others in the batch.
+    Each image is computed by itself, so that its result does not depend on the others in the batch.
     """
 
     def __init__(self, linear: nn.Linear, activation: Activation = "none", scales: Scales = (1.0, 1.0)) -> None:
@@ -194,9 +194,9 @@ class Int8Linear(Packed):
 
 
 def packed_linear(linear: nn.Linear, length: int) -> PackedLinear | SummedLinear:
-    """A layer for images of ``length`` positions, in as few parts as round alike in a batch.
+    """Make a layer for images of ``length`` positions, in as few parts as round alike in a batch.
 
-    AMX units begin to add in another order where there are more than some 500 inputs.
+    AMX units change the order of summation from about 500 inputs on.
     """
     whole = PackedLinear(linear)
     for parts in (2, 4):
@@ -209,7 +209,7 @@ def packed_linear(linear: nn.Linear, length: int) -> PackedLinear | SummedLinear
 
 
 def linear_of(weight: Tensor, bias: Tensor | None) -> nn.Linear:
-    """A linear layer with these weights."""
+    """Make a linear layer with these weights."""
     with torch.device("meta"):
         linear = nn.Linear(weight.shape[1], weight.shape[0], bias is not None)
     linear.weight = nn.Parameter(weight, requires_grad=False)
@@ -229,9 +229,9 @@ def _rounds_alike(
     times: bool,
     threads: int,
 ) -> bool:
-    """Try a layer of these sizes on numbers whose sums show in which order they were added up.
+    """Try a layer of these sizes on numbers whose sums reveal the order of summation.
 
-    What a kernel does depends on sizes, not on values, so that one answer holds for all weights and images.
+    A kernel's order depends on sizes, not on values, so one answer holds for all weights and images.
     """
     for seed in _seeds(length * shape[0]):
         x, weight = telling((length,), (shape[0],), shape[1], dtype, seed)
@@ -244,7 +244,7 @@ def _rounds_alike(
 
 
 def products(a: Float[Tensor, "B H P M"], b: Float[Tensor, "B H N D"], *, transposed: bool = False) -> Tensor:
-    """The products a bᵀ of every head (a b if b is ``transposed``), each image's as it is alone."""
+    """The products a bᵀ of every head (a b if b is ``transposed``), for each image the same as alone."""
     a, b = a.contiguous(), b.contiguous()
     if len(a) == 1 or (
         a.shape[2] < LONG
@@ -273,7 +273,7 @@ def _products_round_alike(
 
 
 def _alike(product: Callable[..., Tensor], batch: int, *operands: Tensor | None) -> bool:
-    """Whether a product of one image is to the bit what it is in a batch of the same image, again and again."""
+    """Whether a product of one image is, bit for bit, the same as in a batch of copies of it."""
     alone, together = (
         product(*(None if one is None else one.expand(size, *one.shape).contiguous() for one in operands))
         for size in (1, batch)
@@ -282,16 +282,16 @@ def _alike(product: Callable[..., Tensor], batch: int, *operands: Tensor | None)
 
 
 def _seeds(outputs: int) -> range:
-    """What to draw numbers from, so that thousands of sums are compared: a few may come out alike by chance."""
+    """Seeds for enough numbers to compare thousands of sums: a few may agree by chance."""
     return range(2 + min(62, 2**12 // outputs))
 
 
 def telling(
     left: Sequence[int], right: Sequence[int], inputs: int, dtype: torch.dtype, seed: int
 ) -> tuple[Tensor, Tensor]:
-    """Numbers (*left, inputs) and (*right, inputs) whose products are large; for an even seed they sum up to nothing.
+    """Numbers (*left, inputs) and (*right, inputs) whose products are large; for an even seed they sum to zero.
 
-    What rounding leaves then tells in which order they were added, and whether products were rounded before.
+    The rounding error then reveals the order of summation, and whether products were rounded before.
     """
     numbers = torch.Generator().manual_seed(seed)
     order = torch.randperm(inputs, generator=numbers)
@@ -304,17 +304,17 @@ def telling(
 
 
 def aligned(x: Tensor) -> Tensor:
-    """The tensor at an address where a new one could lie: kernels may round otherwise at others."""
+    """Return the tensor at an address aligned as a new one's: kernels may round differently at others."""
     return x if x.data_ptr() % ALIGNMENT == 0 else x.clone()
 
 
 def quantized(x: Float[Tensor, "L D"]) -> tuple[Tensor, float, int]:
-    """Whole numbers q of eight bits, a scale and a zero, such that x ≈ (q − zero) · scale."""
+    """Return 8-bit integers q, a scale and a zero point such that x ≈ (q − zero) · scale."""
     low, high = (float(end) for end in torch.aminmax(x))
     low, high = min(low, 0.0), max(high, 0.0)
     scale = max(high - low, 1e-12) / 254  # not 255: the zero is rounded too
     zero = round(-low / scale)
-    # By way of signed bytes, to which torch converts eight times as fast.
+    # Via signed bytes, to which torch converts eight times as fast.
     levels, start = torch.empty(x.shape, dtype=torch.int8), torch.tensor(zero - 128.0)
     rows = max(1, AT_ONCE // x.shape[1])
     for place, part in zip(levels.split(rows), x.split(rows), strict=True):
@@ -323,7 +323,7 @@ def quantized(x: Float[Tensor, "L D"]) -> tuple[Tensor, float, int]:
 
 
 def rescaled(layer: nn.Linear | nn.Conv2d, scales: Scales) -> tuple[Tensor, Tensor | None]:
-    """Weight and bias in float32 that take an input multiplied by one number and give the output times another."""
+    """Weight and bias in float32 for an input that was multiplied by one factor and an output multiplied by another."""
     taken, given = scales
     bias = None if layer.bias is None else layer.bias.detach().float() * given
     return layer.weight.detach().float() * (given / taken), bias

@@ -1,9 +1,9 @@
-"""The denoiser one trains today: RMSNorm, SwiGLU, QK-norm, 2-D RoPE, adaLN-zero shared by all layers, fused QKV.
+"""The denoiser for new models: RMSNorm, SwiGLU, QK-norm, 2-D RoPE, adaLN-zero shared by all layers, fused QKV.
 
-Text enters twice: its tokens are extra keys and values of every self-attention, and their mean joins the time
-embedding. Both are computed once per picture by :meth:`ModernDenoiser.prepare`.
+Text enters twice: its tokens are extra keys and values of every self-attention, and their mean is added to the time
+embedding. Both are computed once per image by :meth:`ModernDenoiser.prepare`.
 
-Shapes: B pictures, L tokens on a square grid, P = L / patch_size² positions inside, D width, H heads, N text tokens.
+Shapes: B images, L tokens on a square grid, P = L / patch_size² transformer positions, D width, H heads, N text tokens.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class ModernConfig:
     depth: int = 8
     heads: int = 5
     patch_size: int = 2
-    """Tokens per side that share one transformer position, as DiT's patches: 2 makes every layer four times cheaper."""
+    """Tokens per side that share one transformer position, as in DiT: 2 makes every layer four times cheaper."""
     token_width: int = 256
     """Width of the embedding and of the features before the head, per token."""
     text_width: int | None = None
@@ -65,20 +65,20 @@ class ModernCondition(NamedTuple):
     vector: Float[Tensor, "B D"] | None
 
     def select(self, rows: Sequence[int]) -> ModernCondition:
-        """What belongs to the pictures with these numbers, in this order."""
-        return _of_pictures(lambda values: values[list(rows)], self)
+        """Return the rows of the images with these indices, in this order."""
+        return _per_image(lambda values: values[list(rows)], self)
 
     def join(self, *others: ModernCondition) -> ModernCondition:
-        """What belongs to these pictures and then to those of ``others``, by the same denoiser."""
-        return _of_pictures(lambda *parts: torch.cat(parts), self, *others)
+        """Return the rows of these images followed by those of ``others``, from the same denoiser."""
+        return _per_image(lambda *parts: torch.cat(parts), self, *others)
 
     def one(self, row: int) -> ModernCondition:
-        """What belongs to a single picture, copied only for the sake of its address."""
-        return _of_pictures(lambda values: aligned(values[row : row + 1]), self)
+        """Return the row of a single image, copied only if its address requires it."""
+        return _per_image(lambda values: aligned(values[row : row + 1]), self)
 
 
-def _of_pictures(change: Callable[..., Tensor], *contexts: ModernCondition) -> ModernCondition:
-    """What ``change`` makes of all that has a row a picture."""
+def _per_image(change: Callable[..., Tensor], *contexts: ModernCondition) -> ModernCondition:
+    """Apply ``change`` to every tensor that has one row per image."""
     first = contexts[0]
     return ModernCondition(
         first.times,
@@ -93,8 +93,8 @@ def _of_pictures(change: Callable[..., Tensor], *contexts: ModernCondition) -> M
 class ModernDenoiser(nn.Module):
     """``(tokens (B, L), t (B,), condition) -> logits (B, L, K)``, tokens 0..K with K = MASK, t in 1..T.
 
-    The condition is text features ``(B, N, C)`` whose all-zero rows are padding, labels ``(B,)``, ``None``, or what
-    :meth:`prepare` made of one of these.
+    The condition is text features ``(B, N, C)`` whose all-zero rows are padding, labels ``(B,)``, ``None``, or the
+    result of :meth:`prepare` for one of these.
     """
 
     Config = ModernConfig
@@ -104,7 +104,7 @@ class ModernDenoiser(nn.Module):
         super().__init__()
         self.config = config
         self.recompute = False
-        """Whether training keeps no activations inside the blocks and computes them again: slower, far less memory."""
+        """Whether training recomputes activations inside the blocks instead of storing them: slower, less memory."""
         width, patch = config.width, config.patch_size**2
         self.token_embedding = nn.Embedding(config.num_codes + 1, config.token_width)
         self.merge = nn.Linear(patch * config.token_width, width)
@@ -128,7 +128,7 @@ class ModernDenoiser(nn.Module):
             nn.init.zeros_(linear.weight)
 
     def prepare(self, condition: Tensor | None) -> ModernCondition:
-        """Everything a condition contributes that does not change between steps."""
+        """Compute what a condition contributes to all steps alike."""
         config = self.config
         if (condition is None) != (config.text_width is None and config.num_classes is None):
             raise InputError("this denoiser takes " + ("a" if condition is None else "no") + " condition")
@@ -161,7 +161,7 @@ class ModernDenoiser(nn.Module):
     def features(
         self, tokens: Int[Tensor, "B L"], t: Int[Tensor, "B"], condition: Tensor | ModernCondition | None = None
     ) -> Float[Tensor, "B L E"]:
-        """Everything but the head, which may then be asked about some positions only."""
+        """Everything but the head, which can then be evaluated at some positions only."""
         context = condition if isinstance(condition, ModernCondition) else self.prepare(condition)
         vector = self._vector(context, t)
         modulation = self.modulation(vector).unflatten(-1, (6, -1))
@@ -208,7 +208,7 @@ class Block(nn.Module):
         width, self.heads = config.width, config.heads
         hidden = 64 * round(width * 8 / 3 / 64)
         self.offsets = nn.Parameter(torch.zeros(6, width))
-        """This layer's own addition to the modulation all layers share."""
+        """This layer's own addition to the modulation that all layers share."""
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.query_norm = RMSNorm(width // config.heads)
         self.key_norm = RMSNorm(width // config.heads)
@@ -217,7 +217,7 @@ class Block(nn.Module):
         self.down = nn.Linear(hidden, width)
 
     def prepare(self, keys: Float[Tensor, "B H N C"]) -> Float[Tensor, "B H N C"]:
-        """What this layer makes of the keys of the text."""
+        """This layer's keys of the text."""
         return self.key_norm(keys)
 
     def forward(
@@ -240,7 +240,7 @@ class Block(nn.Module):
 
 
 class RMSNorm(nn.Module):
-    """nn.RMSNorm whose weight follows the dtype of its input, as autocast wants it for speed."""
+    """nn.RMSNorm whose weight is cast to the dtype of its input, which is faster with autocast."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -251,7 +251,7 @@ class RMSNorm(nn.Module):
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
-    """Scaled dot-product attention; written out on a CPU, where that is up to three times as fast in bf16."""
+    """Scaled dot-product attention; written out on a CPU, where this is up to three times as fast in bf16."""
     if not q.is_cpu:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
@@ -271,7 +271,7 @@ def frequencies(t: Float[Tensor, "B"], width: int) -> Float[Tensor, "B F"]:
 
 
 def rotations(side: int, width: int) -> Float[Tensor, "2 P C"]:
-    """Cosines and sines of 2-D rotary embeddings: half of the channel pairs turn with rows, half with columns."""
+    """Cosines and sines of 2-D rotary embeddings: half of the channel pairs rotate with rows, half with columns."""
     rates = 100.0 ** -torch.linspace(0, 1, width // 4)
     steps = torch.arange(side, device=rates.device)[:, None] * rates
     rows = steps[:, None].expand(side, side, -1)
@@ -281,7 +281,7 @@ def rotations(side: int, width: int) -> Float[Tensor, "2 P C"]:
 
 
 def rotate(x: Float[Tensor, "*shape C"], rope: Float[Tensor, "2 *broadcast C"]) -> Float[Tensor, "*shape C"]:
-    """Turn channel pairs (c, c + C/2) by the angle of their position."""
+    """Rotate channel pairs (c, c + C/2) by the angle of their position."""
     cos, sin = rope.to(x.dtype)
     first, second = x.chunk(2, -1)
     return x * cos + torch.cat([-second, first], -1) * sin

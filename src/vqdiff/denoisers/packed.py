@@ -1,8 +1,8 @@
-"""The same denoisers, made ready for drawing on a CPU: faster and smaller, and past training.
+"""The same denoisers, converted for inference on a CPU: faster and smaller, but no longer trainable.
 
-What a trained network computes again at every step is computed once: the norms' scales and shifts of all steps (whose
-weights, a fifth of the published ITHQ model, then go), the layout of its weights. What torch does in several passes is
-one: a norm with its scale and shift, a linear layer with its activation or sum.
+What is constant over steps and images is computed once: the norms' scales and shifts of all steps (whose
+weights, a fifth of the published ITHQ model, are then dropped), and the layout of the weights. Several passes of torch
+become one: a norm with its scale and shift, a linear layer with its activation or sum.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ GELU = 1.702
 """x·σ(1.702x) = swish(1.702x) / 1.702: the norm before the MLP multiplies by it, and the last layer divides."""
 
 SCORES = 2**20
-"""So many attention scores at once stay in a CPU's cache: 2 MiB of bfloat16."""
+"""The number of attention scores that stay in a CPU's cache: 2 MiB of bfloat16."""
 
 
 def pack(denoiser: nn.Module, *, int8: bool = False) -> nn.Module:
-    """Return the form of a denoiser for drawing, into which its layers go; off the CPU that is itself.
+    """Convert a denoiser for inference, consuming its layers; returns it unchanged unless it is on the CPU.
 
-    int8: linear layers of eight bits, which changes what the network says a little; `docs/experiments.md` has how much.
-    Convolutions, the embeddings and the head stay as they are. Raises InputError where the machine has no units for it.
+    int8: linear layers of eight bits, which slightly changes the predictions; see `docs/experiments.md`.
+    Convolutions, the embeddings and the head are not quantised. Raises InputError if the machine has no units for it.
     """
     weight = next(denoiser.parameters())
     if not can_pack(weight.device, weight.dtype):
@@ -69,7 +69,7 @@ def _replace(blocks: nn.ModuleList, index: int, linear: type[PackedLinear | Int8
 
 
 def is_packed(module: nn.Module) -> bool:
-    """Whether some weights are there in their packed form only."""
+    """Whether some weights exist only in packed form."""
     return any(isinstance(part, Packed) for part in module.modules())
 
 
@@ -81,7 +81,7 @@ def precision_of(denoiser: nn.Module) -> str:
 
 
 class PackedBlock(nn.Module):
-    """What a `Block` computes."""
+    """The same computation as `Block`."""
 
     def __init__(self, block: Block, linear: type[PackedLinear | Int8Linear]) -> None:
         super().__init__()
@@ -93,7 +93,7 @@ class PackedBlock(nn.Module):
         if hasattr(block, "cross_norm"):
             self.cross_steps = table(block.cross_norm, block.cross_norm.embedding.weight)
             self.cross_q = linear(block.cross_attention.q)
-            self.cross_kv = block.cross_attention.kv  # once a picture
+            self.cross_kv = block.cross_attention.kv  # once per image
             self.cross_out = linear(block.cross_attention.out)
         if isinstance(block.mlp_norm, AdaptiveNorm):
             self.mlp_rows = GELU * table(block.mlp_norm, block.class_rows())
@@ -139,7 +139,7 @@ def table(adaptive: AdaptiveNorm, rows: Float[Tensor, "rows D"]) -> Float[Tensor
 
 
 def norm(x: Float[Tensor, "B L D"], rows: Float[Tensor, "#B twoD"]) -> Float[Tensor, "B L D"]:
-    """Layer norm with scales and shifts of each picture, or of all; in one pass where they are the same."""
+    """Layer norm with scales and shifts per image, or the same for all, which takes one pass."""
     scales, shifts = rows.chunk(2, dim=-1)
     if len(rows) == 1 or rows.eq(rows[0]).all():
         return F.layer_norm(x, x.shape[-1:], scales[0], shifts[0])
@@ -150,9 +150,9 @@ def norm(x: Float[Tensor, "B L D"], rows: Float[Tensor, "#B twoD"]) -> Float[Ten
 def attention(
     q: Float[Tensor, "B H L d"], k: Float[Tensor, "B H N d"], v: Float[Tensor, "B H N d"]
 ) -> Float[Tensor, "B L D"]:
-    """Scaled dot-product attention, its heads side by side again.
+    """Scaled dot-product attention, with its heads concatenated.
 
-    Written out for bfloat16, some heads at a time, where torch's own converts to float32.
+    Written out for bfloat16, some heads at a time, because torch's own converts to float32.
     """
     if q.dtype != torch.bfloat16:
         return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)

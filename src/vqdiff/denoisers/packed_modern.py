@@ -1,4 +1,4 @@
-"""`ModernDenoiser` made ready for drawing on a CPU."""
+"""`ModernDenoiser` converted for inference on a CPU."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from vqdiff.foundation.shapes import Float, Int
 
 
 class PackedModern(ModernDenoiser):
-    """What a `ModernDenoiser` computes, for images in a batch, each to the last bit as it is alone.
+    """The same computation as `ModernDenoiser`, in which an image gives, bit for bit, the same result in any batch.
 
-    That is, if their conditions were prepared one by one, as in `Model.bind`. Besides matrix products (`PackedLinear`,
-    `products`), what runs over a whole batch rounds every element, or every row of features, by itself. All else takes
-    one image at a time.
+    This requires that the conditions were prepared one by one, as in `Model.bind`. Besides matrix products
+    (`PackedLinear`, `products`), only operations that round every element, or every row of features, by itself run on a
+    whole batch. Everything else takes one image at a time.
     """
 
     batch_invariant = True
@@ -48,7 +48,7 @@ class PackedModern(ModernDenoiser):
         return self.time_table
 
     def logits(self, features: Float[Tensor, "*rows E"]) -> Float[Tensor, "*rows K"]:
-        """See `ModernDenoiser.logits`; if there are three dimensions, the first is that of images."""
+        """See `ModernDenoiser.logits`; if there are three dimensions, the first is the image."""
         normed = self.head_norm(features)
         if features.ndim != 3:
             return self.head(normed.view(1, -1, normed.shape[-1])).view(*features.shape[:-1], -1)
@@ -57,14 +57,14 @@ class PackedModern(ModernDenoiser):
     def _vector(self, context: ModernCondition, t: Int[Tensor, "B"]) -> Float[Tensor, "B 1 D"]:
         vector = context.times[t]
         vector = vector if context.vector is None else vector + context.vector
-        return torch.stack([F.silu(one) for one in vector.split(1)])  # exp rounds otherwise at the end of a tensor
+        return torch.stack([F.silu(one) for one in vector.split(1)])  # exp rounds differently at the end of a tensor
 
     def _embed(self, tokens: Int[Tensor, "B L"]) -> Float[Tensor, "B P D"]:
         return self.patches(self._to_patches(tokens[..., None]))
 
 
 class PatchEmbedding(nn.Module):
-    """Token embedding and the layer that merges a patch of them, in one: a sum of rows of a table."""
+    """Token embedding and the layer that merges a patch of tokens, in one: a sum of rows of a table."""
 
     first: Tensor
 
@@ -84,7 +84,7 @@ class PatchEmbedding(nn.Module):
 
 
 class PackedModernBlock(nn.Module):
-    """What a `Block` computes."""
+    """The same computation as `Block`."""
 
     norms: Tensor
     offsets: Tensor
@@ -126,7 +126,7 @@ class PackedModernBlock(nn.Module):
 
 
 class Gated(nn.Module):
-    """The first layer of a SwiGLU: silu(x G) · x U, each product in one pass with what follows it."""
+    """The first layer of a SwiGLU: silu(x G) · x U, each product fused with the operation that follows it."""
 
     def __init__(self, both: nn.Linear) -> None:
         super().__init__()
@@ -138,7 +138,7 @@ class Gated(nn.Module):
 
 
 class Int8Gated(nn.Module):
-    """As `Gated`, by one product, so that its input is quantised once."""
+    """As `Gated`, but with one product, so that its input is quantised once."""
 
     def __init__(self, both: nn.Linear) -> None:
         super().__init__()

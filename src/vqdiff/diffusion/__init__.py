@@ -1,8 +1,8 @@
-"""The mathematics of discrete diffusion with mask-and-replace noise; needs torch alone.
+"""The mathematics of discrete diffusion with mask-and-replace noise; needs only torch.
 
 Notation: tokens are int64 of shape (B, L) with values 0..K-1, and K is MASK; t = 0 is clean, t = T all noise, s < t.
 Predictions have shape (B, L, K), codes last. Papers: VQ-Diffusion, arXiv 2111.14822, and Improved VQ-Diffusion,
-arXiv 2205.16007. What is drawn at random has two forms: with a `generator`, and as a pure function of uniforms.
+arXiv 2205.16007. Every random draw has two forms: with a `generator`, and as a pure function of uniforms.
 """
 
 from vqdiff.diffusion.guidance import guide, guide_posterior, purity, sharpen, truncate

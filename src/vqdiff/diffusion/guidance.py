@@ -1,4 +1,4 @@
-"""What is done to a prediction before it is drawn from: guide, then truncate, then sharpen by purity.
+"""Transform a prediction before tokens are sampled from it: guide, then truncate, then sharpen by purity.
 
 Equation and algorithm numbers are those of Improved VQ-Diffusion (arXiv 2205.16007); truncation is VQ-Diffusion's
 (arXiv 2111.14822). The formulas are in docs/equations.md, sections 7 to 10.
@@ -25,16 +25,16 @@ def guide(
 ) -> Float[Tensor, "B L K"]:
     """Guide without a classifier: log p ∝ null + scale·(cond - null), normalised (Improved VQ-Diffusion, Eq. 7).
 
-    cond, null: logits or log-probabilities given the condition and the null condition. scale: s + 1 in the paper's s,
-    one for all or one an image; 1 returns the normalised `cond`. -inf means a code of probability 0 and is followed to
-    the limit: what both exclude stays excluded, and where a factor with a negative exponent is 0, only such codes
+    cond, null: logits or log-probabilities given the condition and the null condition. scale: s + 1 for the paper's s,
+    one for all or one per image; 1 returns the normalised `cond`. -inf means a code of probability 0 and is treated as
+    the limit: codes that both exclude stay excluded, and where a factor with a negative exponent is 0, only such codes
     remain.
 
     Returns log-probabilities in float32, or in float64 if the input is.
     """
     dtype = torch.promote_types(promoted(cond[:0]).dtype, promoted(null[:0]).dtype)
     g = _per_image(scale, cond[:0].to(dtype))
-    if not cond.is_cpu:  # to ask whether anything is -inf would make the host wait
+    if not cond.is_cpu:  # testing for -inf would make the host wait
         return _guide_zeros(cond.to(dtype), null.to(dtype), g)
     guided: list[Tensor] = []
     for image in zip(cond, null, g.expand(len(cond), 1, 1), strict=True):  # one by one: an image fits the cache
@@ -58,10 +58,10 @@ def guide_posterior(
 
     The published code, and `guide`, act on p(x0 | x_t) instead.
 
-    cond, null: logits or log-probabilities of x0. Returns log p(x_s | x_t), MASK last, to be drawn from with
+    cond, null: logits or log-probabilities of x0. Returns log p(x_s | x_t), MASK last, to sample from with
     `draw_categorical`. The other arguments are those of `posterior_log_probs`.
 
-    Its zeros are many: a visible token never becomes MASK, under the condition or without it.
+    It has many zeros: a visible token never becomes MASK, with or without the condition.
     """
     by_cond, by_null = (posterior_log_probs(schedule, promoted(x).log_softmax(-1), xt, t, s) for x in (cond, null))
     return guide(by_cond, by_null, scale)
@@ -83,14 +83,14 @@ def _times(weight: Tensor, x: Tensor) -> Tensor:
 def truncate(log_p0: Float[Tensor, "B L K"], rate: float | Float[Tensor, "B"]) -> Float[Tensor, "B L K"]:
     """Keep the smallest set of codes whose mass is at least `rate`, normalised; the others become -inf.
 
-    rate: in (0, 1], one for all or one an image; 1 is off and changes nothing. At least one code is kept; of equally
-    likely codes those with the lower number.
+    rate: in (0, 1], one for all or one per image; 1 is off and changes nothing. At least one code is kept; of equally
+    likely codes, those with the lowest numbers.
     """
     log_p0 = promoted(log_p0)
     r = _per_image(rate, log_p0)
     off = r >= 1
-    # Sorting all codes is slow on a CPU, and mostly a few hold the mass: look at these first. Other devices sort fast,
-    # and asking them whether that was enough would make the host wait.
+    # Sorting all codes is slow on a CPU, and a few usually hold the mass: look at these first. Other devices sort fast,
+    # and checking there whether a few are enough would make the host wait.
     ask = log_p0.device.type == "cpu"
     if ask and bool(off.all()):
         return log_p0
@@ -124,7 +124,7 @@ def _nucleus(log_p: Tensor, r: Tensor, size: int) -> tuple[Tensor, Tensor, Tenso
 def purity(log_p0: Float[Tensor, "B L K"]) -> Float[Tensor, "B L"]:
     """Return purity, max_k p(x0 = k | x_t), at each position (Improved VQ-Diffusion, Eq. 8).
 
-    In (0, 1]: how sure the network is of its best code.
+    In (0, 1]: how confident the network is in its best code.
     """
     return promoted(log_p0).amax(-1).exp()
 
@@ -136,14 +136,14 @@ def sharpen(
 
     Line 7 of its Algorithm 2.
 
-    r: the prior scale, >= 0, one for all or one an image; 0 is off.
+    r: the prior scale, >= 0, one for all or one per image; 0 is off.
     """
     log_p0 = promoted(log_p0)
     return ((1 + _per_image(r, log_p0) * purity[..., None]) * log_p0).log_softmax(-1)
 
 
 def _per_image(value: float | Tensor, like: Tensor) -> Tensor:
-    """Return one value an image, or one for all, ready to be broadcast with (B, L, K)."""
+    """Return one value per image, or one for all, in a shape that broadcasts with (B, L, K)."""
     if isinstance(value, Tensor):
         return value.to(like)[:, None, None]
     return torch.full((1, 1, 1), value, dtype=like.dtype, device=like.device)

@@ -20,7 +20,7 @@ _TINY = 1e-300
 
 @dataclass(frozen=True)
 class DiffusionLoss:
-    """What an image costs, in nats summed over its tokens, before the weight 1 / p(t).
+    """The loss of each image, in nats summed over its tokens, before the weight 1 / p(t).
 
     kl: KL(q(x_{t-1} | x_t, x0) ‖ p(x_{t-1} | x_t)), 0 where t = 1. nll: -log p(x0 | x_1), 0 where t > 1.
     aux: cross-entropy of the prediction of x0. total: kl + nll + the weighted aux.
@@ -53,9 +53,9 @@ def diffusion_loss(
     KL(q(x_{t-1} | x_t, x0) ‖ p(x_{t-1} | x_t)) + λ_t·(-log p(x0 | x_t)), from raw logits, with p(x_{t-1} | x_t) of the
     paper's Eq. 11. The closed form is derived in docs/equations.md, section 6.
 
-    x0: codes. xt: a draw of `q_sample(schedule, x0, t)`. t: 1..T. aux_weight: λ. adaptive: whether λ is multiplied by
-    2 - (t - 1) / T, that is by 2 at t = 1 and by almost 1 at t = T. mask_weight: factors for the KL and the
-    cross-entropy of masked and of visible positions; the likelihood at t = 1 has none.
+    x0: codes. xt: a sample from `q_sample(schedule, x0, t)`. t: 1..T. aux_weight: λ. adaptive: whether λ is multiplied
+    by 2 - (t - 1) / T, that is by 2 at t = 1 and by almost 1 at t = T. mask_weight: factors for the KL and the
+    cross-entropy of masked and of visible positions; the likelihood at t = 1 is not weighted.
 
     Raises InputError if the shapes do not fit.
     """
@@ -77,12 +77,12 @@ def _bound_and_cross_entropy(
     """Return KL(q(x_s | x_t, x0) ‖ p(x_s | x_t)) for s = t - 1, which at s = 0 is -log p(x0 | x_1), and -log p0(x0).
 
     The closed form of docs/equations.md, section 6. Away from x0 and x_t, where q is w_uniform and p is
-    w_x0·p0 + w_uniform·v, all codes need together one sum of log(1 + c·p0); x0 and x_t are computed by themselves:
+    w_x0·p0 + w_uniform·v, one sum of log(1 + c·p0) serves all codes; x0 and x_t are computed separately:
 
         KL = Σ_k q_k log(q_k / p_k) = [k = x0] + [k = x_t] + [all other k]
 
-    All but that sum is in float64: the weights span a dozen orders of magnitude. A masked x_t = MASK adds nothing, for
-    q and p agree there by Lemma 1.
+    Everything but that sum is in float64: the weights span a dozen orders of magnitude. x_t = MASK adds nothing,
+    because q and p agree there by Lemma 1.
     """
     K = schedule.num_codes
     masked, agrees = xt == K, xt == x0
@@ -95,8 +95,8 @@ def _bound_and_cross_entropy(
     log_p0_x0, log_p0_xt = log_p0.gather(-1, torch.stack([x0, xt.clamp(max=K - 1)], -1)).double().unbind(-1)
     v = torch.where(masked, 1.0, (1 - (1 - rho) * log_p0_xt.exp()).clamp(min=_TINY))
 
-    # k = x0, unless it is x_t: q = w_x0 + w_uniform, p = w_x0·p0(x0) + w_uniform·v; their quotient in logarithms, lest
-    # a tiny p0 vanish.
+    # k = x0, unless it is x_t: q = w_x0 + w_uniform, p = w_x0·p0(x0) + w_uniform·v; their quotient in logarithms, so
+    # that a tiny p0 does not vanish.
     q_x0 = w_x0 + w_uniform
     share = divide(w_x0, q_x0)
     log_p_over_q = torch.logaddexp(share.log() + log_p0_x0, (1 - share).log() + v.log())
@@ -121,7 +121,7 @@ def _bound_and_cross_entropy(
 
 
 def _log(x: Tensor) -> Tensor:
-    """Return log x, and 0 where x is 0; the term it is for has the factor 0 then."""
+    """Return log x, and 0 where x is 0, because its term then has the factor 0."""
     return torch.where(x > 0, x, 1.0).log()
 
 
@@ -129,7 +129,7 @@ class LossHistory:
     """Importance sampling of t: times are drawn in proportion to the root mean square of their recent loss.
 
     Until every time has been seen `warmup` times, all are equally likely. Moments and counts are float64, on `device`,
-    for t = 1..T in this order; nothing waits for the device.
+    for t = 1..T in this order; the host never waits for the device.
     """
 
     def __init__(self, num_steps: int, *, decay: float = 0.9, warmup: int = 10, device: torch.device | str = "cpu"):
@@ -139,7 +139,7 @@ class LossHistory:
         self.count = torch.zeros_like(self.second_moment)
 
     def probabilities(self) -> Float[Tensor, "T"]:
-        """Return p(t) for t = 1..T. The likelihood at t = 1 is of another size, so t = 1 counts as t = 2 does."""
+        """Return p(t) for t = 1..T. The likelihood at t = 1 has another scale, so t = 1 is weighted as t = 2."""
         weight = (self.second_moment + 1e-10).sqrt() + 1e-4
         weight = torch.cat([weight[1:2], weight[1:]]) if len(weight) > 1 else weight
         weight = torch.where((self.count > self.warmup).all(), weight, 1.0)
@@ -158,7 +158,7 @@ class LossHistory:
         return self.pick(torch.rand(batch_size, dtype=torch.float64, device=self.count.device, generator=generator))
 
     def update(self, t: Int[Tensor, "B"], loss: Float[Tensor, "B"]) -> None:
-        """Learn from the bound of a batch (`DiffusionLoss.bound`).
+        """Update the moments with the bound of a batch (`DiffusionLoss.bound`).
 
         The order of the batch does not matter: n images at one t move its moment by 1 - decay^n towards their mean.
         """
@@ -170,10 +170,10 @@ class LossHistory:
         self.count = self.count + n
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return what `load_state_dict` takes to go on from here."""
+        """Return the state that `load_state_dict` restores."""
         return {"second_moment": self.second_moment, "count": self.count}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Go on from where `state_dict` was called."""
+        """Restore the state that `state_dict` returned."""
         self.second_moment = state["second_moment"].to(self.second_moment)
         self.count = state["count"].to(self.count)

@@ -1,4 +1,4 @@
-"""Arithmetic at the edges of floating point."""
+"""Floating-point arithmetic in edge cases."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The reverse process: p(x_s | x_t) = Σ_x0 q(x_s | x_t, x0) p(x0 | x_t) for any s < t, built and drawn from.
+"""The reverse process: p(x_s | x_t) = Σ_x0 q(x_s | x_t, x0) p(x0 | x_t) for any s < t: built, and sampled from.
 
 This is Eq. 11 of VQ-Diffusion (arXiv 2111.14822), and its Eq. 13 for strides.
 """
@@ -32,7 +32,7 @@ MASKED, DIFFERS, AGREES = range(3)
 class Bridge(NamedTuple):
     """q(x_s | x_t, x0) = w_x0·[x_s = x0] + w_xt·[x_s = x_t] + w_uniform·[x_s is a code], in closed form.
 
-    Each weight has shape (B, 3), float64, and a column for each case: MASKED, DIFFERS and AGREES; the nine cells are
+    Each weight has shape (B, 3), float64, with a column for each case: MASKED, DIFFERS and AGREES; the nine entries are
     derived in docs/equations.md, section 3. In every column w_x0 + w_xt + K·w_uniform = 1. Where x_t agrees with x0,
     the weight of both is `w_xt`, and `w_x0` is 0.
     """
@@ -51,10 +51,10 @@ class Bridge(NamedTuple):
         return torch.where(choice < w_xt, xt, xs)
 
     def undecided(self, xt: Int[Tensor, "B L"], choice: Float[Tensor, "B L"]) -> Bool[Tensor, "B L"]:
-        """Tell where `draw` with the same uniforms needs x0; elsewhere it returns the same whatever x0 is.
+        """Return where `draw` with the same uniforms needs x0; elsewhere its result does not depend on x0.
 
-        Of masked positions these are those that leave MASK, which Lemma 1 of arXiv 2205.16007 leaves to chance alone:
-        about L / T in a step of one time. Of visible ones they are those that not every x0 lets stay.
+        Among masked positions, these are the ones that leave MASK, which by Lemma 1 of arXiv 2205.16007 does not depend
+        on x0: about L / T in a step from t to t - 1. Among visible ones, those that some x0 would change.
         """
         masked = self.w_xt[:, MASKED] + self.num_codes * self.w_uniform[:, MASKED]
         visible = torch.minimum(self.w_xt[:, DIFFERS], self.w_xt[:, AGREES])
@@ -65,8 +65,8 @@ def bridge(schedule: Schedule, t: Int[Tensor, "B"], s: Int[Tensor, "B"]) -> Brid
     """Return q(x_s | x_t, x0) = q(x_t | x_s) q(x_s | x0) / q(x_t | x0) for 0 <= s < t <= T (arXiv 2111.14822, Eq. 5).
 
     A masked position stays masked with probability gamma_bar[s] / gamma_bar[t], whatever x0 is (Lemma 1 of arXiv
-    2205.16007). A visible one is never masked. What the schedule makes impossible is left as it is: a visible token
-    that cannot have been replaced stays, and MASK where nothing is ever masked gives way to x0.
+    2205.16007). A visible one is never masked. Impossible cases are well defined: a visible token that cannot
+    have been replaced stays, and MASK in a schedule that never masks is replaced by x0.
     """
     K = schedule.num_codes
     alpha_bar_s, beta_bar_s, gamma_bar_s = schedule.marginal(s)
@@ -118,11 +118,11 @@ def posterior_log_probs(
     not_agrees, at_xt = torch.where(xt == schedule.num_codes, MASKED, DIFFERS), xt[..., None]
     x0_probs = F.pad(log_p0.double().exp(), (0, 1))  # x0 is never MASK
     p_agrees = x0_probs.gather(-1, at_xt)  # p(x0 = x_t | x_t), 0 where masked
-    x0_probs = x0_probs.scatter(-1, at_xt, 0.0)  # of every x0 but x_t
+    x0_probs = x0_probs.scatter(-1, at_xt, 0.0)  # of every x0 except x_t
     p_not_agrees = x0_probs.sum(-1, keepdim=True)
 
     def expected(w: Tensor) -> Tensor:
-        """Average a weight over p(x0 | x_t): it depends on x0 only by whether that is x_t."""
+        """Average a weight over p(x0 | x_t): it depends only on whether x0 is x_t."""
         return w.gather(1, not_agrees)[..., None] * p_not_agrees + w[:, AGREES, None, None] * p_agrees
 
     xs_probs = w_x0.gather(1, not_agrees)[..., None] * x0_probs[..., :-1] + expected(w_uniform)
@@ -150,11 +150,11 @@ def draw_posterior(
     s: Int[Tensor, "B"],
     uniforms: Float[Tensor, "2 B L"],
 ) -> Int[Tensor, "B L"]:
-    """Do what `sample_posterior` does with given uniforms in [0, 1), best in float64: the draw as a pure function.
+    """Sample as `sample_posterior` does, as a pure function of uniforms in [0, 1), preferably float64.
 
-    First x0 is drawn from p(x0 | x_t), then x_s from q(x_s | x_t, x0), which takes nothing but a choice between x_t,
-    any code, and x0 (docs/equations.md, section 5). Every position depends on its own inputs only, and the device is
-    never waited for.
+    First x0 is drawn from p(x0 | x_t), then x_s from q(x_s | x_t, x0), which is a choice between x_t, any code, and
+    x0 (docs/equations.md, section 5). Every position depends on its own inputs only, and the host never waits for the
+    device.
     """
     check_prediction(schedule, log_p0, xt)
     choice, u = uniforms
@@ -162,10 +162,10 @@ def draw_posterior(
 
 
 def draw_categorical(log_p: Float[Tensor, "*rows K"], u: Float[Tensor, "*rows"]) -> Int[Tensor, "*rows"]:
-    """Draw one class a row by inverting the cumulative distribution at u in [0, 1).
+    """Draw one class per row by inverting the cumulative distribution at u in [0, 1).
 
     log_p: log-probabilities, not too far from normalised. A class of probability 0 is never drawn. The sums are in
-    float64, so that the chances are right for any number of classes.
+    float64, so that the probabilities are right for any number of classes.
     """
     cumulative = log_p.double().exp().cumsum(-1)
     level = u[..., None] * cumulative[..., -1:]
@@ -177,5 +177,5 @@ def check_prediction(schedule: Schedule, log_p0: Tensor, xt: Tensor) -> None:
     if log_p0.shape != (*xt.shape, schedule.num_codes):
         raise InputError(
             f"a prediction of shape {tuple(log_p0.shape)} does not fit tokens of shape {tuple(xt.shape)} and a "
-            f"schedule of {schedule.num_codes} codes: it needs one entry a code, codes last, and none for MASK"
+            f"schedule of {schedule.num_codes} codes: it needs one entry per code, codes last, and none for MASK"
         )

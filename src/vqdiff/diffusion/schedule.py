@@ -20,7 +20,7 @@ __all__ = ["Coefficients", "Schedule", "draw_forward", "q_sample"]
 
 
 class Coefficients(NamedTuple):
-    """A transition: float64 probabilities, one a time asked for, with alpha + K·beta + gamma = 1.
+    """A transition: float64 probabilities, one per requested time, with alpha + K·beta + gamma = 1.
 
     A code becomes the code j with probability alpha·[it is j] + beta, and MASK with probability gamma; MASK stays MASK.
     """
@@ -32,12 +32,12 @@ class Coefficients(NamedTuple):
 
 @dataclass(frozen=True)
 class Schedule:
-    """How far a token is noised at each time t = 0 (clean) .. num_steps = T (all noise).
+    """How strongly tokens are noised at each time t = 0 (clean) .. num_steps = T (all noise).
 
-    From t = 1 to t = T, `alpha_bar` (kept) and `gamma_bar` (masked) run linearly between their two ends; what is left
+    From t = 1 to t = T, `alpha_bar` (kept) and `gamma_bar` (masked) run linearly between their two ends; the rest up
     to 1 is shared by the K codes. An immutable value: equal schedules compare equal and can be dictionary keys.
 
-    Raises InputError for ends that are no probabilities, or between which noise would have to be undone.
+    Raises InputError for ends that are not probabilities, or that would make the noise decrease with time.
     """
 
     num_steps: int
@@ -56,10 +56,10 @@ class Schedule:
             )
         if self.num_steps > 1 and a1 == 0:
             raise InputError(f"alpha_bar {self.alpha_bar_ends} must be above 0 at t = 1, or nothing is left to noise")
-        if r1 * aT > rT * a1 * (1 + 1e-9):  # of the visible tokens, the share r / (a + r) is replaced; it must not fall
+        if r1 * aT > rT * a1 * (1 + 1e-9):  # the share of replaced tokens among the visible, r / (a + r), must not fall
             raise InputError(
-                f"with alpha_bar {self.alpha_bar_ends} and gamma_bar {self.gamma_bar_ends} replaced tokens would turn "
-                "back into what they were: let alpha_bar fall faster, or gamma_bar rise less"
+                f"with alpha_bar {self.alpha_bar_ends} and gamma_bar {self.gamma_bar_ends} replaced tokens would "
+                "change back to their original codes: let alpha_bar fall faster, or gamma_bar rise less"
             )
 
     @classmethod
@@ -91,11 +91,11 @@ class Schedule:
 
     @classmethod
     def uniform_only(cls, num_steps: int, num_codes: int) -> Schedule:
-        """Make the multinomial schedule: t/T of the tokens are drawn anew, none is masked."""
+        """Make the multinomial schedule: t/T of the tokens are replaced, none is masked."""
         return cls.linear(num_steps, num_codes, (1 - 1 / num_steps, 0.0), (0.0, 0.0))
 
     def to_config(self) -> dict[str, Any]:
-        """Return the arguments of `linear`, fit for JSON."""
+        """Return the arguments of `linear`, in a form that JSON can store."""
         return {
             "num_steps": self.num_steps,
             "num_codes": self.num_codes,
@@ -105,12 +105,12 @@ class Schedule:
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Schedule:
-        """Make the schedule that `to_config` described. Raises InputError for anything else."""
+        """Make the schedule that `to_config` described. Raises InputError if it is not such a description."""
         try:
             ends: dict[str, Any] = {name: tuple(config[name]) for name in ("alpha_bar", "gamma_bar")}
             return cls.linear(**{**config, **ends})
         except (KeyError, TypeError, ValueError) as error:
-            raise InputError(f"{dict(config)} describes no schedule: {error}") from None
+            raise InputError(f"{dict(config)} does not describe a schedule: {error}") from None
 
     @property
     def alpha_bar(self) -> Float[Tensor, "times"]:
@@ -149,9 +149,9 @@ class Schedule:
 
 
 @lru_cache(maxsize=64)
-@torch.inference_mode(False)  # what is cached must be fit for training too
+@torch.inference_mode(False)  # the cached tensors must be usable in training too
 def _table(schedule: Schedule, device: torch.device) -> Float[Tensor, "3 times"]:
-    """Tabulate alpha_bar, beta_bar and gamma_bar once a device: a copy at every use would make the host wait."""
+    """Tabulate alpha_bar, beta_bar and gamma_bar once per device: copying at every use would make the host wait."""
     ends = [schedule.alpha_bar_ends, schedule.replaced_ends, schedule.gamma_bar_ends]
     first, last = torch.tensor(ends, dtype=torch.float64, device="cpu").T[..., None]
     noised = torch.linspace(1, 0, schedule.num_steps, dtype=torch.float64, device="cpu").flip(0)  # [1] if T = 1
@@ -166,7 +166,7 @@ def q_sample(
 ) -> Int[Tensor, "B L"]:
     """Draw x_t from q(x_t | x_0): noise clean tokens.
 
-    x0: codes 0..K-1. t: 0..T, one an image. Returns codes, and K where masked.
+    x0: codes 0..K-1. t: 0..T, one per image. Returns codes, and K where masked.
     """
     u = torch.rand(x0.shape, generator=generator, dtype=torch.float64, device=x0.device)
     return draw_forward(schedule, x0, t, u)
@@ -175,7 +175,7 @@ def q_sample(
 def draw_forward(
     schedule: Schedule, x0: Int[Tensor, "B L"], t: Int[Tensor, "B"], u: Float[Tensor, "B L"]
 ) -> Int[Tensor, "B L"]:
-    """Do what `q_sample` does with given uniforms in [0, 1), best in float64: the draw as a pure function."""
+    """Sample as `q_sample` does, as a pure function of uniforms in [0, 1), preferably float64."""
     _, beta, gamma = (c[:, None] for c in schedule.marginal(t))
     code = ((u - gamma) / beta).long().clamp(0, schedule.num_codes - 1)  # uniform, given that it is used below
     xt = torch.where(u < gamma + schedule.num_codes * beta, code, x0)

@@ -1,1 +1,1 @@
-"""Measuring: features, a scorer for drawings, metrics, protocol, studies."""
+"""Evaluation: scorers for drawings, metrics, protocol, studies."""

@@ -1,4 +1,4 @@
-"""Is purity a sign of being right? Token accuracy against purity at several times (the paper's Figure 1)."""
+"""Token accuracy against purity at several times (the paper's Figure 1)."""
 
 from __future__ import annotations
 
@@ -25,36 +25,36 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Noise real pictures to each of ``times`` and predict the tokens that are masked there."""
+    """Noise real images to each of ``times`` and predict their masked tokens."""
 
     times: tuple[int, ...]
     bins: int = 10
     model: str = "emoji"
     blank: bool = False
-    """Count positions whose true token is the commonest one, too: the plain background is nearly always right."""
+    """Also count positions whose true token is the most frequent one: the background is nearly always predicted."""
 
 
 @dataclass(frozen=True)
 class Bin:
-    """Masked positions of one time whose purity lies in one range."""
+    """The masked positions at one time whose purity is within one range."""
 
     t: int
     purity: float
     accuracy: float
     error: float
-    """Standard error of the accuracy, from the pictures' own accuracies."""
+    """Standard error of the accuracy, from the images' own accuracies."""
     positions: int
 
 
 @torch.inference_mode()
 def measure_accuracy(title: str, config: Accuracy, judge: Judge, output: Path) -> list[Bin]:
-    """Measure and write ``table.md``, ``results.json`` and ``plot.png``."""
+    """Measure, and write ``table.md``, ``results.json`` and ``plot.png``."""
     model = judge.pipe(Cell(config.model)).model
     schedule = model.schedule
     if config.bins < 1:
-        raise InputError(f"bins is {config.bins}: at least 1 is needed")
+        raise InputError(f"bins is {config.bins}: it must be at least 1")
     if not all(1 <= t <= schedule.num_steps for t in config.times):
-        raise InputError(f"times are {config.times}: they run from 1 to {schedule.num_steps}")
+        raise InputError(f"times are {config.times}: they must be from 1 to {schedule.num_steps}")
     tokens = judge.tokens(Cell(config.model, reconstruct=True), seed=0).to(model.device)
     commonest = int(tokens.flatten().bincount().argmax())
     found = list[Bin]()
@@ -67,12 +67,12 @@ def measure_accuracy(title: str, config: Accuracy, judge: Judge, output: Path) -
             xt = q_sample(schedule, x0.cpu(), times, generator=random).to(model.device)
             denoise = model.bind(model.encode(judge.captions[start : start + 16]))
             log_p0 = denoise(xt, times.to(model.device)).float().log_softmax(-1)
-            asked = xt == schedule.num_codes
+            counted = xt == schedule.num_codes
             if not config.blank:
-                asked &= x0 != commonest
-            sure.append(purity(log_p0)[asked])
-            right.append((log_p0.argmax(-1) == x0)[asked])
-            picture.append(asked.nonzero()[:, 0] + start)
+                counted &= x0 != commonest
+            sure.append(purity(log_p0)[counted])
+            right.append((log_p0.argmax(-1) == x0)[counted])
+            picture.append(counted.nonzero()[:, 0] + start)
         found += _binned(t, torch.cat(sure), torch.cat(right), torch.cat(picture), config.bins)
     with only_main_process() as main:
         if main:
@@ -86,10 +86,10 @@ def _binned(t: int, sure: Float[Tensor, "N"], right: Tensor, picture: Tensor, bi
     for index in range(bins):
         inside = place == index
         number = int(inside.sum())
-        if number < 50:  # too few to say anything
+        if number < 50:  # too few to be meaningful
             continue
         hits = right[inside].double()
-        # Positions of one picture are not independent: the error is that of a ratio of sums over pictures.
+        # Positions of one image are not independent: the error is that of a ratio of sums over images.
         total = torch.zeros(int(picture.max()) + 1, dtype=torch.float64)
         residual = total.index_add(0, picture[inside].cpu(), (hits - hits.mean()).cpu())
         error = float(residual.square().sum().sqrt()) / number
@@ -103,7 +103,7 @@ def _write(title: str, config: Accuracy, found: list[Bin], judge: Judge, output:
     text = table(("t", "purity", "accuracy ± standard error", "positions"), rows)
     with atomic_path(output / "table.md") as path:
         path.write_text(
-            f"{text}\n\n{measurement.num_pictures} pictures of {measurement.prompts}, model {model}.\n", "utf-8"
+            f"{text}\n\n{measurement.num_pictures} images of {measurement.prompts}, model {model}.\n", "utf-8"
         )
     with atomic_path(output / "results.json") as path:
         protocol = {"model_hash": model, **asdict(config), "measurement": asdict(measurement)}
@@ -120,7 +120,7 @@ def _write(title: str, config: Accuracy, found: list[Bin], judge: Judge, output:
             capsize=2,
             label=f"t = {t}",
         )
-    axis.set_xlabel("purity: probability of the likeliest code")
+    axis.set_xlabel("purity: probability of the most likely code")
     axis.set_ylabel("share of positions where it is right")
     axis.set_title(title, fontsize=10)
     axis.legend(fontsize=8)

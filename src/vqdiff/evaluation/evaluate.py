@@ -1,4 +1,4 @@
-"""``vqdiff evaluate``: one model, measured by a protocol."""
+"""``vqdiff evaluate``: measure one model by a protocol."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from vqdiff.foundation.files import check_writable, make_folder
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Everything ``vqdiff evaluate`` needs."""
+    """The settings of ``vqdiff evaluate``."""
 
     output: Path
     """Writes ``output.json`` and ``output.md``."""
@@ -24,7 +24,7 @@ class Evaluation:
     null: Null = "own"
     sampling: Choices = field(default_factory=Choices)
     reconstruct: bool = False
-    """Measure the image tokenizer alone: real pictures, encoded and decoded."""
+    """Measure the image tokenizer alone: real images, encoded and decoded."""
 
 
 def evaluate(
@@ -32,7 +32,7 @@ def evaluate(
 ) -> str:
     """Measure, write the result, and return it as Markdown, compared with an earlier one if ``against`` names it.
 
-    Raises InputError, before anything is drawn, if the earlier result was measured differently.
+    Raises InputError, before anything is generated, if the earlier result was measured differently.
     """
     earlier = Result.load(against) if against is not None else None
     make_folder(config.output.parent)

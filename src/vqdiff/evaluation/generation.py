@@ -1,4 +1,4 @@
-"""Draw many pictures for measuring: seeded one by one, resumable, and shared among processes."""
+"""Generate many images for evaluation: one seed each, resumable, and shared among processes."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from vqdiff.sampling import SamplingSettings
 
 
 def processes(device: str) -> str:
-    """Join the processes of ``accelerate launch``, if there are several, and name the device that is this one's."""
+    """Join the processes of ``accelerate launch``, if there are several, and return the device of this one."""
     from accelerate import PartialState
 
-    # Accelerate joins processes without accelerators only if told that there are none.
+    # Accelerate joins processes without accelerators only with cpu=True.
     own = PartialState(cpu=device == "cpu" or not torch.accelerator.is_available()).device
     return str(own) if device == "auto" and own is not None and own.type in ("cpu", "cuda") else device
 
@@ -30,10 +30,10 @@ def processes(device: str) -> str:
 def draw(
     pipe: Pipeline, prompts: Sequence[str], seed: int, settings: SamplingSettings, folder: Path, *, batch_size: int = 16
 ) -> Int[Tensor, "N L"]:
-    """Draw a picture of every prompt, picture i with seed ``seed + i``, as tokens.
+    """Generate the tokens of one image per prompt, image i with seed ``seed + i``.
 
-    Every finished batch is a file in ``folder`` and is not drawn again. Under ``accelerate launch`` the processes share
-    the batches; all of them return all tokens.
+    Every finished batch is a file in ``folder`` and is not generated again. Under ``accelerate launch`` the processes
+    share the batches; all of them return all tokens.
     """
     from accelerate import PartialState
 
@@ -56,7 +56,7 @@ def draw(
 
 @contextmanager
 def only_main_process() -> Iterator[bool]:
-    """Tell whether this process is the main one; the others wait until that has left the block."""
+    """Yield whether this process is the main one; the others wait until that has left the block."""
     from accelerate import PartialState
 
     state = PartialState()

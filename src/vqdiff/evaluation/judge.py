@@ -1,4 +1,4 @@
-"""Measure cells: draw what a model makes of the captions of a trial, score it, keep both."""
+"""Measure cells: generate images for the captions of a trial, score them, and store both."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ from vqdiff.text import NullCondition
 
 
 class Judge:
-    """Measures ``cells`` by one trial; what all share is computed once.
+    """Measures ``cells`` by one trial; what they share is computed once.
 
-    Raises InputError, before anything is drawn, for cells or a trial that do not fit the data or each other.
+    Raises InputError, before anything is generated, for cells or a trial that do not fit the data or each other.
     """
 
     def __init__(
@@ -53,13 +53,13 @@ class Judge:
         self.pipes = dict[tuple[str, Null], Pipeline]()
         sizes = {cell.model: self.pipe(cell).model.image_tokenizer.config.image_size for cell in cells}
         if len(set(sizes.values())) > 1:
-            raise InputError(f"the models draw pictures of different sizes, {sizes}: measure them one by one")
+            raise InputError(f"the models generate images of different sizes, {sizes}: measure them one by one")
         self.image_size = next(iter(sizes.values()))
-        self.asked = self._asked()
+        self.wanted = self._wanted()
         reference = load(trial.data, trial.reference, self.image_size)
         self.num_reference, self.reference_hash = len(reference), _hash_pixels(reference)
-        trial.check_seeds(len(self.asked))
-        self.scoring = Scoring(trial, self.asked, reference)
+        trial.check_seeds(len(self.wanted))
+        self.scoring = Scoring(trial, self.wanted, reference)
         self.captions = self.scoring.captions
         for cell in cells:
             self._check(cell)
@@ -69,8 +69,8 @@ class Judge:
         if self.settings(cell)["guidance"] != 1 and model.null(1) is None:
             raise InputError(f"{cell.model} has no null condition, so it cannot be guided: use guidance 1")
 
-    def _asked(self) -> PictureSet:
-        """The rows whose captions are drawn."""
+    def _wanted(self) -> PictureSet:
+        """The rows from whose captions images are generated."""
         rows = load(self.trial.data, self.trial.prompts, self.image_size)
         rows.require_captions()
         count = self.trial.num_pictures or len(rows)
@@ -83,7 +83,7 @@ class Judge:
         return PictureSet(pixels=rows.pixels[chosen], captions=captions, columns=columns, weights=weights)
 
     def pipe(self, cell: Cell) -> Pipeline:
-        """The pipeline of a cell's model, loaded once, with another null condition if asked for."""
+        """The pipeline of a cell's model, loaded once, with the cell's null condition."""
         key = cell.model, cell.null
         if key not in self.pipes:
             if cell.null == "own":
@@ -91,13 +91,13 @@ class Judge:
             else:
                 own = self.pipe(replace(cell, null="own")).model
                 if own.text_encoder is None:
-                    raise InputError(f"{cell.model} draws no text, so it has no null condition {cell.null!r}")
+                    raise InputError(f"{cell.model} is not a text model, so it has no null condition {cell.null!r}")
                 other = NullCondition.of(cell.null, own.text_encoder)
                 self.pipes[key] = Pipeline(replace(own, null_condition=other.to(own.device)))
         return self.pipes[key]
 
     def settings(self, cell: Cell) -> dict[str, Any]:
-        """The sampling settings of a cell, and the network calls they lead to."""
+        """The sampling settings of a cell, and the number of network calls."""
         pipe = self.pipe(cell)
         settings, tokens, schedule = pipe.settings(**vars(cell.sampling)), pipe.model.num_tokens, pipe.model.schedule
         full = torch.tensor([schedule.num_steps]), torch.tensor([tokens])
@@ -105,20 +105,20 @@ class Judge:
         return asdict(settings) | {"network_calls": plan.t.shape[1]}
 
     def null(self, cell: Cell) -> str:
-        """The kind of null condition that a cell is guided away from."""
+        """The kind of null condition that guidance moves a cell away from."""
         if cell.reconstruct or self.settings(cell)["guidance"] == 1:
             return "none"
         condition = self.pipe(cell).model.null_condition
         return condition.config.kind if condition is not None else "class"
 
     def measurement(self, *, reconstruct: bool = False) -> Measurement:
-        """How this judge measures."""
-        columns = [str(self.asked.columns[name].tolist()) for name in sorted(self.asked.columns)]
+        """The description of how this judge measures."""
+        columns = [str(self.wanted.columns[name].tolist()) for name in sorted(self.wanted.columns)]
         return Measurement(
             task="reconstruction" if reconstruct else "text to picture",
             num_pictures=len(self.captions),
             prompts=self.trial.prompts,
-            prompts_hash=_hash([*self.captions, *columns, _hash_pixels(self.asked)]),
+            prompts_hash=_hash([*self.captions, *columns, _hash_pixels(self.wanted)]),
             reference=self.trial.reference,
             num_reference=self.num_reference,
             reference_hash=self.reference_hash,
@@ -133,7 +133,7 @@ class Judge:
         )
 
     def measure(self, cell: Cell) -> Result:
-        """Draw what is missing and score it; the mean and deviation are those of the trial's repetitions."""
+        """Generate what is missing and score it; mean and deviation are over the trial's repetitions."""
         pipe = self.pipe(cell)
         subject = Subject(
             model=pipe.model.card.name,
@@ -167,14 +167,15 @@ class Judge:
         Result(subject, measurement, versions, scores, command).save(stem)
 
     def tokens(self, cell: Cell, seed: int) -> Int[Tensor, "N L"]:
-        """What a cell draws in one repetition: from the captions, or by encoding the real pictures."""
+        """The tokens of a cell in one repetition: generated from the captions, or encoded from the real images."""
         pipe = self.pipe(cell)
         if cell.reconstruct:
             with torch.inference_mode():
                 encode = pipe.model.image_tokenizer.encode
-                return torch.cat([encode(pixels.to(pipe.model.device)).cpu() for pixels in batches(self.asked.pixels)])
+                return torch.cat([encode(pixels.to(pipe.model.device)).cpu() for pixels in batches(self.wanted.pixels)])
         settings = pipe.settings(**vars(cell.sampling))
-        # Everything that turns a seed into tokens, the code itself among it: a changed sampler draws anew.
+        # Everything that turns a seed into tokens, including the code: after a change of a sampler, images are
+        # resampled.
         key = [
             pipe.model.fingerprint,
             precision_of(pipe.model.denoiser),
@@ -187,12 +188,12 @@ class Judge:
         return draw(pipe, self.captions, seed, settings, folder, batch_size=self.trial.batch_size)
 
     def pictures(self, cell: Cell, count: int) -> list[Image.Image]:
-        """What a cell drew in its first repetition for `captions_of` the same ``count``."""
+        """The images of a cell in its first repetition for `captions_of` the same ``count``."""
         tokens = self.tokens(cell, self.trial.seeds[0])[self._spread(count)]
         return self.pipe(cell).decode(tokens.to(self.pipe(cell).model.device))
 
     def captions_of(self, count: int) -> list[str]:
-        """``count`` of the captions, evenly spread."""
+        """Return ``count`` of the captions, evenly spaced."""
         return [self.captions[row] for row in self._spread(count)]
 
     def _spread(self, count: int) -> list[int]:
@@ -201,12 +202,12 @@ class Judge:
     @torch.inference_mode()
     def _pixels(self, cell: Cell, tokens: Tensor) -> Iterator[Tensor]:
         model = self.pipe(cell).model
-        for one in tokens.to(model.device).split(1):  # as pictures are decoded for users
+        for one in tokens.to(model.device).split(1):  # as images are decoded for users
             yield (model.image_tokenizer.decode(one).float().clamp(0, 1) * 255).round().cpu() / 255
 
     def _fidelity(self, cell: Cell, tokens: Tensor) -> dict[str, float]:
-        """PSNR (dB), SSIM and use of the codes of the image tokenizer."""
-        pixels, decoded = torch.cat(list(batches(self.asked.pixels))), torch.cat(list(self._pixels(cell, tokens)))
+        """PSNR (dB), SSIM and codebook use of the image tokenizer."""
+        pixels, decoded = torch.cat(list(batches(self.wanted.pixels))), torch.cat(list(self._pixels(cell, tokens)))
         use = code_use(tokens, self.pipe(cell).model.image_tokenizer.num_codes)
         return {
             "psnr": float(psnr(decoded, pixels).mean()),
@@ -218,7 +219,7 @@ class Judge:
 
 _SAMPLING = ("vqdiff.pipeline", "vqdiff.evaluation.generation")
 _SCORING = (*_SAMPLING, "vqdiff.evaluation.scoring")
-"""Modules that, with all they import, make a seed into tokens, and tokens into scores."""
+"""The modules that, with their imports, turn a seed into tokens, and tokens into scores."""
 
 
 def _hash_pixels(pictures: PictureSet) -> str:

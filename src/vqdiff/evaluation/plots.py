@@ -1,4 +1,4 @@
-"""Plots and sheets of studies."""
+"""The plots and image sheets of studies."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _TITLES = {
 
 @dataclass(frozen=True)
 class Point:
-    """A place on the x axis and the scores measured there."""
+    """A position on the x axis and the scores measured there."""
 
     x: Any
     scores: Mapping[str, Estimate]
@@ -37,15 +37,15 @@ class Point:
 
 @dataclass(frozen=True)
 class Line:
-    """Points that belong together."""
+    """The points of one line of a plot."""
 
     points: list[Point] = field(default_factory=list)
 
 
 def plot_lines(title: str, x: str | None, scores: Sequence[str], lines: Mapping[str, Line], file: Path) -> None:
-    """One panel a score, one line each, with bars of one standard deviation; a point at no x is a level.
+    """Plot one panel per score, with error bars of one standard deviation; a point without x is a horizontal line.
 
-    x: the field along the axis; None if every point has words for its place, which are written to the left.
+    x: the field along the axis; None if every point has a text label, which is written to the left.
     """
     figure, axes = _figure(len(scores), 1, (4.4 * len(scores), 4.2))
     words = x is None
@@ -82,7 +82,7 @@ def plot_lines(title: str, x: str | None, scores: Sequence[str], lines: Mapping[
 def plot_pictures(
     labels: Sequence[str], captions: Sequence[str], rows: Sequence[Sequence[Image.Image]], file: Path
 ) -> None:
-    """A row a cell with its label, a column a caption."""
+    """Plot a sheet of images: one row per cell, with its label, and one column per caption."""
     figure, axes = _figure(len(captions), len(rows), (1.25 * len(captions) + 1.6, 1.25 * len(rows) + 0.5))
     for index, axis in enumerate(axes):
         row, column = divmod(index, len(captions))
@@ -116,6 +116,6 @@ def save_figure(figure: Any, file: Path) -> None:
 
 
 def new_figure(size: tuple[float, float]) -> tuple[Any, Any]:
-    """A figure and its only axis."""
+    """Make a figure with a single axis."""
     figure, axes = _figure(1, 1, size)
     return figure, axes[0]

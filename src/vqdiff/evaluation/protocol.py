@@ -1,4 +1,4 @@
-"""What was measured, how, and what came out: numbers that were measured differently are never compared."""
+"""Results and how they were measured: numbers that were measured differently are never compared."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ __all__ = ["Measurement", "Result", "Subject", "compare", "table"]
 
 @dataclass(frozen=True)
 class Measurement:
-    """How scores were taken; two results may be compared if all of this is the same.
+    """How scores were measured; two results may be compared if all of these fields are equal.
 
-    prompts: the split or file the captions come from. reference: the split of the real pictures. resize: the kernel
-    that brought pictures to the features' size. features, scorer: names of the networks. The hashes are of contents.
+    prompts: the split or file that the captions come from. reference: the split of the real images. resize: the kernel
+    that brought images to the features' size. features, scorer: names of the networks. The hashes are of contents.
     """
 
     task: Literal["text to picture", "reconstruction"]
@@ -40,15 +40,15 @@ class Measurement:
     scorer: str
     scorer_hash: str
     choices: int
-    """Captions that R-precision chooses among."""
+    """Number of captions that R-precision chooses among."""
 
     @property
     def hash(self) -> str:
-        """Twelve hex digits that differ where anything differs."""
+        """Twelve hex digits of a hash of all fields."""
         return _digest(asdict(self))
 
     def check_like(self, other: Measurement) -> None:
-        """Raise InputError, naming the fields and both values, unless ``other`` is the same."""
+        """Raise InputError, naming the fields and both values, unless ``other`` is equal."""
         if self.hash != other.hash:
             unlike = _differences(asdict(self), asdict(other))
             fields = "; ".join(f"{name} is {one} and {another}" for name, one, another in unlike)
@@ -57,9 +57,9 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Subject:
-    """What was measured: a model as it was run.
+    """What was measured: a model and how it was run.
 
-    settings: sampler, guidance, steps and so on, in values that JSON knows. null: the kind of null condition.
+    settings: sampler, guidance, steps and so on, as JSON values. null: the kind of null condition.
     """
 
     model: str
@@ -72,7 +72,7 @@ class Subject:
 
 @dataclass(frozen=True)
 class Result:
-    """Scores with all it takes to repeat them; the versions are for the record and hinder no comparison."""
+    """Scores with everything needed to reproduce them; the versions are recorded but do not prevent a comparison."""
 
     subject: Subject
     measurement: Measurement
@@ -88,7 +88,7 @@ class Result:
     def save(self, path_stem: Path) -> None:
         """Write ``path_stem.json`` and ``path_stem.md``, both or neither.
 
-        Raises InputError where that place cannot be written, ValueError for a score that is not finite.
+        Raises InputError if the files cannot be written, ValueError for a score that is not finite.
         """
         content = asdict(self)
         text = json.dumps(_marks(content) | content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
@@ -99,9 +99,9 @@ class Result:
 
     @classmethod
     def load(cls, json_path: Path) -> Result:
-        """The result in a file that `save` wrote.
+        """Read a result from a file that `save` wrote.
 
-        Raises InputError where the file is missing or is not a result.
+        Raises InputError if the file is missing or is not a result.
         """
         try:
             content = json.loads(json_path.read_text("utf-8"))
@@ -110,7 +110,7 @@ class Result:
         except ValueError as error:
             raise InputError(f"{json_path} is not valid JSON ({error}): restore it or evaluate again") from error
         if not isinstance(content, dict) or not {"subject", "measurement"} <= content.keys():
-            raise InputError(f"{json_path} is no result of an evaluation: name a .json file written by one")
+            raise InputError(f"{json_path} is not the result of an evaluation: name a .json file written by one")
         content = {name: value for name, value in content.items() if name not in _MARKS}
         return build(cls, content, str(json_path))
 
@@ -135,11 +135,11 @@ class Result:
 
 
 def compare(a: Result, b: Result) -> str:
-    """Markdown tables of where the subjects differ and of both scores.
+    """Return Markdown tables of where the subjects differ and of both scores.
 
-    Whether a difference exceeds the error is told by `differ`; with a single run that is not known.
+    `differ` determines whether a difference exceeds the error; with a single run that is unknown.
 
-    Raises InputError, naming the fields and both values, where the two were measured differently.
+    Raises InputError, naming the fields and both values, if the two were measured differently.
     """
     a.measurement.check_like(b.measurement)
     names = list(dict.fromkeys([*a.scores, *b.scores]))
@@ -151,7 +151,7 @@ def compare(a: Result, b: Result) -> str:
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A Markdown table, without a newline at its end."""
+    """Format a Markdown table, without a newline at its end."""
     lines = [heads, ["---"] * len(heads), *rows]
     return "\n".join(f"| {' | '.join(map(_cell, line))} |" for line in lines)
 
@@ -180,7 +180,7 @@ def _digest(content: Mapping[str, Any]) -> str:
 
 
 def _flat(content: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields with nested ones beside the others, under dotted names."""
+    """Flatten nested fields, with dotted names."""
     flat = dict[str, Any]()
     for name, value in content.items():
         if isinstance(value, dict):

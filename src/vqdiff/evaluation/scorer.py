@@ -1,7 +1,7 @@
-"""A scorer for drawings: do a picture and a caption belong together, and which style, gender and skin tone is drawn.
+"""A scorer for drawings: whether an image matches a caption, and which style, gender and skin tone it shows.
 
-Small heads on frozen EfficientNet-Lite0 and text-encoder features, trained on the emoji set's train split alone. Its
-numbers are no CLIP score and no Inception FID, and are named accordingly; they compare models on this set only.
+Small heads on frozen EfficientNet-Lite0 and text-encoder features, trained only on the emoji set's train split. Its
+numbers are neither CLIP score nor Inception FID, and are named accordingly; they compare models on this set only.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from vqdiff.text import TextEncoder
 
 @dataclass(frozen=True)
 class Probe:
-    """A factor to tell from a picture: a column, its classes as text, and a column that says where it applies."""
+    """A factor to classify: a column, its classes as text, and a column that says where it applies."""
 
     column: str
     classes: tuple[str, ...]
@@ -45,23 +45,23 @@ class Probe:
 
 @dataclass(frozen=True)
 class ScorerConfig:
-    """Sizes of a scorer, and the factors, such as ``"style"``, that it tells."""
+    """Sizes of a scorer, and the factors, such as ``"style"``, that it classifies."""
 
     view: Literal["final", "middle"]
     picture_width: int
     text_width: int
     probes: dict[str, Probe]
     text_encoder: str
-    """Hash of the text encoder's weights, whose features the scorer knows."""
+    """Hash of the weights of the text encoder that the scorer was trained with."""
     hidden: int = 512
     width: int = 256
     components: int = 64
-    """Principal directions of the features, in which the Fréchet distance is taken: far fewer than pictures, since its
+    """Number of principal directions in which the Fréchet distance is computed: far fewer than images, since its
     bias grows with their ratio."""
 
 
 class Scorer(nn.Module):
-    """Two heads into one space of unit vectors, a probe for every factor, and the principal directions."""
+    """Two heads that map to the same unit vectors, a probe for every factor, and the principal directions."""
 
     Config = ScorerConfig
     centre: Tensor
@@ -86,21 +86,21 @@ class Scorer(nn.Module):
             self.register_buffer(name, torch.zeros(shape))
 
     def measure(self, features: Float[Tensor, "N D"]) -> None:
-        """Take centre, scale and principal directions from the features of the training pictures."""
+        """Compute centre, scale and principal directions from the features of the training images."""
         self.centre.copy_(features.mean(0))
         self.scale.copy_(features.std(0) + 1e-3)
         self.directions.copy_(principal_directions(features, len(self.directions)))
 
     def view(self, views: EfficientNetFeatures) -> Float[Tensor, "B D"]:
-        """Those of a picture's features that this scorer looks at."""
+        """Select the features that this scorer uses."""
         return views.final if self.config.view == "final" else views.middle
 
     def pictures(self, features: Float[Tensor, "B D"]) -> Float[Tensor, "B E"]:
-        """Unit vectors of pictures."""
+        """Map images to unit vectors."""
         return nn.functional.normalize(self.picture_head((features - self.centre) / self.scale), dim=-1)
 
     def texts(self, means: Float[Tensor, "B C"]) -> Float[Tensor, "B E"]:
-        """Unit vectors of captions, from `mean_states`."""
+        """Map captions, as `mean_states`, to unit vectors."""
         return nn.functional.normalize(self.text_head(means), dim=-1)
 
     def probe(self, factor: str, features: Float[Tensor, "B D"]) -> Float[Tensor, "B classes"]:
@@ -108,7 +108,7 @@ class Scorer(nn.Module):
         return self.probes[factor]((features - self.centre) / self.scale)
 
     def accuracy(self, features: Float[Tensor, "N D"], columns: Mapping[str, NDArray[Any]]) -> dict[str, float]:
-        """The share of pictures whose class is told right, for every factor that applies to any of them."""
+        """The share of correctly classified images, for every factor that applies to any of them."""
         shares = dict[str, float]()
         for factor, probe in self.config.probes.items():
             labels = probe.labels(columns)
@@ -140,7 +140,7 @@ def mean_states(encoder: TextEncoder, texts: Sequence[str], batch_size: int = 25
 
 
 def scorers_folder() -> Path:
-    """The folder of the scorers that come with the package."""
+    """The folder of the bundled scorers."""
     return Path(str(resources.files("vqdiff") / "evaluation" / "scorers"))
 
 
@@ -157,5 +157,5 @@ def scorer_text_encoder(*scorers: Scorer) -> TextEncoder:
     folder = bundled()["emoji"] / "text_encoder"
     known = file_hash(folder / "model.safetensors")
     if any(scorer.config.text_encoder != known for scorer in scorers):
-        raise InputError(f"the scorer was trained with another text encoder than {folder}: train it anew")
+        raise InputError(f"the scorer was trained with another text encoder than {folder}: train it again")
     return TextEncoder(folder)

@@ -26,7 +26,7 @@ from vqdiff.text import TextEncoder
 
 @dataclass(frozen=True)
 class Head:
-    """How one scorer is trained: from which features, with which contrastive loss, from which seed."""
+    """How one scorer is trained: its features, contrastive loss and seed."""
 
     view: Literal["final", "middle"]
     loss: Literal["softmax", "sigmoid"]
@@ -36,13 +36,13 @@ class Head:
 
 @dataclass(frozen=True)
 class ScorerTraining:
-    """Everything ``vqdiff train scorer`` needs."""
+    """The settings of ``vqdiff train scorer``."""
 
     data: Path
     output: Path
     text_encoder: Path
     heads: dict[str, Head]
-    """One scorer each: one to choose by, another to report what was chosen."""
+    """One scorer per head: one for choosing settings, another for reporting the results."""
     probes: dict[str, Probe] = field(default_factory=dict)
     image_size: int = 128
     train: str = "train"
@@ -55,12 +55,12 @@ class ScorerTraining:
 
 @dataclass(frozen=True)
 class FeatureSet:
-    """One split as frozen features: of the pictures, and of every distinct caption."""
+    """The frozen features of one split: of the images, and of every distinct caption."""
 
     pictures: PictureSet
     views: EfficientNetFeatures
     captions: list[list[int]]
-    """Rows of ``texts`` for each picture."""
+    """Rows of ``texts`` for each image."""
     texts: Tensor
 
     @classmethod
@@ -151,7 +151,7 @@ def _train(config: ScorerTraining, head: Head, data: FeatureSet) -> Scorer:
 
 
 def _contrastive(scorer: Scorer, similarity: Tensor, captions: Tensor, kind: str) -> Tensor:
-    """Pull each picture to its own caption; equal captions of other pictures are neither right nor wrong."""
+    """The contrastive loss of images and captions; equal captions of other images are ignored."""
     logits = scorer.temperature.exp() * similarity
     own = torch.eye(len(captions), dtype=torch.bool)
     equal = (captions[:, None] == captions) & ~own
@@ -165,7 +165,7 @@ def _contrastive(scorer: Scorer, similarity: Tensor, captions: Tensor, kind: str
 
 @torch.no_grad()
 def _quality(config: ScorerTraining, scorer: Scorer, data: FeatureSet) -> dict[str, Any]:
-    """R-precision and mean cosine with every picture's first caption, and the accuracy of every probe."""
+    """R-precision and mean cosine with every image's first caption, and the accuracy of every probe."""
     features = scorer.view(data.views)
     first = [row[0] for row in data.captions]
     pictures, texts = scorer.pictures(features), scorer.texts(data.texts[first])

@@ -1,4 +1,4 @@
-"""Pictures → scores: the networks of a trial and all that is computed from their features."""
+"""Images → scores: the networks of a trial and all that is computed from their features."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ from vqdiff.metrics.features import CLIP, EfficientNetFeatures, EfficientNetLite
 from vqdiff.model.components import fingerprint
 
 _FEWEST = 10
-"""Pictures: below, neighbourhoods and splits make no sense."""
+"""Number of images below which neighbourhoods and splits are meaningless."""
 
 
 class Scoring:
-    """The networks of a trial, and what they say of pictures that were drawn for the captions ``asked``."""
+    """The networks of a trial, and the scores of images generated from the captions of ``wanted``."""
 
-    def __init__(self, trial: Trial, asked: PictureSet, reference: PictureSet) -> None:
-        self.trial, self.asked = trial, asked
-        self.captions = [texts[0] for texts in asked.captions]
+    def __init__(self, trial: Trial, wanted: PictureSet, reference: PictureSet) -> None:
+        self.trial, self.wanted = trial, wanted
+        self.captions = [texts[0] for texts in wanted.captions]
         if (different := len(set(self.captions))) < trial.choices:
             raise InputError(
-                f"{len(self.captions)} pictures have {different} different captions, fewer than choices = "
+                f"{len(self.captions)} images have {different} different captions, fewer than choices = "
                 f"{trial.choices}: raise num_pictures or lower choices"
             )
         if min(len(self.captions), len(reference)) < _FEWEST:
-            raise InputError(f"{_FEWEST} pictures are needed to say anything: raise num_pictures")
+            raise InputError(f"at least {_FEWEST} images are needed: raise num_pictures")
         self.network = EfficientNetLite0()
         self.folders = {
             Path(name).name: found if (found := scorers_folder() / name).is_dir() else Path(name)
@@ -57,21 +57,21 @@ class Scoring:
 
     @cached_property
     def real(self) -> dict[str, Tensor]:
-        """Features of the real pictures."""
+        """Features of the real images."""
         return self.features(batches(self.reference_pixels))
 
     @property
     def networks(self) -> list[EfficientNetLite0 | Network]:
-        """All by whose features pictures are measured."""
+        """All networks whose features are used."""
         return [self.network, *(one for one in (self.inception, self.clip) if one is not None)]
 
     @property
     def hashes(self) -> list[str]:
-        """Of the scorers."""
+        """Hashes of the scorers."""
         return [fingerprint(folder) for folder in self.folders.values()]
 
     def features(self, pictures: Iterator[Tensor]) -> dict[str, Tensor]:
-        """What every network sees in batches of pixels in [0, 1]."""
+        """The features of every network for batches of pixels in [0, 1]."""
         parts = dict[str, list[Tensor]]()
         for pixels in pictures:
             seen = self.network(pixels)._asdict()
@@ -86,7 +86,7 @@ class Scoring:
 
     @torch.inference_mode()
     def scores(self, pictures: Iterator[Tensor]) -> dict[str, float]:
-        """All scores of one picture for each caption, in their order."""
+        """All scores of one image for each caption, in their order."""
         drawn, real = self.features(pictures), self.real
         scorer = next(iter(self.scorers.values()))
         near, far = (scorer.project(scorer.view(_views(one))) for one in (real, drawn))
@@ -113,9 +113,9 @@ class Scoring:
             f"text_score_{name}": float(text_score(pictures, texts).double().mean()),
             f"r_precision_{name}": self._r_precision(pictures, texts),
         }
-        accuracy = scorer.accuracy(features, self.asked.columns)
-        if "role" in self.asked.columns:
-            role = self.asked.columns["role"]
+        accuracy = scorer.accuracy(features, self.wanted.columns)
+        if "role" in self.wanted.columns:
+            role = self.wanted.columns["role"]
             accuracy["role"] = float((role[(pictures @ texts.T).argmax(1).numpy()] == role).mean())
         return scores | {f"{factor}_accuracy_{name}": share for factor, share in accuracy.items()}
 
@@ -123,12 +123,12 @@ class Scoring:
         return float(retrieved(pictures, texts, self.captions, choices=self.trial.choices).double().mean())
 
     def names(self) -> list[str]:
-        """The scores there will be for pictures drawn from captions."""
+        """The names of the scores of images generated from captions."""
         names = ["fd_effnet", "kd_effnet", "precision", "recall", "density", "coverage"]
         for name, scorer in self.scorers.items():
-            told = [f for f, probe in scorer.config.probes.items() if (probe.labels(self.asked.columns) >= 0).any()]
-            told += ["role"] if "role" in self.asked.columns else []
-            names += [f"text_score_{name}", f"r_precision_{name}", *(f"{factor}_accuracy_{name}" for factor in told)]
+            factors = [f for f, probe in scorer.config.probes.items() if (probe.labels(self.wanted.columns) >= 0).any()]
+            factors += ["role"] if "role" in self.wanted.columns else []
+            names += [f"text_score_{name}", f"r_precision_{name}", *(f"{factor}_accuracy_{name}" for factor in factors)]
         names += ["fid", "kid", "inception_score"] if self.inception else []
         return names + (["clip_score", "r_precision_clip"] if self.clip else [])
 

@@ -1,4 +1,4 @@
-"""A hash of what a computation is made of: the source of modules of this package and of all that these import."""
+"""A hash of the code of a computation: the source of modules of this package and of everything that they import."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ _PACKAGE = "vqdiff"
 def source_hash(*modules: str) -> str:
     """Twelve hex digits that change with the code of these modules, or of any in this package that they import.
 
-    Comments and docstrings don't count. Raises ModuleNotFoundError for a module that is not there.
+    Comments and docstrings are ignored. Raises ModuleNotFoundError for a module that does not exist.
     """
     trees, waiting = dict[str, str](), list(modules)
     while waiting:
         name = waiting.pop()
-        if name in trees or name == _PACKAGE:  # whose own module has nothing but lazy names and the version
+        if name in trees or name == _PACKAGE:  # its own module has only lazy names and the version
             continue
         if (spec := find_spec(name)) is None or spec.origin is None:
-            raise ModuleNotFoundError(f"{name} is not there, so nothing can be keyed on it")
+            raise ModuleNotFoundError(f"{name} does not exist, so nothing can be keyed on it")
         tree = ast.parse(Path(spec.origin).read_text("utf-8"))
         waiting += [name.rpartition(".")[0], *_imported(tree, spec)]
         trees[name] = ast.dump(_without_docstrings(tree))

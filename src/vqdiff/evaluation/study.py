@@ -1,4 +1,4 @@
-"""Studies: many cells measured alike, as one table, one plot with error bars and one sheet of pictures."""
+"""Studies: many cells measured in the same way, shown as a table, a plot with error bars and a sheet of images."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ _OPTIONS = options_of(SamplingSettings)
 
 @dataclass(frozen=True)
 class _Grid:
-    """Cells: every combination of these values and of settings. A value left out is the model's own setting."""
+    """Cells: every combination of these values and settings. For a field left out, the model's own setting is used."""
 
     model: tuple[str, ...] = ("emoji",)
     null: tuple[Null, ...] = ("own",)
     reconstruct: bool = False
-    """Real images through the image tokenizer instead: what no denoiser can surpass."""
+    """Reconstruct real images with the image tokenizer instead: an upper bound for any denoiser."""
 
     def __post_init__(self) -> None:
         for name, one in _OPTIONS.items():
@@ -41,7 +41,7 @@ class _Grid:
                     one.check(name, value)
 
     def cells(self) -> Iterator[Cell]:
-        """All combinations."""
+        """Yield all combinations."""
         values = list(itertools.product(*(getattr(self, name) for name in _OPTIONS)))
         for model, null, chosen in itertools.product(self.model, self.null, values):
             yield Cell(model, null, Choices(**dict(zip(_OPTIONS, chosen, strict=True))), self.reconstruct)
@@ -55,7 +55,7 @@ else:
 
 @dataclass(frozen=True)
 class Study:
-    """Everything ``vqdiff study`` needs: a question, the cells that answer it, and how to show them."""
+    """The settings of ``vqdiff study``: a question, the cells that answer it, and how to show them."""
 
     title: str
     output: Path
@@ -63,23 +63,23 @@ class Study:
     trial: Trial
     grid: tuple[Grid, ...] = ()
     x: str | None = None
-    """The field along the plot's axis; cells that differ in others are other lines. None: every cell by itself."""
+    """The field on the plot's x axis; cells that differ in others form other lines. None: every cell separately."""
     scores: tuple[str, ...] = ("fd_effnet", "r_precision_emoji_check")
-    """One panel each."""
+    """The scores to plot, one panel each."""
     pictures: int = 8
-    """Columns of the sheet of pictures: the same captions and seeds for every cell."""
+    """Columns of the sheet of images: the same captions and seeds for every cell."""
     accuracy: Accuracy | None = None
-    """Instead of a grid: how often the likeliest code is right, against its purity."""
+    """Instead of a grid: how often the most likely code is right, against its purity."""
     names: dict[str, str] = field(default_factory=dict)
-    """Other words for values, such as ``"null.zero" = "zeros"``."""
+    """Labels for values, such as ``"null.zero" = "zeros"``."""
 
 
 def run_study(
     study: Study, device: str = "auto", precision: Precision = "auto", report: Callable[[str], None] = print
 ) -> None:
-    """Measure what is not measured yet and write table, plot and pictures into ``study.output``.
+    """Measure what is not measured yet and write table, plot and images into ``study.output``.
 
-    Raises InputError, before anything is drawn, for a study without cells, an unknown score or axis.
+    Raises InputError, before anything is generated, for a study without cells, an unknown score or axis.
     """
     if bool(study.grid) == (study.accuracy is not None):
         raise InputError("a study needs either [[grid]] tables or one [accuracy] table")
@@ -117,14 +117,14 @@ def run_study(
 
 
 def _facts(cell: Cell, judge: Judge) -> dict[str, Any]:
-    """All that may differ between cells, with the model's own settings filled in."""
+    """Everything that may differ between cells, with the model's own settings filled in."""
     if cell.reconstruct:
         return {"model": cell.model, "null": "tokenizer alone"} | dict.fromkeys(judge.settings(cell), _NONE)
     return {"model": cell.model, "null": judge.null(cell), **judge.settings(cell)}
 
 
 def _varying(facts: list[dict[str, Any]]) -> list[str]:
-    """The fields that differ between cells, but for what follows from others."""
+    """The fields that differ between cells, except those that follow from others."""
     facts = [fact for fact in facts if fact["steps"] != _NONE] or facts
     varying = [name for name in facts[0] if len({fact[name] for fact in facts}) > 1]
     follows = ["network_calls"] if all(fact["network_calls"] == fact["steps"] for fact in facts) else []
@@ -134,7 +134,7 @@ def _varying(facts: list[dict[str, Any]]) -> list[str]:
 
 
 _NONE = "—"
-"""What the image tokenizer alone has for settings."""
+"""The settings of an image tokenizer alone."""
 
 _WORDS = {
     "steps": "{} steps",
@@ -174,9 +174,9 @@ def _write(study: Study, results: list[Result], facts: list[dict[str, Any]], var
     fixed = [f"{name} {_word(facts[0], name, study.names)}" for name in same]
     text = (
         f"{table(heads, rows)}\n\n"
-        f"Mean ± standard deviation over {len(first.seeds)} repetitions of {first.num_pictures} pictures. "
+        f"Mean ± standard deviation over {len(first.seeds)} repetitions of {first.num_pictures} images. "
         f"\\* differs from the first row (paired t-test over repetitions, p < 0.05). Captions of {first.prompts}, "
-        f"{first.num_reference} real pictures of {first.reference}; {', '.join(fixed)}; model "
+        f"{first.num_reference} real images of {first.reference}; {', '.join(fixed)}; model "
         f"{', '.join(dict.fromkeys(result.subject.model_hash for result in results))}, protocol {first.hash}.\n"
     )
     with atomic_path(study.output / "table.md") as path:

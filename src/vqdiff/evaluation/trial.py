@@ -17,27 +17,27 @@ Null = Literal["own", "empty", "zero"]
 
 @dataclass(frozen=True)
 class Trial:
-    """What is asked of every model alike; two results of one trial may be compared."""
+    """What is measured, in the same way for every model; results of the same trial may be compared."""
 
     data: Path
     prompts: str = "test_style"
-    """The split whose captions are drawn, one picture each."""
+    """The split from whose captions images are generated, one each."""
     reference: str = "test_style"
-    """The split of real pictures to compare with."""
+    """The split of real images to compare with."""
     num_pictures: int = 0
-    """How many captions of the split, evenly spread; 0 for all."""
+    """How many captions of the split to use, evenly spaced; 0 for all."""
     seeds: tuple[int, ...] = (0, 1_000_000, 2_000_000)
-    """A repetition each; picture i of a repetition has its seed + i."""
+    """One repetition per seed; image i of a repetition has its seed + i."""
     choices: int = 100
-    """Captions that R-precision chooses among."""
+    """Number of captions that R-precision chooses among."""
     scorers: tuple[str, ...] = ("emoji", "emoji_check")
-    """Names of scorers in the package, or folders of one's own; the first one's directions serve `fd_effnet`."""
+    """Names of bundled scorers, or folders of your own; the directions of the first one are used for `fd_effnet`."""
     inception: Path | None = None
     """A TorchScript file of Inception: adds FID, KID and the Inception score."""
     clip: Path | None = None
     """A CLIP folder: adds CLIP score and R-precision."""
     drawn: Path = Path("runs/drawn")
-    """Where drawn tokens are kept; what is there is not drawn again."""
+    """Where generated tokens are stored; those found there are not generated again."""
     batch_size: int = 8
 
     def __post_init__(self) -> None:
@@ -47,21 +47,21 @@ class Trial:
         if self.batch_size < 1 or self.num_pictures < 0 or self.choices < 2:
             raise InputError("batch_size must be at least 1, num_pictures at least 0 and choices at least 2")
         if not self.data.is_dir():
-            raise InputError(f"{self.data} is no folder: build it with `vqdiff data emoji -o {self.data}`")
+            raise InputError(f"{self.data} is not a folder: build it with `vqdiff data emoji -o {self.data}`")
 
     def check_seeds(self, num_pictures: int) -> None:
-        """Raise InputError if two repetitions would draw with the same seeds."""
+        """Raise InputError if two repetitions would use the same seeds."""
         for low, high in itertools.pairwise(sorted(self.seeds)):
             if high - low < num_pictures:
                 raise InputError(
-                    f"the seeds {low} and {high} are nearer than the {num_pictures} pictures of a repetition"
+                    f"the seeds {low} and {high} are nearer than the {num_pictures} images of a repetition"
                 )
 
 
 if TYPE_CHECKING:
 
     class Choices:
-        """Sampling settings of one's own; those left out are the model's."""
+        """Sampling settings; those left out are the model's own."""
 
         def __init__(self, **values: Any) -> None: ...
 else:
@@ -70,7 +70,7 @@ else:
 
 @dataclass(frozen=True)
 class Cell:
-    """One thing to be measured: a model with a null condition and settings, or its image tokenizer alone."""
+    """One thing to measure: a model with a null condition and settings, or its image tokenizer alone."""
 
     model: str = "emoji"
     null: Null = "own"

@@ -1,4 +1,4 @@
-"""Pictures to tokens and back."""
+"""Image tokenizers: images to tokens and back."""
 
 from vqdiff.image_tokenizers.absent import AbsentConfig, AbsentTokenizer
 from vqdiff.image_tokenizers.compact import CompactConfig, CompactTokenizer

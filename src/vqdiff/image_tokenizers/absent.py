@@ -1,4 +1,4 @@
-"""The place of an image tokenizer that is in another file."""
+"""A placeholder for an image tokenizer that is in another file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from vqdiff.plugins import IMAGE_TOKENIZERS
 
 @dataclass(frozen=True)
 class AbsentConfig:
-    """What is known of the tokenizer that is missing: its tokens, and the file it is in."""
+    """What is known about the missing tokenizer: its tokens, and the file it is in."""
 
     grid_size: int
     num_codes: int
@@ -25,7 +25,7 @@ class AbsentConfig:
         raise self.missing()
 
     def missing(self) -> InputError:
-        """The error for whoever asks for pixels."""
+        """The error for a request for pixels."""
         return InputError(
             f"this model came without its image tokenizer, so it has tokens but no pixels: load it with {self.file}"
         )
@@ -33,7 +33,7 @@ class AbsentConfig:
 
 @IMAGE_TOKENIZERS.add
 class AbsentTokenizer(nn.Module):
-    """Stands in a model that has tokens but no pixels yet: whoever asks for pixels is told which file is missing."""
+    """The image tokenizer of a model loaded without one: its methods raise an error that names the missing file."""
 
     Config = AbsentConfig
 

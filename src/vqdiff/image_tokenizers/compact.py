@@ -1,7 +1,7 @@
 """The small, fast image tokenizer of the bundled model: residual convolutions without normalisation.
 
-Norm-free on purpose: a code then depends on its patch and a few pixels around it, not on the statistics of the whole
-picture, so that one piece of background gets one code everywhere; and it is faster.
+It has no norms, so that a code depends on its patch and a few pixels around it, not on the statistics of the whole
+image: the same background gets the same code everywhere. It is also faster.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from vqdiff.plugins import IMAGE_TOKENIZERS, QUANTIZERS
 
 @dataclass(frozen=True)
 class CompactConfig:
-    """Level i works at 1/2^(i+1) of the picture's size; the last level holds the tokens."""
+    """Level i works at 1/2^(i+1) of the image's size; the last level holds the tokens."""
 
     image_size: int = 128
     channels: tuple[int, ...] = (64, 128, 256)
@@ -38,7 +38,7 @@ class CompactConfig:
 
     def __post_init__(self) -> None:
         if not len(self.channels) == len(self.encoder_blocks) == len(self.decoder_blocks):
-            raise InputError("channels, encoder_blocks and decoder_blocks must have one entry a level")
+            raise InputError("channels, encoder_blocks and decoder_blocks must have one entry per level")
         if self.image_size % self.patch_size:
             raise InputError(f"image_size {self.image_size} is not a multiple of the patch size {self.patch_size}")
 
@@ -49,7 +49,7 @@ class CompactConfig:
 
 
 class ResidualBlock(nn.Module):
-    """x + conv(relu(conv(relu(x)))), the second convolution starting at zero."""
+    """x + conv(relu(conv(relu(x)))), the second convolution initialised to zero."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -95,20 +95,20 @@ class CompactTokenizer(nn.Module):
 
     @property
     def last_layer(self) -> Tensor:
-        """The weight nearest to the decoded pixels."""
+        """The weight of the layer that produces the decoded pixels."""
         last = self.decoder[-2]
         assert isinstance(last, nn.Conv2d)
         return last.weight
 
     def fix_tokens(self) -> None:
-        """Let training change from now on what tokens look like, and not which tokens a picture has."""
+        """Freeze the encoder and the codebook, so that training changes how tokens are decoded but not the tokens."""
         self.tokens_fixed = True
         self.encoder.requires_grad_(False)
 
     def grow(self, smaller: CompactTokenizer) -> None:
-        """Take over the weights of another's layers: of those with equal shapes, the first for the first, and so on.
+        """Copy the weights of another tokenizer's layers: of layers with equal shapes, the first to the first, etc.
 
-        Blocks that it does not have stay as new ones are, nearly the identity. The codebook is learned anew.
+        Blocks that it does not have keep their initial state, nearly the identity. The codebook is not copied.
         """
         for mine, other in ((self.encoder, smaller.encoder), (self.decoder, smaller.decoder)):
             found = _by_shape(other)
@@ -117,7 +117,7 @@ class CompactTokenizer(nn.Module):
                     layer.load_state_dict(found[key].state_dict())
 
     def forward(self, pixels: Float[Tensor, "B 3 H W"]) -> Reconstruction:
-        """Encode, quantise with a straight-through gradient, decode (unclamped, for the loss)."""
+        """Encode, quantise with a straight-through gradient, and decode (unclamped, for the loss)."""
         if self.tokens_fixed:
             with torch.no_grad():
                 tokens = self.encode(pixels)
@@ -126,15 +126,15 @@ class CompactTokenizer(nn.Module):
         return Reconstruction(self._pixels(latents), tokens.flatten(1), loss)
 
     def encode(self, pixels: Float[Tensor, "B 3 H W"]) -> Int[Tensor, "B L"]:
-        """The tokens of pictures of the configured size."""
+        """The tokens of images of the configured size."""
         size = self.config.image_size
         if pixels.shape[-2:] != (size, size):
-            raise InputError(f"pictures must be {size} × {size} for this tokenizer, not {tuple(pixels.shape[-2:])}")
+            raise InputError(f"images must be {size} × {size} for this tokenizer, not {tuple(pixels.shape[-2:])}")
 
         return self.quantizer.encode(self._latents(pixels), self._blank(pixels)).flatten(1)
 
     def decode(self, tokens: Int[Tensor, "B L"]) -> Float[Tensor, "B 3 H W"]:
-        """The pictures of ``tokens``, values in [0, 1]."""
+        """The images of ``tokens``, values in [0, 1]."""
         return self._drawn(tokens).clamp(0, 1)
 
     def _drawn(self, tokens: Int[Tensor, "B L"]) -> Tensor:
@@ -149,12 +149,12 @@ class CompactTokenizer(nn.Module):
         return (self.decoder(latents.permute(0, 3, 1, 2)).float() + 1) / 2
 
     def _blank(self, pixels: Tensor) -> Bool[Tensor, "B h w"]:
-        """Patches whose every pixel rounds to pure white in 8 bits."""
+        """The patches in which every pixel rounds to pure white in 8 bits."""
         return -F.max_pool2d((-pixels).amax(1, keepdim=True), self.config.patch_size).squeeze(1) >= 254.5 / 255
 
 
 def _by_shape(layers: nn.Sequential) -> dict[tuple[object, ...], nn.Module]:
-    """The layers with weights by the shapes of these, and by how many of that shape came before."""
+    """The layers with weights, keyed by the weights' shapes and the number of earlier layers with the same shapes."""
     found, count = dict[tuple[object, ...], nn.Module](), Counter[tuple[object, ...]]()
     for layer in layers:
         if shapes := tuple(weight.shape for weight in layer.parameters()):

@@ -1,4 +1,4 @@
-"""What processes that train together need to know of each other; a process alone knows it already."""
+"""Sums and means over the processes that train together; the identity in a single process."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def all_mean(value: Tensor) -> Tensor:
 
 
 def gathered(rows: Tensor) -> Tensor:
-    """The rows of all processes, which have equally many, one process after the other."""
+    """The rows of all processes, in the order of the processes, which all have the same number of rows."""
     if not _together():
         return rows
     parts = [torch.empty_like(rows) for _ in range(distributed.get_world_size())]

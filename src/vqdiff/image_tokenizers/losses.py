@@ -1,7 +1,6 @@
-"""What an image tokenizer is trained for: pictures that are near in pixels, alike to a network, and sharp to a critic.
+"""The loss of an image tokenizer: reconstruction, perceptual and adversarial terms.
 
-Reconstruction, perceptual and adversarial terms with the adaptive weight of VQGAN (Esser et al. 2021,
-arXiv 2012.09841).
+The adversarial term has the adaptive weight of VQGAN (Esser et al. 2021, arXiv 2012.09841).
 """
 
 from __future__ import annotations
@@ -40,15 +39,15 @@ class ReconstructionLoss:
 
 @dataclass(frozen=True)
 class PerceptualConfig:
-    """A frozen network to whose eyes decoded pictures should be alike."""
+    """The frozen network whose features of decoded and original images should agree."""
 
     weight: float = 0.0
-    """0 = no such term."""
+    """0: no perceptual term."""
     network: Path | None = None
-    """A TorchScript file: pixels ``(B, 3, H, W)`` in [0, 1] → feature maps, several or one. By default
-    EfficientNet-Lite0, whose weights come inside a package."""
+    """A TorchScript file: pixels ``(B, 3, H, W)`` in [0, 1] → one or several feature maps. By default
+    EfficientNet-Lite0, whose weights come with a package."""
     size: int | None = None
-    """Images are averaged down to this many pixels a side before the network sees them."""
+    """Images are averaged down to this many pixels per side before the network."""
 
 
 class EfficientNetMaps(nn.Module):
@@ -63,9 +62,9 @@ class EfficientNetMaps(nn.Module):
 
 
 class PerceptualDistance(nn.Module):
-    """Squared differences of features that were scaled to unit length at every place, as LPIPS takes them.
+    """Squared differences of features that are normalised to unit length at every position, as in LPIPS.
 
-    Zhang et al. 2018, arXiv 1801.03924, without learnt weights: the mean over places, summed over maps.
+    Zhang et al. 2018, arXiv 1801.03924, without learned weights: the mean over positions, summed over maps.
 
     Raises InputError if the network cannot be read, or the package with the default one is missing.
     """
@@ -78,7 +77,7 @@ class PerceptualDistance(nn.Module):
             parameter.requires_grad = False
 
     def train(self, mode: bool = True) -> PerceptualDistance:
-        """Stay as in use: the network learns nothing, its statistics neither."""
+        """Stay in evaluation mode: neither the network nor its statistics are trained."""
         del mode
         return super().train(False)
 
@@ -97,32 +96,32 @@ def _torchscript(file: Path) -> nn.Module:
     try:
         return torch.jit.load(file, map_location="cpu")
     except (RuntimeError, ValueError) as error:
-        raise InputError(f"{file} is no TorchScript file: {str(error).splitlines()[0]}") from error
+        raise InputError(f"{file} is not a TorchScript file: {str(error).splitlines()[0]}") from error
 
 
 @dataclass(frozen=True)
 class AdversarialConfig:
-    """A critic that learns to tell decoded patches from real ones, and is to be deceived."""
+    """The discriminator, which learns to tell decoded patches from real ones, and its loss."""
 
     weight: float = 0.0
-    """Of the term, on top of the adaptive weight; 0 = no critic."""
+    """Weight of the term, multiplied by the adaptive weight; 0: no discriminator."""
     start: int = 0
-    """Step at which the critic begins to learn."""
+    """Step at which the discriminator starts to be trained."""
     ramp: int = 1000
-    """Steps from there over which the weight rises to its value: a young critic says nothing worth hearing."""
+    """Steps from there over which the weight rises to its value, as an untrained discriminator is uninformative."""
     channels: int = 64
     levels: int = 3
-    """Halvings of the picture; a score is that of a patch 5 · 2^levels pixels wide."""
+    """Halvings of the image; each score is for a patch about 5 · 2^levels pixels wide."""
     crop: int | None = None
-    """Side of the square, cut out of every image at one random place, that the critic sees; the whole image if None."""
+    """Side of the square crop, at one random position, that the discriminator sees; the whole image if None."""
     learning_rate: float = 0.5
-    """The critic's, as a factor on that of the run."""
+    """The discriminator's learning rate, as a factor on that of the run."""
 
 
 class PatchDiscriminator(nn.Module):
     """Scores of overlapping patches: > 0 looks real (Isola et al. 2017, arXiv 1611.07004).
 
-    Group in place of batch normalisation: a picture's score does not depend on the others in its batch.
+    Group instead of batch normalisation, so that an image's score does not depend on the others in its batch.
     """
 
     def __init__(self, channels: int = 64, levels: int = 3) -> None:
@@ -145,15 +144,15 @@ class PatchDiscriminator(nn.Module):
 
 
 def hinge_loss(real: Tensor, decoded: Tensor) -> Float[Tensor, ""]:
-    """What the critic minimises: 0 once it scores real patches above 1 and decoded ones below −1."""
+    """The discriminator's loss: 0 if it scores real patches above 1 and decoded ones below −1."""
     return (F.relu(1 - real).mean() + F.relu(1 + decoded).mean()) / 2
 
 
 def adaptive_weight(reconstruction: Tensor, adversarial: Tensor, last: Tensor, most: float = 1e4) -> Float[Tensor, ""]:
-    """By which the adversarial term moves the decoder's last layer as far as reconstruction does (VQGAN, Eq. 7).
+    """The weight at which the adversarial gradient is as large as that of reconstruction (VQGAN, Eq. 7).
 
     The ratio of both gradients' norms at the weight ``last``, at most ``most``. The gradients are those of the batches
-    of all processes, so all find the same weight. It counts as a constant.
+    of all processes, so all compute the same weight. It is treated as a constant.
     """
     gradients = [torch.autograd.grad(loss, last, retain_graph=True)[0] for loss in (reconstruction, adversarial)]
     wanted, other = (all_mean(gradient.float()).norm() for gradient in gradients)
@@ -161,11 +160,11 @@ def adaptive_weight(reconstruction: Tensor, adversarial: Tensor, last: Tensor, m
 
 
 class TokenizerObjective(nn.Module):
-    """The loss of an image tokenizer and, once it has begun, that of its critic; both learn from one backward pass.
+    """The loss of an image tokenizer and, from its start on, of the discriminator; one backward pass trains both.
 
-    They do not see each other's gradients: the critic's weights are held for the tokenizer's term, and the decoded
-    pictures for the critic's. ``tokenizer(pixels)`` gives a `Reconstruction`, ``tokenizer.last_layer`` is the weight
-    that `adaptive_weight` looks at.
+    Neither receives the other's gradients: the discriminator's weights are fixed in the tokenizer's term, and the
+    decoded images in the discriminator's. ``tokenizer(pixels)`` gives a `Reconstruction`, ``tokenizer.last_layer`` is
+    the weight that `adaptive_weight` uses.
     """
 
     def __init__(
@@ -186,7 +185,7 @@ class TokenizerObjective(nn.Module):
     def forward(
         self, pixels: Float[Tensor, "B 3 H W"], step: Int[Tensor, ""]
     ) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
-        """The loss at a step, and what is worth logging."""
+        """The loss at a step, and the metrics to log."""
         out = self.tokenizer(pixels)
         loss = self.reconstruction(out.pixels, pixels)
         with torch.no_grad():
@@ -215,7 +214,7 @@ class TokenizerObjective(nn.Module):
         share: float,
         metrics: dict[str, Tensor],
     ) -> Tensor:
-        """Add both players' terms to the reconstruction ``loss``."""
+        """Add the adversarial terms of both networks to the reconstruction ``loss``."""
         deceived = -discriminator.frozen(decoded).mean()
         weight = self.adversarial.weight * share * adaptive_weight(loss, deceived, self.tokenizer.last_layer)
         scores = discriminator(torch.cat([pixels, decoded.detach()])).chunk(2)
@@ -229,7 +228,7 @@ def _reduced(pixels: Float[Tensor, "B 3 H W"], size: int | None) -> Float[Tensor
 
 
 def _cropped(images: tuple[Tensor, Tensor], size: int | None, step: int) -> tuple[Tensor, Tensor]:
-    """The same square of both, at a place that is a function of the step."""
+    """Cut the same square out of both, at a position that is a function of the step."""
     side = images[0].shape[-1]
     if size is None or size >= side:
         return images

@@ -1,4 +1,4 @@
-"""From latent vectors to codes and back: vector quantisation with an EMA codebook, and FSQ, which has none to learn."""
+"""Quantizers from latent vectors to codes and back: a codebook learned by EMA, and FSQ, whose grid is fixed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FORMER_NAMES = {"usage": "cluster_size", "sums": "embed_avg"}
 def with_current_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A state dict of any network with the ``FORMER_NAMES`` in it replaced; `VectorQuantizer` loads either.
 
-    For whoever reads a state dict by its names without loading it.
+    For code that reads a state dict by name without loading it.
     """
     former = {
         prefix + old: prefix + new
@@ -36,13 +36,13 @@ def with_current_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 class VectorQuantizer(nn.Module):
     """Nearest-neighbour codebook learned by exponential moving averages (van den Oord et al. 2017, appendix A.1).
 
-    For its first ``free_steps`` training passes latents go through unquantised; then the codes are placed on latents
-    of the batch. A code whose ``cluster_size`` falls below ``threshold_ema_dead_code`` latents a batch is placed anew
-    on a latent that is badly served, drawn with probability ∝ its squared error. Processes that train together
-    (``torch.distributed``) hold the same codebook, that of all their latents. With ``reserve_blank``, code 0 belongs to
-    the positions the caller calls blank, and to no other.
+    For the first ``free_steps`` training passes, latents are not quantised; then the codes are placed on latents
+    of the batch. A code whose ``cluster_size`` falls below ``threshold_ema_dead_code`` latents per batch is moved
+    to a latent with a large quantisation error, drawn with probability ∝ its squared error. Processes that train
+    together (``torch.distributed``) share one codebook, learned from all their latents. With ``reserve_blank``, code 0
+    is used at the positions that the caller marks as blank, and nowhere else.
 
-    Shapes: latents ``(*batch, D)``, tokens ``(*batch)`` with values 0..num_codes−1. Buffers, named as elsewhere:
+    Shapes: latents ``(*batch, D)``, tokens ``(*batch)`` with values 0..num_codes−1. Buffers, with the usual names:
     ``codebook`` e ``(num_codes, D)``, which is ``embed_avg`` m ``(num_codes, D)`` over ``cluster_size`` N
     ``(num_codes,)``. (Not ``embed``: that is (D, num_codes) in some implementations and (num_codes, D) in others.)
     """
@@ -68,7 +68,7 @@ class VectorQuantizer(nn.Module):
         self.decay, self.commitment, self.free_steps = decay, commitment, free_steps
         self.threshold_ema_dead_code, self.reserve_blank = threshold_ema_dead_code, reserve_blank
         self.register_buffer("codebook", torch.randn(num_codes, dim) / dim**0.5)
-        # Training state, saved too, so that training can go on from any saved model.
+        # Training state, also saved, so that training can continue from any saved model.
         self.register_buffer("cluster_size", torch.zeros(num_codes))
         self.register_buffer("embed_avg", torch.zeros(num_codes, dim))
         self.register_buffer("passes", torch.zeros((), dtype=torch.int64))
@@ -76,7 +76,7 @@ class VectorQuantizer(nn.Module):
     def encode(
         self, latents: Float[Tensor, "*batch D"], blank: Bool[Tensor, "*batch"] | None = None
     ) -> Int[Tensor, "*batch"]:
-        """Nearest codes; code 0 exactly where ``blank`` if it is reserved."""
+        """The nearest codes; if code 0 is reserved, it is used exactly where ``blank``."""
         flat = latents.reshape(-1, self.dim).float()
         first = int(self.reserve_blank)
         codes = self.codebook[first:]
@@ -87,11 +87,11 @@ class VectorQuantizer(nn.Module):
         return tokens.view(latents.shape[:-1])
 
     def decode(self, tokens: Int[Tensor, "*batch"]) -> Float[Tensor, "*batch D"]:
-        """The codebook rows of ``tokens``."""
+        """The codebook vectors of ``tokens``."""
         return F.embedding(tokens, self.codebook)
 
     def forward(self, latents: Float[Tensor, "*batch D"], blank: Bool[Tensor, "*batch"] | None = None) -> Quantized:
-        """Quantise with a straight-through gradient; in training mode also move the codebook."""
+        """Quantise with a straight-through gradient; in training mode, also update the codebook."""
         flat = latents.detach().reshape(-1, self.dim).float()
         if self.training:
             self.passes += 1
@@ -117,8 +117,8 @@ class VectorQuantizer(nn.Module):
 
     @torch.no_grad()
     def _follow(self, flat: Tensor, tokens: Tensor, codes: Tensor) -> None:
-        """Move each code to the running mean of its latents; place dead codes anew."""
-        # Counts stand beside sums, so that one message tells the other processes both.
+        """Move each code to the running mean of its latents, and dead codes to new latents."""
+        # Counts and sums in one tensor, so that one message sends both to the other processes.
         counted = torch.cat([flat, torch.ones_like(flat[:, :1])], 1)
         totals = all_sum(flat.new_zeros(self.num_codes, self.dim + 1).index_add_(0, tokens, counted))
         self.cluster_size.lerp_(totals[:, -1], 1 - self.decay)
@@ -135,12 +135,12 @@ class VectorQuantizer(nn.Module):
 
     @torch.no_grad()
     def _place(self, flat: Tensor, codes: Tensor, weights: Tensor) -> None:
-        """Put ``codes`` on latents drawn ∝ ``weights``, with enough credit to gather latents before they die.
+        """Put ``codes`` on latents drawn ∝ ``weights``, with a large enough count that they do not die at once.
 
-        The draw is a function of the pass, so that all processes, and a resumed run, place the same codes alike.
+        The draw is a function of the pass, so that all processes, and a resumed run, place codes in the same way.
         """
         generator = torch.Generator().manual_seed(int(self.passes))
-        # Without replacement: the first to ring of clocks whose rates are ∝ weights (Efraimidis, Spirakis 2006).
+        # Without replacement: the first arrivals at rates ∝ weights (Efraimidis, Spirakis 2006).
         clocks = torch.empty(len(weights)).exponential_(generator=generator).to(weights.device)
         order = (clocks / (weights + 1e-12)).argsort()
         rows = order[torch.arange(len(codes), device=order.device) % len(order)]
@@ -150,7 +150,7 @@ class VectorQuantizer(nn.Module):
 
 
 class FiniteScalarQuantizer(nn.Module):
-    """Round each latent dimension to a few levels (FSQ, Mentzer et al. 2023): no codebook, no collapse.
+    """Round each latent dimension to a few levels (FSQ, Mentzer et al. 2023): there is no codebook that could collapse.
 
     The code is the mixed-radix number of the rounded coordinates, so ``num_codes = prod(levels)``.
     """
@@ -169,11 +169,11 @@ class FiniteScalarQuantizer(nn.Module):
         self.register_buffer("reach", (torch.tensor(levels) - 1) / 2, persistent=False)
 
     def _round(self, latents: Tensor) -> Tensor:
-        """Level indices 0..levels−1, as floats: tanh keeps every latent within the grid."""
+        """Level indices 0..levels−1, as floats: tanh keeps every latent inside the grid."""
         return ((latents.float().tanh() + 1) * self.reach).round()
 
     def encode(self, latents: Float[Tensor, "*batch D"], blank: Bool[Tensor, "*batch"] | None = None) -> Tensor:
-        """The code of each latent; ``blank`` is ignored, a blank patch finds its own code."""
+        """The code of each latent; ``blank`` is ignored, since a blank patch gets a code by itself."""
         return (self._round(latents).long() * self.radix).sum(-1)
 
     def decode(self, tokens: Int[Tensor, "*batch"]) -> Float[Tensor, "*batch D"]:
@@ -190,14 +190,14 @@ class FiniteScalarQuantizer(nn.Module):
 
 
 class CodeUse(NamedTuple):
-    """How much of a codebook a set of tokens uses: share of codes seen, and exp(entropy) of their frequencies."""
+    """How much of a codebook a set of tokens uses: the share of codes used, and exp(entropy) of their frequencies."""
 
     used: float
     perplexity: float
 
 
 def code_use(tokens: Int[Tensor, "*any"], num_codes: int) -> CodeUse:
-    """Codebook use of ``tokens``; ``perplexity`` runs from 1 (one code) to ``num_codes`` (all alike)."""
+    """Codebook use of ``tokens``; ``perplexity`` ranges from 1 (one code) to ``num_codes`` (all equally often)."""
     counts = torch.bincount(tokens.reshape(-1), minlength=num_codes).double()
     frequencies = counts / counts.sum()
     entropy = -torch.xlogy(frequencies, frequencies).sum()

@@ -1,7 +1,7 @@
 """The convolutional tokenizer of the published models (VQGAN, Esser et al. 2021, arXiv 2012.09841).
 
-One topology serves all four published codecs: ITHQ (f8), OpenImages with the Gumbel projection (f8), ImageNet and FFHQ
-(f16). It can be trained too, but for the Gumbel projection.
+One architecture covers all four published codecs: ITHQ (f8), OpenImages with the Gumbel projection (f8), ImageNet and
+FFHQ (f16). It can also be trained, except with the Gumbel projection.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from vqdiff.plugins import IMAGE_TOKENIZERS
 
 @dataclass(frozen=True)
 class VQGANConfig:
-    """Shape of a :class:`VQGAN`; level i works at 1/2^i of the picture's size, the last level holds the tokens."""
+    """Shape of a :class:`VQGAN`; level i works at 1/2^i of the image's size, the last level holds the tokens."""
 
     image_size: int = 256
     channels: int = 128
     channel_mult: tuple[int, ...] = (1, 1, 2, 4)
     num_blocks: int = 2
-    """Residual blocks a level of the encoder; the decoder has one more."""
+    """Residual blocks per level of the encoder; the decoder has one more."""
     attention_levels: tuple[int, ...] = (3,)
     latent_channels: int = 256
     code_dim: int = 256
     codebook_size: int = 8192
     num_codes: int = 8192
-    """Codes the diffusion model sees; fewer than ``codebook_size``: a table maps many codes to one."""
+    """Codes of the diffusion model; if fewer than ``codebook_size``, a table maps many codes to one."""
     gumbel: bool = False
     """Codes are chosen by a learned projection (arg-max of its logits), not by distance."""
 
@@ -117,7 +117,7 @@ class Upsample(nn.Module):
 
 
 class Level(nn.Module):
-    """Residual blocks of one resolution, each followed by attention if so wished, then a change of size."""
+    """Residual blocks of one resolution, each followed by attention if enabled, then a change of size."""
 
     def __init__(self, widths: Sequence[int], attention: bool, resize: nn.Module) -> None:
         super().__init__()
@@ -160,13 +160,13 @@ class Encoder(nn.Module):
         self.conv_out = nn.Conv2d(widths[-1], config.latent_channels, 3, padding=1)
 
     def forward(self, x: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C h w"]:
-        """Latents of pictures with values in [−1, 1]."""
+        """Latents of images with values in [−1, 1]."""
         x = self.middle(self.levels(self.conv_in(x)))
         return self.conv_out(F.silu(self.norm_out(x)))
 
 
 class Decoder(nn.Module):
-    """Latents to pixels, doubling the size after every level but the last; levels stand in the order they run."""
+    """Latents to pixels, doubling the size after every level but the last; levels are in the order they run."""
 
     def __init__(self, config: VQGANConfig) -> None:
         super().__init__()
@@ -187,7 +187,7 @@ class Decoder(nn.Module):
         self.conv_out = nn.Conv2d(widths[0], 3, 3, padding=1)
 
     def forward(self, x: Float[Tensor, "B C h w"]) -> Float[Tensor, "B 3 H W"]:
-        """Pictures with values in [−1, 1], give or take: not clamped yet."""
+        """Images with values in about [−1, 1], not clamped yet."""
         x = self.levels(self.middle(self.conv_in(x)))
         return self.conv_out(F.silu(self.norm_out(x)))
 
@@ -195,8 +195,8 @@ class Decoder(nn.Module):
 class Codebook(nn.Module):
     """The code of a latent is the nearest one, or the arg-max of a learned projection.
 
-    The Gumbel codec drew from its projection at random even when in use; the arg-max gives a picture the same tokens
-    every time. Published models see fewer classes than there are codes: unused codes share class 0.
+    The Gumbel codec sampled from its projection even at inference; the arg-max gives an image the same tokens
+    every time. Published models have fewer classes than codes: unused codes share class 0.
     """
 
     class_of: Tensor
@@ -227,9 +227,9 @@ class Codebook(nn.Module):
         return self.codes(self.code_of[tokens])
 
     def forward(self, latents: Float[Tensor, "B L D"]) -> Quantized:
-        """Quantise with a straight-through gradient; the loss draws codes and latents to each other (VQGAN, Eq. 4).
+        """Quantise with a straight-through gradient; the loss pulls codes and latents together (VQGAN, Eq. 4).
 
-        Raises InputError for the Gumbel projection, through which no gradient comes.
+        Raises InputError for the Gumbel projection, which passes no gradient.
         """
         if self.projection is not None:
             raise InputError("a Gumbel codebook can be used but not trained: set gumbel = false")
@@ -260,11 +260,11 @@ class VQGAN(nn.Module):
 
     @property
     def last_layer(self) -> Tensor:
-        """The weight nearest to the decoded pixels."""
+        """The weight of the layer that produces the decoded pixels."""
         return self.decoder.conv_out.weight
 
     def fix_tokens(self) -> None:
-        """Let training change from now on what tokens look like, and not which tokens a picture has."""
+        """Freeze the encoder and the codebook, so that training changes how tokens are decoded but not the tokens."""
         self.tokens_fixed = True
         for part in (self.encoder, self.to_code, self.codebook):
             part.requires_grad_(False)
@@ -279,18 +279,18 @@ class VQGAN(nn.Module):
 
     @torch.no_grad()
     def encode(self, pixels: Float[Tensor, "B 3 H W"]) -> Int[Tensor, "B L"]:
-        """The tokens of pictures of the configured size; InputError for any other size."""
+        """The tokens of images of the configured size; InputError for any other size."""
         size = self.config.image_size
         if pixels.shape[-2:] != (size, size):
-            raise InputError(f"this tokenizer takes {size} × {size} pictures, got {tuple(pixels.shape)}: resize them")
+            raise InputError(f"this tokenizer takes {size} × {size} images, got {tuple(pixels.shape)}: resize them")
         return self.codebook.encode(self.latents(pixels).flatten(2).transpose(1, 2))
 
     def latents(self, pixels: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B D h w"]:
-        """What the codebook is asked about: the encoder's output, one vector a token."""
+        """The encoder's output, which the codebook quantises: one vector per token."""
         return self.to_code(self.encoder(pixels * 2 - 1))
 
     def decode(self, tokens: Int[Tensor, "B L"]) -> Float[Tensor, "B 3 H W"]:
-        """The pictures of ``tokens``, values in [0, 1]."""
+        """The images of ``tokens``, values in [0, 1]."""
         return self._pixels(self.codebook.decode(tokens)).clamp(0, 1)
 
     def _pixels(self, codes: Float[Tensor, "B L D"]) -> Float[Tensor, "B 3 H W"]:

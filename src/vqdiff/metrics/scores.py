@@ -1,6 +1,6 @@
-"""Scores of pictures from features that were extracted before.
+"""Scores of images, computed from their features.
 
-Every number here depends on the network that made the features: name it beside the number. Features may have any
+Every number here depends on the network that made the features: name it with the number. Features may have any
 floating type; sums are taken in float64.
 """
 
@@ -18,11 +18,11 @@ from torch.nn import functional as F
 from vqdiff.foundation.errors import InputError
 from vqdiff.foundation.shapes import Bool, Float
 
-# --- two sets of pictures ---------------------------------------------------------------------------------------------
+# --- two sets of images ---------------------------------------------------------------------------------------------
 
 
 class _Features(nn.Module):
-    """Stands where torchmetrics wants a network that turns pictures into features: here they already are."""
+    """Stands in for the network that torchmetrics calls to turn images into features: the input already is features."""
 
     def __init__(self, num_features: int) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class _Features(nn.Module):
 
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
-    """Seed torchmetrics' shuffles, which use the global generator of the CPU, and put that back as it was."""
+    """Seed torchmetrics' shuffles, which use the global generator of the CPU, and restore its state."""
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Metric `.*` will save all extracted features", UserWarning)
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the other devices too
@@ -48,16 +48,16 @@ def _in_double(features: Tensor) -> Tensor:
 def _check_rows(minimum: int, purpose: str, **sets: Tensor) -> None:
     for name, features in sets.items():
         if len(features) < minimum:
-            raise InputError(f"{len(features)} {name} pictures: {purpose} needs at least {minimum}")
+            raise InputError(f"{len(features)} {name} images: {purpose} needs at least {minimum}")
 
 
 def frechet_distance(real: Float[Tensor, "N D"], generated: Float[Tensor, "M D"]) -> float:
     """Fréchet distance of two Gaussians fitted to the features, in the features' unit squared (Heusel et al. 2017).
 
-    It is biased upwards for few pictures, so compare it only at equal N and M, and prefer D well below N.
+    It is biased upwards for few images, so compare it only at equal N and M, and prefer D well below N.
     With Inception's 2048 pool features it is FID; with others it is not, and must not be called so.
 
-    Raises InputError where a set has fewer than 2 pictures.
+    Raises InputError if a set has fewer than 2 images.
     """
     from torchmetrics.image.fid import FrechetInceptionDistance
 
@@ -71,7 +71,7 @@ def frechet_distance(real: Float[Tensor, "N D"], generated: Float[Tensor, "M D"]
 
 
 def principal_directions(features: Float[Tensor, "N D"], count: int) -> Float[Tensor, "count D"]:
-    """The unit vectors along which the features vary most, in double precision, or all D if those are fewer."""
+    """The `count` (at most D) unit vectors along which the features vary most, in double precision."""
     return torch.linalg.eigh(torch.cov(_in_double(features).T)).eigenvectors.T.flip(0)[:count]
 
 
@@ -85,8 +85,8 @@ def kernel_distance(
 ) -> tuple[float, float]:
     """Squared maximum mean discrepancy with the kernel (x·y/D + 1)³ (Bińkowski et al. 2018): mean and std of subsets.
 
-    Unbiased at any number of pictures, so it may come out slightly below 0. The standard deviation is that of one
-    subset. subset_size: pictures drawn from either set; by default half of the smaller set, at most 1000.
+    Unbiased at any number of images, so it may come out slightly below 0. The standard deviation is that of one
+    subset. subset_size: number of images drawn from each set; by default half of the smaller set, at most 1000.
 
     Raises InputError unless 2 <= subset_size <= the smaller set.
     """
@@ -95,7 +95,7 @@ def kernel_distance(
     smaller = min(len(real), len(generated))
     size = max(2, min(1000, smaller // 2)) if subset_size is None else subset_size
     if not 2 <= size <= smaller:
-        raise InputError(f"cannot draw subsets of {size} from {smaller} pictures: choose 2 to {smaller}, or add some")
+        raise InputError(f"cannot draw subsets of {size} from {smaller} images: choose 2 to {smaller}, or add images")
     with _seeded(seed):
         metric = KernelInceptionDistance(_Features(real.shape[1]), subsets, size, sync_on_compute=False)
         metric.update(_in_double(real), real=True)
@@ -106,7 +106,7 @@ def kernel_distance(
 
 @dataclass(frozen=True)
 class Manifold:
-    """How two sets of pictures overlap; precision, recall and coverage are shares, density may exceed 1."""
+    """The overlap of two sets of images; precision, recall and coverage are shares, density may exceed 1."""
 
     precision: float
     recall: float
@@ -117,11 +117,11 @@ class Manifold:
 def manifold(real: Float[Tensor, "N D"], generated: Float[Tensor, "M D"], neighbours: int = 5) -> Manifold:
     """Precision and recall (Kynkäänniemi et al. 2019), density and coverage (Naeem et al. 2020).
 
-    Around every picture lies a closed ball out to its `neighbours`-th nearest neighbour in its own set. Precision:
-    generated pictures in some real ball. Recall: real pictures in some generated ball. Density: real balls around a
-    generated picture, over `neighbours`. Coverage: real balls with a generated picture in them.
+    Every image has a closed ball that reaches to its `neighbours`-th nearest neighbour in its own set. Precision:
+    generated images in some real ball. Recall: real images in some generated ball. Density: real balls around a
+    generated image, over `neighbours`. Coverage: real balls with a generated image in them.
 
-    Raises InputError where a set has no more than `neighbours` pictures.
+    Raises InputError if a set has no more than `neighbours` images.
     """
     _check_rows(neighbours + 1, f"{neighbours} neighbours", real=real, generated=generated)
     real, generated = _in_double(real), _in_double(generated)
@@ -145,29 +145,29 @@ _CHUNK = 512
 
 
 def _distances(a: Tensor, b: Tensor) -> Tensor:
-    # not by matrix products: equal pictures must have equal distances to a third, or they fall off their own ball
+    # not by matrix products: equal images must have equal distances to a third, or they fall outside their own ball
     return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
 
 
 def _radius(features: Tensor, neighbours: int) -> Tensor:
-    """Distance of every picture to its k-th neighbour; the nearest of all is itself."""
+    """Distance of every image to its k-th neighbour; the nearest is itself."""
     return torch.cat([_distances(rows, features).kthvalue(neighbours + 1).values for rows in features.split(_CHUNK)])
 
 
-# --- one set of pictures ----------------------------------------------------------------------------------------------
+# --- one set of images ----------------------------------------------------------------------------------------------
 
 
 def inception_score(logits: Float[Tensor, "N C"], *, splits: int = 10, seed: int = 0) -> tuple[float, float]:
-    """Inception score (Salimans et al. 2016), 1 to C: its mean and standard deviation over splits of the pictures.
+    """Inception score (Salimans et al. 2016), 1 to C: its mean and standard deviation over splits of the images.
 
     With one split the deviation is nan. Only with Inception's classes is the number comparable with published ones.
 
-    Raises InputError where there are fewer pictures than splits.
+    Raises InputError if there are fewer images than splits.
     """
     from torchmetrics.image.inception import InceptionScore
 
     if not 1 <= splits <= len(logits):
-        raise InputError(f"cannot split {len(logits)} pictures into {splits} parts: choose 1 to {len(logits)} splits")
+        raise InputError(f"cannot split {len(logits)} images into {splits} parts: choose 1 to {len(logits)} splits")
     log_probs = _in_double(logits).log_softmax(1).clamp_min(-700)  # a class of probability 0 throughout would give nan
     with _seeded(seed):
         metric = InceptionScore(_Features(logits.shape[1]), splits, sync_on_compute=False)
@@ -177,11 +177,11 @@ def inception_score(logits: Float[Tensor, "N C"], *, splits: int = 10, seed: int
     return float(mean), float(std)
 
 
-# --- pictures and captions, pictures and copies -----------------------------------------------------------------------
+# --- images and captions, images and copies -----------------------------------------------------------------------
 
 
 def text_score(images: Float[Tensor, "N D"], texts: Float[Tensor, "N D"]) -> Float[Tensor, "N"]:
-    """Cosine, in -1..1, of each picture with its own caption."""
+    """Cosine, in -1..1, of each image with its own caption."""
     return F.cosine_similarity(images, texts, dim=-1)
 
 
@@ -193,15 +193,15 @@ def retrieved(
     choices: int = 100,
     seed: int = 0,
 ) -> Bool[Tensor, "N"]:
-    """Whether each picture is nearer to its own caption than to `choices` - 1 wrong ones; the mean is R-precision.
+    """Whether each image is nearer to its own caption than to `choices` - 1 wrong ones; the mean is R-precision.
 
     The wrong ones are drawn without replacement from the other captions; one with the same words is not wrong. A tie
-    is a miss. By chance 1/choices are retrieved. Equal captions must have equal rows of `texts`.
+    is a miss. The chance level is 1/choices. Equal captions must have equal rows of `texts`.
 
-    Raises InputError where there are fewer than `choices` different captions, or not one caption a picture.
+    Raises InputError if there are fewer than `choices` different captions, or not one caption per image.
     """
     if not len(images) == len(texts) == len(captions):
-        raise InputError(f"{len(images)} pictures, {len(texts)} texts and {len(captions)} captions: give one each")
+        raise InputError(f"{len(images)} images, {len(texts)} texts and {len(captions)} captions: give as many of each")
     first = dict[str, int]()
     for i, caption in enumerate(captions):
         first.setdefault(caption, i)
@@ -224,12 +224,12 @@ def retrieved(
 
 
 def psnr(decoded: Float[Tensor, "N 3 H W"], pixels: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N"]:
-    """Peak signal-to-noise ratio of each picture in dB; pixels in [0, 1]. Equal pictures have 100 dB."""
+    """Peak signal-to-noise ratio of each image in dB; pixels in [0, 1]. For equal images it is 100 dB."""
     return -10 * (decoded - pixels).square().flatten(1).mean(1).clamp_min(1e-10).log10()
 
 
 def structural_similarity(decoded: Float[Tensor, "N 3 H W"], pixels: Float[Tensor, "N 3 H W"]) -> float:
-    """Mean structural similarity (Wang et al. 2004: Gaussian window, σ = 1.5) of pictures in [0, 1]; 1 is equal."""
+    """Mean structural similarity (Wang et al. 2004: Gaussian window, σ = 1.5) of images in [0, 1]; 1 means equal."""
     from torchmetrics.functional.image import structural_similarity_index_measure
 
     batches = zip(decoded.split(64), pixels.split(64), strict=True)

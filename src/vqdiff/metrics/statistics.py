@@ -1,4 +1,4 @@
-"""One number from several runs, and whether two of them differ."""
+"""Estimates from several runs, and whether two of them differ."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from vqdiff.foundation.errors import InputError
 
 @dataclass(frozen=True)
 class Estimate:
-    """Mean and sample standard deviation (n - 1; None for n = 1) of n runs, and what each of them gave."""
+    """Mean and sample standard deviation (n - 1; None for n = 1) of n runs, and the value of each run."""
 
     mean: float
     std: float | None
@@ -21,7 +21,7 @@ class Estimate:
     values: tuple[float, ...] = ()
 
     def __str__(self) -> str:
-        """Three digits of the larger of the two, and more if the deviation would not show."""
+        """Format with three digits of the larger of the two, and more if the deviation would be 0."""
         spread = self.std or 0.0
         decimals = max(2 - _magnitude(max(abs(self.mean), spread)), -_magnitude(spread), 0)
         shown = f"{self.mean:.{min(decimals, 6)}f}"
@@ -33,9 +33,9 @@ def _magnitude(value: float) -> int:
 
 
 def summary(values: Sequence[float]) -> Estimate:
-    """The estimate that several runs give together.
+    """The estimate from the values of several runs.
 
-    Raises InputError where there is no value, or one that is not finite.
+    Raises InputError if there is no value, or one that is not finite.
     """
     if not values:
         raise InputError("no values to summarise: give at least one")
@@ -48,7 +48,7 @@ def summary(values: Sequence[float]) -> Estimate:
 def differ(a: Estimate, b: Estimate) -> bool | None:
     """Whether two estimates differ beyond their error: a t-test (p < 0.05) of run against run with the same seeds.
 
-    None where there are not at least two runs of both, one for one.
+    None unless both have the same number of runs, at least two.
     """
     from scipy.stats import ttest_rel
 
@@ -57,5 +57,5 @@ def differ(a: Estimate, b: Estimate) -> bool | None:
     if a.values == b.values:
         return False
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # a difference without any spread
+        warnings.simplefilter("ignore", RuntimeWarning)  # of differences that are all equal
         return bool(ttest_rel(a.values, b.values).pvalue < 0.05)

@@ -52,8 +52,8 @@ def load_component(
 ) -> Any:
     """Read what :func:`save_component` wrote, as ``dtype`` (default float32) and in evaluation mode.
 
-    Its class must be one of ``networks``, by default those that are registered. ``shapes_only`` builds it on the meta device
-    and reads no weights.
+    Its class must be one of ``networks``, by default those that are registered. ``shapes_only`` builds it on the meta
+    device and reads no weights.
     """
     values = read_json(folder / "config.json")
     name = values.pop("class", None)

@@ -1,4 +1,4 @@
-"""Sampling: plans, orders, steps, the loop and its trace. A network is only a callable here."""
+"""Sampling: plans, orders, steps, the loop and its trace. Here, a network is just a callable."""
 
 from vqdiff.sampling.loop import Batch, Canvas, Frame, run, sample
 from vqdiff.sampling.plan import Plan, PlanInput, PlanStep

@@ -1,4 +1,4 @@
-"""How strongly to guide at which time."""
+"""The guidance scale at each time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["guidance_at"]
 
 
 def guidance_at(guidance: Guidance, t: Int[Tensor, "*times"], num_steps: int) -> Float[Tensor, "*times"]:
-    """Return the guidance scale at the times t of T = num_steps, float32; 1 at t = 0, where nothing is left to do."""
+    """Return the guidance scale at the times t of T = num_steps, float32; 1 at t = 0, where the image is finished."""
     done = 1 - t.double() / num_steps
     rise = {"constant": torch.ones_like(done), "linear": done, "cosine": (1 - (pi * done).cos()) / 2}[guidance.schedule]
     guided = (guidance.interval[0] <= done) & (done < guidance.interval[1])

@@ -1,4 +1,4 @@
-"""The sampling loop: from noise, or from tokens with holes, to clean tokens."""
+"""The sampling loop: from noise, or from partly known tokens, to clean tokens."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ __all__ = ["Batch", "Canvas", "Frame", "run", "sample"]
 class Frame:
     """A batch after one step; tensors on the sampling device.
 
-    step: 1..steps. tokens: int64, MASK = K where still open. revealed: positions that left MASK in this step.
-    prediction: what the network said before the step.
+    step: 1..steps. tokens: int64, MASK = K where not yet filled. revealed: positions that left MASK in this step.
+    prediction: what the network predicted before the step.
     """
 
     step: int
@@ -38,16 +38,16 @@ class Frame:
 
     @cached_property
     def confidence(self) -> Float[Tensor, "B L"]:
-        """The purity of the prediction at every position; computed when it is first asked for."""
+        """The purity of the prediction at every position; computed on first access."""
         return self.prediction.confidence()
 
 
 @dataclass(frozen=True)
 class Canvas:
-    """Tokens to begin with instead of noise, in order to edit or vary images.
+    """Tokens to start from instead of noise, to edit or vary images.
 
-    tokens: int64, on the CPU, MASK = K at the holes. known: positions that must stay as they are. start: the time,
-    0..T, that each image's tokens are at; by default the one that fits its masked share.
+    tokens: int64, on the CPU, MASK = K where unknown. known: positions that must stay as they are. start: the time,
+    0..T, that each image's tokens are at; by default the time that corresponds to its masked share.
     """
 
     tokens: Int[Tensor, "B L"]
@@ -65,11 +65,11 @@ class Canvas:
         redraw: Bool[Tensor, "B L"] | None = None,
         start: Sequence[int] | None = None,
     ) -> Canvas:
-        """Noise clean tokens to the time `start`, by default T, at which nothing of them is left.
+        """Noise clean tokens to the time `start`, by default T, where nothing of them is left.
 
-        redraw: the positions to noise; the others are known and stay. None for all. Where these are a part of the
-        positions, the run begins at this part of `start`, the time at which so much of an image is noise. An image to
-        be redrawn whole from T is the one that its seed gives without a canvas.
+        redraw: the positions to noise; the others are known and stay. None for all. If these are only some of the
+        positions, the run starts at the same fraction of `start`, the time at which that share of an image is noise. An
+        image resampled entirely from T is the one that its seed gives without a canvas.
         """
         start = [schedule.num_steps] * len(seeds) if start is None else start
         t = torch.tensor(start)
@@ -80,10 +80,10 @@ class Canvas:
         return cls(torch.where(redraw, noise, x0), ~redraw, [int(time) for time in begin])
 
     def check(self, schedule: Schedule, num_images: int, num_tokens: int) -> None:
-        """Raise InputError unless this is a canvas for so many images of so many tokens."""
+        """Raise InputError unless this canvas has `num_images` images of `num_tokens` tokens."""
         if self.tokens.shape != (num_images, num_tokens):
             shape = tuple(self.tokens.shape)
-            raise InputError(f"the canvas has tokens of shape {shape}: {(num_images, num_tokens)} is needed")
+            raise InputError(f"the canvas has tokens of shape {shape}, but {(num_images, num_tokens)} is needed")
         times = [0] * num_images if self.start is None else list(self.start)
         if len(times) != num_images or not all(0 <= t <= schedule.num_steps for t in times):
             raise InputError(f"start is {times}: give a time from 0 to {schedule.num_steps} for each image")
@@ -91,11 +91,11 @@ class Canvas:
 
 @dataclass(frozen=True)
 class Batch:
-    """Images on their way from noise, one row each; between two steps, rows may leave (`select`) and come (`join`).
+    """Images that are being sampled, one row each; between two steps, rows may leave (`select`) and join (`join`).
 
-    The tokens, and which are known and stay, are on the sampling device. All else is small and on the CPU, where it
-    tells without waiting what the next step needs: seeds, taken (the steps that each image has behind it), the plan and
-    the guidance scales of the steps before it, truncation and prior scale.
+    The tokens, and which of them are known and stay, are on the sampling device. Everything else is small and on the
+    CPU, so that the host knows what the next step needs without waiting: seeds, taken (the steps that each image has
+    done), the plan and the guidance scales of the remaining steps, truncation and prior scale.
     """
 
     schedule: Schedule
@@ -121,7 +121,7 @@ class Batch:
         canvas: Canvas | None = None,
         device: torch.device | str = "cpu",
     ) -> Batch:
-        """Make a batch of images that have no step behind them. Arguments and errors are those of `sample`."""
+        """Make a batch of images before their first step. Arguments and errors are those of `sample`."""
         rows = list(settings) if isinstance(settings, Sequence) else [settings or SamplingSettings()] * len(seeds)
         if not seeds or len(rows) != len(seeds):
             raise InputError(
@@ -158,9 +158,9 @@ class Batch:
         )
 
     def advance(self, denoise: Denoise) -> tuple[Batch, Prediction]:
-        """Take one step: predict, and let the sampler truncate, sharpen and draw where something is to be drawn.
+        """Take one step: predict, and let the sampler truncate, sharpen and sample where tokens are needed.
 
-        Images without a step left stay as they are. Returns the batch after the step, and the prediction.
+        Finished images stay as they are. Returns the batch after the step, and the prediction.
         """
         tokens, device = self.tokens, self.tokens.device
         now, guidance = self.plan.first(device), self.guidance[:, 0]
@@ -175,7 +175,7 @@ class Batch:
         u = uniforms(seeds, step, tokens.shape[1], self.sampler.num_uniforms)
         x = StepInput(self.schedule, tokens, prediction, now, step_settings, u)
         if getattr(denoise, "batch_invariant", False):
-            # By images: how many positions are looked at, and so how results round, must not depend on the others.
+            # Image by image: the number of positions, and so the rounding, must not depend on the other images.
             new = tokens.clone()
             for row in range(len(tokens)):
                 if self.plan.t[row, 0] == 0:
@@ -195,7 +195,7 @@ class Batch:
 
     @property
     def left(self) -> Int[Tensor, "B"]:
-        """The steps before each image, on the CPU; 0 where it is finished."""
+        """The number of steps left for each image, on the CPU; 0 where it is finished."""
         return (self.plan.t > 0).sum(1)
 
     def select(self, rows: Sequence[int]) -> Batch:
@@ -233,13 +233,13 @@ def sample(
     canvas: Canvas | None = None,
     device: torch.device | str = "cpu",
 ) -> Iterator[Frame]:
-    """Sample one image a seed; yield a `Frame` after every step, the last with the finished tokens.
+    """Sample one image per seed; yield a `Frame` after every step, the last with the finished tokens.
 
-    An image depends on its own seed, settings and condition only, not on the batch it is in. Nothing in the loop
+    An image depends on its own seed, settings and condition only, not on the batch it is in. The loop never
     waits for the device.
 
-    seeds: any integers, taken modulo 2^64. settings: for all images or one each, naming one sampler for all. sampler:
-    one of your own in its place. canvas: what to begin with instead of noise.
+    seeds: any integers, taken modulo 2^64. settings: for all images or one each, all with the same sampler. sampler:
+    one of your own in its place. canvas: what to start from instead of noise.
 
     Raises InputError, before the first step, for settings or a canvas that don't fit each other, the number of tokens
     or the schedule.

@@ -1,4 +1,4 @@
-"""In which order masked positions are filled: an order scores every position, the highest score goes first.
+"""The orders in which masked positions are filled: an order scores every position, and the highest score goes first.
 
 Algorithms 1 and 2 are those of Improved VQ-Diffusion (arXiv 2205.16007).
 """
@@ -36,7 +36,7 @@ def by_purity(purity: Float[Tensor, "B L"], u: Float[Tensor, "B L"]) -> Float[Te
 
 
 def by_confidence(purity: Float[Tensor, "B L"], u: Float[Tensor, "B L"]) -> Float[Tensor, "B L"]:
-    """Take the purest positions, without chance; of equals, the first."""
+    """Take the positions of the highest purity, deterministically; of equals, the first."""
     return purity
 
 
@@ -49,12 +49,12 @@ for _name, _order in {"purity": by_purity, "confidence": by_confidence, "halton"
     ORDERS.register(_name, _order)
 
 PREDICTION_INDEPENDENT: frozenset[Order] = frozenset({by_random, by_halton})
-"""Orders that do not look at purity: which positions go first is known before the network is asked."""
+"""Orders that do not look at purity: which positions go first is known before the network is evaluated."""
 
 
 @lru_cache(maxsize=16)
 def _halton_scores(num_tokens: int, device: torch.device) -> Float[Tensor, "L"]:
-    """Score the cells of the squarest grid of `num_tokens`, row by row, by when the sequence first meets them."""
+    """Score the cells of the squarest grid of `num_tokens`, row by row, by when the sequence first visits them."""
     height = next(rows for rows in range(isqrt(num_tokens), 0, -1) if num_tokens % rows == 0)
     width = num_tokens // height
     met: dict[int, int] = {}
@@ -66,7 +66,7 @@ def _halton_scores(num_tokens: int, device: torch.device) -> Float[Tensor, "L"]:
 
 
 def _van_der_corput(base: int) -> Iterator[float]:
-    """Yield the digits of 1, 2, 3, … in `base`, mirrored at the point: an even cover of (0, 1)."""
+    """Yield the digits of 1, 2, 3, … in `base`, mirrored at the point: an even covering of (0, 1)."""
     number = 0
     while True:
         number += 1

@@ -1,4 +1,4 @@
-"""Which step happens when: a plan has one row an image and one column a step.
+"""Which step happens when: a plan has one row per image and one column per step.
 
 Images may differ in step count, start and number of masks; rows that finish early are padded with columns of t = 0,
 which do nothing. A plan is made once, on the CPU, before the loop. Algorithms 1 and 2 are those of Improved
@@ -36,7 +36,7 @@ __all__ = [
 class PlanInput:
     """What a plan is made from: tensors of shape (B,), int64, on the CPU.
 
-    steps: as asked for, >= 1; a plan has fewer where there is less to do. start: the time the tokens are at, 0..T.
+    steps: as requested, >= 1; a plan has fewer where there is less to do. start: the time the tokens are at, 0..T.
     masked: masked positions, 0..num_tokens.
     """
 
@@ -49,11 +49,11 @@ class PlanInput:
 
 @dataclass(frozen=True)
 class PlanStep:
-    """One column of a plan: what every image of the batch does next.
+    """One column of a plan: the next step of every image of the batch.
 
-    t: the time told to the denoiser, 0 where the image is finished. s: the time reached. reveal: masked positions to
+    t: the time passed to the denoiser, 0 where the image is finished. s: the time reached. reveal: masked positions to
     fill, 0 for samplers that leave the number to chance. most: the largest of `reveal`; left: the most that any image
-    has still to fill, this step included; both known to the host.
+    still has to fill, including this step; both known to the host.
     """
 
     t: Int[Tensor, "B"]
@@ -65,7 +65,7 @@ class PlanStep:
 
 @dataclass(frozen=True)
 class Plan:
-    """The steps of every image of a batch: (B, S) tensors of what `PlanStep` has."""
+    """The steps of every image of a batch: (B, S) tensors of the fields of `PlanStep`."""
 
     t: Int[Tensor, "B S"]
     s: Int[Tensor, "B S"]
@@ -73,11 +73,11 @@ class Plan:
 
     @property
     def num_steps(self) -> int:
-        """S, the steps of the image with the most."""
+        """S, the number of steps of the image that has most."""
         return self.t.shape[1]
 
     def first(self, device: torch.device | str = "cpu") -> PlanStep:
-        """Return the next step, its tensors on `device`, which is not waited for."""
+        """Return the next step, with its tensors on `device`, without waiting for it."""
         t, s, reveal = (rows[:, 0].to(device, non_blocking=True) for rows in (self.t, self.s, self.reveal))
         return PlanStep(t, s, reveal, most=int(self.reveal[:, 0].max()), left=int(self.reveal.sum(1).max()))
 
@@ -95,7 +95,7 @@ class Plan:
 
 
 def join_rows(a: Tensor, b: Tensor, value: int = 0) -> Tensor:
-    """Put the rows of `b` (N, S) below those of `a` (M, R); the shorter ones are filled up with `value`."""
+    """Put the rows of `b` (N, S) below those of `a` (M, R); the shorter ones are padded with `value`."""
     longest = max(a.shape[1], b.shape[1])
     return torch.cat([F.pad(x, (0, longest - x.shape[1]), value=value) for x in (a, b)])
 
@@ -114,7 +114,7 @@ def masked_step(schedule: Schedule, share: Float[Tensor, "..."]) -> Int[Tensor, 
 def _remaining(total: Int[Tensor, "B"], steps: Int[Tensor, "B"]) -> Int[Tensor, "B S"]:
     """Spread `total` over `steps`, in parts that differ by at most one: what is left before each step and at the end.
 
-    No part is empty: where more than `total` steps are asked for there are `total`.
+    No part is empty: if more than `total` steps are requested, there are `total`.
     """
     steps = torch.minimum(steps, total).clamp(min=1)[:, None]
     done = torch.minimum(torch.arange(int(steps.max()) + 1), steps)
@@ -128,7 +128,7 @@ def strided_plan(given: PlanInput) -> Plan:
 
 
 def reveal_plan(given: PlanInput) -> Plan:
-    """Fill the masked positions in nearly equal parts, at the times told by what is left (Algorithms 1 and 2)."""
+    """Fill the masked positions in nearly equal parts, at the times that match what is left (Algorithms 1 and 2)."""
     left = _remaining(given.masked, given.steps)
     times = masked_step(given.schedule, left.double() / given.num_tokens)
     return Plan(times[:, :-1], times[:, 1:], left[:, :-1] - left[:, 1:])
@@ -137,10 +137,10 @@ def reveal_plan(given: PlanInput) -> Plan:
 def reference_fast_plan(given: PlanInput, skip: int | None = None) -> Plan:
     """Repeat the times of the published fast sampler: a call every `skip` + 1 times, and one at t = 1.
 
-    s is where its posterior arrives, by one *single* step from s + 1: t - skip - 1, or t - 1 near the end. So too
-    few positions leave MASK, and the rest is drawn at once in the last step.
+    s is where its posterior ends, after one *single* step from s + 1: t - skip - 1, or t - 1 near the end. So too
+    few positions leave MASK, and all the rest are sampled in the last step.
 
-    skip: None for the smallest that needs no more calls than `steps` (two at least, unless start is 1).
+    skip: None for the smallest that needs at most `steps` calls (at least two, unless start is 1).
     """
     start, steps = given.start[:, None], given.steps[:, None].clamp(min=2)
     stride = _ceil_divide(start - 1, steps - 1).clamp(min=1) if skip is None else torch.full_like(start, skip + 1)
@@ -178,10 +178,10 @@ def reference_reveals(num_steps: int, num_tokens: int, most: int | None = None) 
 
 
 def reference_reveal_plan(given: PlanInput, reveals: Sequence[int], most: int | None = None) -> Plan:
-    """Repeat the published reveal loop: from start down, `reveals[t - 1]` tokens at t, and at t = 1 all positions anew.
+    """Repeat the published reveal loop: from start down, `reveals[t - 1]` tokens at t, and at t = 1 all positions.
 
-    most: the largest number a call reveals; more calls are made at the same t, a single token left over excepted.
-    Times with nothing to reveal have no call. `given.steps` doesn't matter.
+    most: the largest number a call reveals; more calls are made at the same t, except for a single leftover token.
+    Times with nothing to reveal have no call. `given.steps` is ignored.
     """
     calls: list[tuple[int, int, int]] = []
     for t in range(len(reveals), 1, -1):

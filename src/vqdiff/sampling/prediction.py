@@ -1,4 +1,4 @@
-"""What the network says of the clean tokens, at the positions where it matters."""
+"""The network's prediction of the clean tokens, computed only at the positions where it is needed."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ Denoise = Callable[[Tensor, Tensor], Tensor]
 """(tokens (N, L), t (N,)) -> logits (N, L, K), with the conditions bound by the caller.
 
 N is B in a step in which no image is guided, else 2B, of which the last B are to be predicted under the null condition.
-One with a true attribute `batch_invariant` promises that an image's logits are to the bit the same in any batch; then
-so is what a sampler makes of them.
+One with a true attribute `batch_invariant` promises that an image's logits are the same, bit for bit, in any batch;
+then so are the sampled tokens.
 """
 
 
 @runtime_checkable
 class TwoStage(Protocol):
-    """A `Denoise` that can also be asked in two parts, so that its head need not look at every position."""
+    """A `Denoise` that can also be called in two parts, so that its head is computed only where it is needed."""
 
     def features(self, tokens: Int[Tensor, "N L"], t: Int[Tensor, "N"]) -> Float[Tensor, "N L E"]:
-        """Return what the network knows of every position."""
+        """Return the features of every position, before the head."""
         ...
 
     def logits(self, features: Float[Tensor, "*rows E"]) -> Float[Tensor, "*rows K"]:
@@ -38,9 +38,9 @@ class TwoStage(Protocol):
 
 @dataclass(frozen=True)
 class Prediction:
-    """log p(x0 | x_t, condition), guided, to be had where it is asked for.
+    """log p(x0 | x_t, condition), guided, computed where it is needed.
 
-    features: (N, L, E), N as for `Denoise`. head: features -> logits. scale: of guidance, one an image; None if no
+    features: (N, L, E), N as for `Denoise`. head: features -> logits. scale: of guidance, one per image; None if no
     image is guided.
     """
 
@@ -67,7 +67,7 @@ class Prediction:
         return cond, null
 
     def select(self, image: int, *, guided: bool) -> Prediction:
-        """Return what is said of one image; if it is not guided, as where no image is."""
+        """Return the prediction for one image; if it is not guided, as if no image were."""
         if self.scale is None or not guided:
             return Prediction(self.features[image : image + 1], self.head, None)
         both = self.features[[image, len(self.scale) + image]]
@@ -81,7 +81,7 @@ class Prediction:
 def predict(
     denoise: Denoise, tokens: Int[Tensor, "B L"], t: Int[Tensor, "B"], scale: Float[Tensor, "B"] | None
 ) -> Prediction:
-    """Ask the network, under the null condition too where `scale` guides away from it."""
+    """Evaluate the network, also under the null condition where `scale` guides away from it."""
     if scale is not None:
         tokens, t = tokens.repeat(2, 1), t.repeat(2)
     if isinstance(denoise, TwoStage):
@@ -90,7 +90,7 @@ def predict(
 
 
 def take(x: Float[Tensor, "N L E"], positions: Int[Tensor, "N M"]) -> Float[Tensor, "N M E"]:
-    """Return the vectors at M positions of each row, copied whole, which is much faster than `gather`."""
+    """Return the vectors at M positions of each row, copied whole, which is much faster than with `gather`."""
     first = x.shape[1] * torch.arange(len(x), device=x.device)[:, None]
     return x.flatten(0, 1).index_select(0, (positions + first).flatten()).view(*positions.shape, x.shape[2])
 

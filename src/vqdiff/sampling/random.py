@@ -1,7 +1,7 @@
 """Random numbers that belong to an image: Philox-4x32-10 in tensor arithmetic.
 
 Counter-based (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011): a number is a function of
-(seed, step, position, which draw) and of nothing else, so an image is the same alone, in any batch and on any device.
+(seed, step, position, index) only, so an image is the same alone, in any batch and on any device.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def philox(counter: Words, key: tuple[Tensor, Tensor]) -> Words:
     )
     keys = torch.stack([key[0] + zeros, key[1] + zeros])
     for _ in range(_ROUNDS):
-        # The words at the even places, both at once: what each makes goes to the other.
+        # The two words at even places at once: the products of each go to the other.
         product = (even * multipliers).flip(0)
         even, odd = (product >> 32 & _LOW) ^ odd ^ keys, product & _LOW
         keys = keys + steps & _LOW
@@ -48,8 +48,8 @@ def uniforms(
 ) -> Float[Tensor, "N B L"]:
     """Draw `count` independent uniforms per image and position, float64, strictly between 0 and 1.
 
-    seeds: int64, any value. step: which draw of the image's run this is (0 for the initial noise, 1.. for the
-    steps), one number or one a row. Uniform n of position l is the same whatever `num_tokens` and `count` are.
+    seeds: int64, any value. step: 0 for the initial noise, 1.. for the steps of the image, one number or one per
+    row. Uniform n of position l is the same whatever `num_tokens` and `count` are.
     """
     device = seeds.device
     key = (seeds[:, None] & _LOW, seeds[:, None] >> 32 & _LOW)

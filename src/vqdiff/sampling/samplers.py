@@ -52,7 +52,7 @@ __all__ = [
 class StepSettings(NamedTuple):
     """The settings of every image in one step, each (B,), on the tokens' device; truncation None if it is off for all.
 
-    What the host knows not to be needed is not done: on a GPU, `truncate` sorts all codes even where the rate is 1.
+    Truncation that the host knows to be off is skipped: on a GPU, `truncate` sorts all codes even where the rate is 1.
     """
 
     guidance: Float[Tensor, "B"]
@@ -66,7 +66,7 @@ class StepSettings(NamedTuple):
 class StepInput(NamedTuple):
     """What a step works on.
 
-    prediction: of the clean tokens, guided, not yet truncated, to be asked for where something may be drawn. u:
+    prediction: of the clean tokens, guided, not yet truncated, computed where a token may be sampled. u:
     uniforms in (0, 1), one for each of the sampler's `num_uniforms`.
     """
 
@@ -82,7 +82,7 @@ class StepInput(NamedTuple):
         return self.tokens == self.schedule.num_codes
 
     def of_image(self, image: int, plan: Plan, *, guided: bool, truncated: bool) -> StepInput:
-        """Return what this step is for one image alone, whose plan is a row of `plan`."""
+        """Return the input of this step for one image alone, whose plan is a row of `plan`."""
         row = slice(image, image + 1)
         guidance, truncation, prior_scale = self.settings
         settings = StepSettings(
@@ -96,7 +96,7 @@ class Sampler(ABC):
     """A plan and a step. A sampler has no state: one object serves any number of runs at once."""
 
     num_uniforms: ClassVar[int] = 2
-    """Random numbers that a position needs in one step."""
+    """How many random numbers a position needs in one step."""
 
     @abstractmethod
     def plan(self, given: PlanInput) -> Plan:
@@ -104,20 +104,20 @@ class Sampler(ABC):
 
     @abstractmethod
     def step(self, x: StepInput) -> Int[Tensor, "B L"]:
-        """Carry out one step. Rows with t = 0 may come out as anything: the loop keeps what they had."""
+        """Carry out one step. The result is ignored for rows with t = 0: the loop keeps their tokens."""
 
     def noise(
         self, schedule: Schedule, x0: Int[Tensor, "B L"], t: Int[Tensor, "B"], u: Float[Tensor, "B L"]
     ) -> Int[Tensor, "B L"]:
-        """Noise clean tokens to the time t, 0..T, as this sampler can undo it; at T nothing of them is left.
+        """Noise clean tokens to the time t, 0..T, in a way that this sampler can undo; at T nothing of them is left.
 
         By default, t / T of the positions are masked, all at T, where Algorithms 1 and 2 begin; none is replaced, since
-        what is visible stays.
+        visible tokens stay.
 
         Raises InputError for a schedule without masks.
         """
         if schedule.gamma_bar_ends[1] == 0:
-            raise InputError("this schedule has no masks (gamma_bar is 0) to begin with: use strided or ancestral")
+            raise InputError("this schedule has no masks (gamma_bar is 0) to start from: use strided or ancestral")
         return torch.where(u < (t / schedule.num_steps)[:, None], schedule.num_codes, x0)
 
 
@@ -125,7 +125,7 @@ class Sampler(ABC):
 class Strided(Sampler):
     """Draw x_s from Σ_x0 q(x_s | x_t, x0) p(x0 | x_t) for any s < t (arXiv 2111.14822, Eq. 13), exactly.
 
-    every: take all the steps from start to 0, whatever number is asked for.
+    every: take all the steps from start to 0, whatever number is requested.
     """
 
     every: bool = False
@@ -139,7 +139,7 @@ class Strided(Sampler):
     def noise(
         self, schedule: Schedule, x0: Int[Tensor, "B L"], t: Int[Tensor, "B"], u: Float[Tensor, "B L"]
     ) -> Int[Tensor, "B L"]:
-        """Draw x_t from q(x_t | x_0); at T a code is as likely as any other, where q may still favour x_0 a little."""
+        """Draw x_t from q(x_t | x_0); at T all codes are equally likely, though q may still slightly favour x_0."""
         gamma_bar = schedule.gamma_bar_ends[1]
         code = ((u - gamma_bar) / (1 - gamma_bar) * schedule.num_codes).long().clamp(0, schedule.num_codes - 1)
         x_T = torch.where(u < gamma_bar, schedule.num_codes, code)
@@ -175,13 +175,13 @@ class ReferenceFast(Sampler):
 def _draw_posterior(x: StepInput, t: Int[Tensor, "B"]) -> Int[Tensor, "B L"]:
     """Draw x_s from p(x_s | x_t): x0 from the prediction, then x_s from q(x_s | x_t, x0).
 
-    Which positions keep their token whatever x0 is, is drawn first; the network is asked about the others alone.
+    Which positions keep their token whatever x0 is, is drawn first; the network's head is evaluated at the others only.
     """
     q, (choice, u) = bridge(x.schedule, t.clamp(min=1), x.now.s), x.u
     undecided = q.undecided(x.tokens, choice) & (x.now.t > 0)[:, None]
-    # Where the host would have to wait for the device to know how many there are, all are drawn.
+    # Where the host would have to wait for the device to know how many there are, all are sampled.
     most = int(undecided.sum(1).max()) if undecided.is_cpu else undecided.shape[1]
-    # Images that have fewer are filled up with decided positions, where any x0 will do.
+    # Images that have fewer are padded with decided positions, where any x0 will do.
     at = _largest(undecided.byte(), most)
     x0 = draw_categorical(x.settings.truncate(x.prediction.at(at)), u.gather(1, at))
     return q.draw(torch.zeros_like(x.tokens).scatter(1, at, x0), x.tokens, choice)
@@ -194,11 +194,11 @@ def _largest(keys: Tensor, count: int) -> Int[Tensor, "B N"]:
 
 @dataclass(frozen=True)
 class Reveal(Sampler):
-    """Reveal a planned number of masked positions a step, and never change them again.
+    """Reveal a planned number of masked positions per step, and never change them again.
 
     Algorithms 1 and 2 of Improved VQ-Diffusion (arXiv 2205.16007), for any number of tokens, times and steps.
 
-    order: which positions go first. sharpened: draw from softmax((1 + prior_scale · purity) · log p0) (its Eq. 11).
+    order: which positions go first. sharpened: sample from softmax((1 + prior_scale · purity) · log p0) (its Eq. 11).
     """
 
     order: Order = by_random
@@ -210,7 +210,7 @@ class Reveal(Sampler):
     def step(self, x: StepInput) -> Int[Tensor, "B L"]:
         """Choose C_t among the masked positions A_t, draw x0 there, sharpened by purity, and reveal it."""
         u_order, u_code = x.u
-        if self.order in PREDICTION_INDEPENDENT:  # as in Algorithm 1: C_t is known before the network is asked
+        if self.order in PREDICTION_INDEPENDENT:  # as in Algorithm 1: C_t is known before the network is evaluated
             at = self._choose(u_order, u_order, x.masked, x.now.most)
             log_p0 = x.prediction.at(at)
             score = purity(log_p0)
@@ -229,23 +229,23 @@ class Reveal(Sampler):
     def _choose(
         self, score: Float[Tensor, "B M"], u: Float[Tensor, "B M"], open_: Bool[Tensor, "B M"], count: int
     ) -> Int[Tensor, "B N"]:
-        """Return which `count` of the M positions come first: the open ones in their order, then any others."""
+        """Return which `count` of the M positions come first: those still to fill in their order, then any others."""
         return _largest(self.order(score, u).masked_fill(~open_, -torch.inf), count)
 
 
 def _revealed(
     x: StepInput, at: Int[Tensor, "B N"], x0: Int[Tensor, "B N"], open_: Bool[Tensor, "B L"]
 ) -> Int[Tensor, "B L"]:
-    """Write x0 to the first `now.reveal` of the positions `at`, where these are open; all else stays."""
+    """Write x0 to the first `now.reveal` of the positions `at`, where these are still to fill; the rest stays."""
     wanted = torch.arange(x.now.most, device=at.device) < x.now.reveal[:, None]
     return x.tokens.scatter(1, at, torch.where(wanted & open_.gather(1, at), x0, x.tokens.gather(1, at)))
 
 
 @dataclass(frozen=True)
 class ReferenceReveal(Reveal):
-    """The published "high-quality inference": fixed counts, and a last call at t = 1 that draws every position anew.
+    """The published "high-quality inference": fixed counts, and a last call at t = 1 that resamples every position.
 
-    Purity is divided by the image's largest, for the weights and for the exponent alike; Eq. 11 has the plain one. The
+    Purity is divided by the image's largest, for the weights and for the exponent; Eq. 11 uses it undivided. The
     last call is not sharpened.
 
     reveals: tokens to reveal at each time 1..T; None for the published tables. most: the largest number a call may
@@ -260,7 +260,7 @@ class ReferenceReveal(Reveal):
         return reference_reveal_plan(given, reveals, self.most)
 
     def step(self, x: StepInput) -> Int[Tensor, "B L"]:
-        """As `Reveal.step`, but with the purity of the whole image at hand, and all positions open in the last call."""
+        """As `Reveal.step`, but with the purity of the whole image, and with all positions to fill in the last call."""
         u_order, u_code = x.u
         last = x.now.t == 1
         open_ = x.masked | last[:, None]
@@ -278,10 +278,11 @@ class ReferenceReveal(Reveal):
 _OWN: dict[str, tuple[Sampler, str]] = {
     "purity": (
         Reveal(by_purity, sharpened=True),
-        "fewer tokens a step, surest positions more likely first, sharper draws there (Algorithm 2)",
+        "fewer tokens per step; the most confident positions are more likely to come first, and are sampled from "
+        "sharper distributions (Algorithm 2)",
     ),
-    "fewer-tokens": (Reveal(by_random), "fewer tokens a step, at random positions (Algorithm 1)"),
-    "confidence": (Reveal(by_confidence, sharpened=True), "as purity, but always the surest positions first"),
+    "fewer-tokens": (Reveal(by_random), "fewer tokens per step, at random positions (Algorithm 1)"),
+    "confidence": (Reveal(by_confidence, sharpened=True), "as purity, but always the most confident positions first"),
     "halton": (
         Reveal(by_halton, sharpened=True),
         "as purity, but positions far from each other first (Halton sequence)",
@@ -289,17 +290,18 @@ _OWN: dict[str, tuple[Sampler, str]] = {
     "strided": (Strided(), "the exact posterior over equal strides of time; as ancestral when steps = T"),
     "posterior-guided": (
         PosteriorGuided(),
-        "as strided, but guiding the posterior instead of p(x0) (Eq. 7 as printed)",
+        "as strided, but guides the posterior instead of p(x0) (Eq. 7 as printed)",
     ),
     "ancestral": (Strided(every=True), "the exact posterior at every one of the T times, whatever `steps` says"),
     "reference-fast": (ReferenceFast(), "the published code's fast sampler: one-step posteriors at shifted times"),
     "reference-fewer-tokens": (
         ReferenceReveal(by_random, most=5),
-        "the published code at `infer_speed=0.5`: at most five random positions a call, all redrawn in the last",
+        "the published code at `infer_speed=0.5`: at most five random positions per call, all "
+        "resampled in the last call",
     ),
     "reference-purity": (
         ReferenceReveal(by_purity, sharpened=True),
-        "the published code's purity sampler: fixed counts at each of the T times, all redrawn in the last",
+        "the published code's purity sampler: fixed counts at each of the T times, all resampled in the last call",
     ),
 }
 for _name, (_sampler, _description) in _OWN.items():
@@ -307,7 +309,7 @@ for _name, (_sampler, _description) in _OWN.items():
 
 
 def samplers() -> dict[str, str]:
-    """Return the names of the samplers, each with a line that describes it."""
+    """Return the names of the samplers, each with a one-line description."""
     return SAMPLERS.descriptions()
 
 

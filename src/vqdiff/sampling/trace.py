@@ -24,7 +24,7 @@ class Trace:
 
     @classmethod
     def collect(cls, frames: Iterable[Frame]) -> Trace:
-        """Run the sampling to its end and stack what it yields."""
+        """Run the sampling to its end and stack its frames."""
         return cls.join([cls(frame.tokens[None], frame.revealed[None], frame.confidence[None]) for frame in frames])
 
     @classmethod

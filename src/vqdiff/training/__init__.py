@@ -1,1 +1,1 @@
-"""Training loops of both stages."""
+"""Training of both stages."""

@@ -1,4 +1,4 @@
-"""A step that is computed and not taken: its loss and gradient, to compare and to look into."""
+"""A training step that is computed but not taken: its loss and gradient, to compare and to inspect."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from vqdiff.training.state import RunState, TrainingBatch
 
 @dataclass(frozen=True)
 class Attempt:
-    """What a step would have come to; the same in all processes, but for sharded gradients."""
+    """The result of a step that was not taken; the same in all processes, except for sharded gradients."""
 
     loss: float
     """The mean over all parts of the batch."""
     gradients: Mapping[str, Tensor]
-    """Parameter → its gradient, or this process' shard of it, on the CPU; the last layers first, as backward goes."""
+    """Parameter → its gradient, or this process' shard of it, on the CPU; in the order of the backward pass."""
     fault: str | None
-    """What is not finite, in words: the loss, or the gradient that backward came to first."""
+    """What is not finite, in words: the loss, or the first such gradient of the backward pass."""
 
 
 def attempt(state: RunState, batches: Sequence[TrainingBatch], like: Attempt | None = None) -> Attempt:
-    """Compute the step of ``batches`` and leave ``state`` as it is, without gradients.
+    """Compute the step of ``batches`` and leave ``state`` unchanged, without gradients.
 
-    like: an attempt whose order the gradients shall have, as compiled code shows none of its own.
+    like: an attempt whose order of gradients to use, as compiled code does not show an order.
     """
     trained = dict(state.parameters())
     order = list[str]()
@@ -43,7 +43,7 @@ def attempt(state: RunState, batches: Sequence[TrainingBatch], like: Attempt | N
     finally:
         for hook in hooks:
             hook.remove()
-    # FSDP calls no hooks: there, the order of the network has to do.
+    # FSDP does not call the hooks: use the order of the network there.
     names = list(like.gradients) if like is not None else list(dict.fromkeys([*order, *reversed(list(trained))]))
     gradients = {name: gradients[name] for name in names}
     loss = float(summed(state, torch.stack(losses).mean().detach().cpu())) / state.accelerator.num_processes
@@ -64,12 +64,12 @@ def _fault(state: RunState, loss: Tensor, gradients: Mapping[str, Tensor]) -> st
     broken = [name for name, flag in zip(gradients, summed(state, flags), strict=True) if flag]
     if not broken:
         return None
-    others = f" (and of {len(broken) - 1} parts of {len(gradients)} that follow from it)" if len(broken) > 1 else ""
+    others = f" (and of {len(broken) - 1} of {len(gradients)} parts that depend on it)" if len(broken) > 1 else ""
     return f"the gradient of {broken[0]}{others}"
 
 
 def _mine(parameter: Tensor) -> Tensor:
-    """A copy of its gradient, zeros if it has none, on the CPU."""
+    """Copy a parameter's gradient, zeros if it has none, to the CPU."""
     gradient = parameter.grad if parameter.grad is not None else torch.zeros_like(parameter)
     local = gradient.to_local() if isinstance(gradient, DTensor) else gradient
     return local.detach().to("cpu", copy=True)

@@ -1,4 +1,4 @@
-"""What a denoiser is told of each picture in training: one of its captions, its label, or nothing."""
+"""The condition of each image in training: one of its captions, its label, or nothing."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ from vqdiff.model import Model
 from vqdiff.text import AnyTextEncoder
 
 _HEAD = 1024
-"""Bytes before the tensors of a file of text features: more than its description takes."""
+"""Bytes before the tensors of a file of text features: more than its header takes."""
 
 
 @runtime_checkable
 class Conditions(Protocol):
-    """The conditions of all rows of a set."""
+    """The conditions of all rows of a data set."""
 
     def draw(self, rows: NDArray[np.int64], random: np.random.Generator, share: slice) -> Tensor:
-        """Those of ``rows[share]``; what ``random`` is asked for does not depend on ``share``."""
+        """The conditions of ``rows[share]``; the numbers taken from ``random`` do not depend on ``share``."""
         ...
 
 
 class Captions:
-    """Text features of every caption, kept without padding and in half precision."""
+    """Text features of every caption, stored without padding and in half precision."""
 
     def __init__(self, captions: Sequence[Sequence[str]], encoder: AnyTextEncoder, file: Path) -> None:
-        """Features are read from ``file``, or computed once and kept there."""
+        """Read the features from ``file``, or compute them once and store them there."""
         texts = sorted({text for row in captions for text in row}, key=lambda text: (len(text), text))
         number = {text: index for index, text in enumerate(texts)}
         self.rows = [[number[text] for text in row] for row in captions]
@@ -52,7 +52,7 @@ class Captions:
             if cut := [text for text, kept in zip(texts, fitting, strict=True) if text != kept]:
                 print(
                     f"warning: {len(cut):,} of {len(texts):,} captions have more word pieces than max_tokens = "
-                    f"{encoder.max_tokens} and lose their end: {cut[0][:40]!r} …",
+                    f"{encoder.max_tokens} and are truncated: {cut[0][:40]!r} …",
                     flush=True,
                 )
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -66,7 +66,7 @@ class Captions:
         """``(number of texts + 1,)``."""
 
     def draw(self, rows: NDArray[np.int64], random: np.random.Generator, share: slice) -> Float[Tensor, "B N C"]:
-        """Features of one caption of each row, drawn uniformly."""
+        """The features of one caption of each row, chosen uniformly."""
         chosen = torch.tensor([self.rows[row][random.integers(len(self.rows[row]))] for row in rows])[share]
         index = self.starts[chosen, None] + torch.arange(self.max_tokens)
         present = index < self.starts[chosen + 1, None]
@@ -86,9 +86,9 @@ class Labels:
 
 
 def conditions_of(rows: Rows, model: Model, file: Path) -> Conditions | None:
-    """What ``model`` is told of ``rows``; text features are kept in ``file``.
+    """The conditions of ``rows`` for ``model``; text features are stored in ``file``.
 
-    Raises InputError where a row lacks the caption or label that the model needs.
+    Raises InputError if a row lacks the caption or label that the model needs.
     """
     if model.text_encoder is not None:
         rows.require_captions()
@@ -103,7 +103,7 @@ def conditions_of(rows: Rows, model: Model, file: Path) -> Conditions | None:
 
 
 def _origin(texts: Sequence[str], encoder: AnyTextEncoder) -> str:
-    """A digest of all that text features are made from."""
+    """A digest of everything that text features are made from."""
     digest = hashlib.sha256(repr((texts, encoder.max_tokens)).encode())
     for name, value in encoder.model.state_dict().items():
         digest.update(name.encode() + value.cpu().numpy().tobytes())
@@ -111,7 +111,7 @@ def _origin(texts: Sequence[str], encoder: AnyTextEncoder) -> str:
 
 
 def _read(file: Path, origin: str) -> Mapping[str, Tensor] | None:
-    """As a mapped file, which all processes of a machine share, and of which memory holds what there is room for."""
+    """Map the file, so that all processes of a machine share it and it need not fit in memory."""
     if not file.exists():
         return None
     with safe_open(file, "pt") as stored:
@@ -121,7 +121,7 @@ def _read(file: Path, origin: str) -> Mapping[str, Tensor] | None:
 
 
 def _encode(texts: Sequence[str], encoder: AnyTextEncoder, path: Path, origin: str, batch_size: int = 256) -> None:
-    """Write a safetensors file batch by batch, so that memory holds one; what its head says is known at the end."""
+    """Write a safetensors file batch by batch, with one batch in memory; its header is known only at the end."""
     print(f"encoding {len(texts):,} captions", flush=True)
     starts = np.zeros(len(texts) + 1, np.int64)
     with path.open("wb") as file:

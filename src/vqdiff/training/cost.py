@@ -1,4 +1,4 @@
-"""What training costs here, before there is a configuration: the default networks, timed on one batch."""
+"""The cost of training here, before there is a configuration: the default networks, timed on one batch."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _TEXT = 32, 384  # tokens and width of a caption's features
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds that a picture takes in each stage, forth and back, in the precision of ``run.precision = "auto"``."""
+    """Seconds per image of each stage, forward and backward, in the precision of ``run.precision = "auto"``."""
 
     tokenizer: float
     denoiser: float
@@ -50,7 +50,7 @@ def measure_cost(image_size: int, device: torch.device) -> Cost:
 
 def _time(loss: Callable[[], Tensor], device: torch.device) -> float:
     seconds = 0.0
-    for _ in range(2):  # the first call also prepares
+    for _ in range(2):  # the first call is for warm-up
         start = time.perf_counter()
         with bf16_where_faster(device):
             value = loss()

@@ -1,4 +1,4 @@
-"""Why a step is not finite: the data, the weights, or the gradient of which part, compiled or not."""
+"""Why a step is not finite: the data, the weights, or the gradient of some part, compiled or not."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from vqdiff.training.attempt import attempt
 from vqdiff.training.compilation import Compilation
 from vqdiff.training.state import RunState, TrainingBatch
 
-_DOUBTFUL = "--resume, and if it happens again, doubt this device"
+_DOUBTFUL = "--resume, and if it happens again, suspect this device"
 
 
 def diagnose(state: RunState, batches: Sequence[TrainingBatch], compilation: Compilation) -> str:
-    """What is found, in one line with the remedy; the same in all processes, which all must ask.
+    """The cause, in one line with the remedy; the same in all processes, which must all call this.
 
-    ``state`` is as before the step, and stays so.
+    ``state`` is that before the step, and is not changed.
     """
     if (data := _broken_data(state, batches)) is not None:
-        return f"{data}: mend the data"
+        return f"{data}: repair the data"
     if (weights := state.broken_weights()) is not None:
-        return f"{weights} itself is not finite: begin from weights that are"
+        return f"{weights} itself is not finite: start from finite weights"
     with torch.compiler.set_stance("force_eager"):
         eager = attempt(state, batches)
     found = eager if compilation is Compilation.NONE else attempt(state, batches, like=eager)
     if found.fault is None:
-        what = "all" if eager.fault is None else f"{eager.fault}, though not uncompiled,"
+        what = "everything" if eager.fault is None else f"{eager.fault}, though not uncompiled,"
         return f"computed once more, {what} is finite: {_DOUBTFUL}"
     if compilation is Compilation.NONE:
         return f"{found.fault} is not finite, {compilation.value}: lower run.learning_rate"
@@ -37,7 +37,7 @@ def diagnose(state: RunState, batches: Sequence[TrainingBatch], compilation: Com
 
 
 def _broken_data(state: RunState, batches: Sequence[TrainingBatch]) -> str | None:
-    """Which tensor of the batch is not finite, in any process."""
+    """Name the tensors of the batch that are not finite in any process."""
     found = list[str]()
     for batch in batches:
         for name, value in batch.items():

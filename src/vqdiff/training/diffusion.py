@@ -1,4 +1,4 @@
-"""Stage two: train the denoiser, and the null condition beside it, on tokens."""
+"""Stage two: train the denoiser, and its null condition, on tokens."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from vqdiff.training.tokenizer import HeldOut
 
 @dataclass(frozen=True)
 class DenoiserSizes:
-    """The sizes of a modern denoiser that are free; the others follow from the image tokenizer and the condition."""
+    """The free sizes of a modern denoiser; the others follow from the image tokenizer and the condition."""
 
     width: int = 320
     depth: int = 8
@@ -59,7 +59,7 @@ class ClassicSizes:
 class Noise:
     """The schedule: number of steps and the end points of its cumulative keep and mask probabilities.
 
-    What they leave to 1 is the share of replaced tokens.
+    The rest up to 1 is the share of replaced tokens.
     """
 
     num_steps: int = 100
@@ -69,7 +69,7 @@ class Noise:
 
 @dataclass(frozen=True)
 class Objective:
-    """What is minimised: the variational bound and the auxiliary loss of VQ-Diffusion (docs/equations.md, 6)."""
+    """The loss: the variational bound and the auxiliary loss of VQ-Diffusion (docs/equations.md, 6)."""
 
     aux_weight: float = 0.1
     """λ of the auxiliary cross-entropy on x0; published: 5e-4."""
@@ -78,82 +78,82 @@ class Objective:
     mask_weight: tuple[float, float] = (1.0, 1.0)
     """Factors for masked and for visible positions."""
     importance: bool = False
-    """Draw t in proportion to the root mean square of its recent losses, as published, instead of evenly."""
+    """Draw t in proportion to the root mean square of its recent losses, as published, instead of uniformly."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DenoiserTraining:
-    """What all training of a denoiser needs."""
+    """The settings of any training of a denoiser."""
 
     data: Path
-    """A set of pictures, or the folder that ``vqdiff data tokens`` made of one."""
+    """A set of images, or the folder that ``vqdiff data tokens`` made from one."""
     output: Path
     run: RunConfig
     views: Views = field(default_factory=Views)
-    """Of the pictures, if they are not tokenised yet."""
+    """The views of the images, if they are not tokenised yet."""
     loss: Objective = field(default_factory=Objective)
     drop: float = 0.1
     """Share of captions or labels replaced by the null condition."""
     emphasis: dict[str, dict[str, float]] = field(default_factory=dict)
-    """Column → value → factor: how much more or less often than by the set's own weights its rows are drawn."""
+    """Column → value → factor: how much more or less often than the set's weights say its rows are sampled."""
     held_out: str = "test"
     evaluate: int = 256
-    """Held-out pictures whose loss is measured at every preview."""
+    """Number of held-out images whose loss is measured at every preview."""
     prompts: tuple[str, ...] = ()
-    """What the sample grid shows, two pictures each; held-out captions or the first labels unless given."""
+    """Prompts of the sample grid, two images each; by default held-out captions or the first labels."""
     compile: bool = True
     recompute: bool = False
-    """Keep no activations inside the denoiser's blocks: less memory, a third slower."""
+    """Recompute the activations inside the denoiser's blocks instead of storing them: less memory, a third slower."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.drop < 1:
-            raise InputError(f"drop is {self.drop}: it is a share, at least 0 and below 1")
+            raise InputError(f"drop is {self.drop}: give a share of at least 0 and below 1")
 
 
 @dataclass(frozen=True, kw_only=True)
 class DiffusionTraining(DenoiserTraining):
-    """Everything ``vqdiff train diffusion`` needs: a model to go on from, or what describes a new one."""
+    """The settings of ``vqdiff train diffusion``: a model to continue from, or the description of a new one."""
 
     start: Path | None = None
-    """Folder of a trained model to go on from, in place of all below but ``sampling`` and ``card``."""
+    """Folder of a trained model to continue from, instead of all fields below except ``sampling`` and ``card``."""
     image_tokenizer: Path | None = None
     """Folder of a trained tokenizer."""
     condition: Literal["text", "class", "none"] = "text"
     text_encoder: Path | None = None
-    """Folder of a transformers text encoder, or a bundled model whose encoder it is; for the condition "text"."""
+    """Folder of a transformers text encoder, or a bundled model whose encoder to use; for the condition "text"."""
     max_tokens: int = 32
     null: NullKind = "learnable"
-    """∅ of the condition "text"; that of "class" is always learnt."""
+    """∅ of the condition "text"; that of "class" is always learned."""
     model: DenoiserSizes = field(default_factory=DenoiserSizes)
     classic: ClassicSizes | None = None
-    """Train the published network in place of ``model``."""
+    """Train the published network instead of ``model``."""
     noise: Noise = field(default_factory=Noise)
     sampling: SamplingSettings | None = None
-    """The finished model's default settings, used for the sample grid too; those of ``start`` unless given."""
+    """The finished model's default settings, also used for the sample grid; by default those of ``start``."""
     card: Card | None = None
-    """What the finished model says of itself, likewise; its measured quality is added."""
+    """The finished model's card, by default that of ``start``; its measured quality is added."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.start is None and self.image_tokenizer is None:
-            raise InputError("name the image_tokenizer of a new model, or with start a trained model to go on from")
+            raise InputError("set image_tokenizer for a new model, or start to continue from a trained model")
         described = {"image_tokenizer", "condition", "text_encoder", "max_tokens", "null", "model", "classic", "noise"}
         for key in fields(self) if self.start is not None else ():
             if key.name in described and getattr(self, key.name) != _default(key):
-                raise InputError(f"start goes on from a trained model with a {key.name} of its own: leave that out")
+                raise InputError(f"start continues from a trained model, which has its own {key.name}: leave that out")
 
     @property
     def tokenizer_folder(self) -> Path:
-        """Where the image tokenizer lies."""
+        """The folder of the image tokenizer."""
         return self.start / "image_tokenizer" if self.start is not None else cast("Path", self.image_tokenizer)
 
     def assemble(self, rows: Rows, image_tokenizer: ImageTokenizer) -> Model:
-        """The model to go on from, or a new denoiser beside the trained parts."""
+        """The model to continue from, or a new denoiser with the trained parts."""
         if self.start is not None:
             model = Model.load(self.start)
             if self.drop and model.text_encoder is not None and model.null_condition is None:
                 raise InputError(
-                    f"{self.start} has no null condition to drop captions for: set drop = 0, or give it one with "
+                    f"{self.start} has no null condition to replace captions by: set drop = 0, or give it one with "
                     "`vqdiff train guidance`"
                 )
             for part in filter(None, (model.denoiser, model.null_condition)):
@@ -195,17 +195,17 @@ class DiffusionTraining(DenoiserTraining):
 
 @dataclass(frozen=True, kw_only=True)
 class GuidanceTraining(DenoiserTraining):
-    """Everything ``vqdiff train guidance`` needs: a trained model gains a null condition (paper, section 3.1)."""
+    """The settings of ``vqdiff train guidance``, which gives a trained model a null condition (paper, section 3.1)."""
 
     start: Path
-    """Folder of the model to go on from; its own null condition, if any, is replaced by a new one."""
+    """Folder of the model to continue from; its null condition, if any, is replaced by a new one."""
     null: NullKind = "learnable"
     freeze: bool = False
-    """Train the null condition alone and leave the denoiser as it is."""
+    """Train only the null condition and leave the denoiser unchanged."""
 
     @property
     def tokenizer_folder(self) -> Path:
-        """Where the image tokenizer lies."""
+        """The folder of the image tokenizer."""
         return self.start / "image_tokenizer"
 
     def assemble(self, rows: Rows, image_tokenizer: ImageTokenizer) -> Model:
@@ -213,9 +213,9 @@ class GuidanceTraining(DenoiserTraining):
         del rows, image_tokenizer
         model = Model.load(self.start)
         if model.text_encoder is None and model.num_classes is None:
-            raise InputError(f"start: {self.start} draws neither text nor classes, so there is nothing to drop")
+            raise InputError(f"start: {self.start} has no text or class condition, so there is nothing to drop")
         if self.freeze and (model.text_encoder is None or self.null != "learnable"):
-            raise InputError("freeze leaves nothing to train: it wants a model for text, and null = 'learnable'")
+            raise InputError("freeze leaves nothing to train: it needs a text model, and null = 'learnable'")
         torch.manual_seed(self.run.seed)
         if model.text_encoder is not None:
             model.null_condition = NullCondition.of(self.null, model.text_encoder)
@@ -233,7 +233,7 @@ class Conditional(nn.Module):
         self.denoiser, self.null_condition, self.num_classes = model.denoiser, model.null_condition, model.num_classes
 
     def null(self, condition: Tensor) -> Tensor:
-        """∅ for as many pictures as ``condition`` has: features, or the label after the last."""
+        """∅ for as many images as ``condition`` has: features, or the label ``num_classes``."""
         if self.null_condition is not None:
             return self.null_condition(len(condition))
         return torch.full_like(condition, self.num_classes or 0)
@@ -261,7 +261,7 @@ class DiffusionObjective(nn.Module):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean loss per token in nats, and its parts; ``time`` and ``noise`` are uniform in [0, 1).
 
-        condition: text features ``(B, N, C)`` or labels ``(B,)``; ``drop`` says whose is replaced by ∅.
+        condition: text features ``(B, N, C)`` or labels ``(B,)``; ``drop``: for which images it is replaced by ∅.
         """
         history = LossHistory(self.schedule.num_steps)
         history.load_state_dict({"second_moment": self.second_moment, "count": self.count})
@@ -295,14 +295,14 @@ class DiffusionTask:
         self.weights = emphasised(self.train_set, config.emphasis)
         self.parts = config.assemble(self.train_set, image_tokenizer)
         for part in filter(None, (self.parts.image_tokenizer, self.parts.text_encoder)):
-            part.to(self.device)  # what is trained is taken there by the loop, which may divide it among processes
-        self.conditions, told = (
+            part.to(self.device)  # the loop moves what is trained, as it may shard it among processes
+        self.conditions, held_out = (
             conditions_of(rows, self.parts, config.output / f"{name}-captions.safetensors")
             for name, rows in (("train", self.train_set), ("held-out", self.test_set))
         )
         rows = np.linspace(0, len(self.test_set) - 1, min(config.evaluate, len(self.test_set))).astype(int)
         self.test_tokens = torch.from_numpy(self.test_set.tokens[rows, 0].astype(np.int64))
-        self.told = told and told.draw(rows, np.random.default_rng(0), slice(None))
+        self.given = held_out and held_out.draw(rows, np.random.default_rng(0), slice(None))
         self.objective = DiffusionObjective(self.parts, config.loss)
         self.model = self.objective.model
         self.parts.denoiser.recompute = config.recompute
@@ -324,7 +324,7 @@ class DiffusionTask:
         noise = torch.Generator().manual_seed(int(random.integers(2**63)))
         size, (_, views, length) = self.config.run.batch_size, self.train_set.tokens.shape
         rows, view = random.choice(len(self.weights), size, p=self.weights), random.integers(views, size=size)
-        # One time in each of ``size`` equal slices of the unit interval: the same mean with less variance.
+        # One time in each of ``size`` equal parts of the unit interval: the same mean with less variance.
         times = (torch.arange(size) + torch.rand(size, generator=noise)) / size
         batch = {
             "x0": torch.from_numpy(self.train_set.tokens[rows[share], view[share]].astype(np.int64)),
@@ -338,12 +338,12 @@ class DiffusionTask:
 
     @torch.no_grad()
     def evaluate(self, model: Any) -> dict[str, float]:
-        """Mean cross-entropy (nats) of x0 at masked positions of held-out pictures, as told and under ∅."""
+        """Mean cross-entropy (nats) of x0 at masked positions of held-out images, under their conditions and ∅."""
         schedule, x0, noise = self.parts.schedule, self.test_tokens, torch.Generator().manual_seed(0)
         t = ((torch.arange(len(x0)) + 0.5) * schedule.num_steps / len(x0)).long() + 1
         xt = draw_forward(schedule, x0, t, torch.rand(x0.shape, generator=noise, dtype=torch.float64))
         masked = xt == schedule.num_codes
-        known = {"": self.told} if self.told is None else {"": self.told, "_null": model.null(self.told)}
+        known = {"": self.given} if self.given is None else {"": self.given, "_null": model.null(self.given)}
         values = dict[str, float]()
         for name, condition in known.items():
             total = 0.0
@@ -356,7 +356,7 @@ class DiffusionTask:
         return values
 
     def preview(self, model: Any, path: Path) -> None:
-        """Two pictures of every prompt."""
+        """Generate two images of every prompt."""
         images = Pipeline(self._with(model))(self._prompts(), num_images=2)
         with atomic_path(path) as temporary:
             sheet(images, columns=6).save(temporary)
@@ -370,7 +370,7 @@ class DiffusionTask:
         return [None] * 6 if self.parts.num_classes is None else list(range(min(6, self.parts.num_classes)))
 
     def save(self, model: Any, folder: Path) -> None:
-        """Write the model folder ``model`` with what was measured on its card."""
+        """Write the model folder ``model``, with the measured quality on its card."""
         quality = self.evaluate(model)
         if not _is_tokens(self.config.data):
             size = self.parts.image_tokenizer.config.image_size
@@ -394,8 +394,8 @@ def _is_tokens(data: Path) -> bool:
 def train_diffusion(
     config: DiffusionTraining | GuidanceTraining, *, resume: bool = False, sanity: bool = False
 ) -> None:
-    """Train, from nothing or from a trained model, and write the model folder ``output/model``.
+    """Train, from scratch or from a trained model, and write the model folder ``output/model``.
 
-    See :func:`vqdiff.training.loop.train`; ``sanity`` only sees whether one batch can be learnt.
+    See :func:`vqdiff.training.loop.train`; ``sanity`` only checks whether one batch can be learned.
     """
     train(lambda: DiffusionTask(config), config.run, config.output, resume=resume, sanity=sanity)

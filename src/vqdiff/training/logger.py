@@ -1,4 +1,4 @@
-"""What a run tells: ``log.jsonl``, trackers, and lines on the console."""
+"""The output of a run: ``log.jsonl``, trackers, and lines on the console."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from vqdiff.training.preflight import Preflight
 
 
 class RunLogger:
-    """Means of what the steps reported, over all processes, for the main one to write.
+    """Means of the steps' metrics over all processes, written by the main one.
 
-    A context manager: it begins and ends the trackers.
+    A context manager that starts and ends the trackers.
     """
 
     def __init__(self, accelerator: Accelerator, output: Path, steps: int, batch_size: int) -> None:
@@ -40,10 +40,10 @@ class RunLogger:
             tracker.finish()
 
     def begin(self, step: int, meters: Mapping[str, Any], plan: Preflight) -> None:
-        """Say what lies ahead; forget the records of steps that will be taken again."""
+        """Print the plan, and remove the records of steps that will be repeated."""
         self.sums, self.counted = dict(meters.get("sums", {})), meters.get("counted", 0.0)
         self.last, self.clock = step, time.monotonic()
-        # Pictures a second, if the devices did nothing but matrix products.
+        # Images per second, if the devices did nothing but matrix products.
         self.fastest = plan.peak * self.accelerator.num_processes / max(plan.flops, 1)
         if self.accelerator.is_main_process and self.file.exists():
             lines = self.file.read_text().splitlines(keepends=True)
@@ -52,16 +52,16 @@ class RunLogger:
             with atomic_path(self.file) as path:
                 path.write_text("".join(kept))
         left = _clock(plan.seconds * (self.steps - step))
-        self._say(f"{plan}; {self.steps - step:,} steps of {self.batch_size} pictures: about {left}")
+        self._say(f"{plan}; {self.steps - step:,} steps of {self.batch_size} images: about {left}")
 
     def add(self, metrics: Mapping[str, Tensor], weight: float) -> None:
-        """Count ``weight`` of a step with these metrics."""
+        """Add the metrics of a step with the given weight."""
         for name, value in metrics.items():
             self.sums[name] = self.sums.get(name, 0.0) + weight * value.detach().double()
         self.counted += weight
 
     def meters(self) -> dict[str, Any]:
-        """What was added since the means were last written, over all processes; for :meth:`begin`."""
+        """The sums since the means were last written, over all processes; for :meth:`begin`."""
         if self.sums:
             together = self.accelerator.reduce(torch.stack(list(self.sums.values())), "mean")
             assert isinstance(together, Tensor)
@@ -69,7 +69,7 @@ class RunLogger:
         return {"sums": {name: value.cpu() for name, value in self.sums.items()}, "counted": self.counted}
 
     def write_means(self, step: int, learning_rate: float) -> None:
-        """Write the means of what was added since the last time, and the speed."""
+        """Write the means since the last call, and the speed."""
         values = {name: float(total) / self.counted for name, total in self.meters()["sums"].items()}
         self.sums, self.counted = {}, 0.0
         rate = (step - self.last) * self.batch_size / (time.monotonic() - self.clock)
@@ -80,7 +80,7 @@ class RunLogger:
         )
         left = _clock((self.steps - step) * self.batch_size / rate)
         self._say(
-            f"step {step}/{self.steps}  {_numbers(values)}  {rate:.1f} pictures/s ({share:.0%} of peak)  {left} left"
+            f"step {step}/{self.steps}  {_numbers(values)}  {rate:.1f} images/s ({share:.0%} of peak)  {left} left"
         )
 
     def write(self, step: int, values: Mapping[str, float]) -> None:

@@ -1,7 +1,7 @@
-"""The training loop all stages share, on Accelerate: one process or many, DDP or FSDP2, interruptible and resumable.
+"""The training loop of all stages, on Accelerate: one process or many, DDP or FSDP2, interruptible and resumable.
 
-A batch is a function of (seed, step), and every process takes its own rows of it. So a resumed run repeats an
-uninterrupted one, and several processes compute what one would.
+A batch is a function of (seed, step), and every process takes its own rows of it. So a resumed run computes the same as
+an uninterrupted one, and several processes the same as one.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from vqdiff.training.preflight import check_sanity, preflight
 from vqdiff.training.state import RunState, TrainingBatch
 
 _PATIENCE = timedelta(hours=6)
-"""How long processes wait for the first one, which reads and tokenises the pictures."""
+"""How long processes wait for the first one, which reads and tokenises the images."""
 
 MixedPrecision = Literal["auto", "fp32", "bf16", "fp16"]
 Tracker = Literal["wandb", "trackio"]
@@ -40,14 +40,14 @@ Tracker = Literal["wandb", "trackio"]
 
 @dataclass(frozen=True)
 class RunConfig:
-    """How long, how fast, how often; steps are optimiser steps."""
+    """Length, speed and intervals of a run; steps are optimiser steps."""
 
     steps: int
     batch_size: int
-    """Pictures a step, of all processes together."""
+    """Images per step, over all processes."""
     learning_rate: float
     accumulation: int = 1
-    """Parts, one after the other, that a process cuts its share of a batch into: less memory, the same result."""
+    """Parts into which a process divides its share of a batch, one after the other: less memory, the same result."""
     warmup: int = 200
     decay: float = 0.2
     """Share of ``steps`` at the end over which the learning rate falls to zero; before, it is constant."""
@@ -55,22 +55,22 @@ class RunConfig:
     betas: tuple[float, float] = (0.9, 0.99)
     clip: float = 1.0
     ema: float = 0.0
-    """Decay of the weight average that is previewed and saved; 0 = the weights themselves."""
+    """Decay of the moving average of the weights that is previewed and saved; 0: the weights themselves."""
     precision: MixedPrecision = "auto"
     """Of the matrix products; weights and optimiser are fp32. ``auto`` is bf16 where that is faster, else fp32."""
     shard: bool = False
-    """Divide weights, gradients and optimiser among the processes (FSDP2) instead of giving each a copy (DDP)."""
+    """Shard weights, gradients and optimiser among the processes (FSDP2) instead of giving each a copy (DDP)."""
     seed: int = 0
     log_every: int = 50
     preview_every: int = 1000
     checkpoint_every: int = 500
     trackers: tuple[Tracker, ...] = ()
-    """Beside ``log.jsonl`` and TensorBoard."""
+    """Trackers in addition to ``log.jsonl`` and TensorBoard."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "accumulation", "warmup", "log_every", "preview_every", "checkpoint_every"):
             if getattr(self, name) < 1:
-                raise InputError(f"run.{name} is {getattr(self, name)}: at least 1 is needed")
+                raise InputError(f"run.{name} is {getattr(self, name)}: it must be at least 1")
 
     def learning_rate_at(self, step: int) -> float:
         """Linear warm-up, constant, linear decay to zero."""
@@ -91,16 +91,16 @@ class RunConfig:
 
 @runtime_checkable
 class TrainingTask(Protocol):
-    """What is trained: an objective around a model, batches for it, pictures to look at, numbers on held-out data."""
+    """A training task: an objective around a model, its batches, previews, and held-out metrics."""
 
     @property
     def model(self) -> nn.Module:
-        """What is averaged, previewed and saved; a part of the objective."""
+        """The model that is averaged, previewed and saved; a part of the objective."""
         ...
 
     @property
     def objective(self) -> nn.Module:
-        """Computes ``(**batch) -> (scalar loss, metrics worth logging)``, means over the batch.
+        """Computes ``(**batch) -> (scalar loss, metrics to log)``, means over the batch.
 
         All of its parameters that require a gradient are trained.
         """
@@ -108,21 +108,21 @@ class TrainingTask(Protocol):
 
     @property
     def compiled(self) -> nn.Module | None:
-        """The part of the objective to compile, if any, where that computes the same."""
+        """The part of the objective to compile, if any, where compiling does not change the result."""
         ...
 
     @property
     def trained(self) -> bool:
-        """Whether the model was trained before."""
+        """Whether the model had been trained before."""
         ...
 
     @property
     def learning_rates(self) -> Mapping[str, float]:
-        """Beginning of a parameter's name in the objective → factor on the learning rate."""
+        """Prefix of a parameter's name in the objective → factor on the learning rate."""
         ...
 
     def batch(self, step: int, share: slice) -> TrainingBatch:
-        """Rows ``share`` of the batch that belongs to ``step``, on the CPU: a pure function."""
+        """The rows ``share`` of the batch of ``step``, on the CPU: a pure function."""
         ...
 
     def evaluate(self, model: Any) -> dict[str, float]:
@@ -130,7 +130,7 @@ class TrainingTask(Protocol):
         ...
 
     def preview(self, model: Any, path: Path) -> None:
-        """Draw a sample grid into ``path``."""
+        """Write a sample grid to ``path``."""
         ...
 
     def save(self, model: Any, folder: Path) -> None:
@@ -143,22 +143,22 @@ def train(
 ) -> None:
     """Train a task and write ``log.jsonl``, TensorBoard events, ``preview-*.png``, ``last.pt`` and the component.
 
-    Started by ``accelerate launch`` or ``torchrun``, the processes share every batch.
-    ``resume`` goes on from ``last.pt``, also with another number of processes; without it an ``output`` that already
-    holds one is an InputError, and the task is not even made. Ctrl-C and SIGTERM end the step at hand, leave a
+    If started by ``accelerate launch`` or ``torchrun``, the processes share every batch.
+    ``resume`` continues from ``last.pt``, also with another number of processes; without it, an ``output`` that already
+    holds one is an InputError before the task is made. Ctrl-C and SIGTERM finish the current step, write a
     checkpoint and raise KeyboardInterrupt. A loss or gradient that is not finite is an InputError that names the step
-    and what was found there; ``last.pt`` is left as it is, and ``broken.pt`` holds the state before that step.
+    and the cause; ``last.pt`` is left unchanged, and ``broken.pt`` holds the state before that step.
 
-    ``sanity`` writes nothing and only fits the first batch, again and again; InputError if that cannot be learnt.
+    ``sanity`` writes nothing and only fits the first batch repeatedly; InputError if that cannot be learned.
     """
     checkpoint = output / "last.pt"
     if checkpoint.exists() and not resume and not sanity:
-        raise InputError(f"{output} already holds a run: pass --resume to go on with it, or choose another output")
+        raise InputError(f"{output} already holds a run: pass --resume to continue it, or choose another output")
     if resume and not checkpoint.exists():
         raise InputError(f"nothing to resume in {output}: there is no last.pt")
     accelerator = make_accelerator(run, output)
     shares = run.shares(accelerator.process_index, accelerator.num_processes)
-    with accelerator.main_process_first():  # what the first one prepares on disk, the others find there
+    with accelerator.main_process_first():  # the first one prepares files that the others use
         if accelerator.is_main_process and not sanity:
             clear_rooms(output)
         task = make_task()
@@ -170,7 +170,7 @@ def train(
     state = RunState(task.objective, task.model, optimizer, accelerator, averaged=run.ema > 0, shard=shard)
     meters = state.load(checkpoint) if resume else {}
     plan = preflight(state, task.compiled, task.batch(state.step, shares[0]), len(shares))
-    with _asked_to_stop() as stopped, RunLogger(accelerator, output, run.steps, run.batch_size) as journal:
+    with _stop_requests() as stopped, RunLogger(accelerator, output, run.steps, run.batch_size) as journal:
         journal.begin(state.step, meters, plan)
         for batches in _prefetched(task, range(state.step, run.steps), shares, accelerator.device):
             for group in state.optimizer.param_groups:
@@ -186,7 +186,7 @@ def train(
                 found = diagnose(state, batches, plan.compilation)
                 broken = output / "broken.pt"
                 state.save(broken, {})
-                then = f"go on from {checkpoint} with --resume" if checkpoint.exists() else "begin anew"
+                then = f"continue from {checkpoint} with --resume" if checkpoint.exists() else "start again"
                 raise InputError(
                     f"not finite at step {state.step}: {found}, and {then}; the state before that step is in {broken}"
                 )
@@ -205,7 +205,7 @@ def train(
             if step % run.checkpoint_every == 0 or last or stopping:
                 state.save(checkpoint, journal.meters())
             if stopping and not last:
-                accelerator.print(f"stopped at step {step}; go on with --resume", flush=True)
+                accelerator.print(f"stopped at step {step}; continue with --resume", flush=True)
                 raise KeyboardInterrupt
     with state.finished() as model:
         if model is not None:
@@ -213,17 +213,17 @@ def train(
 
 
 def make_accelerator(run: RunConfig, output: Path) -> Accelerator:
-    """The processes, precision and trackers of a run; InputError for what is not to be had here."""
+    """Set up the processes, precision and trackers of a run; InputError for what is not available here."""
     if missing := set(run.trackers) - {str(tracker) for tracker in get_available_trackers()}:
         raise InputError(f"run.trackers: {min(missing)} is not installed: `pip install {min(missing)}`")
     cpu, precision = not torch.accelerator.is_available(), run.precision
     if precision == "auto":
         device = torch.accelerator.current_accelerator() or torch.device("cpu")
         precision = "bf16" if has_bf16_units(device) else "fp32"
-    AcceleratorState._reset_state()  # an earlier run of this process may have had another precision
+    AcceleratorState._reset_state()  # an earlier run in this process may have had another precision
     try:
         return Accelerator(
-            cpu=cpu,  # joins processes without accelerators only if told so
+            cpu=cpu,  # without accelerators, processes are joined only with this option
             mixed_precision="no" if precision == "fp32" else precision,
             log_with=["tensorboard", *run.trackers],
             project_dir=output.parent,
@@ -237,7 +237,7 @@ def make_accelerator(run: RunConfig, output: Path) -> Accelerator:
 
 
 def make_optimizer(objective: nn.Module, run: RunConfig, factors: Mapping[str, float]) -> torch.optim.AdamW:
-    """AdamW, with weight decay for matrices alone; ``factors`` as :attr:`TrainingTask.learning_rates`."""
+    """Make AdamW, with weight decay for matrices only; ``factors`` as in :attr:`TrainingTask.learning_rates`."""
     groups = dict[tuple[float, float], list[nn.Parameter]]()
     for name, parameter in objective.named_parameters():
         if parameter.requires_grad:
@@ -251,7 +251,7 @@ def make_optimizer(objective: nn.Module, run: RunConfig, factors: Mapping[str, f
 def _prefetched(
     task: TrainingTask, steps: Sequence[int], shares: Sequence[slice], device: torch.device
 ) -> Iterator[list[TrainingBatch]]:
-    """The batches of every step, made one step ahead by a thread."""
+    """Yield the batches of every step, made one step ahead by a thread."""
 
     def make(step: int) -> list[TrainingBatch]:
         return [task.batch(step, share) for share in shares]
@@ -265,31 +265,31 @@ def _prefetched(
 
 
 def _agreed(accelerator: Accelerator, finite: bool, stopping: bool) -> tuple[bool, bool]:
-    """Whether the loss is finite in all processes, and whether any was asked to stop."""
+    """Whether the loss is finite in all processes, and whether any received a request to stop."""
     if accelerator.num_processes == 1:
         return finite, stopping
     flags = torch.tensor([not finite, stopping], dtype=torch.float32, device=accelerator.device)
-    broken, asked = cast("Tensor", accelerator.reduce(flags, "sum")).tolist()
-    return not broken, asked > 0
+    broken, stops = cast("Tensor", accelerator.reduce(flags, "sum")).tolist()
+    return not broken, stops > 0
 
 
 @contextmanager
-def _asked_to_stop() -> Iterator[list[int]]:
-    """A list that Ctrl-C or SIGTERM makes non-empty; a second Ctrl-C interrupts at once."""
-    asked = list[int]()
+def _stop_requests() -> Iterator[list[int]]:
+    """Yield a list that Ctrl-C or SIGTERM makes non-empty; a second Ctrl-C interrupts at once."""
+    received = list[int]()
 
     def note(number: int, frame: object) -> None:
         del frame
-        if asked and number == signal.SIGINT:
+        if received and number == signal.SIGINT:
             raise KeyboardInterrupt
-        asked.append(number)
+        received.append(number)
 
     if threading.current_thread() is not threading.main_thread():
-        yield asked  # signals belong to the main thread
+        yield received  # only the main thread handles signals
         return
     before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield asked
+        yield received
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -1,4 +1,4 @@
-"""Before a run: what a step will cost here, and whether the objective can learn at all."""
+"""Checks before a run: the cost of a step here, and whether the objective can learn at all."""
 
 from __future__ import annotations
 
@@ -18,31 +18,31 @@ from vqdiff.training.state import RunState, TrainingBatch
 
 @dataclass(frozen=True)
 class Preflight:
-    """Measured on one part of a batch, as it will be computed."""
+    """The cost of a step, measured on one part of a batch."""
 
     parameters: int
-    """That are trained."""
+    """Number of trained parameters."""
     flops: float
-    """Of the matrix products and convolutions for a picture, forth and back."""
+    """Operations of the matrix products and convolutions per image, forward and backward."""
     seconds: float
-    """A step."""
+    """Per step."""
     memory: int
-    """Bytes at the peak in this process, weights, optimiser and average included."""
+    """Peak memory of this process in bytes, including weights, optimiser and average."""
     peak: float
-    """Matrix products alone, flop/s of this device in the run's precision."""
+    """Speed of matrix products alone, in flop/s of this device in the run's precision."""
     compilation: Compilation
 
     def __str__(self) -> str:
         return (
-            f"{self.parameters / 1e6:.3g} M parameters to train, {self.flops / 1e9:.3g} GFLOP a picture, "
-            f"{self.memory / 2**30:.2g} GiB of memory, {self.seconds:.3g} s a step"
+            f"{self.parameters / 1e6:.3g} M parameters to train, {self.flops / 1e9:.3g} GFLOP per image, "
+            f"{self.memory / 2**30:.2g} GiB of memory, {self.seconds:.3g} s per step"
         )
 
 
 def preflight(state: RunState, compiled: nn.Module | None, batch: TrainingBatch, parts: int) -> Preflight:
-    """Compute one of the ``parts`` of a batch and leave ``state`` as it is: to count, to compare, to time.
+    """Compute one of the ``parts`` of a batch to count, compare and time it; ``state`` is not changed.
 
-    ``compiled``, a part of the objective, is compiled if its loss and gradient are then those that it has uncompiled;
+    ``compiled``, a part of the objective, is compiled if that does not change its loss and gradient;
     see :func:`choose_compilation`.
 
     Raises InputError if it does not fit into the device's memory.
@@ -61,7 +61,7 @@ def preflight(state: RunState, compiled: nn.Module | None, batch: TrainingBatch,
         seconds = now(device) - start
     except torch.OutOfMemoryError as error:
         raise InputError(
-            f"{_rows(batch)} pictures at once do not fit into the memory of {device}: lower run.batch_size, or raise "
+            f"{_rows(batch)} images at once do not fit into the memory of {device}: lower run.batch_size, or raise "
             "run.accumulation, which gives the same result"
         ) from error
     memory = peak_memory(device) + state.bytes_to_come()
@@ -70,7 +70,7 @@ def preflight(state: RunState, compiled: nn.Module | None, batch: TrainingBatch,
 
 
 def _compile(state: RunState, part: nn.Module, batches: Sequence[TrainingBatch]) -> tuple[Compilation, int]:
-    """Compile as far as that computes what is computed without; the flops are counted without."""
+    """Compile as far as that does not change the result; flops are counted without it."""
     eager = list[Attempt]()
     flops = count_flops(lambda: eager.append(attempt(state, batches)))
     return choose_compilation(state, part, batches, eager[0]), flops
@@ -91,7 +91,7 @@ def check_sanity(
     trained: bool,
     steps: int = 200,
 ) -> None:
-    """Fit one batch ``steps`` times; InputError if its loss does not even halve, or that of a trained model rises."""
+    """Fit one batch ``steps`` times; InputError if its loss is not halved, or if that of a trained model rises."""
     objective = objective.to(accelerator.device).train()
     batch = {name: value.to(accelerator.device) for name, value in batch.items()}
     optimizer = torch.optim.AdamW([p for p in objective.parameters() if p.requires_grad], learning_rate)

@@ -1,4 +1,4 @@
-"""What training changes: weights, their average, optimiser. Kept in one file that any number of processes can read."""
+"""The state of training: weights, their average, optimiser; in one file that any number of processes can read."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
 class RunState:
-    """The step, and everything that changes with it; the methods are for all processes together.
+    """The step, and everything that changes with it; all processes call the methods together.
 
     Takes a task's objective, the part of it that is averaged, and their optimiser, and prepares them for the processes:
     ``objective`` is then what to call, and ``optimizer`` what to step.
@@ -43,7 +43,7 @@ class RunState:
     ) -> None:
         self.step = 0
         self.accelerator = accelerator
-        self._copy = copy.deepcopy(model) if accelerator.is_main_process else None  # a sharded one can't be copied
+        self._copy = copy.deepcopy(model) if accelerator.is_main_process else None  # a sharded model cannot be copied
         self._objective, self._model = objective.train(), model
         if shard:
             _shard(objective, accelerator)
@@ -53,15 +53,15 @@ class RunState:
 
     @property
     def precision(self) -> str:
-        """Of the matrix products: fp32, bf16 or fp16."""
+        """The precision of the matrix products: fp32, bf16 or fp16."""
         return {"no": "fp32"}.get(self.accelerator.mixed_precision, self.accelerator.mixed_precision)
 
     def parameters(self) -> list[tuple[str, nn.Parameter]]:
-        """Those that are trained, with their names in the objective."""
+        """The trained parameters, with their names in the objective."""
         return [(name, value) for name, value in self._objective.named_parameters() if value.requires_grad]
 
     def broken_weights(self) -> str | None:
-        """The first parameter that holds values that are not finite."""
+        """The first parameter with values that are not finite."""
         names, values = zip(*self.parameters(), strict=True)
         flags = torch.stack([(~_local(value).isfinite()).any() for value in values]).float()
         broken = self.accelerator.reduce(flags, "sum") if self.accelerator.num_processes > 1 else flags
@@ -70,7 +70,7 @@ class RunState:
     def compute(
         self, batches: Sequence[TrainingBatch], *, scaled: bool = True, together: bool = True
     ) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
-        """Go forth and back through the parts of a batch: loss and metrics of each; the gradient is of their mean.
+        """Run forward and backward on the parts of a batch: loss and metrics of each, and the gradient of their mean.
 
         scaled: whether the gradient is that of the scaled loss (fp16), as the optimiser takes it.
         together: whether it is summed over the processes, which then wait for each other.
@@ -86,25 +86,25 @@ class RunState:
             yield loss.detach(), metrics
 
     def bytes_to_come(self) -> int:
-        """What the optimiser will hold here and does not yet: two moments of every parameter, until its first step."""
+        """Bytes that the optimiser will allocate here at its first step: two moments of every parameter."""
         if self.optimizer.state:
             return 0
         return sum(2 * _local(value).nbytes for _, value in self.parameters())
 
     def buffers(self) -> list[Tensor]:
-        """What a step may change besides the weights: all buffers of what is in training mode."""
+        """What a step may change besides the weights: all buffers of modules in training mode."""
         modules = [module for module in self._objective.modules() if module.training]
         return [buffer for module in modules for buffer in module.buffers(recurse=False)]
 
     def go_back(self, buffers: Sequence[Tensor]) -> None:
-        """Forget the gradient, and set the buffers to what copies of them say."""
+        """Drop the gradient, and restore the buffers from copies."""
         self._objective.zero_grad()
         for buffer, before in zip(self.buffers(), buffers, strict=True):
             buffer.copy_(before)
 
     @contextmanager
     def undone(self) -> Iterator[None]:
-        """Whatever is computed in here leaves no gradient and no changed buffer."""
+        """A context whose computations leave no gradient and no changed buffer."""
         before = [buffer.clone() for buffer in self.buffers()]
         try:
             yield
@@ -113,7 +113,7 @@ class RunState:
 
     @contextmanager
     def _gradients(self, *, together: bool) -> Iterator[None]:
-        """Backward passes in here leave the sum over the processes if ``together``, else only what they add to it."""
+        """A context whose backward passes give the sum over the processes if ``together``, else only their own part."""
         if isinstance(self.objective, FSDPModule):
             self.objective.set_requires_gradient_sync(together)
             yield
@@ -122,7 +122,7 @@ class RunState:
                 yield
 
     def clip(self, largest: float) -> bool:
-        """Scale the gradient down to a norm of ``largest``; whether it is finite, or a scaler sees to that (fp16)."""
+        """Scale the gradient down to a norm of ``largest``; return whether it is finite or left to a scaler (fp16)."""
         size = self.accelerator.clip_grad_norm_(self._objective.parameters(), largest)
         return self.accelerator.scaler is not None or bool(_whole(size).isfinite())
 
@@ -141,7 +141,7 @@ class RunState:
                 self.average[name].copy_(value)
 
     def save(self, file: Path, meters: Mapping[str, Any]) -> None:
-        """Write everything to ``file``; if the disk is full, InputError, and what was there stays."""
+        """Write everything to ``file``; InputError if the disk is full, which leaves the former file in place."""
         weights, optimizer = get_state_dict(self._objective, self.optimizer.optimizer, options=_WHOLE)
         average = {name: _whole(value).cpu() for name, value in (self.average or {}).items()}
         scaler = self.accelerator.scaler
@@ -151,12 +151,12 @@ class RunState:
             try:
                 with atomic_path(file) as path:
                     torch.save(state, path)
-            except (OSError, RuntimeError) as error:  # torch says "no space" by either
+            except (OSError, RuntimeError) as error:  # torch reports a full disk by either
                 raise InputError(f"cannot write {file}: {error}; make room and --resume") from error
         self.accelerator.wait_for_everyone()
 
     def load(self, file: Path) -> dict[str, Any]:
-        """Take back what :meth:`save` wrote, and return the meters; InputError if that was another kind of run."""
+        """Restore what :meth:`save` wrote, and return the meters; InputError if that was another kind of run."""
         state = torch.load(file, weights_only=True, map_location="cpu", mmap=True)
         try:
             state |= {part: with_current_names(state[part]) for part in ("weights", "average")}
@@ -181,7 +181,7 @@ class RunState:
 
     @contextmanager
     def finished(self) -> Iterator[nn.Module | None]:
-        """A model with the averaged weights, if there are any, in the main process; the others get None and wait."""
+        """Yield a model with the averaged weights, if any, in the main process; the others get None and wait."""
         weights = {name: _whole(value) for name, value in (self.average or self._weights()).items()}
         if self._copy is not None:
             self._copy.load_state_dict(weights)
@@ -191,16 +191,16 @@ class RunState:
 
 
 def _shard(objective: nn.Module, accelerator: Accelerator) -> None:
-    """FSDP2: every layer of a stack by itself, and the rest together.
+    """Shard with FSDP2: every layer of a stack by itself, and the rest together.
 
-    Layers go to the device one by one, and the shard alone of each stays: the whole network is never there.
+    Layers go to the device one by one, and only the shard of each stays, so that the whole network is never there.
     """
     mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
     for stack in objective.modules():
         if isinstance(stack, nn.ModuleList):
             for layer in stack:
                 fully_shard(layer, mesh=mesh)
-                if hasattr(layer, "prepare"):  # uses the weights too
+                if hasattr(layer, "prepare"):  # it uses the weights too
                     register_fsdp_forward_method(layer, "prepare")
     fully_shard(objective, mesh=mesh)
 

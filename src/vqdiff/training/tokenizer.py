@@ -1,4 +1,4 @@
-"""Stage one: train the image tokenizer on pictures."""
+"""Stage one: train the image tokenizer on images."""
 
 from __future__ import annotations
 
@@ -24,54 +24,54 @@ from vqdiff.model import load_component, save_component
 from vqdiff.training.loop import RunConfig, train
 
 _POOR_USE = 0.9
-"""Share of the codes below which a warning is due, if there are enough tokens to tell."""
+"""Share of the codes below which a warning is printed, if there are enough tokens to tell."""
 
 
 @dataclass(frozen=True)
 class TokenizerTraining:
-    """Everything ``vqdiff train tokenizer`` needs."""
+    """The settings of ``vqdiff train tokenizer``."""
 
     data: Path
     output: Path
     run: RunConfig
     model: CompactConfig = field(default_factory=CompactConfig)
     vqgan: VQGANConfig | None = None
-    """Train the network of the published models in place of ``model``."""
+    """Train the network of the published models instead of ``model``."""
     start: Path | None = None
-    """Go on from this trained tokenizer, in place of ``model``."""
+    """Continue from this trained tokenizer, instead of ``model``."""
     grow: Path | None = None
-    """Begin with the weights of this smaller `CompactTokenizer` where layers match, counted from the tokens."""
+    """Start from the weights of this smaller `CompactTokenizer` where layers match, counted from the tokens."""
     decoder_only: bool = False
-    """Leave the tokens of ``start`` as they are and train only what draws them, so that denoisers trained on these
-    tokens stay good."""
+    """Keep the tokens of ``start`` and train only the decoder, so that denoisers trained on these
+    tokens remain valid."""
     loss: ReconstructionLoss = field(default_factory=ReconstructionLoss)
     perceptual: PerceptualConfig = field(default_factory=PerceptualConfig)
     adversarial: AdversarialConfig = field(default_factory=AdversarialConfig)
     flip: bool = True
-    """Mirror half of the pictures."""
+    """Mirror half of the images."""
     emphasis: dict[str, dict[str, float]] = field(default_factory=dict)
-    """Column → value → factor: how much more or less often than by the set's own weights its rows are drawn."""
+    """Column → value → factor: how much more or less often than the set's weights say its rows are sampled."""
     held_out: str = "test"
-    """Splits whose name starts so are the held-out pictures."""
+    """The splits whose names start with this are the held-out images."""
     evaluate: int = 512
-    """Held-out pictures scored at every preview."""
+    """Number of held-out images scored at every preview."""
 
     def __post_init__(self) -> None:
         if self.run.shard and self.adversarial.weight:
             raise InputError(
-                "run.shard does not go with an adversarial term, which looks at a whole layer: set it false"
+                "run.shard does not work with an adversarial term, which needs a whole layer: set it to false"
             )
         if self.decoder_only and self.start is None:
-            raise InputError("decoder_only leaves the tokens of a trained tokenizer as they are: name it with start")
+            raise InputError("decoder_only keeps the tokens of a trained tokenizer: name it with start")
         if self.grow is not None and (self.start is not None or self.vqgan is not None):
-            raise InputError("grow begins a new compact tokenizer: leave out start and vqgan")
+            raise InputError("grow starts a new compact tokenizer: leave out start and vqgan")
 
     def tokenizer(self) -> CompactTokenizer | VQGAN:
-        """The network to train, as it is at the start."""
+        """The network to train, in its initial state."""
         if self.start is not None:
             network = load_component(self.start).requires_grad_(True)
-            asked = self.vqgan or (self.model if self.model != CompactConfig() else network.config)
-            if asked != network.config:
+            configured = self.vqgan or (self.model if self.model != CompactConfig() else network.config)
+            if configured != network.config:
                 raise InputError(f"{self.start} has other sizes than the configuration: leave out model and vqgan")
             if self.decoder_only:
                 network.fix_tokens()
@@ -85,7 +85,7 @@ class TokenizerTraining:
 
 
 class TokenizerTask:
-    """Reconstruct pictures through the quantizer."""
+    """Train a tokenizer to reconstruct images."""
 
     compiled = None
 
@@ -114,7 +114,7 @@ class TokenizerTask:
 
     @torch.no_grad()
     def preview(self, model: Any, path: Path) -> None:
-        """Up to 24 originals over their reconstructions, eight a row."""
+        """Write up to 24 originals above their reconstructions, eight per row."""
         device, pictures = next(model.parameters()).device, self.held_out.pictures
         columns = min(8, len(pictures))
         count = min(24, len(pictures)) // columns * columns
@@ -125,15 +125,15 @@ class TokenizerTask:
             grid(torch.cat(rows), columns).save(temporary)
 
     def save(self, model: Any, folder: Path) -> None:
-        # As whole models are saved, or tokens made with one would be refused with the other.
+        # In the form of whole models, or tokens made with one would be rejected with the other.
         save_component(model, folder / "image_tokenizer", torch.float16)
 
 
 class HeldOut:
-    """Evenly spread pictures of a split, and how well a tokenizer keeps them."""
+    """Evenly spaced images of a split, and how well a tokenizer reconstructs them."""
 
     components = 64
-    """Principal directions in which the Fréchet distance is taken, as in ``vqdiff evaluate``."""
+    """Principal directions in which the Fréchet distance is computed, as in ``vqdiff evaluate``."""
 
     def __init__(self, pictures: PictureSet, count: int) -> None:
         rows = np.linspace(0, len(pictures) - 1, min(count, len(pictures))).astype(int)
@@ -142,14 +142,14 @@ class HeldOut:
             self.network = EfficientNetLite0()
         except InputError:
             self.network = None
-            print("rfd_effnet is not measured, as that takes more packages: pip install 'vqdiff[eval]'", flush=True)
+            print("rfd_effnet is not measured, as it needs more packages: pip install 'vqdiff[eval]'", flush=True)
 
     @torch.no_grad()
     def scores(self, model: Any, batch_size: int = 64) -> dict[str, float]:
-        """PSNR (dB) and SSIM after rounding to 8 bits, Fréchet distance to the originals, use of the codes.
+        """PSNR (dB) and SSIM after rounding to 8 bits, Fréchet distance to the originals, and codebook use.
 
-        ``rfd_effnet`` is in 64 principal directions of the originals' EfficientNet-Lite0 features, and no FID. It is
-        left out where the network's package is missing.
+        ``rfd_effnet`` is in 64 principal directions of the originals' EfficientNet-Lite0 features, and is not FID. It
+        is left out if the network's package is missing.
         """
         device = next(model.parameters()).device
         pixels, decoded, tokens = list[Tensor](), list[Tensor](), list[Tensor]()
@@ -161,7 +161,7 @@ class HeldOut:
         use = code_use(codes, model.num_codes)
         if use.used < _POOR_USE and codes.numel() > 20 * model.num_codes:
             print(
-                f"warning: held-out pictures use only {use.used:.0%} of the codes; fewer would do as well", flush=True
+                f"warning: held-out images use only {use.used:.0%} of the codes; fewer codes would suffice", flush=True
             )
         with torch.autocast("cpu", enabled=False):  # variances are small differences of large numbers
             fidelity = self._fidelity(pixels, decoded)

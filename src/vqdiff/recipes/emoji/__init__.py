@@ -1,1 +1,1 @@
-"""The emoji set: about 22,000 captioned pictures in nine drawing styles, built from pinned packages."""
+"""The emoji set: about 22,000 captioned images in nine drawing styles, built from pinned packages."""

@@ -1,4 +1,4 @@
-"""From pinned packages to a Hugging Face ``datasets`` folder: fetch, draw, merge, write."""
+"""Build a Hugging Face ``datasets`` folder from pinned packages: fetch, draw, merge, write."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ from vqdiff.recipes.emoji.words import with_article
 T = TypeVar("T")
 D = TypeVar("D", bound="Drawable")
 Track = Callable[[Iterable[T], str, int], Iterable[T]]
-"""Shows progress: takes the things to go through, what is being done to them and how many there are."""
+"""Shows progress: takes the items to iterate over, a description of the work, and the number of items."""
 
 SPLITS = ("train", "test_comp", "test_style", "test_concept")
 VIEWS = 150_000  # with icons and faces ten times the drawings
-_BATCH = 64  # drawings a worker takes at a time
-_SHARD = 30_000  # rows of a parquet file
+_BATCH = 64  # drawings per batch of a worker
+_SHARD = 30_000  # rows per parquet file
 
 
 def untracked(items: Iterable[T], description: str, total: int) -> Iterable[T]:
@@ -51,13 +51,13 @@ def untracked(items: Iterable[T], description: str, total: int) -> Iterable[T]:
 
 @dataclass(frozen=True)
 class Contents:
-    """What the set has beside the drawings of emoji."""
+    """What the set contains besides the drawings of emoji."""
 
     icons: bool = True
     faces: float = 1.0
-    """Share of the faces of each collection."""
+    """Share of each collection's faces to use."""
     views: Mapping[str, int] = field(default_factory=lambda: counts(VIEWS))
-    """How many views of each kind."""
+    """Number of views of each kind."""
 
 
 DRAWINGS_ALONE = Contents(icons=False, faces=0.0, views={})
@@ -74,11 +74,11 @@ def build(
 ) -> None:
     """Build the emoji set in the new folder ``output``; the same input gives the same bytes.
 
-    Pictures are ``size`` pixels wide; which there are does not depend on that. ``cache`` keeps the fetched packages.
-    Finished drawings wait in a hidden folder beside ``output``, so that an interrupted build goes on where it stopped.
-    ``workers`` processes draw (0: one per CPU).
+    Images are ``size`` pixels wide; which images there are does not depend on it. ``cache`` stores the fetched
+    packages. Finished drawings are kept in a hidden folder beside ``output``, so that an interrupted build continues
+    where it stopped. ``workers`` processes draw (0: one per CPU).
 
-    Raises InputError where ``output`` holds something already, can't be written, or a package can't be fetched.
+    Raises InputError if ``output`` exists already, if it cannot be written, or if a package cannot be fetched.
     """
     if output.is_file() or (output.is_dir() and any(output.iterdir())):
         raise InputError(f"{output} exists already; name a new folder, or remove it to build the set again")
@@ -92,7 +92,7 @@ def build(
 
 
 def packages_for(contents: Contents) -> tuple[Package, ...]:
-    """The packages that a set with ``contents`` is made of."""
+    """The packages that a set with ``contents`` is made from."""
     icons = [icons.style.package for icons in ICON_SETS] if contents.icons else []
     return (*PACKAGES, *icons, *(FACE_PACKAGES if contents.faces else ()))
 
@@ -114,7 +114,7 @@ def assemble(
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"cannot write {output}: {error.strerror}; name a place in a writable folder") from error
+        raise InputError(f"cannot write {output}: {error.strerror}; choose a writable folder") from error
     desk = _Desk(folder, workers)
     jobs = [desk.job(f"{row.style.name}/{row.icon}", row.artwork, quick=False) for row in rows]
     paths = desk.draw(jobs, "Drawing", track)
@@ -128,9 +128,9 @@ def assemble(
     if contents != DRAWINGS_ALONE:
         join_others(rows, table)
         _add_others(table, pictures, drawables, archives, names, desk, contents, track)
-    if size != SIZE:  # which rows there are is decided at 128 pixels
-        said = zip(table, drawables, strict=True)
-        wanted = ((record["icon"], drawable, record.get("kind", "drawing") != "drawing") for record, drawable in said)
+    if size != SIZE:  # the rows are determined at 128 pixels
+        pairs = zip(table, drawables, strict=True)
+        wanted = ((record["icon"], drawable, record.get("kind", "drawing") != "drawing") for record, drawable in pairs)
         pictures = [path for _, path in desk.compose(track(wanted, f"Drawing at {size} pixels", len(table)), size)]
     with atomic_path(output) as place:
         _write(table, pictures, place, size)
@@ -147,12 +147,12 @@ def _add_others(
     contents: Contents,
     track: Track[Any],
 ) -> None:
-    """Add icons, faces and views to a table of drawings, to their pictures and to what these are drawn from."""
+    """Add icons, faces and views to the table of drawings, to their images, and to the drawables."""
     blank = blank_png()
     seen = {_digest(path) for path in pictures} | {hashlib.sha256(blank).digest()}
 
     def add(record: dict[str, Any], path: Path, drawable: Drawable) -> None:
-        """Add a picture that is not there yet: no other view may be the same as a held-out drawing."""
+        """Add an image if it is new: no view may be identical to a held-out drawing."""
         if (digest := _digest(path)) not in seen:
             seen.add(digest)
             table.append(record)
@@ -173,8 +173,8 @@ def _add_others(
         ]
         for drawing in known:
             if colour := clear_colour(drawing):
-                said = f"{with_article(painted(drawing, colour))}, {drawing.record['style']} style"
-                drawing.record["captions"].append(said)
+                caption = f"{with_article(painted(drawing, colour))}, {drawing.record['style']} style"
+                drawing.record["captions"].append(caption)
         held_out = [record for record, _, _ in drawn if record["split"] != "train"]
         views = plan(known, held_out, contents.views)
         total = sum(contents.views.values())
@@ -186,7 +186,7 @@ def _add_others(
 
 
 def check_views(table: Sequence[Mapping[str, Any]]) -> None:
-    """Raise AssertionError unless every derived row is of the train split and made of drawings of it alone."""
+    """Raise AssertionError unless every derived row is in the train split and made only of drawings in it."""
     split_of = {
         f"{record['style']}/{record['icon']}": record["split"] for record in table if record["kind"] == "drawing"
     }
@@ -203,11 +203,11 @@ def _digest(path: Path) -> bytes:
 
 @runtime_checkable
 class Drawable(Protocol):
-    """What a picture is drawn from: an emoji, an icon, a face or a view."""
+    """The source of an image: an emoji, an icon, a face or a view."""
 
     @property
     def artwork(self) -> bytes:
-        """An SVG document or another picture file."""
+        """An SVG document or another image file."""
         ...
 
 
@@ -221,29 +221,29 @@ class _Job:
 
 
 class _Desk:
-    """Where pictures are drawn: processes, and the folder that keeps what they have drawn."""
+    """The processes that draw images, and the folder in which their results are cached."""
 
     def __init__(self, folder: Path, workers: int) -> None:
         self.folder, self.workers = folder, workers or os.cpu_count() or 1
         self.renderers = f"{version('pillow')} {version('resvg-py')}".encode()
 
     def job(self, name: str, artwork: bytes, *, quick: bool, size: int = SIZE) -> _Job:
-        """What to draw; the file is called after all that it depends on, so that no stale drawing is taken for it."""
+        """Make a job; its file is named after everything it depends on, so that stale drawings are never used."""
         quick = quick and not needs_smoothing(artwork)
         digest = hashlib.sha256(self.renderers + b"%d %d " % (size, quick) + artwork).hexdigest()
         return _Job(name, artwork, size, quick, self.folder / f"{digest[:32]}.png")
 
     def draw(self, jobs: Sequence[_Job], description: str, track: Track[Any]) -> list[Path]:
-        """The pictures of all jobs, drawn where they are not there yet."""
+        """The images of all jobs, drawn if they are not there yet."""
         todo = {job.path: job for job in jobs if not job.path.exists()}
         for _ in track(self._work(todo.values()), description, len(todo)):
             pass
         return [job.path for job in jobs]
 
     def compose(self, wanted: Iterable[tuple[str, D, bool]], size: int = SIZE) -> Iterator[tuple[D, Path]]:
-        """Each drawable and its picture, drawn where it is not there yet; only a few artworks are in memory.
+        """Yield each drawable and its image, drawn if it is not there yet; only a few artworks are in memory.
 
-        ``wanted`` says of each what it is called and whether to draw it quickly.
+        ``wanted`` gives, for each drawable, its name and whether to draw it quickly.
         """
         made = list[tuple[D, Path]]()
 
@@ -259,7 +259,7 @@ class _Desk:
         yield from made
 
     def _work(self, jobs: Iterable[_Job]) -> Iterator[str]:
-        """Draw in several processes, a few batches ahead; yields the name of each job that is done."""
+        """Draw in several processes, a few batches ahead; yield the name of each job that is done."""
         jobs = iter(jobs)
         waiting = deque[Future[list[str]]]()
         # A fresh process each: the parent may run threads, which a forked child must not inherit.
@@ -277,13 +277,13 @@ class _Desk:
 
 
 def _start_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # resvg prints a trace of each panic, which `draw_png` deals with
     threading.Thread(target=_follow_parent, daemon=True).start()
 
 
 def _follow_parent() -> None:
-    """Don't outlive a parent that was killed."""
+    """Exit when the parent is killed."""
     if parent := parent_process():
         parent.join()
         os._exit(1)
@@ -331,7 +331,7 @@ def _write_shard(chosen: Sequence[tuple[dict[str, Any], Path]], names: Sequence[
     special |= {"has_tones": pa.bool_(), "compositional": pa.bool_(), "weight": pa.float64()}
     image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     schema = pa.schema([("image", image), *((name, special.get(name, pa.string())) for name in names)])
-    # What tells `datasets` to decode the bytes as pictures.
+    # This makes `datasets` decode the bytes as images.
     features = {"info": {"features": {"image": {"_type": "Image"}}}}
     schema = schema.with_metadata({"huggingface": json.dumps(features)})
     with parquet.ParquetWriter(path, schema, compression="zstd") as writer:

@@ -1,4 +1,4 @@
-"""Captions and train/test splits of the emoji set; both depend on hashed names only, so they survive a rebuild."""
+"""Captions and train/test splits of the emoji set; they depend only on hashes of names and survive a rebuild."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def fraction(*key: str) -> float:
 
 
 def captions(name: str, keywords: Sequence[str], tones: Sequence[int], style: str, icon: str) -> list[str]:
-    """Three to five ways to say what one picture shows; the first is the canonical one."""
+    """Three to five captions of an image; the first is the canonical one."""
     words = " and ".join(dict.fromkeys(TONE_NAMES[tone] for tone in tones))
     plural = "s" if len(set(tones)) > 1 else ""
     what = f"{name} with {words} skin tone{plural}" if words else name
@@ -31,7 +31,7 @@ def captions(name: str, keywords: Sequence[str], tones: Sequence[int], style: st
 
 
 def more_captions(name: str, tones: Sequence[int], style: str, icon: str, group: str) -> list[str]:
-    """Further ways to say what a drawing of the train split shows: with articles, in other orders."""
+    """Further captions of a drawing of the train split: with articles, in other orders."""
     words = " and ".join(dict.fromkeys(TONE_NAMES[tone] for tone in tones))
     what = with_article(name) if group not in ("symbols", "flags") else name
     if words:
@@ -43,7 +43,7 @@ def more_captions(name: str, tones: Sequence[int], style: str, icon: str, group:
 
 
 def kind_captions(name: str, style: str, words: Sequence[str], key: str) -> list[str]:
-    """Ways to say what an icon shows, which may be no noun."""
+    """Captions of an icon, whose name may not be a noun."""
     forms = [f"{name}, {style} style", name, f"{style} style icon of {name}"]
     if words:
         word = words[int(fraction("word", style, key) * len(words))]
@@ -58,16 +58,16 @@ def join_words(words: Sequence[str]) -> str:
 
 
 def concept_is_held_out(role: str) -> bool:
-    """Whether nothing with this role is in the train split."""
+    """Whether a role is held out entirely from the train split."""
     return fraction("concept", role) < 0.03
 
 
 def split(*, role: str, gender: str, base: str, tones: str, tone: int, style: str, compositional: bool) -> str:
-    """The split of one picture.
+    """The split of one image.
 
-    - ``test_concept``: 3 % of the roles, in all styles; what is shown is new.
-    - ``test_comp``: 8 % of the role × gender × skin tone cells, in all styles; the factors are known, not together.
-    - ``test_style``: 4 % of the emoji × style cells; the emoji and the style are known, not together.
+    - ``test_concept``: 3 % of the roles, in all styles; the concept is new.
+    - ``test_comp``: 8 % of the role × gender × skin tone cells, in all styles; the factors are known, the combination
+    new. - ``test_style``: 4 % of the emoji × style cells; the emoji and the style are known, the combination new.
     - ``train``: the rest.
     """
     if concept_is_held_out(role):

@@ -1,4 +1,4 @@
-"""What the finished folder says about itself: its columns, counts, licences and how it was made."""
+"""The card of the finished folder: its columns, counts, licences and how it was made."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ _KINDS = {
 
 
 def styles_of(table: Sequence[Mapping[str, Any]]) -> list[Style]:
-    """The styles of all sources that are in the table."""
+    """The styles of all sources that occur in the table."""
     there = {record["style"] for record in table}
     known = (*STYLES, *(icons.style for icons in ICON_SETS), *(faces.style for faces in FACE_SETS))
     return [style for style in known if style.name in there]
@@ -111,7 +111,7 @@ def _of_kinds(by_kind: Mapping[str, int]) -> list[str]:
 
 
 def readme(table: Sequence[Mapping[str, Any]], splits: Sequence[str], size: int) -> str:
-    """The card of pictures of ``size`` pixels, in the form that the Hugging Face Hub reads."""
+    """The card of images of ``size`` pixels, in the form that the Hugging Face Hub reads."""
     by_split = Counter(record["split"] for record in table)
     by_style = Counter(record["style"] for record in table)
     by_kind = Counter(record.get("kind", "drawing") for record in table)

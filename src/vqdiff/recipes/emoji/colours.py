@@ -1,4 +1,4 @@
-"""Colours of drawings: which word is true of one, and the same drawing with that colour turned into another.
+"""Colours of drawings: naming the main colour of a drawing, and replacing it by another.
 
 Colours are OKLCH: lightness 0 to 1, chroma (about 0.2 where vivid), hue in degrees.
 """
@@ -28,7 +28,7 @@ TARGETS: dict[str, Oklch] = {
     "grey": (0.66, 0.0, 0.0),
     "black": (0.30, 0.0, 0.0),
 }
-"""What the main colour of a recoloured drawing becomes."""
+"""The new main colours of recoloured drawings."""
 
 GROUNDS = {
     "red": "#d92c2c", "orange": "#f59a32", "yellow": "#f9d84a", "green": "#3f9e4d", "blue": "#2f6fd0",
@@ -52,16 +52,16 @@ _LAB = np.array([[0.2104542553, 0.7936177850, -0.0040720468], [1.9779984951, -2.
 
 @dataclass(frozen=True)
 class MainColour:
-    """The hue that most of a drawing has."""
+    """The most common hue of a drawing."""
 
     colour: Oklch
     """Its median."""
     share: float
-    """Of the pixels that are not white, 0 to 1."""
+    """Its share of the pixels that are not white, 0 to 1."""
 
     @property
     def word(self) -> str:
-        """What it is called; nothing where people would disagree."""
+        """Its name; empty if it is ambiguous."""
         lightness, chroma, hue = self.colour
         if chroma < 0.07:
             return ""
@@ -107,7 +107,7 @@ def to_rgb(colour: Oklch) -> tuple[int, int, int]:
 
 
 def main_colour(png: bytes) -> MainColour | None:
-    """The main colour of a picture on white; None where nothing on it has a hue."""
+    """The main colour of an image on white; None if nothing on it has a hue."""
     picture = Image.open(io.BytesIO(png)).convert("RGB").reduce(2)
     pixels = np.asarray(picture, np.float64).reshape(-1, 3) / 255
     ink = to_oklch(pixels[pixels.min(1) < 0.96])
@@ -124,7 +124,7 @@ def main_colour(png: bytes) -> MainColour | None:
 
 
 def recolour(artwork: bytes, main: MainColour, word: str) -> bytes:
-    """An SVG drawing whose main colour is now that of ``word``; lighter and darker shades of it go along."""
+    """Change the main colour of an SVG drawing to that of ``word``, together with its lighter and darker shades."""
     turned = lru_cache(None)(lambda paint: _turn(paint, main.colour, TARGETS[word]))
     document = _NAMED.sub(lambda match: match[1] + _hex(ImageColor.getrgb(match[2])), artwork.decode())
     return _PAINT.sub(lambda match: turned(match[0]), document).encode()
@@ -135,7 +135,7 @@ def _turn(paint: str, old: Oklch, new: Oklch) -> str:
     away = (hue - old[2] + 180) % 360 - 180
     if chroma < _SATURATED or abs(away) > _SAME + 10:
         return paint
-    # White stays white, black stays black, and the main colour becomes the new one.
+    # White and black stay, and the main colour becomes the new one.
     if lightness > old[0]:
         lightness = new[0] + (lightness - old[0]) * (1 - new[0]) / (1 - old[0])
     else:

@@ -1,4 +1,4 @@
-"""Drawings that views are made of, and what may truly be done to each: another colour, the mirror image."""
+"""Drawings that views are made of, and which changes are valid for each: another colour, the mirror image."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vqdiff.recipes.emoji.captions import TONE_NAMES
 from vqdiff.recipes.emoji.colours import TARGETS, WORDS, MainColour
 from vqdiff.recipes.emoji.words import is_countable
 
-HEAVY = "gradient"  # takes ten times as long to draw as the others, and "3d" has the same drawings
+HEAVY = "gradient"  # takes ten times as long to draw, and "3d" has the same drawings
 THINGS = ("animals-nature", "food-drink", "objects", "travel-places", "activities")
 _PAINTED = 0.5  # share of the ink that must have the main colour for a drawing to be recoloured
 _CLEAR = 0.75  # … for its colour to be named
@@ -19,7 +19,7 @@ _UNPAINTED = re.compile(
     r"\b(tangerine|carrot|rose|blood|medal|traffic|police|map|rainbow|fire|flag|sun|moon|globe|earth|card|chart|peach"
     r"|night|sunset|sunrise|cityscape|landscape|park|beach|tree|leaf|leaves|suit|milk|chocolate|banknote|dna|santa)\b"
 )
-# What mirroring would make untrue: sides, clocks, writing, music, and a few things that have a right way round.
+# Names that mirroring would falsify: sides, clocks, writing, music, and a few other things that have a direction.
 _ONE_WAY = re.compile(
     r"\b(left|right|leftwards?|rightwards?|clock|o'clock|thirty|watch|timer|stopwatch|hourglass|calendar|keycap|button"
     r"|input|letters?|abc|yen|dollar|euro|pound|banknote|hundred|ok|free|new|cool|up|soon|top|end|atm|sos|vs|zzz|mark"
@@ -36,7 +36,7 @@ _TWIN = re.compile(r"\b(walking|running|kneeling|wheelchair|white cane)\b")
 
 @dataclass(frozen=True)
 class Drawing:
-    """A drawing that views are made of: a row that stays in the set, its artwork and its main colour."""
+    """A drawing that views are made of: a row of the set, its artwork and its main colour."""
 
     record: Mapping[str, Any]
     artwork: bytes = field(repr=False)
@@ -44,29 +44,29 @@ class Drawing:
 
     @property
     def key(self) -> str:
-        """What ``made_of`` calls it."""
+        """Its identifier in the column ``made_of``."""
         return f"{self.record['style']}/{self.record['icon']}"
 
     @property
     def one_way(self) -> bool:
-        """Whether it is true one way round alone: sides, clocks, writing."""
+        """Whether its mirror image would be wrong: sides, clocks, writing."""
         return bool(_ONE_WAY.search(self.record["name"]))
 
     @property
     def has_twin(self) -> bool:
-        """Whether its mirror image is an emoji of its own, which may be held out: "facing right", or tones in turn."""
+        """Whether its mirror image is another emoji, which may be held out: "facing right", or swapped tones."""
         return bool(_TWIN.search(self.record["name"])) or len(set(self.record["tones"].split("-"))) > 1
 
     @property
     def name(self) -> str:
-        """Its name, skin tone included."""
+        """Its name, including the skin tone."""
         tones = dict.fromkeys(TONE_NAMES[int(tone)] for tone in self.record["tones"].split("-") if tone)
         words = f" with {' and '.join(tones)} skin tone{'s' if len(tones) > 1 else ''}" if tones else ""
         return self.record["name"] + words
 
 
 def can_recolour(drawing: Drawing) -> bool:
-    """Whether the drawing has one main colour that is its own affair: not skin, a flag, or what its name stands for."""
+    """Whether the drawing has one main colour that may change: not skin, a flag, or a colour that its name implies."""
     record = drawing.record
     return (
         record["group"] in THINGS
@@ -93,17 +93,17 @@ def painted(drawing: Drawing, colour: str) -> str:
 
 
 def clear_colour(drawing: Drawing) -> str:
-    """The word for the colour of a drawing that has one and whose name does not say so; else nothing."""
+    """The name of a drawing's colour, if it has one that its own name does not contain; else empty."""
     if drawing.main is None or drawing.main.share < _CLEAR or not can_recolour(drawing):
         return ""
     if drawing.main.word in ("orange", "brown", "pink") or (
         drawing.main.word == "red" and drawing.main.colour[1] < 0.17
     ):
-        return ""  # fur, wood and brass: one says something else
+        return ""  # fur, wood and brass have other names
     return drawing.main.word if bare(drawing.record["name"]) == drawing.record["name"] else ""
 
 
 def bare(name: str) -> str:
-    """The name without the colour that it begins with."""
+    """The name without a colour at its beginning."""
     first, _, rest = name.partition(" ")
     return rest if first in TARGETS and rest else name

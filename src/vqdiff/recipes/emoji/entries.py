@@ -1,4 +1,4 @@
-"""The table of the emoji set: one row a drawing, before and after drawings that look the same are merged."""
+"""The table of the emoji set: one row per drawing, before and after merging drawings that look the same."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from vqdiff.recipes.emoji.packages import EMOJIBASE, EMOJILIB, STYLES, Package, 
 from vqdiff.recipes.emoji.render import svg_document
 from vqdiff.recipes.emoji.unicode import Emoji, emoji_table
 
-MAX_CAPTIONS = 12  # of a row that stands for several sequences
+MAX_CAPTIONS = 12  # of a row for several sequences
 _KEPT_KEYWORDS = 16
-# Where one spelling means different things to different sources, the earlier source is right.
+# If sources disagree about a spelling, the earlier source is used.
 _SHORTCODES = ("emojibase-legacy", "iamcal", "github", "emojibase", "joypixels")
 _OUTLINE_TONES = {2: (1,), 3: (4,)}  # the numbered drawings of "outline": 1 yellow, 2 light, 3 brown
 
@@ -33,10 +33,10 @@ class EmojiRow:
     emoji: Emoji
     tones: tuple[int, ...]
     artwork: bytes = field(repr=False)
-    """A picture file, SVG or other."""
+    """An image file, SVG or other."""
     captions: list[str]
     same_as: list[str] = field(default_factory=list)
-    """Other sequences that this style draws exactly so."""
+    """Other sequences with the same drawing in this style."""
 
     @property
     def tone(self) -> int:
@@ -44,7 +44,7 @@ class EmojiRow:
         return -1 if len(set(self.tones)) > 1 else next(iter(self.tones), 0)
 
     def record(self, compositional: bool) -> dict[str, Any]:
-        """The row's columns, as they are written, all but the picture."""
+        """The row's columns as they are written, except the image."""
         tones = "-".join(map(str, self.tones))
         emoji = self.emoji
         return {
@@ -83,7 +83,7 @@ class EmojiRow:
 
 @dataclass
 class Extra:
-    """A picture of another kind than the emoji drawings; always of the train split."""
+    """An image that is not an emoji drawing; always in the train split."""
 
     kind: str
     style: Style
@@ -97,7 +97,7 @@ class Extra:
     subgroup: str
 
     def record(self) -> dict[str, Any]:
-        """The written columns, all but the picture."""
+        """The columns as they are written, except the image."""
         return _NOTHING | {
             "caption": self.captions[0],
             "captions": self.captions,
@@ -132,21 +132,21 @@ _NOTHING: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Names:
-    """All emoji, and what they are called."""
+    """All emoji and their names."""
 
     table: Mapping[str, Emoji]
     """By hexcode."""
     pairs: Sequence[tuple[str, str]]
-    """Names and hexcodes, of the first source that is right first."""
+    """Names and hexcodes, in the order of precedence of the sources."""
 
     @classmethod
     def read(cls, archives: Mapping[Package, Path]) -> Names:
-        """From emojibase and emojilib."""
+        """Read them from emojibase and emojilib."""
         table = _table(archives)
         return cls(table, list(_names(table, archives)))
 
     def index(self, chars: Iterable[Mapping[str, str]] = ()) -> NameIndex:
-        """To look names up, those of ``chars`` (hexcode → name) first."""
+        """Make an index of names; those of ``chars`` (hexcode → name) take precedence."""
         index = NameIndex(self.table)
         for own in chars:
             index.add((name, hexcode) for hexcode, name in own.items())
@@ -180,10 +180,10 @@ def read_rows(archives: Mapping[Package, Path], names: Names) -> list[EmojiRow]:
 
 
 def merge(rows: Sequence[EmojiRow], pictures: Iterable[bytes]) -> list[int]:
-    """Merge drawings with the same picture; returns the positions of the rows that stay, in order.
+    """Merge drawings with the same image; return the positions of the rows that stay, in order.
 
-    Within a style the first row takes over the captions of the others; of two styles the first keeps the picture.
-    ``pictures`` are the rows' pictures, or digests of them, in the same order.
+    Within a style, the first row receives the captions of the others; among styles, the first keeps the image.
+    ``pictures`` are the rows' images, or digests of them, in the same order.
     """
     first: dict[bytes, int] = {}
     for position, (row, picture) in enumerate(zip(rows, pictures, strict=True)):
@@ -197,7 +197,7 @@ def merge(rows: Sequence[EmojiRow], pictures: Iterable[bytes]) -> list[int]:
 
 
 def records(rows: Sequence[EmojiRow]) -> list[dict[str, Any]]:
-    """The written columns of ``rows``; "compositional" is a role that two genders or more were drawn for."""
+    """The written columns of ``rows``; a role is "compositional" if it is drawn for at least two genders."""
     genders: defaultdict[str, set[str]] = defaultdict(set)
     for row in rows:
         genders[row.emoji.role].add(row.emoji.gender)
@@ -205,9 +205,9 @@ def records(rows: Sequence[EmojiRow]) -> list[dict[str, Any]]:
 
 
 def join_others(rows: Sequence[EmojiRow], table: Sequence[dict[str, Any]]) -> None:
-    """Make the records of drawings fit to stand among other kinds, with more captions in the train split.
+    """Adapt the records of drawings to a set with other kinds, with more captions in the train split.
 
-    The captions of the other splits are what models are asked for, and stay.
+    The captions of the other splits are the prompts of evaluations, and stay.
     """
     for row, record in zip(rows, table, strict=True):
         record |= {"kind": "drawing", "made_of": []}
@@ -217,7 +217,7 @@ def join_others(rows: Sequence[EmojiRow], table: Sequence[dict[str, Any]]) -> No
 
 
 def weigh(table: Sequence[dict[str, Any]]) -> None:
-    """Give each row its weight: in every split each kind weighs 1 in all, and a role √(its rows) within a kind."""
+    """Set the weight of each row: in every split, each kind has a total of 1, and a role √(its rows) within it."""
     counts = Counter((record["split"], record["kind"], record["role"]) for record in table)
     totals = defaultdict[tuple[str, str], float](float)
     for (split_name, kind, _), count in counts.items():

@@ -1,4 +1,4 @@
-"""Faces: avatars of DiceBear, drawn from chosen attributes, so that their captions are exact."""
+"""Faces: avatars of DiceBear, drawn with chosen attributes, so that their captions are exact."""
 
 from __future__ import annotations
 
@@ -31,35 +31,35 @@ _CLOTHES = {
     "pink": "f07fb0", "black": "26262a", "white": "f2f2f2", "grey": "9a9aa0",
 }  # fmt: skip
 
-_WORDS = 30  # of the longest caption, with commas and hyphens: what the text encoder has room for
+_WORDS = 30  # of the longest caption, with commas and hyphens: what fits the text encoder
 
 Choice = Mapping[str, str]
-"""What an option may be → how a caption says it, where ``*`` is the option's colour; "" is not said."""
+"""Value of an option → its words in a caption, where ``*`` is the option's colour; "" is left out."""
 
 
 @dataclass(frozen=True)
 class FaceSet:
-    """One collection of DiceBear: which of its options are chosen, and in which words."""
+    """One collection of DiceBear: the options to choose, and their words."""
 
     style: Style
     count: int
-    """How many faces are drawn."""
+    """Number of faces to draw."""
     has: Mapping[str, Choice] = field(default_factory=dict)
-    """Options said after "with"."""
+    """Options that follow "with"."""
     mood: Mapping[str, Choice] = field(default_factory=dict)
-    """Options said before the noun: "smiling"."""
+    """Options that precede the noun: "smiling"."""
     wears: Mapping[str, Choice] = field(default_factory=dict)
-    """Options said after "wearing"."""
+    """Options that follow "wearing"."""
     seldom: Mapping[str, float] = field(default_factory=dict)
     """Options that only this share of faces has."""
     colours: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    """Option of a colour → what it may be; an option ``hair`` is coloured by ``hairColor``."""
+    """Colour option → its values; an option ``hair`` is coloured by ``hairColor``."""
     coloured_by: Mapping[str, str] = field(default_factory=dict)
-    """Where it is not called so."""
+    """Option → its colour option, if it has another name."""
     fixed: Mapping[str, Sequence[str] | int] = field(default_factory=dict)
     noun: str = "person"
     bare: tuple[str, ...] = ("bald",)
-    """Values without hair, to which no hair colour belongs."""
+    """Values without hair, which have no hair colour."""
 
 
 def _dicebear(name: str, integrity: str) -> Package:
@@ -335,15 +335,15 @@ class Face:
 
 
 def choose(faces: FaceSet) -> Iterator[Face]:
-    """The faces of a collection, all different; the same at every call."""
+    """Yield the faces of a collection, all different; the same for every call."""
     random, seen = np.random.default_rng(list(faces.style.name.encode())), set[str]()
     while len(seen) < faces.count:
         options: dict[str, list[str] | int] = {}
         colours = {option: _pick(random, choice) for option, choice in faces.colours.items()}
         for option, name in colours.items():
             options[option] = [faces.colours[option][name]]
-        said: dict[str, list[str]] = {"has": [], "mood": [], "wears": []}
-        for kind, words in said.items():
+        phrases: dict[str, list[str]] = {"has": [], "mood": [], "wears": []}
+        for kind, words in phrases.items():
             for option, choice in getattr(faces, kind).items():
                 shown = random.random() < faces.seldom.get(option, 1.0)
                 value = _pick(random, choice)
@@ -356,22 +356,22 @@ def choose(faces: FaceSet) -> Iterator[Face]:
             seen.add(key)
             skin = next((colours[option] for option in ("skinColor", "baseColor") if option in colours), "")
             ground = colours.get("backgroundColor", "")
-            captions = _captions(random, faces, said, skin, ground)
-            words = (*said["mood"], *said["has"], *said["wears"])
+            captions = _captions(random, faces, phrases, skin, ground)
+            words = (*phrases["mood"], *phrases["has"], *phrases["wears"])
             yield Face(faces, len(seen), options | dict(faces.fixed) | {"seed": str(len(seen))}, captions, words)
 
 
 def _captions(
-    random: np.random.Generator, faces: FaceSet, said: Mapping[str, list[str]], skin: str, ground: str
+    random: np.random.Generator, faces: FaceSet, phrases: Mapping[str, list[str]], skin: str, ground: str
 ) -> tuple[str, ...]:
     """A long caption, one of a few of the attributes, a short one, keywords; the order of attributes varies."""
     style, noun = f"{faces.style.name} style", faces.noun
-    has = [said["has"][index] for index in random.permutation(len(said["has"]))]
-    mood = " ".join(said["mood"])
+    has = [phrases["has"][index] for index in random.permutation(len(phrases["has"]))]
+    mood = " ".join(phrases["mood"])
     what = " ".join(filter(None, (mood, ground, noun)))
     what = f"{'an' if what[0] in 'aeiou' else 'a'} {what}"
     plain = f"a {noun}"
-    wears = f" wearing {said['wears'][0]}" if said["wears"] else ""
+    wears = f" wearing {phrases['wears'][0]}" if phrases["wears"] else ""
     tone = f" and {skin} skin" if skin else ""
     for count in (3, 2, 1):  # as many as fit the text encoder
         most = [*has[:count], *([f"{skin} skin"] if skin else [])]
@@ -380,7 +380,13 @@ def _captions(
             break
     some = f"{plain} with {has[0]}{tone}" if has else f"{what}{wears}"
     short = f"{what} with {has[-1]}" if has else what
-    keys = [*has, *said["mood"], *said["wears"], *([f"{skin} skin"] if skin else []), *([ground] if ground else [])]
+    keys = [
+        *has,
+        *phrases["mood"],
+        *phrases["wears"],
+        *([f"{skin} skin"] if skin else []),
+        *([ground] if ground else []),
+    ]
     keys = [re.sub("^an? ", "", keys[index]) for index in random.permutation(len(keys))]
     forms = (f"{long}, {style}", some, f"{style} avatar: {short}", f"{', '.join([*keys[:4], noun])}, {style}", long)
     return tuple(dict.fromkeys(forms))
@@ -391,9 +397,9 @@ def _pick(random: np.random.Generator, choice: Mapping[str, str]) -> str:
 
 
 def read_faces(archives: Mapping[Package, Path], share: float = 1.0) -> Iterator[Extra]:
-    """The faces of all collections, or the first of each.
+    """Yield the faces of all collections, or the first ``share`` of each.
 
-    Raises InputError where Node.js is missing or fails.
+    Raises InputError if Node.js is missing or fails.
     """
     chosen = [face for faces in FACE_SETS for face in islice(choose(faces), max(1, round(faces.count * share)))]
     for face, svg in zip(chosen, _draw(archives, chosen), strict=True):
@@ -434,9 +440,9 @@ def _draw(archives: Mapping[Package, Path], faces: Sequence[Face]) -> Iterator[s
 
 
 def with_margin(svg: str) -> bytes:
-    """An SVG document with the margin of the others around its view box."""
+    """Add the usual margin around the view box of an SVG document."""
     match = re.search(r'viewBox="([-\d.]+) ([-\d.]+) ([-\d.]+) ([-\d.]+)"', svg)
-    assert match is not None  # DiceBear's all have one
+    assert match is not None  # all documents of DiceBear have one
     x, y, width, height = map(float, match.groups())
     side = max(width, height) * (1 + 2 * MARGIN)
     inner = re.sub(r"<metadata.*?</metadata>", "", svg, flags=re.DOTALL)

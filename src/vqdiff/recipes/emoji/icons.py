@@ -1,4 +1,4 @@
-"""Coloured icon sets beside the emoji: which ones, and what each of their drawings shows by its name."""
+"""Coloured icon sets besides the emoji, and the meaning of their drawings' names."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ def _streamline(style: str, name: str, integrity: str) -> Style:
 
 @dataclass(frozen=True)
 class IconSet:
-    """An icon set and how it writes names."""
+    """An icon set and its conventions for names."""
 
     style: Style
     without: str = r"(?!)"
-    """Icons that are left out, by a pattern for their names: second versions and other sizes."""
+    """A pattern for the names of icons to leave out: alternative versions and other sizes."""
     strip: str = r"-\d+$"
-    """What is no part of a name."""
+    """A pattern for what to remove from names."""
     flags: bool = False
-    """Whether names are codes of countries."""
+    """Whether names are country codes."""
 
 
 ICON_SETS = (
@@ -173,7 +173,7 @@ ICON_SETS = (
     ),
 )
 
-# Trade marks and other people's characters: their drawings are free, what they show is not.
+# Trade marks and protected characters: the drawings are free, but what they show is not.
 _MARKS = re.compile(
     r"\b(logo|adobe|alipay|amazon|android|apple store|app store|behance|benz|blackberry|blogger|chrome|dribb?ble"
     r"|dropbox|facebook|facetime|figma|foursquare|github|gitlab|google|instagram|lark|lincoln|linkedin|mac|microsoft|mitsubishi"
@@ -184,7 +184,7 @@ _MARKS = re.compile(
     r"|tuchong|ulikecam|vigo|xiaodu|xigua|xingfuli|xingtu|zijinyunying|bitcoin|ethereum|litecoin|namecoin)\b"
 )
 
-# Other words for what is held out.
+# Other words for held-out concepts.
 _HELD_OUT_WORDS = (
     "folder", "football", "soccer", "fire truck", "fire engine", "delivery", "eyeglasses", "spectacles", "graduation",
     "degree hat", "city", "sweet potato", "heart organ", "tropical", "cheers", "mail post", "post box", "letterbox",
@@ -193,22 +193,22 @@ _HELD_OUT_WORDS = (
 
 
 class HeldOutNames:
-    """Which names say something whose concept is held out."""
+    """The names that refer to a held-out concept."""
 
     def __init__(self, names: Names) -> None:
         held = {hexcode for hexcode, emoji in names.table.items() if concept_is_held_out(emoji.role)}
-        said = {slug(names.table[hexcode].name) for hexcode in held} | {slug(words) for words in _HELD_OUT_WORDS}
-        said |= {slug(name) for name, hexcode in names.pairs if normalise(hexcode) in held}
-        self._said = {f"-{name}-" for name in said if len(name) > 3}
+        slugs = {slug(names.table[hexcode].name) for hexcode in held} | {slug(words) for words in _HELD_OUT_WORDS}
+        slugs |= {slug(name) for name, hexcode in names.pairs if normalise(hexcode) in held}
+        self._names = {f"-{name}-" for name in slugs if len(name) > 3}
 
     def __contains__(self, name: str) -> bool:
         words = f"-{slug(name)}-"
-        plain = re.sub("s-", "-", words)  # "cameras" too
-        return any(name in words or name in plain for name in self._said)
+        plain = re.sub("s-", "-", words)  # also "cameras"
+        return any(name in words or name in plain for name in self._names)
 
 
 def read_icons(archives: Mapping[Package, Path], names: Names) -> Iterator[Extra]:
-    """The drawings of all icon sets, but for trade marks and for what is held out."""
+    """The drawings of all icon sets, except trade marks and held-out concepts."""
     index, held_out = names.index(), HeldOutNames(names)
     for icons in ICON_SETS:
         files = packages.read(archives[icons.style.package], "icons.json", "metadata.json")
@@ -219,8 +219,8 @@ def read_icons(archives: Mapping[Package, Path], names: Names) -> Iterator[Extra
             emoji = names.table.get(hexcode or "")
             if (icons.flags and not emoji) or (emoji and concept_is_held_out(emoji.role)) or name in held_out:
                 continue
-            said = emoji.name if emoji and icons.flags else name
-            if _MARKS.search(said):
+            text = emoji.name if emoji and icons.flags else name
+            if _MARKS.search(text):
                 continue
             topic = re.sub("(?<=[a-z])(?=[A-Z])", " ", topics.get(icon, "")).lower()
             words = [*(emoji.keywords[:6] if emoji else ()), *([topic] if topic not in ("", "others") else [])]
@@ -229,17 +229,17 @@ def read_icons(archives: Mapping[Package, Path], names: Names) -> Iterator[Extra
                 style=icons.style,
                 icon=icon,
                 artwork=svg_document(icon_set, icon),
-                name=said,
-                captions=kind_captions(said, icons.style.name, words, key=icon),
+                name=text,
+                captions=kind_captions(text, icons.style.name, words, key=icon),
                 keywords=tuple(words),
-                role=emoji.role if emoji else f"icon {slug(said)}",
+                role=emoji.role if emoji else f"icon {slug(text)}",
                 group=emoji.group if emoji else "icons",
                 subgroup=emoji.subgroup if emoji else topic,
             )
 
 
 def _choose(icons: IconSet, drawings: Mapping[str, object]) -> Iterator[tuple[str, str]]:
-    """Icons with the names that they go by, the last (largest) of those that go by one name in several sizes."""
+    """Yield icons with their names; of several sizes with one name, the last (largest)."""
     without, strip = re.compile(icons.without), re.compile(icons.strip)
     chosen: dict[str, list[str]] = {}
     for icon in drawings:
@@ -252,7 +252,7 @@ def _choose(icons: IconSet, drawings: Mapping[str, object]) -> Iterator[tuple[st
 
 
 def _country(code: str) -> str:
-    """``fr`` or ``gb sct`` → the hexcode of that flag; nothing for other names."""
+    """``fr`` or ``gb sct`` → the hexcode of that flag; empty for other names."""
     letters = code.replace(" ", "")
     if re.fullmatch("[a-z]{2}", letters):
         return "-".join(f"{0x1F1E6 + ord(letter) - ord('a'):X}" for letter in letters)

@@ -1,4 +1,4 @@
-"""From the file names that icon sets use to the Unicode sequences that they draw."""
+"""Map the file names of icon sets to Unicode sequences."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _SWAPPED = {"1F3FC": "1F3FD", "1F3FD": "1F3FC"}
 
 
 def slug(text: str) -> str:
-    """Lower-case ASCII words joined by ``-``, the way icon sets write names."""
+    """Convert text to lower-case ASCII words joined by ``-``, as icon sets write names."""
     text = text.replace("&", "and").replace("’", "").replace("_", "-")
     ascii_text = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
     return re.sub("[^a-z0-9]+", "-", ascii_text.lower()).strip("-")
 
 
 class NameIndex:
-    """Finds the sequence behind a name; of two sources that claim a name the one added first wins."""
+    """Finds the sequence for a name; if two sources have the same name, the one added first is used."""
 
     def __init__(self, table: Mapping[str, Emoji]) -> None:
         self._table = table
@@ -38,11 +38,11 @@ class NameIndex:
                 self._squeezed.setdefault(name.replace("-", ""), hexcode)
 
     def find(self, name: str) -> str | None:
-        """The hexcode behind a name; a name written exactly so goes before one that differs in hyphens."""
+        """The hexcode for a name; an exact match takes precedence over one that differs in hyphens."""
         return self._exact.get(name) or self._squeezed.get(name.replace("-", ""))
 
     def find_numbered(self, name: str) -> tuple[str | None, int]:
-        """Also understand ``man-farmer-2``: the hexcode, and the number of the drawing (0 where there is none)."""
+        """Also understand ``man-farmer-2``: the hexcode, and the number of the drawing (0 if there is none)."""
         name = _FLAG_PREFIX.sub("flag-", name)
         hexcode, match = self.find(name), _NUMBERED.fullmatch(name)
         return (self.find(match[1]), int(match[2])) if match and not hexcode else (hexcode, 0)
@@ -53,12 +53,12 @@ def match_iconify(
 ) -> dict[str, tuple[str, int]]:
     """Hexcode and number of the drawing for each visible icon of an Iconify set, by icon name.
 
-    ``chars`` is the set's own table of sequences where it has one; otherwise names and aliases are looked up.
+    ``chars`` is the set's own table of sequences, if it has one; otherwise names and aliases are looked up.
     """
     own = {name: normalise(hexcode) for hexcode, name in chars.items()}
     aliases: dict[str, list[str]] = {}
     for alias, target in icon_set.get("aliases", {}).items():
-        if len(target) == 1:  # more than "parent": the drawing is turned or mirrored
+        if len(target) == 1:  # more than "parent": the drawing is rotated or mirrored
             aliases.setdefault(target["parent"], []).append(alias)
     found: dict[str, tuple[str, int]] = {}
     for icon in sorted(name for name, drawing in icon_set["icons"].items() if not drawing.get("hidden")):
@@ -71,9 +71,9 @@ def match_iconify(
 
 
 def match_file_names(names: Iterable[str]) -> dict[str, tuple[str, int]]:
-    """Hexcode for each file called by its code points.
+    """The hexcode for each file that is named by its code points.
 
-    The one package that does so (Fluent 3D) has medium-light and medium skin mixed up; they are put right here.
+    The only such package (Fluent 3D) has medium-light and medium skin swapped; this is corrected here.
     """
     found: dict[str, tuple[str, int]] = {}
     for name in sorted(names):

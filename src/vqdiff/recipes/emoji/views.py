@@ -1,7 +1,7 @@
 """Views of the emoji drawings: recoloured, mirrored, moved, on a coloured ground, several in one scene.
 
-A view is planned from rows of the train split alone, so nothing of a held-out drawing is in any. It is composed of the
-drawings' SVG documents and drawn like them.
+A view is made only from rows of the train split, so that no view contains a held-out drawing. It is composed of the
+drawings' SVG documents and rendered like them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ KINDS = {"recoloured": 0.08, "mirrored": 0.1, "moved": 0.16, "ground": 0.22, "sc
 
 
 def counts(views: int) -> dict[str, int]:
-    """How many of each kind are made of ``views`` in all, where there are drawings enough."""
+    """The number of views of each kind out of ``views``, if there are enough drawings."""
     return {kind: round(share * views) for kind, share in KINDS.items()}
 
 
@@ -47,22 +47,22 @@ _NUMBERS = ("", "", "two", "three", "four")
 
 @dataclass(frozen=True)
 class Part:
-    """A drawing in its place."""
+    """A drawing at its position in a view."""
 
     drawing: Drawing
     x: float = 0.5
     y: float = 0.5
-    """Its middle, as shares of the picture's side."""
+    """Its centre, as fractions of the image's side."""
     side: float = 1.0
-    """Likewise."""
+    """Its side, as a fraction of the image's side."""
     turn: float = 0.0
     """Degrees, clockwise."""
     mirror: bool = False
     colour: str = ""
-    """What its main colour becomes."""
+    """Its new main colour."""
 
     def svg(self, number: int) -> str:
-        """The part as an SVG element, in a view box of `CANVAS` units; ids are made its own by ``number``."""
+        """The part as an SVG element, in a view box of `CANVAS` units; ``number`` makes its ids unique."""
         box, body = _body(self.drawing.artwork, self.drawing.main, self.colour)
         body = _IDS.sub(rf"\g<1>p{number}", body)
         side, x, y = (CANVAS * value for value in (self.side, self.x, self.y))
@@ -77,7 +77,7 @@ class Part:
 
 @dataclass(frozen=True)
 class View:
-    """A picture to compose, and its captions."""
+    """An image to compose, and its captions."""
 
     kind: str
     parts: tuple[Part, ...]
@@ -96,7 +96,7 @@ class View:
         ).encode()
 
     def record(self, number: int) -> dict[str, Any]:
-        """The written columns, all but the picture: those of its drawing, or of the first of several."""
+        """The columns as they are written, except the image: those of its drawing, or of the first of several."""
         first = self.parts[0].drawing.record
         made_of = list(dict.fromkeys(part.drawing.key for part in self.parts))
         role = "+".join(sorted({part.drawing.record["role"] for part in self.parts}))
@@ -120,10 +120,10 @@ class View:
 def plan(
     drawings: Sequence[Drawing], held_out: Sequence[Mapping[str, Any]], counts: Mapping[str, int]
 ) -> Iterator[View]:
-    """Views of ``drawings``, kind by kind and at most ``counts`` of each; the first are the same whatever the counts.
+    """Yield views of ``drawings``, kind by kind and at most ``counts`` of each; larger counts only add views.
 
-    ``held_out`` are the records of the test splits: no drawing is recoloured into what one of them is called.
-    Raises AssertionError where a drawing is not of the train split.
+    ``held_out`` are the records of the test splits: no drawing is recoloured such that it has the name of one of them.
+    Raises AssertionError if a drawing is not in the train split.
     """
     assert all(drawing.record["split"] == "train" for drawing in drawings), "views are made of the train split alone"
     drawings = [drawing for drawing in drawings if drawing.record["group"] != "component"]
@@ -142,7 +142,7 @@ def plan(
 
 
 def _by_role(random: np.random.Generator, drawings: Sequence[Drawing], rounds: int) -> Iterator[Drawing]:
-    """Each drawing once in every round; the roles take turns, so that those with many drawings don't come first."""
+    """Yield each drawing once per round; the roles alternate, so that those with many drawings do not come first."""
     for _ in range(rounds):
         roles: defaultdict[str, list[Drawing]] = defaultdict(list)
         for index in random.permutation(len(drawings)):
@@ -155,7 +155,7 @@ def _by_role(random: np.random.Generator, drawings: Sequence[Drawing], rounds: i
 
 
 def _flip(random: np.random.Generator, drawing: Drawing, share: float = 0.5) -> bool:
-    """Whether to mirror the drawing, if it may be."""
+    """Decide at random whether to mirror the drawing, if that is valid."""
     return can_mirror(drawing) and random.random() < share and not drawing.has_twin
 
 
@@ -203,18 +203,18 @@ def _grounds(chance: _Chance, drawings: Sequence[Drawing]) -> Iterator[View]:
 
 
 class _Chance:
-    """What is left to chance: the pictures, and, apart from them, the words."""
+    """The random generators: one for the images and a separate one for the words."""
 
     def __init__(self, kind: str) -> None:
         self.places, self.words = (np.random.default_rng([part, *kind.encode()]) for part in (0, 1))
 
     def some(self, texts: Sequence[str], count: int) -> tuple[str, ...]:
-        """A few of the texts, in their order."""
+        """Choose ``count`` of the texts, in their order."""
         chosen = sorted(self.words.permutation(len(texts))[:count])
         return tuple(dict.fromkeys(str(texts[index]) for index in chosen))
 
     def shuffled(self, texts: Sequence[str]) -> list[str]:
-        """The texts in another order."""
+        """Shuffle the texts."""
         return [str(texts[index]) for index in self.words.permutation(len(texts))]
 
 
@@ -225,7 +225,7 @@ class _Actor:
     name: str
 
     @property
-    def said(self) -> str:
+    def phrase(self) -> str:
         return with_article(self.name)
 
 
@@ -246,10 +246,10 @@ def _scenes(chance: _Chance, drawings: Sequence[Drawing], taken: set[str]) -> It
         if len({actor.name for actor in actors}) < count:
             continue
         ground = _ground(chance.places, [actor.drawing for actor in actors]) if chance.places.random() < 0.2 else ""
-        parts, said = make(chance, actors)
+        parts, texts = make(chance, actors)
         behind = f" on {_article(ground)} background" if ground else ""
         style = f", {actors[0].drawing.record['style']} style"
-        captions = [f"{said[0]}{behind}{style}", *(f"{text}{behind}" for text in said[1:])]
+        captions = [f"{texts[0]}{behind}{style}", *(f"{text}{behind}" for text in texts[1:])]
         name = join_words([actor.name for actor in actors])
         yield View("scene", tuple(parts), (captions[0], *chance.some(captions[1:], 2)), name, ground)
 
@@ -266,7 +266,7 @@ def _choose(random: np.random.Generator, cast: Sequence[Drawing], count: int, ta
 def _parts(
     random: np.random.Generator, actors: Sequence[_Actor], places: Sequence[tuple[float, float, float]]
 ) -> list[Part]:
-    """Actors at places (x, y, side), a little off them."""
+    """Place actors near the positions (x, y, side)."""
     parts = list[Part]()
     for actor, (x, y, side) in zip(actors, places, strict=True):
         side *= random.uniform(0.85, 1)
@@ -278,7 +278,7 @@ def _parts(
 
 def _beside(chance: _Chance, actors: Sequence[_Actor]) -> tuple[list[Part], list[str]]:
     parts = _parts(chance.places, actors, [(*place, _SIDES[2]) for place in _PLACES[2]])
-    left, right = (actor.said for actor in actors)
+    left, right = (actor.phrase for actor in actors)
     return parts, [
         f"{left} and {right}",
         f"{left} to the left of {right}",
@@ -290,7 +290,7 @@ def _beside(chance: _Chance, actors: Sequence[_Actor]) -> tuple[list[Part], list
 
 def _above(chance: _Chance, actors: Sequence[_Actor]) -> tuple[list[Part], list[str]]:
     parts = _parts(chance.places, actors, [(y, x, _SIDES[2]) for x, y in _PLACES[2]])
-    upper, lower = (actor.said for actor in actors)
+    upper, lower = (actor.phrase for actor in actors)
     return parts, [f"{upper} above {lower}", f"{lower} below {upper}", f"{upper} and {lower}", f"{lower} under {upper}"]
 
 
@@ -299,10 +299,10 @@ def _big_and_small(chance: _Chance, actors: Sequence[_Actor]) -> tuple[list[Part
     x = 0.64 if chance.places.random() < 0.5 else 0.36
     parts = _parts(chance.places, actors, [(x, 0.42, 0.66), (1 - x - (0.16 if x > 0.5 else -0.16), 0.8, 0.3)])
     side = "left" if x > 0.5 else "right"
-    said = [f"{small.said} to the {side} of a bigger {big.name}", f"{big.said} and {small.said}"]
+    texts = [f"{small.phrase} to the {side} of a bigger {big.name}", f"{big.phrase} and {small.phrase}"]
     if not {"small", "big", "large"} & {*big.name.split(), *small.name.split()}:
-        said = [f"a big {big.name} and a small {small.name}", f"a small {small.name} and a big {big.name}", *said]
-    return parts, said
+        texts = [f"a big {big.name} and a small {small.name}", f"a small {small.name} and a big {big.name}", *texts]
+    return parts, texts
 
 
 def _several(chance: _Chance, actors: Sequence[_Actor]) -> tuple[list[Part], list[str]]:
@@ -312,22 +312,22 @@ def _several(chance: _Chance, actors: Sequence[_Actor]) -> tuple[list[Part], lis
     if count == 3 and chance.places.random() < 0.6:
         places = [(0.5, 0.27, 0.44), (0.27, 0.73, 0.44), (0.73, 0.73, 0.44)]
     number, many = _NUMBERS[count], plural(actor.name)
-    said = [f"{number} {many}", f"{count} {many}", f"a picture of {number} {many}", f"{many}, {number} of them"]
-    return _parts(chance.places, [actor] * count, places), said
+    texts = [f"{number} {many}", f"{count} {many}", f"a picture of {number} {many}", f"{many}, {number} of them"]
+    return _parts(chance.places, [actor] * count, places), texts
 
 
 def _three(chance: _Chance, actors: Sequence[_Actor]) -> tuple[list[Part], list[str]]:
     places = [(*place, _SIDES[3]) for place in _PLACES[3]]
     if chance.places.random() < 0.6:
         places = [(0.5, 0.27, 0.44), (0.27, 0.73, 0.44), (0.73, 0.73, 0.44)]
-    said = [actor.said for actor in actors]
-    words = [join_words(chance.shuffled(said)) for _ in range(2)]
+    texts = [actor.phrase for actor in actors]
+    words = [join_words(chance.shuffled(texts)) for _ in range(2)]
     names = ", ".join(actor.name for actor in actors)
-    return _parts(chance.places, actors, places), [join_words(said), *words, names]
+    return _parts(chance.places, actors, places), [join_words(texts), *words, names]
 
 
 def _new_colour(random: np.random.Generator, drawing: Drawing, taken: set[str], used: Collection[str] = ()) -> str:
-    """A colour that the drawing does not have, not one of ``used``, which makes of it nothing that is held out."""
+    """Choose a colour that the drawing does not have, not in ``used``, and that does not give it a held-out name."""
     assert drawing.main is not None
     old, first = drawing.main.word, drawing.record["name"].partition(" ")[0]
     choice = [
@@ -342,7 +342,7 @@ def _new_colour(random: np.random.Generator, drawing: Drawing, taken: set[str], 
 
 
 def _ground(random: np.random.Generator, drawings: Sequence[Drawing]) -> str:
-    """A background that no drawing vanishes on."""
+    """Choose a background on which every drawing is visible."""
     words = {drawing.main.word for drawing in drawings if drawing.main} - {""}
     dim = any(drawing.main is None or drawing.main.colour[0] < 0.45 for drawing in drawings)
     choice = [name for name in GROUNDS if name.rpartition(" ")[2] not in words and not (dim and name in _DARK)]
@@ -377,5 +377,5 @@ def _body(artwork: bytes, main: MainColour | None, colour: str) -> tuple[str, st
         assert main is not None
         artwork = recolour(artwork, main, colour)
     match = _DOCUMENT.match(artwork.decode())
-    assert match is not None  # svg_document made it
+    assert match is not None  # it was made by svg_document
     return match[1], match[2]

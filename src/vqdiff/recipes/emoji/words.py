@@ -1,4 +1,4 @@
-"""English nouns of names: with an article, in the plural."""
+"""English noun phrases: with an article, in the plural."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _MASS = frozenset([
     "hair", "bald", "dizzy", "done", "locked", "unlocked", "away", "left", "right", "up", "down", "way", "selfie",
     "zzz", "arts", "skis", "maracas"
 ])  # fmt: skip
-# Words in -ing that are things all the same.
+# Words in -ing that are nouns.
 _THINGS = frozenset([
     "ring", "wing", "king", "string", "earring", "painting", "building", "drawing", "clothing", "dumpling",
     "seedling", "duckling", "ceiling", "swing", "spring", "sling", "pudding", "evening", "morning", "wedding"
@@ -48,7 +48,7 @@ def _parts(name: str) -> tuple[str, str, str]:
 
 
 def is_countable(name: str) -> bool:
-    """Whether ``name`` is one thing of which there can be several."""
+    """Whether ``name`` is a countable thing."""
     head = _parts(name)[1].lower()
     if _NO_ARTICLE.search(name) or head in _MASS or not re.fullmatch("[a-z'-]{2,}", head):
         return False
@@ -58,7 +58,7 @@ def is_countable(name: str) -> bool:
 
 
 def with_article(name: str) -> str:
-    """``red apple`` → ``a red apple``; what is no single thing stays as it is."""
+    """``red apple`` → ``a red apple``; uncountable things stay unchanged."""
     if not is_countable(name):
         return name
     vowel = (name[0].lower() in "aeiou" and not _SOUNDS_LIKE_Y.match(name.lower())) or name.startswith(
