@@ -126,7 +126,7 @@ def test_a_registry_names_what_it_does_not_know_and_gives_no_name_twice() -> Non
     registry: Registry[Any] = Registry("thing", "vqdiff.nothing", home="vqdiff.foundation.errors")
     registry.register("one", 1, "the first")
     assert registry.register("one", 1) == 1
-    with pytest.raises(InputError, match="another thing named 'one'"):
+    with pytest.raises(InputError, match="already a thing named 'one'"):
         registry.register("one", 2)
     with pytest.raises(InputError, match="unknown thing 'ome': did you mean 'one'"):
         registry.get("ome")

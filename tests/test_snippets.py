@@ -75,6 +75,7 @@ def run(*arguments: object, folder: Path) -> None:
     subprocess.run([sys.executable, *map(str, arguments)], check=True, cwd=folder, env=environment)
 
 
+@pytest.mark.slow
 def test_train_and_sample(tmp_path: Path) -> None:
     changes = ["run.steps=4", "run.preview_every=4", "run.warmup=1", "evaluate=8"]
     run(EXAMPLES / "train_and_sample.py", tmp_path / "digits", *changes, folder=tmp_path)

@@ -33,7 +33,7 @@ def test_both_losses_are_measured(report: Report) -> None:
         for step, rate in zip(steps.values, rates.values, strict=True):
             assert step.count == 3
             assert rate.median == pytest.approx(batch / step.median)
-        for name in ("of the matrix products' peak, %", "noise and loss alone, forth and back: seconds"):
+        for name in ("of the matrix products' peak, %", "noise and loss alone, forward and backward: seconds"):
             assert all(each.median > 0 for each in report.find(work, name).values)
         assert report.find(work, "noise and loss alone, forward and backward: peak memory beyond the logits, MiB")
 

@@ -3,8 +3,8 @@ from __future__ import annotations
 from itertools import chain, pairwise
 
 import pytest
-
 from diary import Diary
+
 from vqdiff.bench.workers import Worker, take_turns
 from vqdiff.foundation.errors import InputError
 
@@ -28,6 +28,6 @@ def test_mistakes_of_a_program_come_here() -> None:
 
 
 def test_a_program_that_was_killed_says_what_may_help() -> None:
-    says = r"one was ended \(exit code -9\).*--batch"
+    says = r"one was killed \(exit code -9\).*--batch"
     with Worker("one", Diary, 0.0) as worker, pytest.raises(InputError, match=says):
         worker.ask("die")

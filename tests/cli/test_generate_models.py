@@ -70,15 +70,15 @@ def test_presets(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["a boat", "--label", "3", *PIPELINE], "draws from text"),
-        (["--unconditional", *PIPELINE], "draws from text"),
-        (["--label", "3", *UNCONDITIONAL], "draws from nothing"),
+        (["a boat", "--label", "3", *PIPELINE], "conditioned on text"),
+        (["--unconditional", *PIPELINE], "conditioned on text"),
+        (["--label", "3", *UNCONDITIONAL], "conditioned on nothing"),
         (["a boat", *PIPELINE, "--preset", "ithq-gided"], "unknown preset 'ithq-gided'"),
         (["a boat", *PIPELINE, "--image-tokenizer", "some.pth"], "complete by itself"),
         (["--unconditional", *UNCONDITIONAL[:2]], "load it with image_tokenizer="),
         (["--unconditional", *UNCONDITIONAL[:3], str(CODECS / "nothing.pth")], "there is no file"),
         (["--unconditional", *UNCONDITIONAL[:3], str(CODECS / "ithq_like_vqvae.pth")], "40 codes"),
-        (["--model", str(CODECS / "ithq_like_vqvae.pth"), "a boat"], "an image tokenizer alone"),
+        (["--model", str(CODECS / "ithq_like_vqvae.pth"), "a boat"], "only an image tokenizer"),
     ],
 )
 def test_mistakes(arguments: list[str], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

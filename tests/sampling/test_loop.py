@@ -338,7 +338,7 @@ HOLES = torch.full((1, 4), 3)
 @pytest.mark.parametrize(
     ("canvas", "message"),
     [
-        (Canvas(HOLES[:, :3]), r"tokens of shape \(1, 3\): \(1, 4\) is needed"),
+        (Canvas(HOLES[:, :3]), r"tokens of shape \(1, 3\), but \(1, 4\) is needed"),
         (Canvas(HOLES.repeat(2, 1)), "tokens of shape"),
         (Canvas(HOLES, start=[10]), r"start is \[10\]: give a time from 0 to 9"),
         (Canvas(HOLES, start=[1, 2]), "start is"),
