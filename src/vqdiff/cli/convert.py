@@ -79,7 +79,7 @@ def convert(
             print(f"{part}: {origin}")
         notes = [*model.card.notes, *notes]
     elif to == "diffusers":
-        raise InputError(f"{source} is an image tokenizer alone: a diffusers folder needs the whole model")
+        raise InputError(f"{source} is only an image tokenizer: a diffusers folder needs the whole model")
     else:
         with atomic_path(output) as path:
             save_component(model, path, kind)
