@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from picture_sets import GREY16
 from PIL import Image, ImageDraw
 
 import vqdiff
+from picture_sets import GREY16
 from vqdiff import Blend, Guidance
 from vqdiff.foundation.errors import InputError
 from vqdiff.foundation.options import whole

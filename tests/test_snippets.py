@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 from PIL import Image, ImageDraw
-from servers import running
 
 import vqdiff
+from servers import running
 from vqdiff.data import tokenize
 from vqdiff.pipeline import Pipeline
 from vqdiff.serving.api import create_app

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny_bench import TINY
 
+from tiny_bench import TINY
 from vqdiff.bench import sampling as drawing
 from vqdiff.bench.programs import OURS, PEER, Repeat, Workload, prompts
 from vqdiff.bench.report import Report, check_like

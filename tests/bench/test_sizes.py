@@ -5,8 +5,8 @@ from collections import namedtuple
 from pathlib import Path
 
 import pytest
-from tiny_bench import TINY
 
+from tiny_bench import TINY
 from vqdiff.bench.sizes import TEXT_TOKENS, random_architecture, step_flops, write_random
 from vqdiff.bench.training import step_flops as training_flops
 from vqdiff.foundation.errors import InputError

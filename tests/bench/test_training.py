@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from tiny_bench import TINY
 
+from tiny_bench import TINY
 from vqdiff.bench.programs import Repeat
 from vqdiff.bench.report import Report
 from vqdiff.bench.training import Options, Ours, Program, Published, bench_training

@@ -3,8 +3,8 @@ from __future__ import annotations
 from itertools import chain, pairwise
 
 import pytest
-from diary import Diary
 
+from diary import Diary
 from vqdiff.bench.workers import Worker, take_turns
 from vqdiff.foundation.errors import InputError
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from golden_cases import GOLDEN, cases, load
 from safetensors.torch import load_file, save_file
 
+from golden_cases import GOLDEN, cases, load
 from vqdiff.checkpoints import read_model
 from vqdiff.checkpoints.diffusers import NULL_FOLDER
 from vqdiff.diffusion import guide, posterior_log_probs, truncate

@@ -16,12 +16,12 @@ from typing import Any
 
 import pytest
 import torch
-from golden_cases import GOLDEN, load
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from golden_cases import GOLDEN, load
 from vqdiff.checkpoints import diffusers, kind_of, read, read_model
 from vqdiff.checkpoints.archive import read_table, read_weights
 from vqdiff.checkpoints.clip import read_clip, text_model

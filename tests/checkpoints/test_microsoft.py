@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from golden_cases import load
 from torch import Tensor
 
+from golden_cases import load
 from vqdiff.checkpoints.microsoft import read_denoiser
 from vqdiff.checkpoints.taming import read_codec
 from vqdiff.denoisers.classic import ClassicConfig, ClassicDenoiser

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from golden_cases import GOLDEN, Case, cases, load
 from torch import Tensor
 
+from golden_cases import GOLDEN, Case, cases, load
 from vqdiff.checkpoints import read_model
 from vqdiff.checkpoints.archive import read_weights
 from vqdiff.checkpoints.clip import read_clip

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_bench import TINY
 
+from tiny_bench import TINY
 from vqdiff.bench import sampling, training
 from vqdiff.bench.report import Report
 from vqdiff.cli import main

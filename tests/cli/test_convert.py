@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from golden_cases import GOLDEN
 
+from golden_cases import GOLDEN
 from vqdiff.checkpoints import read_model
 from vqdiff.cli import main
 from vqdiff.foundation.errors import InputError

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from picture_sets import numbered, with_metadata
 from PIL import Image
 
+from picture_sets import numbered, with_metadata
 from vqdiff.cli import main
 from vqdiff.data import TokenSet
 from vqdiff.image_tokenizers import CompactConfig, CompactTokenizer

@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
-from golden_cases import GOLDEN
 from PIL import Image
 
+from golden_cases import GOLDEN
 from vqdiff.cli import main
 
 CHECKPOINTS, CODECS = GOLDEN / "checkpoints", GOLDEN / "codecs"

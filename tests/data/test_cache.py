@@ -10,9 +10,9 @@ from itertools import count
 
 import numpy as np
 import pytest
-from picture_sets import encoded, numbered, picture, shades, truncated_jpeg, with_metadata
 from PIL import Image
 
+from picture_sets import encoded, numbered, picture, shades, truncated_jpeg, with_metadata
 from vqdiff.data import cache as caches
 from vqdiff.data import load
 from vqdiff.data.cache import Cache, make_cache

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from picture_sets import encoded, numbered, picture, tar_of, truncated_jpeg, with_metadata
 from PIL import Image
 
+from picture_sets import encoded, numbered, picture, tar_of, truncated_jpeg, with_metadata
 from vqdiff.data.check import SplitReport, check
 
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from picture_sets import GREY16, encoded, numbered, picture, shades, tar_of, with_metadata
 from PIL import Image
 from pyarrow import parquet
 
+from picture_sets import GREY16, encoded, numbered, picture, shades, tar_of, with_metadata
 from vqdiff.data import load
 from vqdiff.data.check import SplitReport, check
 from vqdiff.data.splits import find_splits

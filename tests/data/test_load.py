@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from picture_sets import numbered, picture, with_metadata
 from PIL import Image
 from pyarrow import parquet
 
+from picture_sets import numbered, picture, with_metadata
 from vqdiff.data import load, sampling_weights
 from vqdiff.foundation.errors import InputError
 

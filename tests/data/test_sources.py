@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from picture_sets import encoded, numbered, picture, shades, tar_of, with_metadata
 from pyarrow import parquet
 
+from picture_sets import encoded, numbered, picture, shades, tar_of, with_metadata
 from vqdiff.data import load
 from vqdiff.data.cache import PictureError, ahead
 from vqdiff.data.hub import _fetch

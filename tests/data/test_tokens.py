@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from picture_sets import numbered, picture, with_metadata
 from PIL import Image
 
+from picture_sets import numbered, picture, with_metadata
 from vqdiff.data import TokenSet, Views, load, tokenize
 from vqdiff.data import cache as caches
 from vqdiff.data.tokens import fingerprint

@@ -8,9 +8,9 @@ from dataclasses import asdict, replace
 
 import pytest
 import torch
-from golden_cases import Case, cases, load
 from torch import Tensor
 
+from golden_cases import Case, cases, load
 from vqdiff.checkpoints.microsoft import read_denoiser
 from vqdiff.denoisers.classic import ClassicConfig, ClassicDenoiser
 from vqdiff.denoisers.packed import pack

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from exact_diffusion import PRESETS, one_step, schedules, transition
-from golden_cases import Case, cases, load
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 from torch import Tensor
 
+from exact_diffusion import PRESETS, one_step, schedules, transition
+from golden_cases import Case, cases, load
 from vqdiff.diffusion import Schedule, draw_forward, q_sample
 from vqdiff.foundation.errors import InputError
 

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from picture_sets import GREY16
 from PIL import Image, PngImagePlugin, TiffImagePlugin
 
+from picture_sets import GREY16
 from vqdiff.foundation.errors import InputError
 from vqdiff.foundation.images import (
     PictureError,

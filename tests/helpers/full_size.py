@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from golden_cases import GOLDEN
 
+from golden_cases import GOLDEN
 from vqdiff.checkpoints.diffusers import DENOISER_NAMES
 from vqdiff.checkpoints.reading import scatter
 from vqdiff.denoisers.classic import ClassicConfig, ClassicDenoiser

@@ -18,8 +18,8 @@ from typing import Any
 import httpx2 as httpx
 import openai
 import uvicorn
-from toy_pipelines import toy_pipeline
 
+from toy_pipelines import toy_pipeline
 from vqdiff.pipeline import Pipeline
 from vqdiff.serving.api import create_app
 from vqdiff.serving.connections import ConnectionLimits, config_of

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from golden_cases import GOLDEN, Case, cases, load
 from torch import Tensor
 
+from golden_cases import GOLDEN, Case, cases, load
 from vqdiff.checkpoints.taming import read_codec
 from vqdiff.foundation.config import build
 from vqdiff.foundation.errors import InputError

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 import torch
-from golden_cases import cases, load
 from scipy.stats import chisquare
 from torch import Tensor
 
+from golden_cases import cases, load
 from vqdiff.diffusion import Schedule, draw_posterior, posterior_log_probs, sharpen
 from vqdiff.foundation.errors import InputError
 from vqdiff.sampling import (

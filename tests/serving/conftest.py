@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import httpx2 as httpx
 import openai
 import pytest
+
 from servers import client, openai_client, serving
 from toy_pipelines import toy_pipeline
-
 from vqdiff.pipeline import Pipeline
 
 

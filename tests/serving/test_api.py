@@ -19,10 +19,10 @@ import httpx2 as httpx
 import openai
 import pytest
 from PIL import Image, ImageDraw
-from servers import client, serving, wait_for
-from toy_pipelines import POISON, Gate, toy_pipeline
 
 import vqdiff
+from servers import client, serving, wait_for
+from toy_pipelines import POISON, Gate, toy_pipeline
 from vqdiff.serving.api import create_app
 from vqdiff.serving.engine import Engine
 from vqdiff.serving.limits import Limits

@@ -16,9 +16,9 @@ import openai
 import psutil
 import pytest
 from PIL import Image
-from servers import client, process, soon, wait_for
 
 import vqdiff
+from servers import client, process, soon, wait_for
 from vqdiff import cli
 from vqdiff.foundation.errors import InputError
 from vqdiff.serving.cluster import share

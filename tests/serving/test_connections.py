@@ -11,9 +11,9 @@ from contextlib import ExitStack
 from typing import Any
 
 import pytest
+
 from servers import TOKEN, client, connect, head, running, serving, wait_for
 from toy_pipelines import Gate, toy_pipeline
-
 from vqdiff.foundation.errors import InputError
 from vqdiff.serving.addresses import network_of
 from vqdiff.serving.connections import LINGER_BYTES, RESERVE, Connection, ConnectionLimits, config_of

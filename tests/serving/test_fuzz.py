@@ -9,9 +9,9 @@ import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis import GenerationMode
 from schemathesis.specs.openapi.checks import positive_data_acceptance
+
 from servers import serving
 from toy_pipelines import toy_pipeline
-
 from vqdiff.serving.limits import Limits
 
 

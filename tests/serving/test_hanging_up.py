@@ -10,6 +10,7 @@ from typing import Any
 import httpx2 as httpx
 import pytest
 from PIL import Image
+
 from servers import client, page_job, post, serving, soon, wait_for
 from toy_pipelines import Gate, toy_pipeline
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from servers import client, process, serving, wait_for
 from toy_pipelines import toy_pipeline
-
 from vqdiff import cli
 from vqdiff.foundation.errors import InputError
 from vqdiff.serving.hosts import AllowedHosts

@@ -19,9 +19,9 @@ import httpx2 as httpx
 import psutil
 import pytest
 from PIL import Image
+
 from servers import client, post, process, serving, wait_for
 from toy_pipelines import Gate, toy_pipeline
-
 from vqdiff.serving.guards import Guards
 from vqdiff.serving.limits import Limits
 

@@ -12,9 +12,9 @@ import numpy as np
 import openai
 import pytest
 from PIL import ExifTags, Image, ImageDraw
+
 from servers import client, openai_client, post, serving, wait_for
 from toy_pipelines import POISON, Gate, toy_pipeline
-
 from vqdiff.pipeline import Pipeline
 from vqdiff.serving.encoding import Encoding
 from vqdiff.serving.limits import Limits

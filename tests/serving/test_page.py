@@ -19,10 +19,10 @@ import numpy as np
 import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect, sync_playwright
-from servers import client, page_config, page_job, serving, wait_for
-from toy_pipelines import Gate, toy_pipeline
 
 import vqdiff
+from servers import client, page_config, page_job, serving, wait_for
+from toy_pipelines import Gate, toy_pipeline
 from vqdiff.pipeline import Pipeline
 from vqdiff.sampling import Trace
 from vqdiff.serving.engine import Engine

@@ -8,9 +8,9 @@ from typing import Any
 
 import httpx2 as httpx
 import pytest
+
 from servers import client, page_job, serving, wait_for
 from toy_pipelines import Gate, toy_pipeline
-
 from vqdiff.serving.page_routes import Reader
 
 DATA = "/gradio_api/queue/data"

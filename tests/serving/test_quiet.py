@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from servers import client, process
 
+from servers import client, process
 from serving.test_api import bomb, in_base64
 
 

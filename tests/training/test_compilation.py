@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from processes import exit_codes, started
 from torch import Tensor, nn
 
+from processes import exit_codes, started
 from vqdiff.foundation.config import read_config
 from vqdiff.foundation.errors import InputError
 from vqdiff.image_tokenizers import CompactConfig, CompactTokenizer

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from processes import exit_codes, started
 from torch import Tensor, nn
 
+from processes import exit_codes, started
 from vqdiff.foundation.errors import InputError
 from vqdiff.training.loop import RunConfig, make_accelerator, train
 
