@@ -15,10 +15,10 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .NOTPARALLEL:
 .PHONY: help generate test lint format docs bench study
 
-help: ## say what there is
+help: ## list the targets
 	@sed -nE 's/^([a-z]+):.*## (.*)/make \1\t\2/p' Makefile | expand -t 16
 
-generate: $(VENV)/core ## draw a picture: make generate PROMPT="a red apple" [ARGS="--seed 3"]
+generate: $(VENV)/core ## generate an image: make generate PROMPT="a red apple" [ARGS="--seed 3"]
 	@$(BIN)/vqdiff generate "$$PROMPT" $(ARGS)
 
 test: $(VENV)/dev ## run the tests, in two processes (ARGS="-k schedule", ARGS=--slow, ARGS="-n 0" for one)
@@ -30,7 +30,7 @@ lint: $(VENV)/dev ## style, types and the direction of imports
 	@$(BIN)/pyright --pythonpath $(BIN)/python
 	@$(BIN)/lint-imports
 
-format: $(VENV)/dev ## mend the style
+format: $(VENV)/dev ## format the code
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
@@ -38,7 +38,7 @@ docs: $(VENV)/docs ## build the pages into site/
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo "site/index.html"
 
-bench: $(VENV)/core ## time pictures of the bundled model, cold and warm (ARGS="--batch 1 -o benchmarks/results")
+bench: $(VENV)/core ## time images of the bundled model, cold and warm (ARGS="--batch 1 -o benchmarks/results")
 	@$(BIN)/vqdiff bench --size emoji $(ARGS)
 
 study: $(VENV)/study data/emoji ## repeat a small study of guidance and of purity

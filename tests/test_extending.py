@@ -19,6 +19,7 @@ from PIL import Image
 
 import vqdiff
 from vqdiff import plugins
+from vqdiff.data import load
 from vqdiff.denoisers import ClassicDenoiser, ModernDenoiser
 from vqdiff.foundation.errors import InputError
 from vqdiff.foundation.registry import Registry
@@ -76,7 +77,7 @@ def test_the_page_works_as_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyP
         database.execute("CREATE TABLE images (name, file, caption)")
         database.executemany("INSERT INTO images VALUES (?, ?, 'red')", [(str(i), file.getvalue()) for i in range(4)])
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    found = names["load"]("sqlite:images.db", "train", 16)
+    found = load("sqlite:images.db", "train", 16)
     assert len(found) == 4
     assert found.captions[0] == ["red"]
 
