@@ -25,12 +25,12 @@ def generated() -> list[list[int]]:
 
 
 def edited() -> list[list[int]]:
-    """The tokens of two edits of a plain image."""
+    """The tokens of four edits of a plain image."""
     pipe = vqdiff.load(device="cpu", precision="float32")
     image, mask = Image.new("RGB", (128, 128), "white"), Image.new("L", (128, 128), 0)
     ImageDraw.Draw(image).ellipse((24, 24, 104, 104), fill=(200, 30, 40))
     ImageDraw.Draw(mask).rectangle((64, 16, 127, 111), fill=255)
-    images = [pipe.edit(image, mask, "a green apple", seed=seed) for seed in range(2)]
+    images = [pipe.edit(image, mask, "a green apple", seed=seed) for seed in range(4)]
     encode = pipe.model.image_tokenizer.encode
     pixels = [torch.frombuffer(bytearray(one.tobytes()), dtype=torch.uint8).view(1, 128, 128, 3) for one in images]
     with torch.inference_mode():

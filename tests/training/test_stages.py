@@ -14,7 +14,7 @@ import vqdiff
 from vqdiff.foundation.config import read_config
 from vqdiff.foundation.errors import InputError
 from vqdiff.image_tokenizers import CompactTokenizer
-from vqdiff.model import Model, load_component
+from vqdiff.model import Model, load_component, save_component
 from vqdiff.training import diffusion, tokenizer
 
 SAMPLE = Path(__file__).parents[1] / "fixtures" / "emoji-sample"
@@ -198,5 +198,17 @@ def test_the_null_condition_is_trained(trained: Path) -> None:
     assert not torch.allclose(model.null(1), untrained(1), atol=1e-3)
 
 
-def test_components_round_trip(trained: Path) -> None:
-    assert isinstance(load_component(trained / "tokenizer" / "image_tokenizer"), CompactTokenizer)
+def test_components_round_trip(trained: Path, tmp_path: Path) -> None:
+    pixels = torch.rand(4, 3, 32, 32)
+    for folder in (trained / "tokenizer" / "image_tokenizer", trained / "diffusion" / "model" / "denoiser"):
+        first = load_component(folder)
+        save_component(first, tmp_path / folder.name)
+        again = load_component(tmp_path / folder.name)
+        assert type(again) is type(first)
+        assert again.config == first.config
+        torch.testing.assert_close(again.state_dict(), first.state_dict(), rtol=0, atol=0)
+        if isinstance(first, CompactTokenizer):
+            size = first.config.image_size
+            tokens = first.encode(torch.nn.functional.interpolate(pixels, (size, size)))
+            assert len(tokens.unique()) > 1
+            assert torch.equal(again.decode(tokens), first.decode(tokens))

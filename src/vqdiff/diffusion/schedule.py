@@ -133,12 +133,12 @@ class Schedule:
 
     def kernel(self, s: Int[Tensor, "*times"], t: Int[Tensor, "*times"]) -> Coefficients:
         """Return q(x_t | x_s) for 0 <= s < t <= T: any stride, s = t - 1 for the one-step kernel."""
-        alpha_s, beta_s, gamma_s = self.marginal(s)
-        alpha_t, beta_t, gamma_t = self.marginal(t)
-        visible = alpha_s + self.num_codes * beta_s  # 1 - gamma_s without the cancellation
+        alpha_bar_s, beta_bar_s, gamma_bar_s = self.marginal(s)
+        alpha_bar_t, beta_bar_t, gamma_bar_t = self.marginal(t)
+        visible = alpha_bar_s + self.num_codes * beta_bar_s  # 1 - gamma_bar_s without the cancellation
         # Likewise beta = (1 - alpha - gamma) / K: this form is exactly 0 where nothing is replaced.
-        beta = (alpha_s * beta_t - alpha_t * beta_s) / (alpha_s * visible)
-        return Coefficients(alpha_t / alpha_s, beta.clamp(min=0), (gamma_t - gamma_s) / visible)
+        beta = (alpha_bar_s * beta_bar_t - alpha_bar_t * beta_bar_s) / (alpha_bar_s * visible)
+        return Coefficients(alpha_bar_t / alpha_bar_s, beta.clamp(min=0), (gamma_bar_t - gamma_bar_s) / visible)
 
     @property
     def replaced_ends(self) -> tuple[float, float]:
@@ -176,7 +176,7 @@ def draw_forward(
     schedule: Schedule, x0: Int[Tensor, "B L"], t: Int[Tensor, "B"], u: Float[Tensor, "B L"]
 ) -> Int[Tensor, "B L"]:
     """Sample as `q_sample` does, as a pure function of uniforms in [0, 1), preferably float64."""
-    _, beta, gamma = (c[:, None] for c in schedule.marginal(t))
-    code = ((u - gamma) / beta).long().clamp(0, schedule.num_codes - 1)  # uniform, given that it is used below
-    xt = torch.where(u < gamma + schedule.num_codes * beta, code, x0)
-    return torch.where(u < gamma, schedule.num_codes, xt)
+    _, beta_bar, gamma_bar = (c[:, None] for c in schedule.marginal(t))
+    code = ((u - gamma_bar) / beta_bar).long().clamp(0, schedule.num_codes - 1)  # uniform where it is used below
+    xt = torch.where(u < gamma_bar + schedule.num_codes * beta_bar, code, x0)
+    return torch.where(u < gamma_bar, schedule.num_codes, xt)

@@ -170,15 +170,15 @@ def train(
     state = RunState(task.objective, task.model, optimizer, accelerator, averaged=run.ema > 0, shard=shard)
     meters = state.load(checkpoint) if resume else {}
     plan = preflight(state, task.compiled, task.batch(state.step, shares[0]), len(shares))
-    with _stop_requests() as stopped, RunLogger(accelerator, output, run.steps, run.batch_size) as journal:
-        journal.begin(state.step, meters, plan)
+    with _stop_requests() as stopped, RunLogger(accelerator, output, run.steps, run.batch_size) as logger:
+        logger.begin(state.step, meters, plan)
         for batches in _prefetched(task, range(state.step, run.steps), shares, accelerator.device):
             for group in state.optimizer.param_groups:
                 group["lr"] = run.learning_rate_at(state.step) * group["factor"]
             finite, before = True, [buffer.clone() for buffer in state.buffers()]
             for loss, metrics in state.compute(batches):
                 finite = finite and bool(loss.isfinite())
-                journal.add({"loss": loss, **metrics}, 1 / len(batches))
+                logger.add({"loss": loss, **metrics}, 1 / len(batches))
             finite = state.clip(run.clip) and finite
             finite, stopping = _agreed(accelerator, finite, bool(stopped))
             if not finite:
@@ -196,14 +196,14 @@ def train(
             step, last = state.step, state.step == run.steps
             state.follow(min(run.ema, step / (step + 10)))
             if step % run.log_every == 0 or last:
-                journal.write_means(step, run.learning_rate_at(step - 1))
+                logger.write_means(step, run.learning_rate_at(step - 1))
             if step % run.preview_every == 0 or last:
                 with state.finished() as model, accelerator.autocast():
                     if model is not None:
-                        journal.write(step, task.evaluate(model))
+                        logger.write(step, task.evaluate(model))
                         task.preview(model, output / f"preview-{step:07d}.png")
             if step % run.checkpoint_every == 0 or last or stopping:
-                state.save(checkpoint, journal.meters())
+                state.save(checkpoint, logger.meters())
             if stopping and not last:
                 accelerator.print(f"stopped at step {step}; continue with --resume", flush=True)
                 raise KeyboardInterrupt
