@@ -127,18 +127,18 @@ def check_options(holder: Any) -> None:
             object.__setattr__(holder, name, described.check(name, getattr(holder, name)))
 
 
-def number_of(name: str, value: Any) -> int | float:
-    """Convert a number of any type, also NumPy's, to Python's; raises InputError for anything else."""
+def number_of(name: str, value: Any, kind: str = "a number") -> int | float:
+    """Convert a number of any type, also NumPy's, to Python's; raises InputError for others, asking for ``kind``."""
     number = value.item() if getattr(value, "ndim", None) == 0 else value  # NumPy's
     if isinstance(number, bool) or not isinstance(number, int | float):
-        raise InputError(f"{name} is {number!r}: give a number")
+        raise InputError(f"{name} is {number!r}: give {kind}")
     return number
 
 
 def whole(name: str, value: Any, least: int | None = None) -> int:
     """Convert a whole number of any type, also NumPy's or 1.0; raises InputError for others, or one below ``least``."""
-    number = value.item() if getattr(value, "ndim", None) == 0 else value  # NumPy's
-    if isinstance(number, bool) or not isinstance(number, int | float) or number != number // 1:
+    number = number_of(name, value, "a whole number")
+    if number != number // 1:
         raise InputError(f"{name} is {number!r}: give a whole number")
     if least is not None and number < least:
         raise InputError(f"{name} is {number}: at least {least} is needed")
