@@ -81,7 +81,7 @@ def test_train_and_sample(tmp_path: Path) -> None:
     run(EXAMPLES / "train_and_sample.py", tmp_path / "digits", *changes, folder=tmp_path)
     assert Image.open(tmp_path / "digits" / "samples.png").width > 5 * 32
     runs = [tmp_path / "digits" / name for name in ("tokenizer", "diffusion")]
-    run(EXAMPLES / "plot_log.py", tmp_path / "curves.png", *runs, folder=tmp_path)
+    run(ROOT / "docs" / "figures" / "plot_log.py", tmp_path / "curves.png", *runs, folder=tmp_path)
     assert (tmp_path / "curves.png").exists()
 
 

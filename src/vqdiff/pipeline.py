@@ -16,7 +16,7 @@ from vqdiff.checkpoints import Extras, read_model
 from vqdiff.denoisers.packed import is_packed, pack, precision_of
 from vqdiff.foundation.config import Precision
 from vqdiff.foundation.errors import InputError
-from vqdiff.foundation.images import Picture, to_images
+from vqdiff.foundation.images import ImageLike, to_images
 from vqdiff.foundation.options import WholeNumber, whole
 from vqdiff.foundation.shapes import Float, Int
 from vqdiff.model import Job, Model
@@ -83,8 +83,8 @@ class Pipeline:
 
     def edit(
         self,
-        image: Picture,
-        mask: Picture,
+        image: ImageLike,
+        mask: ImageLike,
         prompt: Condition = None,
         *,
         seed: WholeNumber = 0,
@@ -112,7 +112,7 @@ class Pipeline:
 
     def expand(
         self,
-        image: Picture,
+        image: ImageLike,
         prompt: Condition = None,
         *,
         left: WholeNumber = 0,
@@ -132,7 +132,7 @@ class Pipeline:
 
     def vary(
         self,
-        image: Picture,
+        image: ImageLike,
         strength: float = 0.5,
         prompt: Condition = None,
         *,
@@ -155,7 +155,7 @@ class Pipeline:
 
     def revise(
         self,
-        image: Picture,
+        image: ImageLike,
         share: float = 0.25,
         prompt: Condition = None,
         *,

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from vqdiff.foundation import fitting
 from vqdiff.foundation.errors import InputError, about
-from vqdiff.foundation.images import Picture, as_image, to_pixels
+from vqdiff.foundation.images import ImageLike, as_image, to_pixels
 from vqdiff.foundation.options import Whole, check_options, option
 from vqdiff.foundation.shapes import Bool, Int
 from vqdiff.model import Job, Model
@@ -81,7 +81,7 @@ class DrawRequest(Request):
 class _OverRequest(Request):
     """A request that starts from an image of any size; the result has the same size."""
 
-    image: Picture
+    image: ImageLike
     prompt: Condition = None
 
     def _over(
@@ -117,7 +117,7 @@ class _OverRequest(Request):
 class EditRequest(_OverRequest):
     """Resample the white part of ``mask``; see `Pipeline.edit`."""
 
-    mask: Picture
+    mask: ImageLike
     feather: int = option(0, Whole(help="Width in pixels of a soft seam inside the white part.", least=0))
 
     def job(self, model: Model) -> Job:
@@ -180,7 +180,7 @@ class ReviseRequest(_OverRequest):
 
 
 @torch.inference_mode()
-def tokenize(model: Model, image: Picture) -> Int[Tensor, "1 L"]:
+def tokenize(model: Model, image: ImageLike) -> Int[Tensor, "1 L"]:
     """The tokens of an image of any size, on the CPU."""
     pixels = to_pixels(np.asarray(fitting.fit(image, model.image_tokenizer.config.image_size))[None])
     return model.image_tokenizer.encode(pixels.to(model.device)).cpu()

@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from tiny_bench import TINY
-from vqdiff.bench import sampling as drawing
+from vqdiff.bench import sampling
 from vqdiff.bench.programs import OURS, PEER, Repeat, Workload, prompts
 from vqdiff.bench.report import Report, check_like
-from vqdiff.bench.sampling import Options, bench_bundled, bench_random
+from vqdiff.bench.sampling import SamplingOptions, bench_bundled, bench_random
 from vqdiff.bench.sizes import random_model, write_random
-from vqdiff.bench.vqdiff_program import Ours, first_picture
+from vqdiff.bench.vqdiff_program import VQDiff, first_picture
 from vqdiff.checkpoints import to_diffusers
 from vqdiff.foundation.errors import InputError
 from vqdiff.sampling import SamplingSettings
@@ -27,7 +27,7 @@ def ignore(line: str) -> None:
 
 @pytest.fixture(scope="module")
 def report() -> Report:
-    options = Options(True, "float32", device="cpu", steps=2, batches=(1, 2), starts=0)
+    options = SamplingOptions(True, "float32", device="cpu", steps=2, batches=(1, 2), starts=0)
     return bench_random("tiny", options, "vqdiff bench", ignore, TINY)
 
 
@@ -62,7 +62,7 @@ def test_other_weights_are_refused(tmp_path: Path) -> None:
     model.null_condition.embedding.data.neg_()
     to_diffusers.write(model, tmp_path / "theirs")
     tokens, t = np.full((1, 16), 30), 50
-    ours = Ours(tmp_path / "ours", "float32", "cpu").log_probs(tokens, t)
+    ours = VQDiff(tmp_path / "ours", "float32", "cpu").log_probs(tokens, t)
     from vqdiff.bench.diffusers_program import Diffusers
 
     theirs = Diffusers(tmp_path / "theirs", "float32", "cpu").log_probs(tokens, t)
@@ -73,7 +73,7 @@ def test_other_weights_are_refused(tmp_path: Path) -> None:
 
 def test_the_steps_are_spread_over_all_times(tmp_path: Path) -> None:
     folder = write_random(TINY, tmp_path, {OURS: "float32"})[OURS]
-    program, times = Ours(folder, "float32", "cpu"), list[int]()
+    program, times = VQDiff(folder, "float32", "cpu"), list[int]()
     network = program.model.denoiser._network
     features = network.features
     network.features = lambda tokens, t, condition: times.append(int(t[0])) or features(tokens, t, condition)
@@ -100,7 +100,9 @@ def test_the_first_picture_is_a_program(who: str, tmp_path: Path) -> None:
 
 
 def test_starts_are_whole_processes_and_their_failure_is_ours() -> None:
-    bench = drawing._Drawing("tiny", Options(False, device="cpu", starts=2), "", TINY.build("meta"), ignore)
+    bench = sampling._SamplingSession(
+        "tiny", SamplingOptions(False, device="cpu", starts=2), "", TINY.build("meta"), ignore
+    )
     bench.start_from_cold({OURS: [sys.executable, "-c", "pass"]})
     assert bench.report.find("a new process", "seconds to one image of one step").values[0].count == 2
     with pytest.raises(RuntimeError, match=r"failed:\n(.|\n)*no such thing"):
@@ -108,8 +110,8 @@ def test_starts_are_whole_processes_and_their_failure_is_ours() -> None:
 
 
 def test_the_bundled_model_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(drawing, "_WHOLE", (Repeat(1, 1),))
-    options = Options(True, "float32", device="cpu", steps=1, batches=(1,), starts=0)
+    monkeypatch.setattr(sampling, "_WHOLE", (Repeat(1, 1),))
+    options = SamplingOptions(True, "float32", device="cpu", steps=1, batches=(1,), starts=0)
     report = bench_bundled(options, "vqdiff bench", ignore)
     assert report.programs == ["vqdiff float32"]
     assert report.find("whole images, warm", "seconds for 1, at default settings").values[0].median > 0
@@ -123,7 +125,7 @@ def test_ahead_of_diffusers(dtype: str) -> None:
     """A ratio with margin, taken in turn in one run, so that no machine decides it. Raise it with the speed."""
     if dtype == "bfloat16" and not torch.cpu._is_avx512_bf16_supported():
         pytest.skip("bfloat16 has no units here")
-    options = Options(True, dtype, device="cpu", steps=15, batches=(1,), starts=1)  # type: ignore[arg-type]
+    options = SamplingOptions(True, dtype, device="cpu", steps=15, batches=(1,), starts=1)  # type: ignore[arg-type]
     report = bench_random("small", options, "vqdiff bench", ignore)
     steps = report.find("1 image, guided", "seconds per step")
     assert steps.ratio is not None

@@ -65,13 +65,13 @@ def test_results_are_printed_and_kept(
 @pytest.mark.parametrize(
     ("arguments", "function", "expected"),
     [
-        ("", "bench_bundled", sampling.Options(False)),
-        ("--against diffusers --steps 9", "bench_random", sampling.Options(True, steps=9)),
-        ("--size emoji --against diffusers", "bench_bundled", sampling.Options(False)),
-        ("--size ithq --against none --batch 2", "bench_random", sampling.Options(False, batches=(2,))),
-        ("--size coco --against-dtype float32", "bench_random", sampling.Options(True, None, "float32")),
-        ("training", "bench_training", training.Options()),
-        ("training --codes 9 --batch 1 2", "bench_training", training.Options(codes=9, batches=(1, 2))),
+        ("", "bench_bundled", sampling.SamplingOptions(False)),
+        ("--against diffusers --steps 9", "bench_random", sampling.SamplingOptions(True, steps=9)),
+        ("--size emoji --against diffusers", "bench_bundled", sampling.SamplingOptions(False)),
+        ("--size ithq --against none --batch 2", "bench_random", sampling.SamplingOptions(False, batches=(2,))),
+        ("--size coco --against-dtype float32", "bench_random", sampling.SamplingOptions(True, None, "float32")),
+        ("training", "bench_training", training.TrainingOptions()),
+        ("training --codes 9 --batch 1 2", "bench_training", training.TrainingOptions(codes=9, batches=(1, 2))),
     ],
 )
 def test_what_is_measured(arguments: str, function: str, expected: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,7 +29,7 @@ def captions(data: str | Path) -> dict[str, list[str]]:
     from vqdiff.data.rows import captions_of
 
     (read,) = find_splits(data).values()
-    return {row.name: captions_of(row.columns) for row in read().rows() if row.is_picture}
+    return {row.name: captions_of(row.columns) for row in read().rows() if row.is_image_file}
 
 
 def with_texts(folder: Path, texts: dict[str, bytes]) -> Path:

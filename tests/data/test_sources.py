@@ -13,7 +13,7 @@ from pyarrow import parquet
 
 from picture_sets import encoded, numbered, picture, shades, tar_of, with_metadata
 from vqdiff.data import load
-from vqdiff.data.cache import PictureError, ahead
+from vqdiff.data.cache import ImageError, ahead
 from vqdiff.data.hub import _fetch
 from vqdiff.data.shards import reader
 from vqdiff.data.sources import Row
@@ -259,6 +259,6 @@ def test_a_bad_connection_is_no_broken_picture(tmp_path, monkeypatch):
     for path in ("https://dead.example/gone.png", "picture_sets.py"):  # the second is in no set, but may be here
         elsewhere = reader({"bytes": None, "path": path}, _fetch)
         (((_, found),),) = ahead(iter([Row("1", elsewhere, {})]), lambda row: row.picture(), 1)
-        assert isinstance(found, PictureError)
+        assert isinstance(found, ImageError)
         assert path in str(found)
     assert not tries

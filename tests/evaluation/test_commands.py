@@ -235,7 +235,7 @@ def test_bundled_studies_are_well_formed(path: Path) -> None:
 
 
 def test_train_scorer_and_use_it(folder: Path) -> None:
-    text = (ROOT / "configs" / "emoji-scorer.toml").read_text() + 'held_out = ["test_style"]\n'
+    text = (ROOT / "configs" / "emoji" / "scorer.toml").read_text() + 'held_out = ["test_style"]\n'
     lines = [line for line in text.splitlines() if not line.startswith(("data", "output", "text_encoder", "held_out"))]
     head = f'data = "OUT/data"\noutput = "OUT/scorers"\ntext_encoder = "{bundled()["emoji"] / "text_encoder"}"\n'
     small = 'held_out = ["train"]\nepochs = 60\nbatch_size = 64\n'

@@ -89,8 +89,11 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.toml")), ids=lambda path: path.stem)
+PATHS = sorted(path for path in (ROOT / "configs").glob("*/*.toml") if path.parent.name != "studies")
+
+
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_the_configurations_that_come_along_are_well_formed(path: Path) -> None:
-    kind = KINDS[path.stem.rpartition("-")[2]]
+    kind = KINDS[path.stem]
     changes = ["trial.data=."] if kind is Evaluation else []
     assert isinstance(read_config(kind, path, changes), kind)

@@ -15,7 +15,7 @@ from PIL import Image, PngImagePlugin, TiffImagePlugin
 from picture_sets import GREY16
 from vqdiff.foundation.errors import InputError
 from vqdiff.foundation.images import (
-    PictureError,
+    ImageError,
     as_image,
     batches,
     decode,
@@ -23,7 +23,7 @@ from vqdiff.foundation.images import (
     heat_map,
     normalise,
     on_white,
-    read_picture,
+    read_image,
     to_images,
     to_pixels,
 )
@@ -104,7 +104,7 @@ def test_the_mode_f_may_also_count_to_one(top: float, most: float) -> None:
 def test_what_eight_bits_cannot_show_is_named(values: np.ndarray, says: str) -> None:
     with pytest.raises(InputError, match=says):
         as_image(Image.fromarray(values))
-    with pytest.raises(PictureError, match=says):
+    with pytest.raises(ImageError, match=says):
         decode(saved(Image.fromarray(values), "TIFF"))
 
 
@@ -116,7 +116,7 @@ def test_a_16_bit_ramp_is_a_ramp() -> None:
         assert image.mode == "I;16"
         expected = (np.asarray(image) / 257).round()
     assert len(np.unique(expected)) == 64
-    assert np.array_equal(np.asarray(read_picture(GREY16)), expected)
+    assert np.array_equal(np.asarray(read_image(GREY16)), expected)
     assert np.array_equal(np.asarray(decode(GREY16.read_bytes()))[..., 1], expected)
 
 
@@ -209,13 +209,13 @@ def test_pictures_are_upright(kind: str, mode: str) -> None:
     ],
 )
 def test_damaged_files_are_named(content: bytes, says: str, tmp_path: Path) -> None:
-    with pytest.raises(PictureError, match=says):
+    with pytest.raises(ImageError, match=says):
         decode(content)
     (tmp_path / "a.png").write_bytes(content)
-    with pytest.raises(PictureError, match=r"cannot read the image .*a\.png: "):
-        read_picture(tmp_path / "a.png")
+    with pytest.raises(ImageError, match=r"cannot read the image .*a\.png: "):
+        read_image(tmp_path / "a.png")
     if content.startswith(b"\x89PNG"):
-        with Image.open(tmp_path / "a.png") as lazy, pytest.raises(PictureError, match="cannot read the image"):
+        with Image.open(tmp_path / "a.png") as lazy, pytest.raises(ImageError, match="cannot read the image"):
             as_image(lazy)
 
 
@@ -224,7 +224,7 @@ def test_a_reader_may_stumble_over_anything(monkeypatch: pytest.MonkeyPatch) -> 
         raise IndexError("out of range")
 
     monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", stumble)
-    with pytest.raises(PictureError, match="out of range"):
+    with pytest.raises(ImageError, match="out of range"):
         decode(saved(Image.new("L", (3, 3)), "PNG"))
 
 

@@ -8,7 +8,7 @@ import pytest
 from pyarrow import parquet
 
 from vqdiff.recipes.emoji.captions import captions, fraction, split
-from vqdiff.recipes.emoji.entries import Names
+from vqdiff.recipes.emoji.entries import EmojiNames
 from vqdiff.recipes.emoji.names import NameIndex, match_file_names, slug
 from vqdiff.recipes.emoji.unicode import emoji_table, normalise, phrase, spoken_names
 from vqdiff.text.emoji_names import names
@@ -112,7 +112,7 @@ def test_table_gives_gender_role_and_tones():
 
 def test_prompts_are_read_with_the_names_of_the_table(archives):
     """The table in the package is the one that captions are made from."""
-    spoken = spoken_names(Names.read(archives).table)
+    spoken = spoken_names(EmojiNames.read(archives).table)
     assert len(spoken) > 20
     known = names()
     assert {emoji: known.get(emoji) for emoji in spoken} == spoken

@@ -15,7 +15,7 @@ from vqdiff.foundation.errors import InputError
 from vqdiff.recipes.emoji import faces
 from vqdiff.recipes.emoji.build import Contents, assemble, packages_for
 from vqdiff.recipes.emoji.captions import concept_is_held_out
-from vqdiff.recipes.emoji.entries import Names
+from vqdiff.recipes.emoji.entries import EmojiNames
 from vqdiff.recipes.emoji.faces import FACE_PACKAGES, FACE_SETS, choose, read_faces, with_margin
 from vqdiff.recipes.emoji.icons import ICON_SETS, HeldOutNames, read_icons
 from vqdiff.recipes.emoji.packages import LICENSE_URLS, PACKAGES, Package
@@ -40,7 +40,7 @@ def test_every_source_is_pinned_licensed_and_credited():
 
 @pytest.fixture(scope="module")
 def icons(archives):
-    return list(read_icons(archives, Names.read(archives)))
+    return list(read_icons(archives, EmojiNames.read(archives)))
 
 
 def test_icons_are_called_what_they_show(icons):
@@ -74,7 +74,7 @@ def test_icons_of_held_out_concepts_and_trade_marks_are_left_out(icons):
      ("delivery truck", True), ("banana", False), ("cat", False), ("brickwork", False), ("microscope", False)],
 )  # fmt: skip
 def test_names_of_held_out_concepts(name, held_out, archives):
-    assert (name in HeldOutNames(Names.read(archives))) == held_out
+    assert (name in HeldOutNames(EmojiNames.read(archives))) == held_out
 
 
 # Faces

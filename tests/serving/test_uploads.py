@@ -17,7 +17,7 @@ def test_16_bits_are_scaled() -> None:
     with Image.open(GREY16) as image:
         expected = (np.asarray(image) / 257).round()
     for read in (
-        Limits().read_picture(GREY16.read_bytes()),
+        Limits().read_image(GREY16.read_bytes()),
         Limits().read_base64(base64.b64encode(GREY16.read_bytes()).decode()),
     ):
         assert read.mode == "L"
@@ -33,4 +33,4 @@ def test_modes_are_those_that_are_shown(mode: str, kind: str, expected: str) -> 
     if mode == "RGBA":
         image.putalpha(100)  # a file may leave out what is opaque
     image.save(file, kind)
-    assert Limits().read_picture(file.getvalue()).mode == expected
+    assert Limits().read_image(file.getvalue()).mode == expected

@@ -25,7 +25,7 @@ def test_handwritten_digits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     main(["data", "check", "runs/digits/pictures", "--no-time"])
 
     short = ["--set", "run.log_every=10", "--set", "run.warmup=10", "--set", "run.ema=0.9"]
-    main(["train", "tokenizer", str(ROOT / "configs/digits-tokenizer.toml"), *short, "--set", "run.steps=140"])
+    main(["train", "tokenizer", str(ROOT / "configs/digits/tokenizer.toml"), *short, "--set", "run.steps=140"])
     one = [
         *short,
         "--set",
@@ -39,7 +39,7 @@ def test_handwritten_digits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         "--set",
         'prompts=["seven"]',
     ]
-    main(["train", "diffusion", str(ROOT / "configs/digits-diffusion.toml"), *one])
+    main(["train", "diffusion", str(ROOT / "configs/digits/diffusion.toml"), *one])
     tokenizer, denoiser = (_log(Path("runs/digits", stage, "log.jsonl")) for stage in ("tokenizer", "diffusion"))
     assert tokenizer[-1]["psnr"] > 20
     assert denoiser[-2]["loss"] < 0.8 * denoiser[0]["loss"]
@@ -67,10 +67,10 @@ def test_own_pictures_with_captions(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
     steps = ["--set", "run.steps=4", "--set", "run.batch_size=4", "--set", "evaluate=4"]
     small = ["model.channels=[8, 16, 16]", "model.encoder_blocks=[0, 0, 0]", "model.decoder_blocks=[0, 0, 0]"]
-    main(["train", "tokenizer", str(ROOT / "configs/own-tokenizer.toml"), *steps, *_set(*small, "perceptual.weight=0")])
+    main(["train", "tokenizer", str(ROOT / "configs/own/tokenizer.toml"), *steps, *_set(*small, "perceptual.weight=0")])
     main(["data", "tokens", "my-pictures", "--model", "runs/own-tokenizer/image_tokenizer", "-o", "my-tokens"])
     small = ["model.width=64", "model.heads=2", "model.depth=1", "compile=false", "sampling.steps=2"]
-    own = ["train", "diffusion", str(ROOT / "configs/own-diffusion.toml"), *steps, *_set(*small)]
+    own = ["train", "diffusion", str(ROOT / "configs/own/diffusion.toml"), *steps, *_set(*small)]
     main(own)
     main(["generate", "a red apple", "--model", "runs/own-diffusion/model", "-o", "apple.png"])
     assert Image.open("apple.png").size == (128, 128)

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from vqdiff.data import PictureSet, load
+from vqdiff.data import ImageSet, load
 from vqdiff.foundation.config import build, read_config
 from vqdiff.foundation.errors import InputError
 from vqdiff.foundation.images import to_pixels
@@ -158,10 +158,10 @@ class Copier(nn.Module):
         return (tokens != self.inverted).view(-1, 3, 16, 16).float()
 
 
-def black_and_white() -> PictureSet:
+def black_and_white() -> ImageSet:
     pictures = load(SAMPLE, "train", 16)
     pixels = np.random.default_rng(0).integers(0, 2, (len(pictures), 16, 16, 3), dtype=np.uint8) * 255
-    return PictureSet(**{**vars(pictures), "pixels": pixels})
+    return ImageSet(**{**vars(pictures), "pixels": pixels})
 
 
 def test_scores_know_perfect_from_poor(capsys: pytest.CaptureFixture[str]) -> None:
@@ -213,7 +213,7 @@ def test_unknown_keys_are_named(tmp_path: Path) -> None:
         config(tmp_path, perceptual={"wieght": 1.0})
 
 
-@pytest.mark.parametrize("recipe", sorted(RECIPES.glob("*tokenizer*.toml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("recipe", sorted(RECIPES.glob("*/tokenizer.toml")), ids=lambda path: path.parent.name)
 def test_recipes_can_be_read(recipe: Path) -> None:
     assert isinstance(read_config(TokenizerTraining, recipe).run, RunConfig)
 

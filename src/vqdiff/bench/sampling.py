@@ -41,7 +41,7 @@ _WHOLE = (Repeat(1, 5), Repeat(64, 1))
 
 
 @dataclass(frozen=True)
-class Options:
+class SamplingOptions:
     """How to measure a model; None for defaults that fit the device and the size."""
 
     peer: bool
@@ -67,13 +67,15 @@ class Options:
         return {**found, PEER: self.peer_dtype or PRECISIONS[own].dtype} if self.peer else found
 
 
-def bench_random(size: str, options: Options, command: str, say: Say, sizes: Architecture | None = None) -> Report:
+def bench_random(
+    size: str, options: SamplingOptions, command: str, say: Say, sizes: Architecture | None = None
+) -> Report:
     """Measure a model with random weights of a published size, or of ``sizes``.
 
     Raises InputError if the two programs do not compute the same.
     """
     sizes = sizes or random_architecture(size)
-    bench = _Drawing(size, options, command, sizes.build("meta"), say)
+    bench = _SamplingSession(size, options, command, sizes.build("meta"), say)
     steps, batches = _ON_CPU.get(size, _DEFAULT) if bench.device.type == "cpu" else _DEFAULT
     steps, batches = options.steps or steps, options.batches or batches
     tasks = [Workload(batch, _GUIDED, steps) for batch in batches]
@@ -91,10 +93,10 @@ def bench_random(size: str, options: Options, command: str, say: Say, sizes: Arc
     return bench.report
 
 
-def bench_bundled(options: Options, command: str, say: Say) -> Report:
+def bench_bundled(options: SamplingOptions, command: str, say: Say) -> Report:
     """Measure the bundled model at its default settings, whole images and single steps."""
     meta = Model.load(find(_BUNDLED), shapes_only=True)
-    bench = _Drawing(_BUNDLED, replace(options, peer=False), command, meta, say)
+    bench = _SamplingSession(_BUNDLED, replace(options, peer=False), command, meta, say)
     settings, batches = meta.sampling, options.batches or _DEFAULT[1]
     if options.steps:
         settings = replace(settings, steps=options.steps)
@@ -113,17 +115,17 @@ def bench_bundled(options: Options, command: str, say: Say) -> Report:
     return bench.report
 
 
-class _Drawing(Session):
+class _SamplingSession(Session):
     """Measures how fast programs generate."""
 
-    def __init__(self, size: str, options: Options, command: str, meta: Model, say: Say) -> None:
+    def __init__(self, size: str, options: SamplingOptions, command: str, meta: Model, say: Say) -> None:
         super().__init__(size, options.programs, pick_device(options.device), command, say)
         self.meta, self.starts = meta, options.starts
         self.flops = {guided: step_flops(meta, guided=guided) for guided in (False, True)}
 
     def makers(self, sources: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:
         """The functions and arguments that make each program from a model."""
-        make = {OURS: vqdiff_program.Ours, PEER: _peer}
+        make = {OURS: vqdiff_program.VQDiff, PEER: _peer}
         return {name: (make[name], source, self.programs[name], str(self.device)) for name, source in sources.items()}
 
     def estimate(self, tasks: Sequence[Workload]) -> None:

@@ -33,7 +33,7 @@ _CHECKED = 2
 
 
 @dataclass(frozen=True)
-class Options:
+class TrainingOptions:
     """How to measure the training of a denoiser; None for defaults that fit the device."""
 
     codes: int = 4096
@@ -46,7 +46,9 @@ class Options:
         check_counts(codes=self.codes, steps=self.steps, batch=self.batches)
 
 
-def bench_training(size: str, options: Options, command: str, say: Say, config: ClassicConfig | None = None) -> Report:
+def bench_training(
+    size: str, options: TrainingOptions, command: str, say: Say, config: ClassicConfig | None = None
+) -> Report:
     """Measure training a denoiser of a published size, or of ``config``, with the given number of codes.
 
     Raises InputError if the two losses differ.
@@ -57,7 +59,7 @@ def bench_training(size: str, options: Options, command: str, say: Say, config: 
     bench = Session(title, dict.fromkeys((OURS, PUBLISHED), dtype), device, command, say)
     note = "AdamW, weights in float32" + (", matrix products in bfloat16 by autocast" if dtype == "bfloat16" else "")
     bench.report.notes.append(f"{note}; λ {_AUX_WEIGHT}; the published schedule of {config.num_steps} times.")
-    made = {name: (make, config, dtype, str(device)) for name, make in ((OURS, Ours), (PUBLISHED, Published))}
+    made = {name: (make, config, dtype, str(device)) for name, make in ((OURS, VQDiff), (PUBLISHED, Published))}
     with bench.workers(made) as workers:
         noisy = _noisy(config)
         bench.check([worker.ask("losses", *noisy) for worker in workers], "losses")
@@ -155,7 +157,7 @@ class Program(ABC):
         return losses.sum() / (len(losses) * self.config.num_tokens)
 
 
-class Ours(Program):
+class VQDiff(Program):
     """This package's loss, on integers."""
 
     def noise(self, x0: Tensor, t: Tensor) -> tuple[Tensor, Any]:

@@ -33,7 +33,7 @@ from vqdiff.pipeline import load
 from vqdiff.sampling import Canvas, Frame, get_sampler, run
 
 
-class Ours:
+class VQDiff:
     """A model folder, loaded and used through this package's public names."""
 
     def __init__(self, source: str | Path, precision: MeasuredPrecision, device: str) -> None:

@@ -18,7 +18,7 @@ Turn = Callable[[], None]
 
 _PATIENCE = 2.0  # seconds to wait for a program to end by itself
 _PAUSE = 0.005  # seconds between turns, in which threads come to rest
-_Answer = tuple[Literal["turn", "result", "refused", "failed"], Any]
+_Message = tuple[Literal["turn", "result", "refused", "failed"], Any]
 
 
 class Worker:
@@ -34,7 +34,7 @@ class Worker:
         self._process = context.Process(target=_serve, args=(theirs, make, arguments), daemon=True)
         self._process.start()
         theirs.close()  # so that its end is detected here
-        self._answer: _Answer = ("turn", None)
+        self._answer: _Message = ("turn", None)
         self._receive()
 
     def __enter__(self) -> Worker:

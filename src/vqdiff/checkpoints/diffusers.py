@@ -16,7 +16,7 @@ from torch import Tensor
 from vqdiff.checkpoints.archive import read_weights
 from vqdiff.checkpoints.clip import null_condition, read_clip_folder
 from vqdiff.checkpoints.presets import recipe_for
-from vqdiff.checkpoints.reading import Names, StateDict, assemble, collect, count, listed, shape_of
+from vqdiff.checkpoints.reading import KeyNames, StateDict, assemble, collect, count, listed, shape_of
 from vqdiff.denoisers.classic import ClassicConfig, ClassicDenoiser
 from vqdiff.diffusion import Schedule
 from vqdiff.foundation.errors import InputError
@@ -26,7 +26,7 @@ from vqdiff.model import Card, Model
 
 NULL_FOLDER = "learned_classifier_free_sampling_embeddings"
 
-DENOISER_NAMES = Names(
+DENOISER_NAMES = KeyNames(
     {
         "token_embedding.": "latent_image_embedding.emb.",
         "row_embedding.": "latent_image_embedding.height_emb.",
@@ -49,7 +49,7 @@ DENOISER_NAMES = Names(
 )
 
 
-def codec_names(config: VQGANConfig) -> Names:
+def codec_names(config: VQGANConfig) -> KeyNames:
     """The names of a codec's weights in diffusers."""
     levels = range(len(config.channel_mult))
     pieces = {f"encoder.levels.{i}.resize.": f"encoder.levels.{i}.downsamplers.0." for i in levels}
@@ -69,7 +69,7 @@ def codec_names(config: VQGANConfig) -> Names:
         "from_code.": "post_quant_conv.",
         "codebook.codes.": "quantize.embedding.",
     }
-    return Names(pieces, {".qkv.": (".to_q.", ".to_k.", ".to_v.")})
+    return KeyNames(pieces, {".qkv.": (".to_q.", ".to_k.", ".to_v.")})
 
 
 _ATTENTION_OF_2022 = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}

@@ -18,7 +18,7 @@ from torch import Tensor
 from vqdiff.checkpoints.archive import read_table, read_weights
 from vqdiff.checkpoints.clip import null_condition, read_clip
 from vqdiff.checkpoints.presets import recipe_for
-from vqdiff.checkpoints.reading import Names, Reading, StateDict, assemble, collect, count, listed, shape_of
+from vqdiff.checkpoints.reading import KeyNames, Reading, StateDict, assemble, collect, count, listed, shape_of
 from vqdiff.checkpoints.taming import has_codec, read_codec
 from vqdiff.denoisers.classic import ClassicConfig, ClassicDenoiser
 from vqdiff.diffusion import Schedule
@@ -172,7 +172,7 @@ def read_denoiser(
     return collect(state, config, ClassicDenoiser, names_of(config), prefix=prefix, dtype=dtype)
 
 
-def names_of(config: ClassicConfig) -> Names:
+def names_of(config: ClassicConfig) -> KeyNames:
     """The names of a denoiser's weights in the original code."""
     pieces = {
         "token_embedding.": "content_emb.emb.",
@@ -191,7 +191,7 @@ def names_of(config: ClassicConfig) -> Names:
         ".mlp.widen.": ".mlp.conv1." if config.conv_mlp else ".mlp.0.",
         ".mlp.narrow.": ".mlp.conv2." if config.conv_mlp else ".mlp.2.",
     }
-    return Names(pieces, {".qkv.": (".query.", ".key.", ".value."), ".kv.": (".key.", ".value.")})
+    return KeyNames(pieces, {".qkv.": (".query.", ".key.", ".value."), ".kv.": (".key.", ".value.")})
 
 
 def read_schedule(state: StateDict, num_steps: int, num_codes: int) -> tuple[Schedule, str | None]:

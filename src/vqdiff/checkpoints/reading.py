@@ -27,7 +27,7 @@ class Reading(Generic[Config]):
 
 
 @dataclass(frozen=True)
-class Names:
+class KeyNames:
     """The names of our weights in another project.
 
     pieces: replacements that turn our names into theirs, in order. fused: a piece of a name that stands for several of
@@ -68,7 +68,7 @@ def collect(
     state: StateDict,
     config: Config,
     network: type[nn.Module],
-    names: Names,
+    names: KeyNames,
     *,
     prefix: str = "",
     dtype: torch.dtype | None = None,
@@ -105,7 +105,7 @@ def collect(
     return Reading(config, weights, tuple(sorted(state.keys() - used)))
 
 
-def scatter(module: nn.Module, names: Names) -> dict[str, Tensor]:
+def scatter(module: nn.Module, names: KeyNames) -> dict[str, Tensor]:
     """The inverse of `collect`: a network's weights with the other project's names."""
     return {
         key: part.contiguous()

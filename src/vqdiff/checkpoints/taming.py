@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vqdiff.checkpoints.reading import Names, Reading, StateDict, collect, count, shape_of
+from vqdiff.checkpoints.reading import KeyNames, Reading, StateDict, collect, count, shape_of
 from vqdiff.foundation.errors import InputError
 from vqdiff.foundation.shapes import Int
 from vqdiff.image_tokenizers.vqgan import VQGAN, VQGANConfig
@@ -71,7 +71,7 @@ def read_codec(
     state |= {"codebook.class_of": mapping, "codebook.code_of": code_of}
     if gumbel:  # a 1×1 convolution there, a linear layer here
         state["quantize.proj.weight"] = state["quantize.proj.weight"].flatten(1)
-    return collect(state, config, VQGAN, Names(pieces, {".qkv.": (".q.", ".k.", ".v.")}))
+    return collect(state, config, VQGAN, KeyNames(pieces, {".qkv.": (".q.", ".k.", ".v.")}))
 
 
 def _codec_part(state: StateDict) -> dict[str, Tensor]:

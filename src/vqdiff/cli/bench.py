@@ -59,13 +59,15 @@ def drawing(
     output
         A folder for the results as JSON and Markdown, named by date.
     """
-    from vqdiff.bench.sampling import Options, bench_bundled, bench_random
+    from vqdiff.bench.sampling import SamplingOptions, bench_bundled, bench_random
 
     _check(output)
     size = size or ("small" if against == "diffusers" else "emoji")
     if size == "emoji" and against == "diffusers":
         _say("diffusers cannot run the bundled model: measuring vqdiff alone")
-    options = Options(size != "emoji" and against != "none", dtype, against_dtype, device, steps, batches, starts)
+    options = SamplingOptions(
+        size != "emoji" and against != "none", dtype, against_dtype, device, steps, batches, starts
+    )
     command = _command()
     report = bench_bundled(options, command, _say) if size == "emoji" else bench_random(size, options, command, _say)
     _finish(report, output)
@@ -101,10 +103,10 @@ def training(
     output
         A folder for the results as JSON and Markdown, named by date.
     """
-    from vqdiff.bench.training import Options, bench_training
+    from vqdiff.bench.training import TrainingOptions, bench_training
 
     _check(output)
-    _finish(bench_training(size, Options(codes, dtype, device, steps, batches), _command(), _say), output)
+    _finish(bench_training(size, TrainingOptions(codes, dtype, device, steps, batches), _command(), _say), output)
 
 
 def _check(output: Path | None) -> None:

@@ -84,7 +84,7 @@ def check(
         device: The device to time: auto, cpu, cuda or cuda:1.
     """
     from vqdiff.data.check import check as check_data
-    from vqdiff.data.pictures import cache_home
+    from vqdiff.data.image_set import cache_home
     from vqdiff.foundation.errors import InputError
     from vqdiff.foundation.files import atomic_path, check_writable, make_folder
     from vqdiff.foundation.images import sheet

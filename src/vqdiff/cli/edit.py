@@ -43,7 +43,7 @@ def edit(
     json_output
         Print a JSON record instead of a line.
     """
-    from vqdiff.foundation.images import read_picture
+    from vqdiff.foundation.images import read_image
     from vqdiff.requests import EditRequest
 
     draw_over(
@@ -54,7 +54,7 @@ def edit(
         conditions,
         settings,
         seed=seed,
-        mask=read_picture(mask),
+        mask=read_image(mask),
         feather=feather,
         record={"edited": image.name, "feather": feather},
         output=output,

@@ -51,10 +51,10 @@ def draw_over(
     ``record`` and ``fields`` are specific to this kind.
     """
     from vqdiff.foundation.files import check_writable
-    from vqdiff.foundation.images import read_picture, sheet
+    from vqdiff.foundation.images import read_image, sheet
 
     check_writable(output)
-    given = read_picture(image)
+    given = read_image(image)
     pipe = model.load()
     chosen = pipe.settings(**vars(settings))
     common: dict[str, Any] = {"prompt": prompts.condition(prompt), "seed": seed, "negative": prompts.negative}

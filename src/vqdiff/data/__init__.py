@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from vqdiff.data.pictures import PictureSet, load
+from vqdiff.data.image_set import ImageSet, load
 from vqdiff.data.rows import Rows, emphasised, sampling_weights
 from vqdiff.data.tokens import TokenSet, Views, tokenize
 
-__all__ = ["PictureSet", "Rows", "TokenSet", "Views", "emphasised", "load", "sampling_weights", "tokenize"]
+__all__ = ["ImageSet", "Rows", "TokenSet", "Views", "emphasised", "load", "sampling_weights", "tokenize"]

@@ -28,7 +28,7 @@ from vqdiff.data.rows import Table, join_tables, open_table, sound, to_table, wr
 from vqdiff.data.sources import Row, Source
 from vqdiff.foundation.errors import InputError
 from vqdiff.foundation.files import atomic_path, make_folder
-from vqdiff.foundation.images import PictureError, decode
+from vqdiff.foundation.images import ImageError, decode
 from vqdiff.foundation.progress import track
 
 _AHEAD = 2  # batches that are decoded while another is in use
@@ -157,7 +157,7 @@ class _Filling:
                 file.seek(0, io.SEEK_END)
             rows = islice(sound(self.source.rows()), self.read, None)
             for batch in ahead(rows, lambda row: prepare(decode(row.read()), row.name), batch_size):
-                good = [(row, array) for row, array in batch if not isinstance(array, PictureError)]
+                good = [(row, array) for row, array in batch if not isinstance(array, ImageError)]
                 if good:
                     made = work(np.stack([array for _, array in good]))
                     if not self.dtype:
@@ -167,7 +167,7 @@ class _Filling:
                     self.kept += len(made)
                     self.names += [row.name for row, _ in good]
                     self.columns += [row.columns for row, _ in good]
-                self.broken += [(row.name, str(array)) for row, array in batch if isinstance(array, PictureError)]
+                self.broken += [(row.name, str(array)) for row, array in batch if isinstance(array, ImageError)]
                 self.read += len(batch)
                 if time.monotonic() - noted > _NOTE_EVERY:
                     file.flush()
@@ -219,23 +219,21 @@ class _Filling:
         return file.tell()
 
 
-def ahead(
-    rows: Iterator[Row], work: Callable[[Row], T], batch_size: int
-) -> Iterator[list[tuple[Row, T | PictureError]]]:
+def ahead(rows: Iterator[Row], work: Callable[[Row], T], batch_size: int) -> Iterator[list[tuple[Row, T | ImageError]]]:
     """Yield batches of rows with the result of ``work`` for each, or the error of its image.
 
     Threads work on the next batches (reading and decoding images releases the interpreter) while one is in use.
     """
 
-    def one(row: Row) -> T | PictureError:
+    def one(row: Row) -> T | ImageError:
         try:
             return work(row)
-        except PictureError as error:
+        except ImageError as error:
             return error
         except InputError:  # not only about this image
             raise
         except (OSError, ValueError) as error:  # from reading the file
-            return PictureError(str(error))
+            return ImageError(str(error))
 
     with ThreadPoolExecutor() as pool:
         waiting = deque()

@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 from PIL import Image
 
 from vqdiff.data.cache import ahead
-from vqdiff.data.pictures import square
+from vqdiff.data.image_set import square
 from vqdiff.data.rows import CAPTION_COLUMNS, LABEL_COLUMNS, captions_of, faults_of, label_of
 from vqdiff.data.sources import Row
 from vqdiff.data.splits import find_splits
-from vqdiff.foundation.images import PictureError, decode
+from vqdiff.foundation.images import ImageError, decode
 from vqdiff.foundation.progress import track
 
 _BATCH = 64
@@ -113,12 +113,12 @@ def check(data: str | Path, sheet: list[Image.Image]) -> Iterator[SplitReport]:
             report.mistakes += [f"{row.name}: {fault}" for fault in faults]
             if row.left_out:
                 report.broken.append(f"{row.name} is left out: {row.left_out}")
-            if not row.is_picture:
+            if not row.is_image_file:
                 continue
             report.pictures += 1
             if not faults:
                 report.note(row)
-            if isinstance(look, PictureError):
+            if isinstance(look, ImageError):
                 report.broken.append(f"{row.name} cannot be read: {look}")
                 continue
             report.sizes.append(look.size)

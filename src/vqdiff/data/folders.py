@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from vqdiff.data.rows import captions_of
-from vqdiff.data.sources import PICTURE_SUFFIXES, Row, Source, file_stamps, hidden, inside, order_classes, printable
+from vqdiff.data.sources import IMAGE_SUFFIXES, Row, Source, file_stamps, hidden, inside, order_classes, printable
 from vqdiff.foundation.errors import InputError
 from vqdiff.foundation.files import read_text
 
@@ -31,7 +31,7 @@ def read_folder(folder: Path, root: Path, files: Sequence[PurePosixPath]) -> Sou
     """
     found = [folder / file for file in files]
     below = [path for path in found if path.is_relative_to(root)]
-    pictures = [path for path in below if path.suffix.lower() in PICTURE_SUFFIXES]
+    pictures = [path for path in below if path.suffix.lower() in IMAGE_SUFFIXES]
     tables = [path for path in found if path.name.lower() in _TABLES]
     described = _Described(folder, root, tables)
     texts = {path.with_suffix(""): path for path in below if path.suffix.lower() == ".txt" and path.suffix != ".txt"}

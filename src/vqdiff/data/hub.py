@@ -12,7 +12,7 @@ from typing import Any
 from vqdiff.data.shards import picture_column, reader
 from vqdiff.data.sources import Row, Source, digest, file_stamps, read_inside
 from vqdiff.foundation.errors import InputError
-from vqdiff.foundation.images import PictureError
+from vqdiff.foundation.images import ImageError
 
 
 def saved_splits(folder: Path) -> dict[str, Callable[[], Source]]:
@@ -76,11 +76,11 @@ def _read_dataset(dataset: Any, origin: str, count: int | None, read: Callable[[
 def _fetch(path: str, attempts: int = 4) -> bytes:
     """Read the bytes of a file; InputError if it is on the Hub and cannot be fetched after several attempts.
 
-    Raises PictureError for a file on another server, and for a path relative to the working directory.
+    Raises ImageError for a file on another server, and for a path relative to the working directory.
     """
     if "hf://" not in path:
         if "://" in path or not os.path.isabs(path):
-            raise PictureError(f"the set has only its path, {path}, which is not on the Hub")
+            raise ImageError(f"the set has only its path, {path}, which is not on the Hub")
         return Path(path).read_bytes()
     import fsspec
 

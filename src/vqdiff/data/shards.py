@@ -11,13 +11,13 @@ from itertools import groupby
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from vqdiff.data.sources import PICTURE_SUFFIXES, Row, Source, file_stamps, hidden, printable, read_inside
+from vqdiff.data.sources import IMAGE_SUFFIXES, Row, Source, file_stamps, hidden, printable, read_inside
 from vqdiff.foundation.errors import InputError
 from vqdiff.foundation.files import decode_text
 
 _BATCH = 256  # rows of a parquet file that are in memory at once
 _PAPERS = ("README", "LICENSE", "LICENCE")  # files of a tar that need no image
-_PICTURE_COLUMNS = ("image", "img", "picture", *(suffix[1:] for suffix in sorted(PICTURE_SUFFIXES)))
+_IMAGE_COLUMNS = ("image", "img", "picture", *(suffix[1:] for suffix in sorted(IMAGE_SUFFIXES)))
 
 
 def read_parquet(paths: Sequence[Path], root: Path) -> Source:
@@ -57,7 +57,7 @@ def read_parquet(paths: Sequence[Path], root: Path) -> Source:
 def picture_column(names: Iterable[str]) -> str | None:
     """The name of the column that holds the images."""
     names = set(names)
-    return next((name for name in _PICTURE_COLUMNS if name in names), None)
+    return next((name for name in _IMAGE_COLUMNS if name in names), None)
 
 
 def reader(picture: Any, read: Callable[[str], bytes]) -> Callable[[], bytes]:
@@ -135,7 +135,7 @@ class _Sample:
 
     def __init__(self, key: str, members: Sequence[tarfile.TarInfo]) -> None:
         self.key, self.members = key, members
-        self.pictures = [member for member in members if _suffix(member) in PICTURE_SUFFIXES]
+        self.pictures = [member for member in members if _suffix(member) in IMAGE_SUFFIXES]
         self.picture = self._only(self.pictures)
         self.described_by = {suffix: self._all(suffix) for suffix in (".json", ".txt", ".cls")}
         known = {*map(id, self.pictures), *(id(member) for found in self.described_by.values() for member in found)}

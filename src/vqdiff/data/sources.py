@@ -13,15 +13,15 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from vqdiff.foundation.images import PictureError
+from vqdiff.foundation.images import ImageError
 
 _READ = "png apng jpg jpeg jpe jfif webp bmp dib gif tif tiff avif avifs jp2 j2k j2c jpx ppm pgm pbm pnm pfm tga qoi"
 _UNREAD = "heic heif jxl"  # also images: they are reported as unreadable
-PICTURE_SUFFIXES = frozenset(f".{name}" for name in f"{_READ} {_UNREAD}".split())
+IMAGE_SUFFIXES = frozenset(f".{name}" for name in f"{_READ} {_UNREAD}".split())
 
 
 def _nothing() -> bytes:
-    raise PictureError("there is no image")
+    raise ImageError("there is no image")
 
 
 @dataclass(frozen=True)
@@ -39,14 +39,14 @@ class Row:
     """Faults in the columns: a run rejects the set."""
 
     @property
-    def is_picture(self) -> bool:
+    def is_image_file(self) -> bool:
         """Whether there is an image, broken or not."""
         return self.picture is not _nothing
 
     def read(self) -> bytes:
-        """Read the image file; PictureError, or another error of reading, if there is none."""
+        """Read the image file; ImageError, or another error of reading, if there is none."""
         if self.left_out:
-            raise PictureError(self.left_out)
+            raise ImageError(self.left_out)
         return self.picture()
 
 
@@ -87,12 +87,12 @@ def inside(root: Path, folder: Path, name: str) -> Path | None:
 
 
 def read_inside(root: Path, folder: Path, name: str) -> bytes:
-    """Read an image file named by a table in ``folder``; PictureError for a URL, or a path outside of ``root``."""
+    """Read an image file named by a table in ``folder``; ImageError for a URL, or a path outside of ``root``."""
     if "://" in name:
-        raise PictureError(f"it is a URL, {name}: download it, and put the file into the set")
+        raise ImageError(f"it is a URL, {name}: download it, and put the file into the set")
     path = inside(root, folder, name)
     if path is None:
-        raise PictureError(f"{name} is outside of {root}: put the file into the set, and name it relative to {folder}")
+        raise ImageError(f"{name} is outside of {root}: put the file into the set, and name it relative to {folder}")
     return path.read_bytes()
 
 

@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 from vqdiff.data.folders import list_files, read_folder
 from vqdiff.data.hub import hub_splits, saved_splits
 from vqdiff.data.shards import read_parquet, read_tars
-from vqdiff.data.sources import PICTURE_SUFFIXES, Row, Source, digest, printable
+from vqdiff.data.sources import IMAGE_SUFFIXES, Row, Source, digest, printable
 from vqdiff.foundation.errors import InputError
 from vqdiff.plugins import DATA_SOURCES
 
@@ -64,7 +64,7 @@ def find_splits(data: str | Path) -> Splits:
         raise InputError(f"{folder} contains both parquet files and tars: put each kind into a folder of its own")
     if parquet:
         return {split: partial(read_parquet, paths, folder) for split, paths in parquet.items()}
-    pictures = [file for file in files if file.suffix.lower() in PICTURE_SUFFIXES]
+    pictures = [file for file in files if file.suffix.lower() in IMAGE_SUFFIXES]
     if tars:
         splits = {split: partial(read_tars, paths) for split, paths in tars.items()}
         return _with_strays(splits, pictures, "it is beside tars, and a set has one layout: put it into a tar")

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from vqdiff.data.cache import Cache, make_cache, open_cache
-from vqdiff.data.pictures import square
+from vqdiff.data.image_set import square
 from vqdiff.data.rows import Rows, describe, join_tables
 from vqdiff.data.sources import Source
 from vqdiff.data.splits import called, find

@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 import vqdiff
-from vqdiff.data import PictureSet, load
+from vqdiff.data import ImageSet, load
 from vqdiff.denoisers.packed import precision_of
 from vqdiff.evaluation.generation import draw, only_main_process, processes
 from vqdiff.evaluation.protocol import Measurement, Result, Subject
@@ -69,7 +69,7 @@ class Judge:
         if self.settings(cell)["guidance"] != 1 and model.null(1) is None:
             raise InputError(f"{cell.model} has no null condition, so it cannot be guided: use guidance 1")
 
-    def _wanted(self) -> PictureSet:
+    def _wanted(self) -> ImageSet:
         """The rows from whose captions images are generated."""
         rows = load(self.trial.data, self.trial.prompts, self.image_size)
         rows.require_captions()
@@ -80,7 +80,7 @@ class Judge:
         columns = {name: values[chosen] for name, values in rows.columns.items()}
         captions = [rows.captions[int(row)] for row in chosen]
         weights = np.full(count, 1 / count)
-        return PictureSet(pixels=rows.pixels[chosen], captions=captions, columns=columns, weights=weights)
+        return ImageSet(pixels=rows.pixels[chosen], captions=captions, columns=columns, weights=weights)
 
     def pipe(self, cell: Cell) -> Pipeline:
         """The pipeline of a cell's model, loaded once, with the cell's null condition."""
@@ -222,7 +222,7 @@ _SCORING = (*_SAMPLING, "vqdiff.evaluation.scoring")
 """The modules that, with their imports, turn a seed into tokens, and tokens into scores."""
 
 
-def _hash_pixels(pictures: PictureSet) -> str:
+def _hash_pixels(pictures: ImageSet) -> str:
     return hashlib.sha256(np.ascontiguousarray(pictures.pixels).tobytes()).hexdigest()[:12]
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, logsigmoid
 
-from vqdiff.data import PictureSet, load
+from vqdiff.data import ImageSet, load
 from vqdiff.evaluation.scorer import Probe, Scorer, ScorerConfig, mean_states
 from vqdiff.foundation.errors import InputError
 from vqdiff.foundation.files import atomic_path
@@ -57,14 +57,14 @@ class ScorerTraining:
 class FeatureSet:
     """The frozen features of one split: of the images, and of every distinct caption."""
 
-    pictures: PictureSet
+    pictures: ImageSet
     views: EfficientNetFeatures
     captions: list[list[int]]
     """Rows of ``texts`` for each image."""
     texts: Tensor
 
     @classmethod
-    def of(cls, pictures: PictureSet, network: EfficientNetLite0, encoder: TextEncoder) -> FeatureSet:
+    def of(cls, pictures: ImageSet, network: EfficientNetLite0, encoder: TextEncoder) -> FeatureSet:
         """Compute the features of a split."""
         texts = sorted({text for row in pictures.captions for text in row})
         number = {text: index for index, text in enumerate(texts)}

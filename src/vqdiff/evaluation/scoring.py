@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from vqdiff.data import PictureSet
+from vqdiff.data import ImageSet
 from vqdiff.evaluation.scorer import Scorer, load_scorer, mean_states, scorer_text_encoder, scorers_folder
 from vqdiff.evaluation.trial import Trial
 from vqdiff.foundation.errors import InputError
@@ -33,7 +33,7 @@ _FEWEST = 10
 class Scoring:
     """The networks of a trial, and the scores of images generated from the captions of ``wanted``."""
 
-    def __init__(self, trial: Trial, wanted: PictureSet, reference: PictureSet) -> None:
+    def __init__(self, trial: Trial, wanted: ImageSet, reference: ImageSet) -> None:
         self.trial, self.wanted = trial, wanted
         self.captions = [texts[0] for texts in wanted.captions]
         if (different := len(set(self.captions))) < trial.choices:

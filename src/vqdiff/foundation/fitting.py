@@ -13,13 +13,13 @@ from PIL import Image, ImageFilter
 from torch.nn import functional as F
 
 from vqdiff.foundation.errors import InputError
-from vqdiff.foundation.images import Picture, as_image, on_white
+from vqdiff.foundation.images import ImageLike, as_image, on_white
 from vqdiff.foundation.shapes import Bool
 
 _WHITE = 128  # the lowest value of a mask that means resample
 
 
-def fit(picture: Picture, size: int) -> Image.Image:
+def fit(picture: ImageLike, size: int) -> Image.Image:
     """Fit an image of any size into a square of ``size`` pixels."""
     image = on_white(picture)
     pads = _pads(image.size)
@@ -34,7 +34,7 @@ def unfit(drawn: Image.Image, size: tuple[int, int]) -> Image.Image:
     return drawn.resize((side, side), Image.Resampling.LANCZOS).crop((left, top, left + size[0], top + size[1]))
 
 
-def white(given: Picture, size: tuple[int, int]) -> NDArray[np.bool_]:
+def white(given: ImageLike, size: tuple[int, int]) -> NDArray[np.bool_]:
     """Where a mask is 128 or more, (H, W); raises InputError unless it has the image's ``size``."""
     mask = as_image(given)
     if mask.size != size:
@@ -65,7 +65,7 @@ def paste(drawn: Image.Image, image: Image.Image, redraw: NDArray[np.bool_], fea
     return Image.composite(drawn, on_white(image), weight)
 
 
-def expand(picture: Picture, left: int, top: int, right: int, bottom: int) -> tuple[Image.Image, Image.Image]:
+def expand(picture: ImageLike, left: int, top: int, right: int, bottom: int) -> tuple[Image.Image, Image.Image]:
     """Put the image on a larger canvas, with this many new pixels at each side; also return a mask, white on these."""
     margins = {"left": left, "top": top, "right": right, "bottom": bottom}
     if wrong := [side for side, width in margins.items() if width < 0]:

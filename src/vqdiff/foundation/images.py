@@ -19,13 +19,13 @@ from torch import Tensor
 from vqdiff.foundation.errors import InputError
 from vqdiff.foundation.shapes import Float
 
-Picture = Image.Image | str | os.PathLike[str] | NDArray[Any]
+ImageLike = Image.Image | str | os.PathLike[str] | NDArray[Any]
 """What `as_image` accepts."""
 
 _BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262  # TIFF tags
 
 
-class PictureError(InputError):
+class ImageError(InputError):
     """An image that cannot be read or shown, and the reason."""
 
 
@@ -45,63 +45,63 @@ def to_images(pixels: Float[Tensor, "B 3 H W"]) -> list[Image.Image]:
     return [Image.fromarray(one) for one in array]
 
 
-def as_image(picture: Picture) -> Image.Image:
+def as_image(picture: ImageLike) -> Image.Image:
     """Convert what a caller passes as an image to a PIL image, as `normalise` returns it.
 
     picture: a PIL image, the path of a file, or an array of ``(H, W)``, ``(H, W, 3)`` or ``(H, W, 4)`` that is uint8,
-    bool, or floats from 0 to 1. Raises PictureError for anything else.
+    bool, or floats from 0 to 1. Raises ImageError for anything else.
     """
     if isinstance(picture, str | os.PathLike):
-        return read_picture(Path(picture))
+        return read_image(Path(picture))
     if isinstance(picture, np.ndarray):
         return _from_array(picture)
     if not isinstance(picture, Image.Image):
-        raise PictureError(f"an image must be a PIL image, a path or a NumPy array, not {type(picture).__name__}")
+        raise ImageError(f"an image must be a PIL image, a path or a NumPy array, not {type(picture).__name__}")
     try:
         return normalise(picture)
-    except PictureError:
+    except ImageError:
         raise
     except Exception as error:  # PIL has opened the file but not read it yet
-        raise PictureError(f"cannot read the image: {_reason(error)}") from error
+        raise ImageError(f"cannot read the image: {_reason(error)}") from error
 
 
-def on_white(picture: Picture) -> Image.Image:
-    """Convert an image to RGB, upright, on white where it is transparent; PictureError as in `as_image`."""
+def on_white(picture: ImageLike) -> Image.Image:
+    """Convert an image to RGB, upright, on white where it is transparent; ImageError as in `as_image`."""
     image = as_image(picture)
     if image.mode != "RGBA":
         return image.convert("RGB")
     return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
 
 
-def read_picture(path: Path) -> Image.Image:
-    """Read an image file, as `normalise` returns it; raises PictureError if it cannot be read."""
+def read_image(path: Path) -> Image.Image:
+    """Read an image file, as `normalise` returns it; raises ImageError if it cannot be read."""
     try:
         with Image.open(path) as image:
             return normalise(image)
     except Exception as error:  # a reader may raise any exception for a damaged file
-        raise PictureError(f"cannot read the image {path}: {_reason(error)}") from error
+        raise ImageError(f"cannot read the image {path}: {_reason(error)}") from error
 
 
 def decode(content: bytes) -> Image.Image:
-    """Decode the bytes of an image file to RGB, upright and on white; raises PictureError if they cannot be read."""
+    """Decode the bytes of an image file to RGB, upright and on white; raises ImageError if they cannot be read."""
     if not content:
-        raise PictureError("it is empty")
+        raise ImageError("it is empty")
     try:
         with Image.open(io.BytesIO(content)) as image:
             return on_white(normalise(image))
     except Exception as error:
-        raise PictureError(_reason(error)) from error
+        raise ImageError(_reason(error)) from error
 
 
 def normalise(image: Image.Image) -> Image.Image:
     """Convert an image of any mode and depth to mode L, RGB, or RGBA if anything is transparent, rotated by its EXIF.
 
     16-bit values are scaled to 8 bits. The modes I and F state no depth: their values range to 255 or 65535 (F also to
-    1), the first of these that the largest value fits. Raises PictureError for other values, and whatever PIL raises
+    1), the first of these that the largest value fits. Raises ImageError for other values, and whatever PIL raises
     for a damaged file.
     """
     if not all(image.size):
-        raise PictureError(f"the image is {image.width}×{image.height} pixels: it is empty")
+        raise ImageError(f"the image is {image.width}×{image.height} pixels: it is empty")
     white, clear = _white_level(image), _clear_colour(image)
     inverted = image.mode.startswith("I;16") and getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == 0
     image = ImageOps.exif_transpose(image)
@@ -152,7 +152,7 @@ def _to_8_bits(values: NDArray[Any], mode: str, white: int | None) -> NDArray[np
     # Values just above a level most likely overshoot it: scaled to the next level, the image would be almost black.
     if not fitting or low < 0 or any(level < high < 2 * level for level in levels):
         ranges = " or ".join(f"0 to {level}" for level in levels)
-        raise PictureError(
+        raise ImageError(
             f"values from {low:g} to {high:g} in an image of mode {mode} cannot be shown in 8 bits: "
             f"scale them to {ranges}"
         )
@@ -164,13 +164,13 @@ def _from_array(array: NDArray[Any]) -> Image.Image:
     shaped = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))
     if not (shaped and array.size and (floats or array.dtype in (np.uint8, np.bool_))):
         shape = "×".join(map(str, array.shape))
-        raise PictureError(
+        raise ImageError(
             f"the image is an array of {array.dtype}, {shape}: "
             "give uint8, or floats from 0 to 1, of H×W, H×W×3 or H×W×4"
         )
     if floats:
         if not (array.min() >= 0 and array.max() <= 1):  # nor NaN
-            raise PictureError(
+            raise ImageError(
                 f"the image is an array of floats from {array.min():g} to {array.max():g}: they must be from 0 to 1"
             )
         array = (array * 255).round()

@@ -14,9 +14,9 @@ from typing import Any, Protocol
 from fastapi import Request
 
 from vqdiff.serving.errors import failure_of
-from vqdiff.serving.openai_schemas import OpenAIOptions, Usage
-from vqdiff.serving.running_batch import Ticket, View
-from vqdiff.serving.schemas import Finished, ImageRequest, Options
+from vqdiff.serving.openai_schemas import OpenAIBody, Usage
+from vqdiff.serving.running_batch import Preview, Ticket
+from vqdiff.serving.schemas import Finished, ImageRequest, RequestBody
 from vqdiff.serving.service import ClientGoneError, Service, Submitted, patience_of
 
 
@@ -63,7 +63,7 @@ class ImageEvents:
     Partial images come at equal intervals; an image that is generated faster than it is previewed has fewer.
     """
 
-    def __init__(self, kind: str, options: OpenAIOptions) -> None:
+    def __init__(self, kind: str, options: OpenAIBody) -> None:
         self.kind, self.options, self.previews = kind, options, options.partial_images > 0
         self._begun, self._shown = False, dict[int, int]()
 
@@ -109,7 +109,7 @@ async def first_and_rest(events: AsyncGenerator[bytes]) -> AsyncIterator[bytes]:
     return both()
 
 
-async def events(service: Service, options: Options, request: Request, teller: Teller) -> AsyncGenerator[bytes]:
+async def events(service: Service, options: RequestBody, request: Request, teller: Teller) -> AsyncGenerator[bytes]:
     """Yield events until the images are done; a client that reads slowly misses some and delays no others."""
     begun = False
     try:
@@ -138,7 +138,7 @@ async def events(service: Service, options: Options, request: Request, teller: T
         yield _event("error", failure_of(error)[1].model_dump())
 
 
-def _preview(index: int, view: View) -> bytes:
+def _preview(index: int, view: Preview) -> bytes:
     file = io.BytesIO()
     view.image.save(file, format="PNG", compress_level=1)
     picture = base64.b64encode(file.getvalue()).decode()

@@ -53,7 +53,7 @@ class Forward:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await _live(receive, send)
-        answer = _Answer(send)
+        answer = _Response(send)
         try:
             body = await read(receive)
             sent = asyncio.ensure_future(self._send({one: scope[one] for one in _PASSED if one in scope}, body, answer))
@@ -69,7 +69,7 @@ class Forward:
         except Exception as error:
             await answer.fail(error, scope, receive)
 
-    async def _send(self, scope: dict[str, Any], body: bytes, answer: _Answer) -> None:
+    async def _send(self, scope: dict[str, Any], body: bytes, answer: _Response) -> None:
         for once_more in (_repeatable(scope, body), False):
             response = self._handle.options(method_name="answer", stream=True).remote(scope, body)
             try:
@@ -83,7 +83,7 @@ class Forward:
                 response.cancel()
 
 
-class _Answer:
+class _Response:
     """A response that is being sent to a client."""
 
     def __init__(self, send: Send) -> None:

@@ -64,7 +64,7 @@ class Limits:
         if steps is not None and not 1 <= steps <= self.max_steps:
             raise InputError(f"steps is {steps}: give 1 to {self.max_steps}")
 
-    def read_picture(self, content: bytes, name: str = "image") -> Image.Image:
+    def read_image(self, content: bytes, name: str = "image") -> Image.Image:
         """Decode an image file, upright, in 8 bits; its size is checked before it is decompressed.
 
         Raises TooLargeError, and InputError for anything but a PNG, JPEG or WebP.
@@ -90,7 +90,7 @@ class Limits:
         """Decode an image file in base64, with or without the head of a data URL."""
         _, _, content = text.rpartition(",")
         try:
-            return self.read_picture(base64.b64decode(content, validate=True), name)
+            return self.read_image(base64.b64decode(content, validate=True), name)
         except (binascii.Error, ValueError) as error:
             if isinstance(error, InputError):
                 raise

@@ -16,13 +16,13 @@ from vqdiff.model import Model
 from vqdiff.requests import EditRequest, Request
 from vqdiff.serving.encoding import Encoding, Format
 from vqdiff.serving.limits import Limits
-from vqdiff.serving.schemas import Finished, Options, Warnings
+from vqdiff.serving.schemas import Finished, RequestBody, Warnings
 
 _Ignored = Annotated[str | None, Field(description="Accepted and ignored.")]
 
 
-class OpenAIOptions(Options):
-    """`Options` and the fields of OpenAI's API, some of which are accepted and ignored."""
+class OpenAIBody(RequestBody):
+    """`RequestBody` and the fields of OpenAI's API, some of which are accepted and ignored."""
 
     size: str | None = Field(None, description="auto, or the model's own as in 128x128.")
     response_format: Literal["b64_json", "url"] = Field("b64_json", description="url: a data URL in the response.")
@@ -53,13 +53,13 @@ class OpenAIOptions(Options):
         return Images.of(self, finished)
 
 
-class Generation(OpenAIOptions):
+class Generation(OpenAIBody):
     """A request to /v1/images/generations."""
 
     model_config = ConfigDict(strict=True)
 
 
-class Edit(OpenAIOptions):
+class Edit(OpenAIBody):
     """A request to /v1/images/edits: resample where the mask, or without one the image, is transparent."""
 
     model_config = ConfigDict(json_schema_extra=None)  # a form has no null
@@ -78,9 +78,9 @@ class Edit(OpenAIOptions):
 
     def request(self, model: Model, seed: int, limits: Limits) -> Request:
         with about("image"):
-            image = limits.read_picture((self.image or self.images)[0].file.read())
+            image = limits.read_image((self.image or self.images)[0].file.read())
         with about("mask"):
-            mask = None if self.mask is None else limits.read_picture(self.mask.file.read(), "mask")
+            mask = None if self.mask is None else limits.read_image(self.mask.file.read(), "mask")
             holes = _holes(image, mask)
         return EditRequest(image=image, mask=holes, prompt=self.prompt, **self.common(model, seed))
 
@@ -136,7 +136,7 @@ class Images(BaseModel):
     warnings: Warnings
 
     @classmethod
-    def of(cls, options: OpenAIOptions, finished: Sequence[Finished]) -> Images:
+    def of(cls, options: OpenAIBody, finished: Sequence[Finished]) -> Images:
         """Return the response with these images."""
         links, data = options.response_format == "url", list[OpenAIPicture]()
         for one in finished:

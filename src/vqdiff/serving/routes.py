@@ -10,8 +10,8 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from vqdiff.sampling import samplers
 from vqdiff.serving.events import ImageEvents, NativeEvents, events, first_and_rest
-from vqdiff.serving.openai_schemas import Edit, Generation, Images, OpenAIOptions
-from vqdiff.serving.schemas import Failure, ImageRequest, ModelCard, ModelList, Pictures
+from vqdiff.serving.openai_schemas import Edit, Generation, Images, OpenAIBody
+from vqdiff.serving.schemas import Failure, ImageRequest, ImageResponse, ModelCard, ModelList
 from vqdiff.serving.service import Service
 
 
@@ -46,7 +46,7 @@ async def edits(
 
 
 async def _draw(
-    service: Service, options: ImageRequest | OpenAIOptions, request: Request, teller: NativeEvents | ImageEvents
+    service: Service, options: ImageRequest | OpenAIBody, request: Request, teller: NativeEvents | ImageEvents
 ) -> Any:
     if not options.stream:
         return await service.draw(options, request)
@@ -68,7 +68,7 @@ async def model(name: str, service: Served) -> ModelCard:
     return ModelCard(id=service.pipe(name)[0])
 
 
-@native.post("/draw", response_model=Pictures, responses={200: _EVENTS})
+@native.post("/draw", response_model=ImageResponse, responses={200: _EVENTS})
 async def draw(options: ImageRequest, request: Request, service: Served) -> Any:
     """Generate, edit, vary or revise images, with all sampling options; optionally respond with events."""
     return await _draw(service, options, request, NativeEvents(options))

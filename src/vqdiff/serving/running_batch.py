@@ -28,7 +28,7 @@ class Generated:
 
 
 @dataclass(frozen=True)
-class View:
+class Preview:
     """An image after ``step`` of ``steps``, with MASK left blank; ``number`` is the engine's count of previews."""
 
     number: int
@@ -64,7 +64,7 @@ class Ticket(Future[Generated]):
         """The number of images that have left the queue."""
         self.steps = self.batch.left.tolist()
         self.taken = 0
-        self.views: dict[int, View] = {}
+        self.views: dict[int, Preview] = {}
         """The last preview of each image that has one, by its number in the request."""
         self.traces: list[list[Trace]] | None = [[] for _ in self.steps] if trace else None
         """A trace of each step of each image, on the CPU; None unless requested."""
@@ -195,5 +195,5 @@ class RunningBatch:
         """Decode the i-th image in its current state; ``count`` numbers the view."""
         row, steps = self.rows[i], self.rows[i].ticket.steps[self.rows[i].number]
         image = to_images(self.pipe.preview(self.batch.tokens[i : i + 1]))[0]
-        row.ticket.views[row.number] = View(count, steps - int(self.batch.left[i]), steps, image)
+        row.ticket.views[row.number] = Preview(count, steps - int(self.batch.left[i]), steps, image)
         row.shown = count

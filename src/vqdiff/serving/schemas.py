@@ -91,7 +91,7 @@ Settings: Any = create_model("Settings", **_parameters(SamplingSettings))
 """The fields of `SamplingSettings`."""
 
 
-class Options(Settings):
+class RequestBody(Settings):
     """What to generate and how; fields that are missing or null default to the model's own."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra=_nullable)
@@ -146,10 +146,10 @@ class Options(Settings):
 
     def answer(self, model: str, finished: Sequence[Finished]) -> BaseModel:
         """Return the response."""
-        return Pictures.of(model, finished)
+        return ImageResponse.of(model, finished)
 
 
-class ImageRequest(Options):
+class ImageRequest(RequestBody):
     """A request to the native endpoint; with an ``image`` it edits (``mask``), revises (``share``) or varies it."""
 
     model_config = ConfigDict(strict=True)  # no true for 1, no "1" for 1
@@ -200,25 +200,25 @@ class ImageRequest(Options):
 Warnings = Annotated[list[str], Field(description="A line for each prompt of which the model knows no word.")]
 
 
-class Picture(BaseModel):
+class GeneratedImage(BaseModel):
     """A finished image: a PNG file in base64, with its settings inside."""
 
     b64_json: str
     seed: int
 
 
-class Pictures(BaseModel):
+class ImageResponse(BaseModel):
     """The response of the native endpoint."""
 
     created: int
     model: str
-    data: list[Picture]
+    data: list[GeneratedImage]
     warnings: Warnings
 
     @classmethod
-    def of(cls, model: str, finished: Sequence[Finished]) -> Pictures:
+    def of(cls, model: str, finished: Sequence[Finished]) -> ImageResponse:
         """Return the response with these images."""
-        data = [Picture(b64_json=one.file, seed=one.seed) for one in finished]
+        data = [GeneratedImage(b64_json=one.file, seed=one.seed) for one in finished]
         return cls(created=int(time.time()), model=model, data=data, warnings=finished[0].warnings)
 
 

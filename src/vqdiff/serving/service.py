@@ -18,7 +18,7 @@ from vqdiff.serving.addresses import network_of
 from vqdiff.serving.engine import Engine, StoppedError
 from vqdiff.serving.limits import Limits
 from vqdiff.serving.running_batch import Ticket
-from vqdiff.serving.schemas import Finished, Options
+from vqdiff.serving.schemas import Finished, RequestBody
 
 T = TypeVar("T")
 
@@ -30,7 +30,7 @@ class UnknownModelError(Exception):
 class Submitted:
     """A request that the engine has accepted."""
 
-    def __init__(self, model: str, options: Options, seed: int, ticket: Ticket, changed: asyncio.Event) -> None:
+    def __init__(self, model: str, options: RequestBody, seed: int, ticket: Ticket, changed: asyncio.Event) -> None:
         self.model, self.options, self.seed, self.ticket, self.changed = model, options, seed, ticket, changed
 
     def finish(self) -> list[Finished]:
@@ -68,7 +68,7 @@ class Service:
     @asynccontextmanager
     async def order(
         self,
-        options: Options,
+        options: RequestBody,
         patience: Patience,
         *,
         previews: bool = False,
@@ -108,7 +108,7 @@ class Service:
         """Run a request's own computation in the threads for it."""
         return await patience(asyncio.wrap_future(self._threads.submit(function)))
 
-    async def draw(self, options: Options, request: Request) -> BaseModel:
+    async def draw(self, options: RequestBody, request: Request) -> BaseModel:
         """Respond to a request, unless the client disconnects or the time limit is reached."""
         async with patience_of(request, self.limits.timeout) as patience, self.order(options, patience) as order:
             return options.answer(order.model, await self.finish(order, patience))

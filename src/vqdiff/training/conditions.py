@@ -85,7 +85,7 @@ class Labels:
         return self.labels[rows[share]]
 
 
-def conditions_of(rows: Rows, model: Model, file: Path) -> Conditions | None:
+def encode_conditions(rows: Rows, model: Model, file: Path) -> Conditions | None:
     """The conditions of ``rows`` for ``model``; text features are stored in ``file``.
 
     Raises InputError if a row lacks the caption or label that the model needs.

@@ -27,7 +27,7 @@ from vqdiff.model.finding import bundled
 from vqdiff.pipeline import Pipeline
 from vqdiff.sampling import SamplingSettings
 from vqdiff.text import NullCondition, NullKind, read_text_encoder
-from vqdiff.training.conditions import conditions_of
+from vqdiff.training.conditions import encode_conditions
 from vqdiff.training.loop import RunConfig, train
 from vqdiff.training.state import TrainingBatch
 from vqdiff.training.tokenizer import HeldOut
@@ -297,7 +297,7 @@ class DiffusionTask:
         for part in filter(None, (self.parts.image_tokenizer, self.parts.text_encoder)):
             part.to(self.device)  # the loop moves what is trained, as it may shard it among processes
         self.conditions, held_out = (
-            conditions_of(rows, self.parts, config.output / f"{name}-captions.safetensors")
+            encode_conditions(rows, self.parts, config.output / f"{name}-captions.safetensors")
             for name, rows in (("train", self.train_set), ("held-out", self.test_set))
         )
         rows = np.linspace(0, len(self.test_set) - 1, min(config.evaluate, len(self.test_set))).astype(int)

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from vqdiff.data import PictureSet, emphasised, load
+from vqdiff.data import ImageSet, emphasised, load
 from vqdiff.foundation.errors import InputError
 from vqdiff.foundation.files import atomic_path
 from vqdiff.foundation.images import grid, to_pixels
@@ -135,7 +135,7 @@ class HeldOut:
     components = 64
     """Principal directions in which the Fréchet distance is computed, as in ``vqdiff evaluate``."""
 
-    def __init__(self, pictures: PictureSet, count: int) -> None:
+    def __init__(self, pictures: ImageSet, count: int) -> None:
         rows = np.linspace(0, len(pictures) - 1, min(count, len(pictures))).astype(int)
         self.pictures: NDArray[np.uint8] = pictures.pixels[rows]
         try:

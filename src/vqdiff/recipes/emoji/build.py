@@ -24,7 +24,7 @@ from vqdiff.foundation.files import atomic_path
 from vqdiff.recipes.emoji import card
 from vqdiff.recipes.emoji.colours import main_colour
 from vqdiff.recipes.emoji.drawings import Drawing, clear_colour, painted
-from vqdiff.recipes.emoji.entries import Names, join_others, merge, read_rows, records, weigh
+from vqdiff.recipes.emoji.entries import EmojiNames, join_others, merge, read_rows, records, weigh
 from vqdiff.recipes.emoji.faces import FACE_PACKAGES, read_faces
 from vqdiff.recipes.emoji.icons import ICON_SETS, read_icons
 from vqdiff.recipes.emoji.packages import PACKAGES, Package, fetch
@@ -108,7 +108,7 @@ def assemble(
 ) -> None:
     """Build the set from fetched archives; see `build`."""
     output = output.absolute()
-    names = Names.read(archives)
+    names = EmojiNames.read(archives)
     rows = read_rows(archives, names)
     folder = output.parent / f".{output.name}.drawings"
     try:
@@ -142,7 +142,7 @@ def _add_others(
     pictures: list[Path],
     drawables: list[Drawable],
     archives: Mapping[Package, Path],
-    names: Names,
+    names: EmojiNames,
     desk: _Desk,
     contents: Contents,
     track: Track[Any],

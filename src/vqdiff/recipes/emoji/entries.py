@@ -131,7 +131,7 @@ _NOTHING: dict[str, Any] = {
 
 
 @dataclass(frozen=True)
-class Names:
+class EmojiNames:
     """All emoji and their names."""
 
     table: Mapping[str, Emoji]
@@ -140,7 +140,7 @@ class Names:
     """Names and hexcodes, in the order of precedence of the sources."""
 
     @classmethod
-    def read(cls, archives: Mapping[Package, Path]) -> Names:
+    def read(cls, archives: Mapping[Package, Path]) -> EmojiNames:
         """Read them from emojibase and emojilib."""
         table = _table(archives)
         return cls(table, list(_names(table, archives)))
@@ -154,7 +154,7 @@ class Names:
         return index
 
 
-def read_rows(archives: Mapping[Package, Path], names: Names) -> list[EmojiRow]:
+def read_rows(archives: Mapping[Package, Path], names: EmojiNames) -> list[EmojiRow]:
     """All drawings with a known meaning, style by style and sorted by icon name within a style."""
     table = names.table
     sets = {style: packages.read(archives[style.package], "icons.json", "chars.json", "assets/") for style in STYLES}

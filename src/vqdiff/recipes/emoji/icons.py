@@ -10,7 +10,7 @@ from pathlib import Path
 
 from vqdiff.recipes.emoji import packages
 from vqdiff.recipes.emoji.captions import concept_is_held_out, kind_captions
-from vqdiff.recipes.emoji.entries import Extra, Names
+from vqdiff.recipes.emoji.entries import EmojiNames, Extra
 from vqdiff.recipes.emoji.names import slug
 from vqdiff.recipes.emoji.packages import CC_BY, Package, Style
 from vqdiff.recipes.emoji.render import svg_document
@@ -195,7 +195,7 @@ _HELD_OUT_WORDS = (
 class HeldOutNames:
     """The names that refer to a held-out concept."""
 
-    def __init__(self, names: Names) -> None:
+    def __init__(self, names: EmojiNames) -> None:
         held = {hexcode for hexcode, emoji in names.table.items() if concept_is_held_out(emoji.role)}
         slugs = {slug(names.table[hexcode].name) for hexcode in held} | {slug(words) for words in _HELD_OUT_WORDS}
         slugs |= {slug(name) for name, hexcode in names.pairs if normalise(hexcode) in held}
@@ -207,7 +207,7 @@ class HeldOutNames:
         return any(name in words or name in plain for name in self._names)
 
 
-def read_icons(archives: Mapping[Package, Path], names: Names) -> Iterator[Extra]:
+def read_icons(archives: Mapping[Package, Path], names: EmojiNames) -> Iterator[Extra]:
     """The drawings of all icon sets, except trade marks and held-out concepts."""
     index, held_out = names.index(), HeldOutNames(names)
     for icons in ICON_SETS:

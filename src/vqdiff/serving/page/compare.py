@@ -17,7 +17,7 @@ from vqdiff.serving.service import Service
 _HELP = """Each row starts from the same noise. **Guidance** moves the predictions towards the prompt; **purity**
 reveals the most confident tokens first, *random* any of them. With fewer steps, the difference grows."""
 _UNGUIDED = {"guidance": 1.0, "guidance_schedule": None, "guidance_interval": None, "negative": None}
-_ORDERS = {"fewer-tokens": "random order", "purity": "by purity"}
+_COMPARED = {"fewer-tokens": "random order", "purity": "by purity"}
 
 
 def compare_tab(service: Service, model: gr.Dropdown) -> None:
@@ -51,5 +51,5 @@ def compare_tab(service: Service, model: gr.Dropdown) -> None:
 def _name(cell: Panel, model: Model) -> str:
     """Describe how an image is sampled, in two lines."""
     settings = cell.drawing.settings(model)
-    order, scale = _ORDERS.get(settings.sampler) or settings.sampler, settings.guidance
+    order, scale = _COMPARED.get(settings.sampler) or settings.sampler, settings.guidance
     return f"{escape(order)}<br>{'no guidance' if scale == 1 else f'guidance {scale:g}'}"

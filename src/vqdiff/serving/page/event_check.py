@@ -33,7 +33,7 @@ class EventCheck:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        answer = _Answer(send)
+        answer = _CheckedResponse(send)
         try:
             if scope["path"] == "/gradio_api/queue/join":
                 receive = await self._checked(receive)
@@ -72,7 +72,7 @@ class EventCheck:
             raise HTTPException(404, "this session has no events")
 
 
-class _Answer:
+class _CheckedResponse:
     """Pass a response on, or, if it is an error, hold it back until `end` has converted it."""
 
     def __init__(self, send: Send) -> None:

@@ -16,7 +16,7 @@ from PIL import Image
 from vqdiff.foundation.errors import InputError
 from vqdiff.pipeline import Pipeline
 from vqdiff.sampling import Trace
-from vqdiff.serving.running_batch import View
+from vqdiff.serving.running_batch import Preview
 from vqdiff.serving.schemas import ImageRequest
 from vqdiff.serving.service import Service, Submitted, patience_of
 
@@ -125,7 +125,7 @@ def _cells(order: Submitted, drawing: ImageRequest, shown: dict[int, str]) -> li
     ]
 
 
-def _shown(view: View | None, shown: dict[int, str]) -> str | None:
+def _shown(view: Preview | None, shown: dict[int, str]) -> str | None:
     if view is None:
         return None
     if view.number not in shown:

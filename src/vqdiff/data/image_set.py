@@ -23,14 +23,14 @@ _DECODING = 2  # increase it when the decoding of images changes
 
 
 @dataclass(frozen=True, kw_only=True)
-class PictureSet(Rows):
+class ImageSet(Rows):
     """The images of one split with their captions, labels and other columns."""
 
     pixels: Pixels
     """``(N, H, W, 3)``, memory-mapped."""
 
 
-def load(data: str | Path, split: str, image_size: int, class_names: tuple[str, ...] = ()) -> PictureSet:
+def load(data: str | Path, split: str, image_size: int, class_names: tuple[str, ...] = ()) -> ImageSet:
     """Load the images of one split as squares of ``image_size`` pixels.
 
     `vqdiff.data.splits.find_splits` describes what ``data`` may be. ``split`` may be the prefix of a name: ``"test"``
@@ -63,7 +63,7 @@ def load(data: str | Path, split: str, image_size: int, class_names: tuple[str, 
     cache.warn(f"{data} {split}")
     fields = describe(cache.table, class_names or cache.class_names, f"{data} {split}")
     fields |= {"captions": list(fields["captions"]), "columns": dict(fields["columns"])}
-    return PictureSet(pixels=cache.array, **fields)
+    return ImageSet(pixels=cache.array, **fields)
 
 
 def cache_home(data: str | Path) -> Path:

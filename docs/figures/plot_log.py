@@ -1,4 +1,4 @@
-"""Plot the logs of runs, one panel per quantity: python examples/plot_log.py curves.png runs/one runs/other."""
+"""Plot the logs of runs, one panel per quantity: python docs/figures/plot_log.py curves.png runs/one runs/other."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from PIL import Image
 from playwright.sync_api import Page, expect, sync_playwright
 
-FOLDER = Path(__file__).parents[1] / "docs" / "serving"
+FOLDER = Path(__file__).parents[1] / "serving"
 
 
 def fill(page: Page, tab: str, prompt: str, style: str, seed: int) -> None:

@@ -1,4 +1,4 @@
-"""Generate the images of docs/editing.md: ``python examples/editing_pictures.py``."""
+"""Generate the images of docs/editing.md: ``python docs/figures/editing.py``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import vqdiff
 from vqdiff import Blend, Guidance
 from vqdiff.foundation.images import sheet
 
-FOLDER = Path(__file__).parents[1] / "docs" / "editing"
+FOLDER = Path(__file__).parents[1] / "editing"
 
 
 def ellipse(*box: int) -> Image.Image:

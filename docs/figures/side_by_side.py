@@ -1,6 +1,6 @@
 """Generate images of the same prompts and seeds with two models, the second's below the first's.
 
-python examples/side_by_side.py OTHER-MODEL emoji sheet.png examples/unseen.txt
+python docs/figures/side_by_side.py OTHER-MODEL emoji sheet.png docs/figures/unseen.txt
 """
 
 from __future__ import annotations
