@@ -251,9 +251,7 @@ class Pipeline:
 
     def settings(self, **changes: Unpack[SettingChanges]) -> SamplingSettings:
         """Return the model's settings with ``changes`` (None: unchanged), checked against its number of tokens."""
-        settings = self.model.sampling.changed(**changes)
-        settings.check_steps(self.model.num_tokens)
-        return settings
+        return self.model.settings(**changes)
 
     def conditions(self, prompts: Prompts) -> list[Condition]:
         """Return prompts or labels as a checked list; for an unconditional model, a list of one None."""

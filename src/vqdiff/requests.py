@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any
 
@@ -18,7 +18,7 @@ from torch import Tensor
 from vqdiff.foundation import fitting
 from vqdiff.foundation.errors import InputError, about
 from vqdiff.foundation.images import ImageLike, as_image, to_pixels
-from vqdiff.foundation.options import Whole, check_options, option
+from vqdiff.foundation.options import Number, Whole, check_options, option
 from vqdiff.foundation.shapes import Bool, Int
 from vqdiff.model import Job, Model
 from vqdiff.sampling import Canvas, SamplingSettings, doubtful, get_sampler
@@ -47,21 +47,12 @@ class Request(ABC):
     def job(self, model: Model) -> Job:
         """Check the request against a model; raises InputError, with the field, for what the model cannot do."""
 
-    def _settings(self, model: Model) -> SamplingSettings:
-        settings = self.settings or model.sampling
-        settings.check_steps(model.num_tokens)
-        return settings
-
     def _avoided(self, model: Model, settings: SamplingSettings) -> Condition:
         """The negative prompt, checked."""
         with about("negative"):
             if self.negative is not None and settings.guidance == 1:
                 raise InputError("a negative prompt acts through guidance, which is off: give a guidance above 1")
             return optional_condition(model, self.negative, "negative")[0]
-
-    @property
-    def _seeds(self) -> range:
-        return range(self.seed, self.seed + self.num_images)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +63,7 @@ class DrawRequest(Request):
 
     def job(self, model: Model) -> Job:
         conditions = [one for one in conditions_of(model, self.prompts) for _ in range(self.num_images)]
-        settings = self._settings(model)
+        settings = model.settings(self.settings)
         seeds = range(self.seed, self.seed + len(conditions))
         return Job(conditions, seeds, settings, self._avoided(model, settings))
 
@@ -87,6 +78,7 @@ class _OverRequest(Request):
     def _over(
         self,
         model: Model,
+        settings: SamplingSettings,
         image: Image.Image,
         condition: list[Condition],
         *,
@@ -95,7 +87,7 @@ class _OverRequest(Request):
         x0: Int[Tensor, "1 L"] | None = None,
     ) -> Job:
         """Resample the tokens where ``redraw`` is true (default: all), from the time ``start`` (default: T)."""
-        settings, seeds = self._settings(model), self._seeds
+        seeds = range(self.seed, self.seed + self.num_images)
         count = len(seeds)
         canvas = Canvas.noised(
             model.schedule,
@@ -121,12 +113,11 @@ class EditRequest(_OverRequest):
     feather: int = option(0, Whole(help="Width in pixels of a soft seam inside the white part.", least=0))
 
     def job(self, model: Model) -> Job:
-        self._settings(model)
-        image = self._given()
+        settings, image = model.settings(self.settings), self._given()
         with about("mask"):
             redraw = fitting.white(self.mask, image.size)
         holes = fitting.to_tokens(redraw, model.image_tokenizer.grid_size)[None]
-        job = self._over(model, image, optional_condition(model, self.prompt), redraw=holes)
+        job = self._over(model, settings, image, optional_condition(model, self.prompt), redraw=holes)
         return replace(job, finish=lambda drawn: fitting.paste(job.finish(drawn), image, redraw, self.feather))
 
 
@@ -142,41 +133,33 @@ class ExpandRequest(_OverRequest):
 
     def job(self, model: Model) -> Job:
         canvas, mask = fitting.expand(self._given(), self.left, self.top, self.right, self.bottom)
-        common = {
-            name: getattr(self, name) for name in ("prompt", "feather", "num_images", "seed", "negative", "settings")
-        }
-        return EditRequest(image=canvas, mask=mask, **common).job(model)
+        same: dict[str, Any] = {one.name: getattr(self, one.name) for one in fields(_OverRequest)} | {"image": canvas}
+        return EditRequest(mask=mask, feather=self.feather, **same).job(model)
 
 
 @dataclass(frozen=True, kw_only=True)
 class VaryRequest(_OverRequest):
     """Noise the image to the time strength·T and sample from there; see `Pipeline.vary`."""
 
-    strength: float = 0.5
+    strength: float = option(0.5, Number(help="0 changes nothing, 1 generates a new image.", least=0, most=1))
 
     def job(self, model: Model) -> Job:
-        with about("strength"):
-            if not 0 <= self.strength <= 1:
-                raise InputError(f"strength is {self.strength}: give a number from 0 (no change) to 1 (a new image)")
-        self._settings(model)
-        start = round(self.strength * model.schedule.num_steps)
-        return self._over(model, self._given(), optional_condition(model, self.prompt), start=start)
+        settings, start = model.settings(self.settings), round(self.strength * model.schedule.num_steps)
+        return self._over(model, settings, self._given(), optional_condition(model, self.prompt), start=start)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReviseRequest(_OverRequest):
     """Resample the least confident tokens; see `Pipeline.revise`."""
 
-    share: float = 0.25
+    share: float = option(0.25, Number(help="Resample this share of the tokens, the least confident.", least=0, most=1))
 
     @torch.inference_mode()
     def job(self, model: Model) -> Job:
-        self._settings(model)
-        image, condition = self._given(), optional_condition(model, self.prompt)
-        x0 = tokenize(model, image)
-        with about("share"):
-            redraw = doubtful(model.bind(model.encode(condition)), model.schedule, x0.to(model.device), self.share)
-        return self._over(model, image, condition, redraw=redraw.cpu(), x0=x0)
+        settings, image = model.settings(self.settings), self._given()
+        condition, x0 = optional_condition(model, self.prompt), tokenize(model, image)
+        redraw = doubtful(model.bind(model.encode(condition)), model.schedule, x0.to(model.device), self.share)
+        return self._over(model, settings, image, condition, redraw=redraw.cpu(), x0=x0)
 
 
 @torch.inference_mode()

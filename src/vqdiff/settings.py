@@ -35,12 +35,18 @@ class SamplingSettings:
         ),
     )
     steps: int = option(
-        25, Whole(help="Network calls, 1 to the number of tokens; at most T for samplers of the posterior.", least=1)
+        25,
+        Whole(
+            help="Network calls, 1 to the number of tokens; at most T for samplers of the posterior.",
+            legend="{} steps",
+            least=1,
+        ),
     )
     guidance: float = option(
         3.0,
         Number(
             help="Guidance scale g = s + 1 of the paper; 1 is off.",
+            legend="guidance {:g}",
             least=-_LARGEST,
             most=_LARGEST,
             off=1,
@@ -57,12 +63,17 @@ class SamplingSettings:
         ),
     )
     guidance_interval: tuple[float, float] = option(
-        (0.0, 1.0), Interval(help="Guide only within this interval of the way from noise (0) to image (1).")
+        (0.0, 1.0),
+        Interval(
+            help="Guide only within this interval of the way from noise (0) to image (1).",
+            legend="from {0[0]:g} to {0[1]:g}",
+        ),
     )
     truncation: float = option(
         1.0,
         Number(
             help="Share of each prediction's probability mass to keep; 1 is off.",
+            legend="truncation {:g}",
             above=0,
             most=1,
             off=1,
@@ -74,6 +85,7 @@ class SamplingSettings:
         Number(
             help="r of the purity prior: how strongly confident predictions are sharpened; 0 is off.",
             label="Prior scale",
+            legend="r = {:g}",
             least=0,
             most=_LARGEST,
             off=0,

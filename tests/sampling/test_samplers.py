@@ -3,7 +3,6 @@ from __future__ import annotations
 import runpy
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from golden_cases import cases, load
 from vqdiff.diffusion import Schedule, draw_posterior, posterior_log_probs, sharpen
 from vqdiff.foundation.errors import InputError
 from vqdiff.sampling import (
+    Batch,
     Canvas,
     Denoise,
     Prediction,
@@ -31,7 +31,7 @@ from vqdiff.sampling import (
 )
 from vqdiff.sampling.orders import by_purity, by_random
 from vqdiff.sampling.plan import PlanStep
-from vqdiff.sampling.samplers import StepInput, StepSettings
+from vqdiff.sampling.step import StepInput, StepSettings
 
 pytestmark = pytest.mark.numeric
 
@@ -173,7 +173,7 @@ def test_posterior_guided_draws_from_the_guided_posterior(make: Callable[[int, i
         tokens,
         Prediction(codes[:, None, None].expand(2, DRAWS, 1, 3).flatten(0, 1), lambda x: x, torch.full((DRAWS,), 3.0)),
         now=PlanStep(*torch.tensor([9, 4, 0])[:, None].expand(3, DRAWS), most=0, left=0),
-        settings=StepSettings(torch.full((DRAWS,), 3.0), None, torch.zeros(DRAWS)),
+        settings=StepSettings(guidance=torch.full((DRAWS,), 3.0)),
         u=torch.rand(2, DRAWS, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64),
     )
     drawn = get_sampler("posterior-guided").step(step)
@@ -235,7 +235,6 @@ def _swapped_purity(purity: Tensor, u: Tensor) -> Tensor:
     return u.log() * purity
 
 
-CHOOSE = Reveal._choose
 MODULE = sys.modules[Reveal.__module__]  # the name of the module is also that of a function
 MUTATIONS: list[tuple[str, tuple[Any, str], Any, Callable[[Any], None]]] = [
     (
@@ -258,8 +257,8 @@ MUTATIONS: list[tuple[str, tuple[Any, str], Any, Callable[[Any], None]]] = [
     ),
     (
         "a race that the least sure positions win",
-        (Reveal, "_choose"),
-        lambda self, *found: CHOOSE(replace(self, order=_swapped_purity), *found),
+        (sys.modules[Batch.__module__], "get_sampler"),
+        lambda name: Reveal(_swapped_purity, sharpened=True),
         lambda oracle: test_purity_goes_first_in_proportion(),
     ),
 ]

@@ -34,15 +34,31 @@ def guide(
     """
     dtype = torch.promote_types(promoted(cond[:0]).dtype, promoted(null[:0]).dtype)
     g = _per_image(scale, cond[:0].to(dtype))
-    if not cond.is_cpu:  # testing for -inf would make the host wait
-        return _guide_zeros(cond.to(dtype), null.to(dtype), g)
-    guided: list[Tensor] = []
-    for image in zip(cond, null, g.expand(len(cond), 1, 1), strict=True):  # one by one: an image fits the cache
-        log_cond, log_null, g_image = (x.to(dtype) for x in image)
-        log_p = torch.lerp(log_null, log_cond, g_image).log_softmax(-1)  # null + g·(cond - null)
-        has_zeros = bool(log_p.amax(-1).isnan().any())  # ∞ - ∞
-        guided.append(_guide_zeros(log_cond, log_null, g_image) if has_zeros else log_p)
+    if not cond.is_cpu:
+        return _guide(cond.to(dtype), null.to(dtype), g)
+    images = zip(cond, null, g.expand(len(cond), 1, 1), strict=True)  # one by one: an image fits the cache
+    guided = [_guide(log_cond.to(dtype), log_null.to(dtype), own) for log_cond, log_null, own in images]
     return torch.stack(guided) if guided else cond.to(dtype)
+
+
+def _guide(cond: Tensor, null: Tensor, g: Tensor) -> Tensor:
+    log_p = torch.lerp(null, cond, g).log_softmax(-1)  # null + g·(cond - null)
+    if log_p.is_cpu and not log_p.amax(-1).isnan().any():  # elsewhere, testing for ∞ - ∞ would make the host wait
+        return log_p
+    return _limit_at_zeros(cond, null, g)
+
+
+def _limit_at_zeros(cond: Tensor, null: Tensor, g: Tensor) -> Tensor:
+    """Guide where probabilities may be 0: p ∝ cond^g·null^(1 - g), with 0^0 = 1, and as the limit where 1/0 appears."""
+    by_cond, by_null = _times(g, cond), _times(1 - g, null)
+    mixed = (by_cond + by_null).nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
+    diverges = mixed == torch.inf
+    limit = torch.where(diverges, torch.minimum(by_cond, by_null), -torch.inf)
+    return torch.where(diverges.any(-1, keepdim=True), limit, mixed).log_softmax(-1)
+
+
+def _times(weight: Tensor, x: Tensor) -> Tensor:
+    return torch.where(weight == 0, 0.0, weight * x)  # 0 · -inf = 0
 
 
 def guide_posterior(
@@ -67,19 +83,6 @@ def guide_posterior(
     return guide(by_cond, by_null, scale)
 
 
-def _guide_zeros(cond: Tensor, null: Tensor, g: Tensor) -> Tensor:
-    """Guide where probabilities may be 0: p ∝ cond^g·null^(1 - g), with 0^0 = 1, and as the limit where 1/0 appears."""
-    by_cond, by_null = _times(g, cond), _times(1 - g, null)
-    mixed = (by_cond + by_null).nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
-    diverges = mixed == torch.inf
-    limit = torch.where(diverges, torch.minimum(by_cond, by_null), -torch.inf)
-    return torch.where(diverges.any(-1, keepdim=True), limit, mixed).log_softmax(-1)
-
-
-def _times(weight: Tensor, x: Tensor) -> Tensor:
-    return torch.where(weight == 0, 0.0, weight * x)  # 0 · -inf = 0
-
-
 def truncate(log_p0: Float[Tensor, "B L K"], rate: float | Float[Tensor, "B"]) -> Float[Tensor, "B L K"]:
     """Keep the smallest set of codes whose mass is at least `rate`, normalised; the others become -inf.
 
@@ -89,36 +92,42 @@ def truncate(log_p0: Float[Tensor, "B L K"], rate: float | Float[Tensor, "B"]) -
     log_p0 = promoted(log_p0)
     r = _per_image(rate, log_p0)
     off = r >= 1
-    # Sorting all codes is slow on a CPU, and a few usually hold the mass: look at these first. Other devices sort fast,
-    # and checking there whether a few are enough would make the host wait.
-    ask = log_p0.device.type == "cpu"
-    if ask and bool(off.all()):
+    if log_p0.is_cpu and off.all():
         return log_p0
-    num_codes = log_p0.shape[-1]
-    floor, room, mass, found = _nucleus(log_p0, r, min(_PREFIX, num_codes) if ask else num_codes)
-    if ask and bool((short := ~(found | off)[..., 0]).any()):
-        rates = r.expand(*log_p0.shape[:-1], 1)[short]
-        floor[short], room[short], mass[short], _ = _nucleus(log_p0[short], rates, num_codes)
+    floor, ties, mass = _nucleus(log_p0, r, off)
     tied = log_p0 == floor
-    keep = (log_p0 > floor) | (tied & (tied.cumsum(-1) <= room))
-    truncated = torch.where(keep, log_p0 - mass.log().to(log_p0.dtype), -torch.inf)
+    kept = (log_p0 > floor) | (tied & (tied.cumsum(-1) <= ties))
+    truncated = torch.where(kept, log_p0 - mass.log().to(log_p0.dtype), -torch.inf)
     return torch.where(off, log_p0, truncated)
 
 
-def _nucleus(log_p: Tensor, r: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Look for the nucleus among the `size` most likely codes of each row.
+def _nucleus(log_p0: Tensor, r: Tensor, off: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Find the smallest set of codes with mass r in each row.
 
     Returns, with a last dimension of 1: its smallest log-probability, how many codes of just that value belong to it,
-    its mass, and whether the mass is large enough.
+    and its mass.
     """
-    top = log_p.topk(size).values
+    num_codes = log_p0.shape[-1]
+    if not log_p0.is_cpu:  # other devices sort fast, and the test below would make the host wait
+        return _nucleus_among(log_p0, r, num_codes)[:3]
+    # Sorting all codes is slow on a CPU, and a few usually hold the mass: look at these first.
+    floor, ties, mass, found = _nucleus_among(log_p0, r, min(_PREFIX, num_codes))
+    if (short := ~(found | off)[..., 0]).any():
+        rates = r.expand(*log_p0.shape[:-1], 1)[short]
+        floor[short], ties[short], mass[short], _ = _nucleus_among(log_p0[short], rates, num_codes)
+    return floor, ties, mass
+
+
+def _nucleus_among(log_p0: Tensor, r: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """As `_nucleus`, among the `size` most likely codes of each row; also returns whether their mass is enough."""
+    top = log_p0.topk(size).values
     mass = top.exp().double().cumsum(-1)
     last = (mass < r).sum(-1, keepdim=True)
     found = last < size
     last = last.clamp(max=size - 1)
     floor = top.gather(-1, last)
-    room = last + 1 - (top > floor).sum(-1, keepdim=True)
-    return floor, room, mass.gather(-1, last), found
+    ties = last + 1 - (top > floor).sum(-1, keepdim=True)
+    return floor, ties, mass.gather(-1, last), found
 
 
 def purity(log_p0: Float[Tensor, "B L K"]) -> Float[Tensor, "B L"]:

@@ -50,8 +50,8 @@ def diffusion_loss(
 ) -> DiffusionLoss:
     """Compute the variational bound at time t with the auxiliary loss of VQ-Diffusion (arXiv 2111.14822).
 
-    KL(q(x_{t-1} | x_t, x0) ‖ p(x_{t-1} | x_t)) + λ_t·(-log p(x0 | x_t)), from raw logits, with p(x_{t-1} | x_t) of the
-    paper's Eq. 11. The closed form is derived in docs/equations.md, section 6.
+    KL(q(x_{t-1} | x_t, x0) ‖ p(x_{t-1} | x_t)) + λ_t·(-log p(x0 | x_t)), from raw logits, with p(x_{t-1} | x_t) of
+    its Eq. 11. The closed form is derived in docs/equations.md, section 6.
 
     x0: codes. xt: a sample from `q_sample(schedule, x0, t)`. t: 1..T. aux_weight: λ. adaptive: whether λ is multiplied
     by 2 - (t - 1) / T, that is by 2 at t = 1 and by almost 1 at t = T. mask_weight: factors for the KL and the

@@ -104,7 +104,7 @@ def posterior_log_probs(
     t: Int[Tensor, "B"],
     s: Int[Tensor, "B"] | None = None,
 ) -> Float[Tensor, "B L K+1"]:
-    """Build log p(x_s | x_t) = log Σ_x0 q(x_s | x_t, x0) p(x0 | x_t), MASK last, -inf where impossible (Eq. 11).
+    """Build log p(x_s | x_t) = log Σ_x0 q(x_s | x_t, x0) p(x0 | x_t), MASK last, -inf where impossible.
 
     To sample from it, `sample_posterior` is much cheaper.
 

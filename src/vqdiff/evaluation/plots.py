@@ -13,17 +13,13 @@ from PIL import Image
 from vqdiff.foundation.files import atomic_path
 from vqdiff.metrics import Estimate
 
-_TITLES = {
+_SCORES = {
     "fd_effnet": "Fréchet distance (EfficientNet, lower is better)",
     "kd_effnet": "kernel distance (EfficientNet, lower is better)",
     "r_precision_emoji": "R-precision (emoji scorer)",
     "r_precision_emoji_check": "R-precision (second emoji scorer)",
     "text_score_emoji": "text score (emoji scorer)",
     "text_score_emoji_check": "text score (second emoji scorer)",
-    "prior_scale": "prior scale r",
-    "guidance": "guidance scale",
-    "truncation": "truncation rate",
-    "network_calls": "network calls",
 }
 
 
@@ -63,8 +59,8 @@ def plot_lines(title: str, x: str | None, scores: Sequence[str], lines: Mapping[
                 axis.errorbar(means, places, xerr=errors, linestyle="", **style)
             else:
                 axis.errorbar([point.x for point in points], means, errors, **style)
-        axis.set_xlabel(_TITLES.get(x, x) if x else "")
-        axis.set_title(_TITLES.get(score, score), fontsize=10)
+        axis.set_xlabel(x.replace("_", " ") if x else "")
+        axis.set_title(_SCORES.get(score, score), fontsize=10)
         axis.grid(alpha=0.3)
         if words:
             axis.invert_yaxis()

@@ -136,14 +136,7 @@ def _varying(facts: list[dict[str, Any]]) -> list[str]:
 _NONE = "—"
 """The settings of an image tokenizer alone."""
 
-_WORDS = {
-    "steps": "{} steps",
-    "network_calls": "{} calls",
-    "guidance": "guidance {:g}",
-    "truncation": "truncation {:g}",
-    "prior_scale": "r = {:g}",
-    "guidance_interval": "from {0[0]:g} to {0[1]:g}",
-}
+_LEGENDS = {"network_calls": "{} calls"} | {name: one.legend for name, one in _OPTIONS.items() if one.legend}
 
 
 def _word(fact: dict[str, Any], name: str, names: dict[str, str]) -> str:
@@ -153,7 +146,7 @@ def _word(fact: dict[str, Any], name: str, names: dict[str, str]) -> str:
 def _label(fact: dict[str, Any], varying: list[str], names: dict[str, str]) -> str:
     if fact["steps"] == _NONE:
         return "tokenizer alone"
-    parts = [_WORDS[name].format(fact[name]) if name in _WORDS else _word(fact, name, names) for name in varying]
+    parts = [_LEGENDS[name].format(fact[name]) if name in _LEGENDS else _word(fact, name, names) for name in varying]
     return ", ".join(parts) or "drawn"
 
 

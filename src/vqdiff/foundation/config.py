@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import tomllib
 import types
 import typing
@@ -11,7 +10,7 @@ from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union
 
-from vqdiff.foundation.errors import InputError
+from vqdiff.foundation.errors import InputError, suggestion
 
 T = TypeVar("T")
 
@@ -49,9 +48,7 @@ def build(cls: type[T], values: Mapping[str, Any], where: str) -> T:
     known = {field.name: field for field in fields(cls)}  # type: ignore[arg-type]
     for key in values:
         if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
-            raise InputError(f"{where}: unknown key {key!r}; {hint}")
+            raise InputError(f"{where}: unknown key {key!r}; {suggestion(key, known, 'known keys: ')}")
     for name, field in known.items():
         if name not in values and field.default is MISSING and field.default_factory is MISSING:
             raise InputError(f"{where}: the key {name!r} is missing")

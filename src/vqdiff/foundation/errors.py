@@ -37,7 +37,11 @@ def about(field: str) -> Iterator[None]:
 
 def unknown(kind: str, name: object, known: Iterable[str]) -> InputError:
     """Return the error for a name that is not in ``known``; it suggests the nearest name, or lists them all."""
+    return InputError(f"unknown {kind} {name!r}: {suggestion(name, known)}")
+
+
+def suggestion(name: object, known: Iterable[str], otherwise: str = "choose one of ") -> str:
+    """Return a question for the known name nearest to ``name``; if none is near, ``otherwise`` and all of them."""
     names = list(known)
     near = get_close_matches(str(name), names, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(names) or 'none'}"
-    return InputError(f"unknown {kind} {name!r}: {hint}")
+    return f"did you mean {near[0]!r}?" if near else f"{otherwise}{', '.join(names) or 'none'}"

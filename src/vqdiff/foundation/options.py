@@ -18,10 +18,16 @@ from vqdiff.foundation.errors import InputError, about, unknown
 
 @dataclass(frozen=True, kw_only=True)
 class Option:
-    """A documented value. label: its short name on a page."""
+    """A documented value.
+
+    label: its short name on a page and in plots. legend: the format of a value in the legend of a plot. off: the number
+    that has no effect.
+    """
 
     help: str
     label: str = ""
+    legend: str = ""
+    off: int | float = math.nan
     type: Any = None
     """The type of the field; `options_of` sets it."""
 
@@ -33,19 +39,18 @@ class Option:
 
 @dataclass(frozen=True, kw_only=True)
 class Number(Option):
-    """A number: at least `least`, or more than `above`, and at most `most`. off: the value that has no effect."""
+    """A number: at least `least`, or more than `above`, and at most `most`."""
 
     least: int | float = -math.inf
     above: int | float = -math.inf
     most: int | float = math.inf
-    off: int | float | None = None
     slider: tuple[int | float, ...] = (0, 1, 0.01)
     """Minimum, maximum and step of a slider."""
 
     def check(self, name: str, value: Any) -> float:
         number = number_of(name, value)
         if not (self.least <= number <= self.most and number > self.above):
-            off = "" if self.off is None else f", {self.off:g} is off"
+            off = "" if math.isnan(self.off) else f", {self.off:g} is off"
             raise InputError(f"{name} is {number}: {self._range()}{off}")
         return float(number)
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from importlib import resources
 from pathlib import Path
 
-from vqdiff.foundation.errors import InputError
+from vqdiff.foundation.errors import InputError, suggestion
 from vqdiff.model.hub import download, is_hub_id
 
 
@@ -23,7 +22,6 @@ def find(source: str | Path) -> Path:
     if not path.exists() and is_hub_id(str(source)):
         return download(str(source))
     if not path.exists():
-        near = difflib.get_close_matches(str(source), names, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"bundled: {', '.join(names) or 'none'}"
+        hint = suggestion(source, names, "bundled: ")
         raise InputError(f"no model {str(source)!r}: it is not a folder, a file or a bundled model; {hint}")
     return path

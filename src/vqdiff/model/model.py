@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from vqdiff.foundation.errors import InputError
 from vqdiff.foundation.files import atomic_path, read_json
 from vqdiff.model.bound import Bound
 from vqdiff.model.components import fingerprint, load_component, save_component
-from vqdiff.sampling import SamplingSettings
+from vqdiff.sampling import SamplingSettings, SettingChanges
 from vqdiff.text import (
     AnyTextEncoder,
     Blend,
@@ -99,6 +99,15 @@ class Model:
             if part is not None:
                 part.to(device)
         return self
+
+    def settings(self, given: SamplingSettings | None = None, /, **changes: Unpack[SettingChanges]) -> SamplingSettings:
+        """Return ``given``, by default the model's own settings, with ``changes`` (None: unchanged).
+
+        Raises InputError for values out of range, also for more steps than an image has tokens.
+        """
+        settings = (given or self.sampling).changed(**changes)
+        settings.check_steps(self.num_tokens)
+        return settings
 
     def encode(self, conditions: Sequence[Condition] | None) -> Tensor | None:
         """Prompts → text features ``(B, N, C)``; labels → ``(B,)``; None stays None (an unconditional model).

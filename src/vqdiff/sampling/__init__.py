@@ -11,12 +11,11 @@ from vqdiff.sampling.samplers import (
     ReferenceReveal,
     Reveal,
     Sampler,
-    StepInput,
-    StepSettings,
     Strided,
     get_sampler,
     samplers,
 )
+from vqdiff.sampling.step import StepInput, StepSettings
 from vqdiff.sampling.trace import Trace
 from vqdiff.settings import Guidance, GuidanceSchedule, SamplingSettings, SettingChanges
 

@@ -12,12 +12,12 @@ from torch import Tensor
 from vqdiff.diffusion import Schedule
 from vqdiff.foundation.errors import InputError
 from vqdiff.foundation.shapes import Bool, Float, Int
-from vqdiff.sampling.guidance_schedule import guidance_at
-from vqdiff.sampling.plan import Plan, PlanInput, join_rows, masked_step
+from vqdiff.sampling.plan import Plan, PlanInput, masked_step
 from vqdiff.sampling.prediction import Denoise, Prediction, predict
 from vqdiff.sampling.random import uniforms
-from vqdiff.sampling.samplers import Sampler, StepInput, StepSettings, get_sampler
-from vqdiff.settings import Guidance, SamplingSettings
+from vqdiff.sampling.samplers import Sampler, get_sampler
+from vqdiff.sampling.step import BatchSettings, StepInput
+from vqdiff.settings import SamplingSettings
 
 __all__ = ["Batch", "Canvas", "Frame", "run", "sample"]
 
@@ -95,7 +95,7 @@ class Batch:
 
     The tokens, and which of them are known and stay, are on the sampling device. Everything else is small and on the
     CPU, so that the host knows what the next step needs without waiting: seeds, taken (the steps that each image has
-    done), the plan and the guidance scales of the remaining steps, truncation and prior scale.
+    done), and the plan and the settings of the steps left.
     """
 
     schedule: Schedule
@@ -105,9 +105,7 @@ class Batch:
     seeds: Int[Tensor, "B"]
     taken: Int[Tensor, "B"]
     plan: Plan
-    guidance: Float[Tensor, "B S"]
-    truncation: Float[Tensor, "B"]
-    prior_scale: Float[Tensor, "B"]
+    settings: BatchSettings
 
     @classmethod
     def start(
@@ -139,11 +137,6 @@ class Batch:
         masked = (canvas.tokens == schedule.num_codes).sum(1)
         begin = masked_step(schedule, masked / num_tokens) if canvas.start is None else torch.tensor(canvas.start)
         plan = sampler.plan(PlanInput(schedule, num_tokens, torch.tensor([row.steps for row in rows]), begin, masked))
-        scales = torch.ones(plan.t.shape)
-        guidances = [Guidance.of(row) for row in rows]
-        for guidance in set(guidances):
-            same = torch.tensor([one == guidance for one in guidances])
-            scales[same] = guidance_at(guidance, plan.t[same], schedule.num_steps)
         known = torch.zeros_like(canvas.tokens, dtype=torch.bool) if canvas.known is None else canvas.known
         return cls(
             schedule,
@@ -153,8 +146,7 @@ class Batch:
             _as_int64(seeds),
             torch.zeros(len(rows), dtype=torch.int64),
             plan,
-            scales,
-            *torch.tensor([(row.truncation, row.prior_scale) for row in rows]).T,
+            BatchSettings.of(rows, plan.t, schedule.num_steps),
         )
 
     def advance(self, denoise: Denoise) -> tuple[Batch, Prediction]:
@@ -163,25 +155,18 @@ class Batch:
         Finished images stay as they are. Returns the batch after the step, and the prediction.
         """
         tokens, device = self.tokens, self.tokens.device
-        now, guidance = self.plan.first(device), self.guidance[:, 0]
-        t = now.t.clamp(min=1)
-        scale, truncation, prior_scale, seeds, step = (
-            rows.to(device, non_blocking=True)
-            for rows in (guidance, self.truncation, self.prior_scale, self.seeds, self.taken + 1)
-        )
-        truncated = bool((self.truncation < 1).any())
-        step_settings = StepSettings(scale, truncation if truncated else None, prior_scale)
-        prediction = predict(denoise, tokens, t, scale if bool((guidance != 1).any()) else None)
+        now, settings = self.plan.first(device), self.settings.first(device)
+        prediction = predict(denoise, tokens, now.t.clamp(min=1), settings.guidance)
+        seeds, step = (rows.to(device, non_blocking=True) for rows in (self.seeds, self.taken + 1))
         u = uniforms(seeds, step, tokens.shape[1], self.sampler.num_uniforms)
-        x = StepInput(self.schedule, tokens, prediction, now, step_settings, u)
+        x = StepInput(self.schedule, tokens, prediction, now, settings, u)
         if getattr(denoise, "batch_invariant", False):
             # Image by image: the number of positions, and so the rounding, must not depend on the other images.
             new = tokens.clone()
             for row in range(len(tokens)):
                 if self.plan.t[row, 0] == 0:
                     continue
-                guided, truncated = bool(guidance[row] != 1), bool(self.truncation[row] < 1)
-                new[row] = self.sampler.step(x.of_image(row, self.plan, guided=guided, truncated=truncated))[0]
+                new[row] = self.sampler.step(x.of_image(row, self.plan, self.settings))[0]
         else:
             new = self.sampler.step(x)
         after = replace(
@@ -189,7 +174,7 @@ class Batch:
             tokens=torch.where(self.known | (now.t == 0)[:, None], tokens, new),
             taken=self.taken + 1,
             plan=self.plan.rest(),
-            guidance=self.guidance[:, 1:],
+            settings=self.settings.rest(),
         )
         return after, prediction
 
@@ -205,7 +190,7 @@ class Batch:
             self,
             **{name: getattr(self, name)[index] for name in _ROWS},
             plan=self.plan.select(index),
-            guidance=self.guidance[index],
+            settings=self.settings.select(index),
         )
 
     def join(self, other: Batch) -> Batch:
@@ -215,11 +200,11 @@ class Batch:
             self,
             **{name: torch.cat([getattr(self, name), getattr(other, name)]) for name in _ROWS},
             plan=self.plan.join(other.plan),
-            guidance=join_rows(self.guidance, other.guidance, value=1),
+            settings=self.settings.join(other.settings),
         )
 
 
-_ROWS = ("tokens", "known", "seeds", "taken", "truncation", "prior_scale")
+_ROWS = ("tokens", "known", "seeds", "taken")
 
 
 def sample(

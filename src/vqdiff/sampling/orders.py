@@ -15,12 +15,30 @@ from torch import Tensor
 from vqdiff.foundation.shapes import Float
 from vqdiff.plugins import ORDERS
 
-__all__ = ["PREDICTION_INDEPENDENT", "Order", "by_confidence", "by_halton", "by_purity", "by_random"]
+__all__ = ["Order", "by_confidence", "by_halton", "by_purity", "by_random", "needs_purity", "without_purity"]
 
 Order = Callable[[Tensor, Tensor], Tensor]
 """(purity (B, L), uniforms (B, L)) -> scores (B, L)."""
 
 
+def without_purity(order: Order) -> Order:
+    """Declare that an order does not look at purity: which positions go first is known before the network is evaluated.
+
+    Then the network's head is evaluated at these alone. A decorator; the order gets uniforms in place of the purity.
+    """
+    setattr(order, _WITHOUT, True)
+    return order
+
+
+def needs_purity(order: Order) -> bool:
+    """Return whether an order must wait for the prediction."""
+    return not getattr(order, _WITHOUT, False)
+
+
+_WITHOUT = "without_purity"
+
+
+@without_purity
 def by_random(purity: Float[Tensor, "B L"], u: Float[Tensor, "B L"]) -> Float[Tensor, "B L"]:
     """Every subset is equally likely (Algorithm 1)."""
     return u
@@ -40,6 +58,7 @@ def by_confidence(purity: Float[Tensor, "B L"], u: Float[Tensor, "B L"]) -> Floa
     return purity
 
 
+@without_purity
 def by_halton(purity: Float[Tensor, "B L"], u: Float[Tensor, "B L"]) -> Float[Tensor, "B L"]:
     """Take positions far apart: the two-dimensional Halton sequence over the grid (Besnier et al. 2025)."""
     return _halton_scores(u.shape[1], u.device).expand_as(u)
@@ -47,9 +66,6 @@ def by_halton(purity: Float[Tensor, "B L"], u: Float[Tensor, "B L"]) -> Float[Te
 
 for _name, _order in {"purity": by_purity, "confidence": by_confidence, "halton": by_halton}.items():
     ORDERS.register(_name, _order)
-
-PREDICTION_INDEPENDENT: frozenset[Order] = frozenset({by_random, by_halton})
-"""Orders that do not look at purity: which positions go first is known before the network is evaluated."""
 
 
 @lru_cache(maxsize=16)

@@ -94,7 +94,7 @@ class Plan:
         return Plan(join_rows(self.t, other.t), join_rows(self.s, other.s), join_rows(self.reveal, other.reveal))
 
 
-def join_rows(a: Tensor, b: Tensor, value: int = 0) -> Tensor:
+def join_rows(a: Tensor, b: Tensor, value: int | float = 0) -> Tensor:
     """Put the rows of `b` (N, S) below those of `a` (M, R); the shorter ones are padded with `value`."""
     longest = max(a.shape[1], b.shape[1])
     return torch.cat([F.pad(x, (0, longest - x.shape[1]), value=value) for x in (a, b)])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -17,23 +17,22 @@ from vqdiff.diffusion import (
     guide_posterior,
     purity,
     sharpen,
-    truncate,
 )
 from vqdiff.foundation.errors import InputError
 from vqdiff.foundation.shapes import Bool, Float, Int
 from vqdiff.plugins import SAMPLERS
-from vqdiff.sampling.orders import PREDICTION_INDEPENDENT, Order, by_confidence, by_halton, by_purity, by_random
+from vqdiff.sampling.orders import Order, by_confidence, by_halton, by_purity, by_random, needs_purity
 from vqdiff.sampling.plan import (
     Plan,
     PlanInput,
-    PlanStep,
     reference_fast_plan,
     reference_reveal_plan,
     reference_reveals,
     reveal_plan,
     strided_plan,
 )
-from vqdiff.sampling.prediction import Prediction, take
+from vqdiff.sampling.prediction import take
+from vqdiff.sampling.step import StepInput
 
 __all__ = [
     "PosteriorGuided",
@@ -41,55 +40,10 @@ __all__ = [
     "ReferenceReveal",
     "Reveal",
     "Sampler",
-    "StepInput",
-    "StepSettings",
     "Strided",
     "get_sampler",
     "samplers",
 ]
-
-
-class StepSettings(NamedTuple):
-    """The settings of every image in one step, each (B,), on the tokens' device; truncation None if it is off for all.
-
-    Truncation that the host knows to be off is skipped: on a GPU, `truncate` sorts all codes even where the rate is 1.
-    """
-
-    guidance: Float[Tensor, "B"]
-    truncation: Float[Tensor, "B"] | None
-    prior_scale: Float[Tensor, "B"]
-
-    def truncate(self, log_p0: Float[Tensor, "B N K"]) -> Float[Tensor, "B N K"]:
-        return log_p0 if self.truncation is None else truncate(log_p0, self.truncation)
-
-
-class StepInput(NamedTuple):
-    """What a step works on.
-
-    prediction: of the clean tokens, guided, not yet truncated, computed where a token may be sampled. u:
-    uniforms in (0, 1), one for each of the sampler's `num_uniforms`.
-    """
-
-    schedule: Schedule
-    tokens: Int[Tensor, "B L"]
-    prediction: Prediction
-    now: PlanStep
-    settings: StepSettings
-    u: Float[Tensor, "N B L"]
-
-    @property
-    def masked(self) -> Bool[Tensor, "B L"]:
-        return self.tokens == self.schedule.num_codes
-
-    def of_image(self, image: int, plan: Plan, *, guided: bool, truncated: bool) -> StepInput:
-        """Return the input of this step for one image alone, whose plan is a row of `plan`."""
-        row = slice(image, image + 1)
-        guidance, truncation, prior_scale = self.settings
-        settings = StepSettings(
-            guidance[row], truncation[row] if truncation is not None and truncated else None, prior_scale[row]
-        )
-        prediction, now = self.prediction.select(image, guided=guided), plan.select(row).first(self.tokens.device)
-        return StepInput(self.schedule, self.tokens[row], prediction, now, settings, self.u[:, row])
 
 
 class Sampler(ABC):
@@ -156,7 +110,8 @@ class PosteriorGuided(Strided):
     def step(self, x: StepInput) -> Int[Tensor, "B L"]:
         cond, null = x.prediction.pair()
         t, s = x.now.t.clamp(min=1), x.now.s
-        return draw_categorical(guide_posterior(x.schedule, cond, null, x.settings.guidance, x.tokens, t, s), x.u[1])
+        scale = 1.0 if x.settings.guidance is None else x.settings.guidance
+        return draw_categorical(guide_posterior(x.schedule, cond, null, scale, x.tokens, t, s), x.u[1])
 
 
 @dataclass(frozen=True)
@@ -194,11 +149,12 @@ def _largest(keys: Tensor, count: int) -> Int[Tensor, "B N"]:
 
 @dataclass(frozen=True)
 class Reveal(Sampler):
-    """Reveal a planned number of masked positions per step, and never change them again.
+    """Reveal a planned number Δz of masked positions per step, and never change them again.
 
     Algorithms 1 and 2 of Improved VQ-Diffusion (arXiv 2205.16007), for any number of tokens, times and steps.
 
-    order: which positions go first. sharpened: sample from softmax((1 + prior_scale · purity) · log p0) (its Eq. 11).
+    order: which positions go first. sharpened: sample from softmax((1 + prior_scale · purity) · log p0) (Eq. 11 of
+    Improved VQ-Diffusion).
     """
 
     order: Order = by_random
@@ -208,45 +164,63 @@ class Reveal(Sampler):
         return reveal_plan(given)
 
     def step(self, x: StepInput) -> Int[Tensor, "B L"]:
-        """Choose C_t among the masked positions A_t, draw x0 there, sharpened by purity, and reveal it."""
-        u_order, u_code = x.u
-        if self.order in PREDICTION_INDEPENDENT:  # as in Algorithm 1: C_t is known before the network is evaluated
-            at = self._choose(u_order, u_order, x.masked, x.now.most)
-            log_p0 = x.prediction.at(at)
-            score = purity(log_p0)
-        else:  # as in Algorithm 2: the purity of all of A_t decides
-            at = _largest(x.masked.byte(), x.now.left)
-            log_p0 = x.prediction.at(at)
-            score = purity(log_p0)
-            chosen = self._choose(score, u_order.gather(1, at), x.masked.gather(1, at), x.now.most)
-            at, log_p0, score = at.gather(1, chosen), take(log_p0, chosen), score.gather(1, chosen)
-        log_p0 = x.settings.truncate(log_p0)
-        if self.sharpened:
-            log_p0 = sharpen(log_p0, score, x.settings.prior_scale)
-        x0 = draw_categorical(log_p0, u_code.gather(1, at))
-        return _revealed(x, at, x0, x.masked)
+        return self._algorithm_2(x) if needs_purity(self.order) else self._algorithm_1(x)
 
-    def _choose(
-        self, score: Float[Tensor, "B M"], u: Float[Tensor, "B M"], open_: Bool[Tensor, "B M"], count: int
-    ) -> Int[Tensor, "B N"]:
-        """Return which `count` of the M positions come first: those still to fill in their order, then any others."""
-        return _largest(self.order(score, u).masked_fill(~open_, -torch.inf), count)
+    def _algorithm_1(self, x: StepInput) -> Int[Tensor, "B L"]:
+        """Choose first: the network's head is evaluated at the chosen positions alone."""
+        u_order, u = x.u
+        # A_t ← {i : x_i = MASK};  C_t ← Δz elements of A_t
+        chosen = _first(self.order(u_order, u_order), x.masked, x.now.most)
+        # x_0,i ~ p(x_0,i | x_t, y)
+        log_p0 = x.prediction.at(chosen)
+        x0 = draw_categorical(self._sharpen(x, log_p0, purity(log_p0)), u.gather(1, chosen))
+        # x_i ← x_0,i for i in C_t
+        return _reveal(x, chosen, x0, x.masked)
+
+    def _algorithm_2(self, x: StepInput) -> Int[Tensor, "B L"]:
+        """Predict first: the purity of all masked positions decides which are chosen."""
+        u_order, u = x.u
+        # A_t ← {i : x_i = MASK}
+        masked = _largest(x.masked.byte(), x.now.left)
+        # purity_i ← max_k p(x_0,i = k | x_t, y)
+        log_p0 = x.prediction.at(masked)
+        purities = purity(log_p0)
+        # C_t ← Δz elements of A_t, by importance sampling with weights purity_i
+        order = self.order(purities, u_order.gather(1, masked))
+        first = _first(order, x.masked.gather(1, masked), x.now.most)
+        chosen, log_p0, purities = masked.gather(1, first), take(log_p0, first), purities.gather(1, first)
+        # p_i ← softmax((1 + r · purity_i) · log p(x_0,i | x_t, y));  x_0,i ~ p_i
+        x0 = draw_categorical(self._sharpen(x, log_p0, purities), u.gather(1, chosen))
+        # x_i ← x_0,i for i in C_t
+        return _reveal(x, chosen, x0, x.masked)
+
+    def _sharpen(
+        self, x: StepInput, log_p0: Float[Tensor, "B N K"], purities: Float[Tensor, "B N"]
+    ) -> Float[Tensor, "B N K"]:
+        """Truncate and sharpen a prediction as the settings say."""
+        log_p0, r = x.settings.truncate(log_p0), x.settings.prior_scale
+        return log_p0 if r is None or not self.sharpened else sharpen(log_p0, purities, r)
 
 
-def _revealed(
-    x: StepInput, at: Int[Tensor, "B N"], x0: Int[Tensor, "B N"], open_: Bool[Tensor, "B L"]
+def _first(order: Float[Tensor, "B M"], fillable: Bool[Tensor, "B M"], count: int) -> Int[Tensor, "B N"]:
+    """Return which `count` of M positions are filled first: the fillable in their order, then any others."""
+    return _largest(order.masked_fill(~fillable, -torch.inf), count)
+
+
+def _reveal(
+    x: StepInput, at: Int[Tensor, "B N"], x0: Int[Tensor, "B N"], fillable: Bool[Tensor, "B L"]
 ) -> Int[Tensor, "B L"]:
-    """Write x0 to the first `now.reveal` of the positions `at`, where these are still to fill; the rest stays."""
+    """Write x0 to the first `now.reveal` of the positions `at`, where these are fillable; the rest stays."""
     wanted = torch.arange(x.now.most, device=at.device) < x.now.reveal[:, None]
-    return x.tokens.scatter(1, at, torch.where(wanted & open_.gather(1, at), x0, x.tokens.gather(1, at)))
+    return x.tokens.scatter(1, at, torch.where(wanted & fillable.gather(1, at), x0, x.tokens.gather(1, at)))
 
 
 @dataclass(frozen=True)
 class ReferenceReveal(Reveal):
     """The published "high-quality inference": fixed counts, and a last call at t = 1 that resamples every position.
 
-    Purity is divided by the image's largest, for the weights and for the exponent; Eq. 11 uses it undivided. The
-    last call is not sharpened.
+    Purity is divided by the image's largest, for the weights and for the exponent; Improved VQ-Diffusion, Eq. 11, uses
+    it undivided. The last call is not sharpened.
 
     reveals: tokens to reveal at each time 1..T; None for the published tables. most: the largest number a call may
     reveal, None for no limit.
@@ -260,19 +234,18 @@ class ReferenceReveal(Reveal):
         return reference_reveal_plan(given, reveals, self.most)
 
     def step(self, x: StepInput) -> Int[Tensor, "B L"]:
-        """As `Reveal.step`, but with the purity of the whole image, and with all positions to fill in the last call."""
-        u_order, u_code = x.u
+        """As `Reveal`, but with the purity of the whole image, and with all positions to fill in the last call."""
+        u_order, u = x.u
         last = x.now.t == 1
-        open_ = x.masked | last[:, None]
+        fillable = x.masked | last[:, None]
         log_p0 = x.prediction.at()
-        score = purity(log_p0)
-        score = score / score.amax(1, keepdim=True)
-        at = self._choose(score, u_order, open_, x.now.most)
-        log_p0, score = x.settings.truncate(take(log_p0, at)), score.gather(1, at)
-        if self.sharpened:
-            log_p0 = sharpen(log_p0, score, x.settings.prior_scale * ~last)
-        x0 = draw_categorical(log_p0, u_code.gather(1, at))
-        return _revealed(x, at, x0, open_)
+        purities = purity(log_p0)
+        purities = purities / purities.amax(1, keepdim=True)
+        chosen = _first(self.order(purities, u_order), fillable, x.now.most)
+        # In the last call, purity 0 sharpens nothing.
+        purities = (purities * ~last[:, None]).gather(1, chosen)
+        x0 = draw_categorical(self._sharpen(x, take(log_p0, chosen), purities), u.gather(1, chosen))
+        return _reveal(x, chosen, x0, fillable)
 
 
 _OWN: dict[str, tuple[Sampler, str]] = {
@@ -290,7 +263,7 @@ _OWN: dict[str, tuple[Sampler, str]] = {
     "strided": (Strided(), "the exact posterior over equal strides of time; as ancestral when steps = T"),
     "posterior-guided": (
         PosteriorGuided(),
-        "as strided, but guides the posterior instead of p(x0) (Eq. 7 as printed)",
+        "as strided, but guides the posterior instead of p(x0) (Eq. 7 of Improved VQ-Diffusion as printed)",
     ),
     "ancestral": (Strided(every=True), "the exact posterior at every one of the T times, whatever `steps` says"),
     "reference-fast": (ReferenceFast(), "the published code's fast sampler: one-step posteriors at shifted times"),

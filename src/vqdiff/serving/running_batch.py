@@ -171,7 +171,7 @@ class RunningBatch:
         """Return the trace of the step to ``after`` for the i-th image."""
         mask, here = after.schedule.num_codes, slice(i, i + 1)
         before, tokens = self.batch.tokens[here].cpu(), after.tokens[here].cpu()
-        guided = bool(self.batch.guidance[i, 0] != 1)
+        guided = self.batch.settings.select(here).first().guidance is not None
         confidence = prediction.select(i, guided=guided).confidence().cpu()
         return Trace(tokens[None], ((before == mask) & (tokens != mask))[None], confidence[None])
 

@@ -77,6 +77,13 @@ def _parameters(cls: type[Any]) -> dict[str, Any]:
     }
 
 
+def _field(cls: type[Any], name: str, default: Any, most: int | float = math.inf) -> Any:
+    """Return a field of a pydantic model for a number that is an option of a request; most: a limit of the server."""
+    described = options_of(cls)[name]
+    assert isinstance(described, Number)
+    return Field(default, ge=described.least, le=min(described.most, most), description=described.help)
+
+
 def _type(described: Option) -> Any:
     kind = described.type
     if isinstance(described, Number):
@@ -114,9 +121,7 @@ class RequestBody(Settings):
 
     def settings(self, model: Model) -> SamplingSettings:
         """Return the model's settings with those of the request."""
-        settings = model.sampling.changed(**{name: getattr(self, name) for name in options_of(SamplingSettings)})
-        settings.check_steps(model.num_tokens)
-        return settings
+        return model.settings(**{name: getattr(self, name) for name in options_of(SamplingSettings)})
 
     def seeded(self) -> int:
         """Return the seed, or a random one."""
@@ -158,9 +163,9 @@ class ImageRequest(RequestBody):
     weight: float = Field(0.5, ge=0, le=1, description="Its weight: 0 is the first prompt, 1 the second.")
     image: str | None = Field(None, description="A PNG, JPEG or WebP file in base64.")
     mask: str | None = Field(None, description="The same for a mask of the image's size: white is resampled.")
-    feather: int = Field(0, ge=0, le=256, description="Width in pixels of a soft seam inside the white part.")
-    strength: float | None = Field(None, ge=0, le=1, description="0 changes nothing, 1 generates a new image.")
-    share: float | None = Field(None, ge=0, le=1, description="Resample this share of the tokens, the least confident.")
+    feather: int = _field(EditRequest, "feather", 0, most=256)
+    strength: float | None = _field(VaryRequest, "strength", None)
+    share: float | None = _field(ReviseRequest, "share", None)
     stream: bool = Field(False, description="Respond with server-sent events: progress, preview, done or error.")
     previews: bool = Field(True, description="Whether the events include previews.")
 
@@ -194,7 +199,7 @@ class ImageRequest(RequestBody):
             return EditRequest(mask=mask, feather=self.feather, **common)
         if self.share is not None:
             return ReviseRequest(share=self.share, **common)
-        return VaryRequest(strength=0.5 if self.strength is None else self.strength, **common)
+        return VaryRequest(**common) if self.strength is None else VaryRequest(strength=self.strength, **common)
 
 
 Warnings = Annotated[list[str], Field(description="A line for each prompt of which the model knows no word.")]

@@ -1,0 +1,109 @@
+"""What a step works on: tokens, prediction, plan, settings and random numbers of a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from vqdiff.diffusion import Schedule, truncate
+from vqdiff.foundation.options import options_of
+from vqdiff.foundation.shapes import Bool, Float, Int
+from vqdiff.sampling.guidance_schedule import guidance_at
+from vqdiff.sampling.plan import Plan, PlanStep, join_rows
+from vqdiff.sampling.prediction import Prediction
+from vqdiff.settings import Guidance, SamplingSettings
+
+__all__ = ["BatchSettings", "StepInput", "StepSettings"]
+
+
+class StepSettings(NamedTuple):
+    """The settings of every image in one step, each (B,), on the tokens' device; None where off for all images.
+
+    Their names are those of `SamplingSettings`. What the host knows to be off is skipped: on a GPU, `truncate` sorts
+    all codes even where the rate is 1.
+    """
+
+    guidance: Float[Tensor, "B"] | None = None
+    truncation: Float[Tensor, "B"] | None = None
+    prior_scale: Float[Tensor, "B"] | None = None
+
+    def truncate(self, log_p0: Float[Tensor, "B N K"]) -> Float[Tensor, "B N K"]:
+        """Truncate a prediction as the settings say."""
+        return log_p0 if self.truncation is None else truncate(log_p0, self.truncation)
+
+
+_OFF = tuple(float(options_of(SamplingSettings)[name].off) for name in StepSettings._fields)
+
+
+@dataclass(frozen=True)
+class BatchSettings:
+    """The settings of every image in all the steps left: for each field of `StepSettings` a table, on the CPU."""
+
+    tables: tuple[Float[Tensor, "B S"], ...]
+
+    @classmethod
+    def of(cls, rows: Sequence[SamplingSettings], t: Int[Tensor, "B S"], num_steps: int) -> BatchSettings:
+        """Lay out the settings of each image along the times ``t`` of its steps, of T = num_steps."""
+
+        def constant(name: str) -> Tensor:
+            return torch.tensor([float(getattr(row, name)) for row in rows])[:, None].expand(t.shape)
+
+        guidance = torch.ones(t.shape)
+        schedules = [Guidance.of(row) for row in rows]
+        for schedule in set(schedules):
+            same = torch.tensor([one == schedule for one in schedules])
+            guidance[same] = guidance_at(schedule, t[same], num_steps)
+        return cls((guidance, *map(constant, StepSettings._fields[1:])))
+
+    def first(self, device: torch.device | str = "cpu") -> StepSettings:
+        """Return the settings of the next step, on ``device``, without waiting for it."""
+
+        def now(table: Tensor, off: float) -> Tensor | None:
+            column = table[:, 0]
+            return None if bool((column == off).all()) else column.to(device, non_blocking=True)
+
+        return StepSettings(*map(now, self.tables, _OFF))
+
+    def rest(self) -> BatchSettings:
+        """Return the settings without those of the first step."""
+        return BatchSettings(tuple(table[:, 1:] for table in self.tables))
+
+    def select(self, rows: Int[Tensor, "N"] | slice) -> BatchSettings:
+        """Return the settings of some of the images."""
+        return BatchSettings(tuple(table[rows] for table in self.tables))
+
+    def join(self, other: BatchSettings) -> BatchSettings:
+        """Return the settings of these images and then those of `other`; they are off in steps that are not taken."""
+        pairs = zip(self.tables, other.tables, _OFF, strict=True)
+        return BatchSettings(tuple(join_rows(own, others, off) for own, others, off in pairs))
+
+
+class StepInput(NamedTuple):
+    """What a step works on.
+
+    prediction: of the clean tokens, guided, not yet truncated, computed where a token may be sampled. u:
+    uniforms in (0, 1), one for each of the sampler's `num_uniforms`.
+    """
+
+    schedule: Schedule
+    tokens: Int[Tensor, "B L"]
+    prediction: Prediction
+    now: PlanStep
+    settings: StepSettings
+    u: Float[Tensor, "N B L"]
+
+    @property
+    def masked(self) -> Bool[Tensor, "B L"]:
+        """Where the tokens are MASK."""
+        return self.tokens == self.schedule.num_codes
+
+    def of_image(self, image: int, plan: Plan, settings: BatchSettings) -> StepInput:
+        """Return the input of this step for one image alone; ``plan`` and ``settings`` are those of the batch."""
+        row, device = slice(image, image + 1), self.tokens.device
+        now, own = plan.select(row).first(device), settings.select(row).first(device)
+        prediction = self.prediction.select(image, guided=own.guidance is not None)
+        return StepInput(self.schedule, self.tokens[row], prediction, now, own, self.u[:, row])
