@@ -25,11 +25,6 @@ STEPS = 3
 
 
 @pytest.fixture(scope="module")
-def pipe() -> Pipeline:
-    return vqdiff.load("emoji", device="cpu")
-
-
-@pytest.fixture(scope="module")
 def apple(pipe: Pipeline) -> Image.Image:
     return pipe("a red apple", steps=STEPS, seed=1)[0]
 

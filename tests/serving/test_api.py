@@ -20,9 +20,9 @@ import openai
 import pytest
 from PIL import Image, ImageDraw
 
-import vqdiff
 from servers import client, serving, wait_for
 from toy_pipelines import POISON, Gate, toy_pipeline
+from vqdiff.pipeline import Pipeline
 from vqdiff.serving.api import create_app
 from vqdiff.serving.engine import Engine
 from vqdiff.serving.limits import Limits
@@ -338,8 +338,8 @@ def test_time_is_up() -> None:
 
 
 @pytest.mark.filterwarnings("ignore::vqdiff.foundation.errors.InputWarning")
-def test_a_prompt_without_a_known_word_is_told() -> None:
-    with serving(vqdiff.load("emoji", device="cpu")) as (address, _), client(address) as http:
+def test_a_prompt_without_a_known_word_is_told(pipe: Pipeline) -> None:
+    with serving(pipe) as (address, _), client(address) as http:
         for path in ("/v1/images/generations", "/api/draw"):
             asked = {"prompt": "קפה", "steps": 1, "negative": "تفاحة", "guidance": 2.0}
             told = http.post(path, json=asked).json()

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
-import vqdiff
+from bundled_model import bundled_pipeline
 from toy_pipelines import POISON, Gate, generate, toy_pipeline
 from vqdiff.foundation.config import Precision
 from vqdiff.foundation.errors import InputError
@@ -163,7 +163,7 @@ def test_requests_arriving_at_random(data: st.DataObject) -> None:
 def test_the_bundled_model_gives_the_tokens_of_alone(precision: Precision) -> None:
     if precision == "int8" and processor().int8 is None:
         pytest.skip("needs a CPU with VNNI")
-    pipe = vqdiff.load("emoji", device="cpu", precision=precision)
+    pipe = bundled_pipeline(precision)
     works = requests(pipe, ("a red apple", "a cat", "a green tree"))
     with engine_for(max_rows=8) as engine:
         tickets = [engine.submit(pipe, work) for work in works]

@@ -20,7 +20,6 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-import vqdiff
 from servers import client, page_config, page_job, serving, wait_for
 from toy_pipelines import Gate, toy_pipeline
 from vqdiff.pipeline import Pipeline
@@ -49,8 +48,8 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="module")
-def emoji() -> Pipeline:
-    return vqdiff.load("emoji", device="cpu")
+def emoji(pipe: Pipeline) -> Pipeline:
+    return pipe
 
 
 @pytest.fixture(scope="module")
