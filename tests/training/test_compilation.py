@@ -209,12 +209,22 @@ def test_what_is_right_is_used_without_a_word(
     assert records(tmp_path)[0]["asked"] == 1  # what came before changed nothing
 
 
-def test_a_vector_width_is_asked_of_inductor(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = list[Any]()
-    monkeypatch.setattr(nn.Module, "compile", lambda self, options: asked.append(options))
-    Compilation.WIDEST.apply(Layers())
-    Compilation.NARROW.apply(Layers())
-    assert asked == [None, {"cpp.simdlen": 256}]
+class Compiling(Layers):
+    """Layers that record how they are to be compiled."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.options = list[Any]()
+
+    def compile(self, *, options: dict[str, Any] | None = None) -> None:
+        self.options.append(options)
+
+
+def test_a_vector_width_is_requested_from_inductor() -> None:
+    part = Compiling()
+    Compilation.WIDEST.apply(part)
+    Compilation.NARROW.apply(part)
+    assert part.options == [None, {"cpp.simdlen": 256}]
     assert "cpp.simdlen" in torch._inductor.list_options()
     assert Compilation.NARROW not in Compilation.on(torch.device("cuda"))
 
