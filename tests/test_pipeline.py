@@ -64,7 +64,7 @@ def test_stream_ends_with_the_picture(pipe: Pipeline) -> None:
     assert hidden == pytest.approx(0.75, abs=0.03)  # three quarters of the patches are still to come
 
 
-def test_progress_is_told(pipe: Pipeline) -> None:
+def test_progress_is_reported(pipe: Pipeline) -> None:
     told = list[tuple[int, int]]()
     pipe("a cat", num_images=3, steps=2, batch_size=2, on_step=lambda done, total: told.append((done, total)))
     assert told == [(2, 6), (4, 6), (5, 6), (6, 6)]
@@ -173,7 +173,7 @@ def test_a_copy_can_still_be_saved(pipe: Pipeline, tmp_path: Path) -> None:
 
 
 @pytest.mark.gpu
-def test_cuda_draws_the_same_in_any_batch_if_asked() -> None:
+def test_cuda_draws_the_same_in_any_batch_on_request() -> None:
     pipe = vqdiff.load("emoji", device="cuda", batch_invariant=True)
     prompts = ["a red apple", "a cat", "a tree"]
     alone, together = (pipe(prompts, num_images=3, batch_size=size) for size in (1, 8))

@@ -39,7 +39,7 @@ def test_a_picture_with_its_origin(tmp_path: Path, capsys: pytest.CaptureFixture
     assert stored["network_calls"] == 2
 
 
-def test_a_prompt_without_a_known_word_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_prompt_without_a_known_word_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("קפה", "🍎", "-o", str(tmp_path / "two.png"), "--steps", "1") == 0
     # Under pytest every repetition is shown, otherwise the first.
     (line,) = {line for line in capsys.readouterr().err.splitlines() if "warning" in line}

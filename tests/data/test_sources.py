@@ -1,4 +1,4 @@
-"""Every layout a set may have: pictures go with what is said about them, from wherever both come."""
+"""Every layout a set may have: pictures go with their captions and columns, from wherever both come."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_folders_of_classes(tmp_path):
     assert shades(train) == [0, 2, 1]
     assert train.captions == [[], [], []]
     assert load(tmp_path, "test", 16).labels.tolist() == [0]  # alone it knows but one class,
-    assert load(tmp_path, "test", 16, train.class_names).labels.tolist() == [1]  # unless told
+    assert load(tmp_path, "test", 16, train.class_names).labels.tolist() == [1]  # unless given more
     with pytest.raises(InputError, match="class 'dog' is not one of the known ones, cat"):
         load(tmp_path, "test", 16, ("cat",))
 

@@ -1,4 +1,4 @@
-"""Tokens: those the tokenizer gives, with what is said about their pictures, and of no other tokenizer."""
+"""Tokens: those the tokenizer gives, with the columns of their pictures, and of no other tokenizer."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def pictures(tmp_path):
     return tmp_path / "set"
 
 
-def test_they_are_what_the_tokenizer_says(pictures, tokenizer, tmp_path, capsys):
+def test_they_are_what_the_tokenizer_gives(pictures, tokenizer, tmp_path, capsys):
     made = tokenize(pictures, "train", tokenizer, tmp_path / "tokens", batch_size=4)
     assert "1 of 12 images cannot be read and are left out: 05.png" in capsys.readouterr().err
     train = load(pictures, "train", 16)

@@ -1,4 +1,4 @@
-"""Packed denoisers say what they said before, as precisely as their numbers allow."""
+"""Packed denoisers predict what they did before, as precisely as their numbers allow."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def test_off_the_cpu_nothing_is_packed() -> None:
 @pytest.mark.parametrize(
     "precision", ["float32", pytest.param("bfloat16", marks=needs_bf16), pytest.param("int8", marks=needs_int8)]
 )
-def test_copies_say_the_same(kind: str, precision: str) -> None:
+def test_copies_give_the_same(kind: str, precision: str) -> None:
     network = trained(NETWORKS[kind]())
     if precision == "bfloat16":
         network = network.bfloat16()

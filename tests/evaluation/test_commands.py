@@ -125,7 +125,7 @@ def test_two_processes_share_the_drawing(folder: Path) -> None:
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
     assert run.returncode == 0, run.stderr
-    assert run.stdout.count("| r_precision_emoji_check |") == 1  # two that did not find each other would both tell
+    assert run.stdout.count("| r_precision_emoji_check |") == 1  # two that did not find each other would both print it
     assert {file: file.read_bytes() for file in (folder / "drawn").rglob("*.safetensors")} == tokens
     assert Result.load(folder / "result.json").scores == alone.scores
 

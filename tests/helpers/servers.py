@@ -28,7 +28,7 @@ from vqdiff.serving.hosts import AllowedHosts
 from vqdiff.serving.limits import Limits
 
 TOKEN = "secret"
-"""What `head` sends, to servers that ask for a token and to others."""
+"""What `head` sends, to servers that require a token and to others."""
 
 
 @contextmanager

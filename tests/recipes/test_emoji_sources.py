@@ -89,7 +89,7 @@ def test_faces_differ_and_are_the_same_at_every_call():
 
 
 @pytest.mark.parametrize("one", FACE_SETS, ids=lambda one: one.style.name)
-def test_captions_of_faces_say_what_was_chosen(one):
+def test_captions_of_faces_name_what_was_chosen(one):
     for face, _ in zip(choose(one), range(200), strict=False):
         long = face.captions[0]
         assert long.endswith(f"{one.style.name} style")

@@ -224,7 +224,7 @@ def test_first_come_first_served_picture_by_picture() -> None:
         assert set(gate.sizes) == {4}
 
 
-def test_a_full_queue_says_so_and_has_room_when_one_gives_up() -> None:
+def test_a_full_queue_is_reported_and_has_room_when_one_gives_up() -> None:
     pipe = toy_pipeline()
     gate, work = Gate(pipe), generate(pipe.model, 0)
     with engine_for(gate, max_rows=1, max_waiting=2) as engine:

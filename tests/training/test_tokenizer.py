@@ -67,7 +67,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_it_learns_and_says_how_well(trained: Path) -> None:
+def test_it_learns_and_reports_how_well(trained: Path) -> None:
     first, second, held_out = records(trained)
     assert second["psnr"] > first["psnr"]
     assert {"perplexity", "perceptual", "critic", "adversarial", "adversarial_weight"} <= second.keys()
