@@ -123,7 +123,7 @@ def never_sure(monkeypatch: pytest.MonkeyPatch) -> None:
 @precisions
 @pytest.mark.usefixtures("never_sure")
 def test_no_product_is_of_several_images(precision: Any) -> None:
-    """From text to pixels; what may be computed together all the same is checked by `rounds_alike` or the like first."""
+    """From text to pixels; what is computed together all the same is checked by `rounds_alike` or the like first."""
     pipe = vqdiff.load("emoji", device="cpu", precision=precision)  # its own: loading tests how layers round
     prompts: list[Condition] = ["a red apple", "a cat", "two green trees"]
     alone = [shapes_of(lambda prompt=prompt: pipe(prompt, steps=2)) for prompt in prompts]
