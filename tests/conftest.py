@@ -1,4 +1,4 @@
-"""Shape checks on every annotated call, one seed per test, and which tests wait to be asked for."""
+"""Shape checks on every annotated call, one seed per test, one bundled model, and tests that run only on request."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from jaxtyping import install_import_hook
@@ -21,6 +22,9 @@ import torch  # noqa: E402
 
 hypothesis.settings.register_profile("patient", deadline=None)  # machines differ, and pause
 hypothesis.settings.load_profile("patient")
+if TYPE_CHECKING:
+    from vqdiff.pipeline import Pipeline
+
 torch.set_num_threads(1)  # the tensors are tiny, and the test processes share the cores
 
 
@@ -52,3 +56,11 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A few hundred rows of the emoji set, in its own format; a copy, because loading leaves a cache in it."""
     fixtures = Path(__file__).parent / "fixtures"
     return shutil.copytree(fixtures / "emoji-sample", tmp_path_factory.mktemp("sample") / "set")
+
+
+@pytest.fixture(scope="session")
+def pipe() -> Pipeline:
+    """The bundled model on the CPU, loaded once per process: no test may change it."""
+    from bundled_model import bundled_pipeline
+
+    return bundled_pipeline()

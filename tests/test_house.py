@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import vqdiff
+from failing_command import failing_command
 from vqdiff import cli
 from vqdiff.foundation.errors import InputError
 from vqdiff.foundation.files import atomic_path, check_writable
@@ -99,31 +99,20 @@ def test_a_callers_mistake_is_one_line_and_exit_code_2(
     assert says in err
 
 
-def raising(error: BaseException) -> Callable[[list[str] | None], None]:
-    def app(arguments: list[str] | None) -> None:
-        raise error
-
-    return app
-
-
 @pytest.mark.parametrize(
     ("error", "code", "line"),
     [(InputError("no prompt; give one"), 2, "vqdiff: error: no prompt; give one\n"), (KeyboardInterrupt(), 130, "")],
 )
-def test_exit_codes(
-    error: BaseException, code: int, line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(cli, "app", raising(error))
-    with pytest.raises(SystemExit) as exit:
-        cli.main([])
+def test_exit_codes(error: BaseException, code: int, line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with failing_command(error) as arguments, pytest.raises(SystemExit) as exit:
+        cli.main(arguments)
     assert exit.value.code == code
     assert capsys.readouterr().err == line
 
 
-def test_our_own_mistake_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli, "app", raising(RuntimeError("bug")))
-    with pytest.raises(RuntimeError, match="bug"):
-        cli.main([])
+def test_our_own_mistake_keeps_its_traceback() -> None:
+    with failing_command(RuntimeError("bug")) as arguments, pytest.raises(RuntimeError, match="bug"):
+        cli.main(arguments)
 
 
 # --- files ------------------------------------------------------------------------------------------------------------

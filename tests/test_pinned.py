@@ -1,7 +1,7 @@
 """The bundled model keeps its images: tokens of a few seeds and edits, in float32, as they were once computed.
 
 Processors round differently, and one token that comes out otherwise changes those after it: of each kind one image may
-differ. After a change of the bundled weights, `python tests/test_pinned.py` writes the tokens anew.
+differ. After a change of the bundled weights, `python tests/test_pinned.py` writes the tokens again.
 """
 
 from __future__ import annotations

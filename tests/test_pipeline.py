@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import vqdiff
+from bundled_model import bundled_pipeline
 from vqdiff.foundation.config import Precision
 from vqdiff.foundation.errors import InputError
 from vqdiff.foundation.processor import has_bf16_units, processor
@@ -23,11 +24,6 @@ from vqdiff.pipeline import Pipeline
 
 needs_int8 = pytest.mark.skipif(processor().int8 is None, reason="needs a CPU with VNNI")
 needs_bf16 = pytest.mark.skipif(not has_bf16_units(torch.device("cpu")), reason="bfloat16 is slow here")
-
-
-@pytest.fixture(scope="module")
-def pipe() -> Pipeline:
-    return vqdiff.load("emoji", device="cpu")
 
 
 def test_the_contract(pipe: Pipeline, tmp_path: Path) -> None:
@@ -68,7 +64,7 @@ def test_stream_ends_with_the_picture(pipe: Pipeline) -> None:
     assert hidden == pytest.approx(0.75, abs=0.03)  # three quarters of the patches are still to come
 
 
-def test_progress_is_told(pipe: Pipeline) -> None:
+def test_progress_is_reported(pipe: Pipeline) -> None:
     told = list[tuple[int, int]]()
     pipe("a cat", num_images=3, steps=2, batch_size=2, on_step=lambda done, total: told.append((done, total)))
     assert told == [(2, 6), (4, 6), (5, 6), (6, 6)]
@@ -109,14 +105,14 @@ def test_unknown_models_and_devices() -> None:
 
 @pytest.fixture(scope="module")
 def exact() -> Pipeline:
-    return vqdiff.load("emoji", device="cpu", precision="float32")
+    return bundled_pipeline("float32")
 
 
 @needs_bf16
 @pytest.mark.numeric
 @torch.inference_mode()
 def test_the_decoder_in_bfloat16_is_within_a_grey_level(exact: Pipeline) -> None:
-    decode = vqdiff.load("emoji", device="cpu", precision="bfloat16").model.image_tokenizer.decode
+    decode = bundled_pipeline("bfloat16").model.image_tokenizer.decode
     *_, last = exact.frames(["a red apple"], [0], exact.settings(steps=8))
     pixels, rough = exact.model.image_tokenizer.decode(last.tokens), decode(last.tokens)
     assert psnr(rough, pixels).item() > 55
@@ -127,7 +123,7 @@ def test_the_decoder_in_bfloat16_is_within_a_grey_level(exact: Pipeline) -> None
 @pytest.mark.numeric
 @torch.inference_mode()
 def test_int8_is_almost_as_sure_of_the_same(exact: Pipeline) -> None:
-    rough = vqdiff.load("emoji", device="cpu", precision="int8")
+    rough = bundled_pipeline("int8")
     tokens, t = torch.full((1, exact.model.num_tokens), exact.model.schedule.num_codes), torch.tensor([100])
     condition = exact.model.encode(["a red apple"])
     wanted, found = (pipe.model.denoiser(tokens, t, condition).float().log_softmax(-1) for pipe in (exact, rough))
@@ -153,7 +149,7 @@ def test_saving_gives_what_was_read(precision: Precision, tmp_path: Path) -> Non
     ["float32", pytest.param("bfloat16", marks=needs_bf16), pytest.param("int8", marks=needs_int8)],
 )
 def test_a_picture_is_the_same_in_any_batch(precision: Precision) -> None:
-    pipe = vqdiff.load("emoji", device="cpu", precision=precision)
+    pipe = bundled_pipeline(precision)
     asked: list[tuple[Any, Any]] = [
         (["a red apple", "a cat"], {"num_images": 4, "steps": 2}),
         ("a tree", {"num_images": 5, "guidance": 1.0, "steps": 4}),
@@ -177,7 +173,7 @@ def test_a_copy_can_still_be_saved(pipe: Pipeline, tmp_path: Path) -> None:
 
 
 @pytest.mark.gpu
-def test_cuda_draws_the_same_in_any_batch_if_asked() -> None:
+def test_cuda_draws_the_same_in_any_batch_on_request() -> None:
     pipe = vqdiff.load("emoji", device="cuda", batch_invariant=True)
     prompts = ["a red apple", "a cat", "a tree"]
     alone, together = (pipe(prompts, num_images=3, batch_size=size) for size in (1, 8))

@@ -1,4 +1,4 @@
-"""Pictures drawn anew in part with the bundled model; few steps, since how good they are is not at stake here."""
+"""Pictures resampled in part with the bundled model; few steps, since how good they are is not at stake here."""
 
 from __future__ import annotations
 
@@ -22,11 +22,6 @@ from vqdiff.requests import tokenize
 from vqdiff.sampling import Canvas, doubtful, get_sampler
 
 STEPS = 3
-
-
-@pytest.fixture(scope="module")
-def pipe() -> Pipeline:
-    return vqdiff.load("emoji", device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +116,7 @@ def test_expanding_keeps_the_picture(pipe: Pipeline, apple: Image.Image) -> None
     assert wide.crop((40, 0, 168, 128)).tobytes() == apple.tobytes()
 
 
-def test_revising_draws_a_share_anew(pipe: Pipeline, apple: Image.Image) -> None:
+def test_revising_resamples_a_share(pipe: Pipeline, apple: Image.Image) -> None:
     reconstruction = pipe.decode(tokenize(pipe.model, apple))[0]
     assert pipe.revise(apple, 0.0, "a cat", steps=STEPS).tobytes() == reconstruction.tobytes()
     changed = []

@@ -33,11 +33,6 @@ def python_of(page: Path) -> list[str]:
 PAGES = [page for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))) if python_of(page)]
 
 
-@pytest.fixture(scope="module")
-def pipe() -> Pipeline:
-    return vqdiff.load(device="cpu")
-
-
 @pytest.fixture
 def names(pipe: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """What a reader has before the first line of a page: a model, an image and a mask, images to train on, a server."""

@@ -61,7 +61,7 @@ def test_what_a_network_is_otherwise_stays() -> None:
         _ = network.nothing
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the peak of the CPU's memory cannot begin anew")
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the peak of the CPU's memory cannot be reset")
 def test_memory_beyond_the_weights() -> None:
     memory = Memory(CPU)
     network = nn.Linear(SOME // 4, 1, bias=False)

@@ -7,17 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from tiny_bench import TINY
-from vqdiff.bench import sampling
 from vqdiff.bench.programs import OURS, PEER, Repeat, Workload, prompts
 from vqdiff.bench.report import Report, check_like
-from vqdiff.bench.sampling import SamplingOptions, bench_bundled, bench_random
+from vqdiff.bench.sampling import SamplingOptions, SamplingSession, bench_bundled, bench_random
 from vqdiff.bench.sizes import random_model, write_random
 from vqdiff.bench.vqdiff_program import VQDiff, first_picture
 from vqdiff.checkpoints import to_diffusers
 from vqdiff.foundation.errors import InputError
+from vqdiff.foundation.processor import processor
 from vqdiff.sampling import SamplingSettings
 
 
@@ -74,7 +73,7 @@ def test_other_weights_are_refused(tmp_path: Path) -> None:
 def test_the_steps_are_spread_over_all_times(tmp_path: Path) -> None:
     folder = write_random(TINY, tmp_path, {OURS: "float32"})[OURS]
     program, times = VQDiff(folder, "float32", "cpu"), list[int]()
-    network = program.model.denoiser._network
+    network = program.model.denoiser.network
     features = network.features
     network.features = lambda tokens, t, condition: times.append(int(t[0])) or features(tokens, t, condition)
     drawn = program.draw(Workload(2, SamplingSettings("ancestral", steps=1, guidance=3.0), 4), lambda: None)
@@ -100,19 +99,16 @@ def test_the_first_picture_is_a_program(who: str, tmp_path: Path) -> None:
 
 
 def test_starts_are_whole_processes_and_their_failure_is_ours() -> None:
-    bench = sampling._SamplingSession(
-        "tiny", SamplingOptions(False, device="cpu", starts=2), "", TINY.build("meta"), ignore
-    )
+    bench = SamplingSession("tiny", SamplingOptions(False, device="cpu", starts=2), "", TINY.build("meta"), ignore)
     bench.start_from_cold({OURS: [sys.executable, "-c", "pass"]})
     assert bench.report.find("a new process", "seconds to one image of one step").values[0].count == 2
     with pytest.raises(RuntimeError, match=r"failed:\n(.|\n)*no such thing"):
         bench.start_from_cold({OURS: [sys.executable, "-c", "raise ValueError('no such thing')"]})
 
 
-def test_the_bundled_model_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sampling, "_WHOLE", (Repeat(1, 1),))
+def test_the_bundled_model_alone() -> None:
     options = SamplingOptions(True, "float32", device="cpu", steps=1, batches=(1,), starts=0)
-    report = bench_bundled(options, "vqdiff bench", ignore)
+    report = bench_bundled(options, "vqdiff bench", ignore, [Repeat(1, 1)])
     assert report.programs == ["vqdiff float32"]
     assert report.find("whole images, warm", "seconds for 1, at default settings").values[0].median > 0
     assert report.find("1 image, unguided", "seconds per step").ratio is None
@@ -123,7 +119,7 @@ def test_the_bundled_model_alone(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_ahead_of_diffusers(dtype: str) -> None:
     """A ratio with margin, taken in turn in one run, so that no machine decides it. Raise it with the speed."""
-    if dtype == "bfloat16" and not torch.cpu._is_avx512_bf16_supported():
+    if dtype == "bfloat16" and processor().bfloat16 is None:
         pytest.skip("bfloat16 has no units here")
     options = SamplingOptions(True, dtype, device="cpu", steps=15, batches=(1,), starts=1)  # type: ignore[arg-type]
     report = bench_random("small", options, "vqdiff bench", ignore)

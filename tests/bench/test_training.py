@@ -51,7 +51,7 @@ def test_a_step_learns(make: type[Program]) -> None:
 def test_noise_is_at_times_of_the_schedule() -> None:
     for make in (VQDiff, Published):
         program = make(TINY.denoiser, "float32", "cpu")
-        x0, t = program._tokens(9)
+        x0, t = program.tokens(9)
         assert t.tolist() == [10, 20, 30, 40, 50, 60, 70, 80, 90]
         xt, _ = program.noise(x0.repeat(1, 50), t)
         masked = (xt == TINY.denoiser.num_codes).double().mean(1)

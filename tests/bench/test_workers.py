@@ -27,7 +27,7 @@ def test_mistakes_of_a_program_come_here() -> None:
         Worker("one", Diary, -1.0)
 
 
-def test_a_program_that_was_killed_says_what_may_help() -> None:
+def test_a_killed_program_is_reported_with_what_may_help() -> None:
     says = r"one was killed \(exit code -9\).*--batch"
     with Worker("one", Diary, 0.0) as worker, pytest.raises(InputError, match=says):
         worker.ask("die")

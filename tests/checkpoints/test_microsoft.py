@@ -156,7 +156,7 @@ def test_files_without_the_network() -> None:
         read_codec(published("coco_transformer"))
 
 
-def test_the_grid_is_asked_for_where_the_file_is_silent() -> None:
+def test_the_grid_is_required_where_the_file_lacks_it() -> None:
     with pytest.raises(InputError, match="pass grid_size"):
         read_denoiser(published("imagenet_transformer"))
 

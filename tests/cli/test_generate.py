@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from bundled_model import linked_copy, overwrite
 from vqdiff.cli import main
 from vqdiff.model.finding import bundled
 
@@ -39,7 +39,7 @@ def test_a_picture_with_its_origin(tmp_path: Path, capsys: pytest.CaptureFixture
     assert stored["network_calls"] == 2
 
 
-def test_a_prompt_without_a_known_word_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_prompt_without_a_known_word_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("קפה", "🍎", "-o", str(tmp_path / "two.png"), "--steps", "1") == 0
     # Under pytest every repetition is shown, otherwise the first.
     (line,) = {line for line in capsys.readouterr().err.splitlines() if "warning" in line}
@@ -131,9 +131,8 @@ def test_a_missing_device_is_named(tmp_path: Path, capsys: pytest.CaptureFixture
 
 @pytest.mark.parametrize("part", ["denoiser/model.safetensors", "text_encoder/model.safetensors", "model_index.json"])
 def test_broken_model_folders_are_named(part: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = tmp_path / "broken"
-    shutil.copytree(bundled()["emoji"], folder)
-    for damage in (lambda path: path.write_bytes(path.read_bytes()[:100]), lambda path: path.unlink()):
+    folder = linked_copy(bundled()["emoji"], tmp_path / "broken")
+    for damage in (lambda path: overwrite(path, path.read_bytes()[:100]), lambda path: path.unlink()):
         damage(folder / part)
         assert run("cat", "--model", str(folder), "-o", str(tmp_path / "x.png")) == 2
         error = capsys.readouterr().err.strip()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +22,13 @@ def info(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> dict[str
     return json.loads(capsys.readouterr().out)
 
 
-def test_a_package_that_is_not_installed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    def missing(arguments: object) -> None:
-        raise ModuleNotFoundError(name="accelerate")
-
-    monkeypatch.setattr("vqdiff.cli.app", missing)
-    with pytest.raises(SystemExit) as stopped:
-        main(["train"])
-    assert stopped.value.code == 2
-    assert "needs the package accelerate: pip install 'vqdiff[train,eval]'" in capsys.readouterr().err
+def test_a_package_that_is_not_installed() -> None:
+    arguments = ["train", "tokenizer", "config.toml"]
+    code = f"import sys; sys.modules['accelerate'] = None; from vqdiff.cli import main; main({arguments})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "needs the package accelerate: pip install 'vqdiff[train,eval]'" in done.stderr
+    assert done.stderr.count("\n") == 1
 
 
 def test_the_bundled_model(capsys: pytest.CaptureFixture[str]) -> None:

@@ -22,7 +22,7 @@ from vqdiff import cli
         (["--token", ""], "the token is empty"),
     ],
 )
-def test_mistakes_are_told_before_anything_is_served(
+def test_mistakes_are_reported_before_anything_is_served(
     options: list[str], says: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as exit:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from failing_command import failing_command
 from picture_sets import numbered, picture, with_metadata
-from vqdiff import cli
 from vqdiff.cli import main
 
 NO_TEXT = os.fsdecode(b"caf\xe9")
@@ -87,13 +87,10 @@ def test_a_full_disk_is_one_line(folder: Path) -> None:
     assert done.stderr == "vqdiff: error: cannot write: No space left on device; free some space\n"
 
 
-def test_another_pipe_that_breaks_is_our_own_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fails(arguments: list[str] | None) -> None:
-        raise BrokenPipeError("of a worker")
-
-    monkeypatch.setattr(cli, "app", fails)
-    with pytest.raises(BrokenPipeError, match="of a worker"):
-        main([])
+def test_another_pipe_that_breaks_is_our_own_mistake() -> None:
+    error = BrokenPipeError("of a worker")
+    with failing_command(error) as arguments, pytest.raises(BrokenPipeError, match="of a worker"):
+        main(arguments)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,6 @@ import pytest
 from PIL import Image
 
 from picture_sets import encoded, numbered, picture, shades, truncated_jpeg, with_metadata
-from vqdiff.data import cache as caches
 from vqdiff.data import load
 from vqdiff.data.cache import Cache, make_cache
 from vqdiff.data.sources import Row, Source
@@ -42,7 +41,10 @@ def shade_of(picture: Image.Image, name: str) -> np.ndarray:
 
 
 def made(folder, source, work=lambda stack: stack[:, 0].astype(np.int32), about="a") -> Cache:
-    return make_cache(folder, source, {"about": about}, shade_of, work, batch_size=4, description="Working")
+    """A cache of four images per batch, whose progress is recorded after each."""
+    return make_cache(
+        folder, source, {"about": about}, shade_of, work, batch_size=4, description="Working", record_every=0.0
+    )
 
 
 def test_broken_pictures_are_left_out_and_named(tmp_path, capsys):
@@ -82,9 +84,8 @@ def test_rows_and_columns_go_with_their_pictures(tmp_path):
 
 
 @pytest.mark.parametrize("stop", [0, 1, 3, 6])
-def test_a_stopped_run_goes_on(tmp_path, monkeypatch, stop):
+def test_a_stopped_run_goes_on(tmp_path, stop):
     """Whatever batch it stops in, the result is that of a run which was never stopped, and no batch is made twice."""
-    monkeypatch.setattr(caches, "_NOTE_EVERY", -1.0)
     whole = made(tmp_path / "whole", source_of(30))
     batches, worked = count(), list[int]()
 
@@ -105,26 +106,25 @@ def test_a_stopped_run_goes_on(tmp_path, monkeypatch, stop):
     assert sorted(path.name for path in (tmp_path / "cache").iterdir()) == ["about.json", "array.npy", "rows.arrow"]
 
 
-def test_half_written_rows_do_not_count(tmp_path, monkeypatch):
-    """Killed between writing an array and noting it: the array's tail is written again."""
-    monkeypatch.setattr(caches, "_NOTE_EVERY", -1.0)
-    note, notes = caches._Filling._note, count()
+def test_half_written_rows_do_not_count(tmp_path):
+    """Killed between writing an array and recording the progress: the array's tail is written again."""
+    progress, batches, recorded = tmp_path / "cache.part" / "progress.json", count(), list[bytes]()
 
-    def killed(filling) -> None:
-        if next(notes) == 2:
+    def killed(stack: np.ndarray) -> np.ndarray:
+        if next(batches) == 3:
             raise KeyboardInterrupt
-        note(filling)
+        recorded.append(progress.read_bytes() if progress.exists() else b"")
+        return stack[:, 0].astype(np.int32)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(caches._Filling, "_note", killed)
-        with pytest.raises(KeyboardInterrupt):
-            made(tmp_path / "cache", source_of(30))
+    with pytest.raises(KeyboardInterrupt):
+        made(tmp_path / "cache", source_of(30), killed)
+    assert recorded[-1] != progress.read_bytes()
+    progress.write_bytes(recorded[-1])  # the array is a batch longer than this says
     assert (tmp_path / "cache.part" / "array.npy").stat().st_size > 128
     assert made(tmp_path / "cache", source_of(30)).array.tolist() == [n for n in range(30) if n % 5 != 4]
 
 
-def test_other_things_are_not_mixed(tmp_path, monkeypatch):
-    monkeypatch.setattr(caches, "_NOTE_EVERY", -1.0)
+def test_other_things_are_not_mixed(tmp_path):
     made(tmp_path / "cache", source_of(3))
     with pytest.raises(InputError, match="cache was made with another about: remove it"):
         made(tmp_path / "cache", source_of(3), about="b")

@@ -1,9 +1,10 @@
-"""Every layout a set may have: pictures go with what is said about them, from wherever both come."""
+"""Every layout a set may have: pictures go with their captions and columns, from wherever both come."""
 
 from __future__ import annotations
 
 import io
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from pyarrow import parquet
 from picture_sets import encoded, numbered, picture, shades, tar_of, with_metadata
 from vqdiff.data import load
 from vqdiff.data.cache import ImageError, ahead
-from vqdiff.data.hub import _fetch
+from vqdiff.data.hub import fetch
 from vqdiff.data.shards import reader
 from vqdiff.data.sources import Row
 from vqdiff.data.splits import find_splits
@@ -54,7 +55,7 @@ def test_folders_of_classes(tmp_path):
     assert shades(train) == [0, 2, 1]
     assert train.captions == [[], [], []]
     assert load(tmp_path, "test", 16).labels.tolist() == [0]  # alone it knows but one class,
-    assert load(tmp_path, "test", 16, train.class_names).labels.tolist() == [1]  # unless told
+    assert load(tmp_path, "test", 16, train.class_names).labels.tolist() == [1]  # unless given more
     with pytest.raises(InputError, match="class 'dog' is not one of the known ones, cat"):
         load(tmp_path, "test", 16, ("cat",))
 
@@ -219,7 +220,7 @@ def test_a_webdataset_on_the_hub(hub, tmp_path):
 
 
 def test_only_what_begins_with_hub_asks_the_hub(tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets, "load_dataset_builder", lambda name: pytest.fail("asked"))
+    monkeypatch.setattr(datasets, "load_dataset_builder", lambda name: pytest.fail("the Hub was contacted"))
     with pytest.raises(InputError, match=r"no folder owner/name; .* as hub:owner/name"):
         load("owner/name", "train", 16)
 
@@ -241,23 +242,23 @@ def test_a_bad_connection_is_no_broken_picture(tmp_path, monkeypatch):
     fsspec = pytest.importorskip("fsspec")
     tries = []
 
-    def fetch(path, mode):
+    def unreliable(path, mode):
         tries.append(path)
         if len(tries) < 3 or "gone" in path:
             raise ConnectionResetError("reset by peer")
         return io.BytesIO(b"a picture")
 
-    monkeypatch.setattr(fsspec, "open", fetch)
-    monkeypatch.setattr("time.sleep", lambda seconds: None)
-    read = reader({"bytes": None, "path": "hf://datasets/a/b/1.png"}, _fetch)
+    monkeypatch.setattr(fsspec, "open", unreliable)
+    at_once = partial(fetch, pause=0.0)
+    read = reader({"bytes": None, "path": "hf://datasets/a/b/1.png"}, at_once)
     assert read() == b"a picture"
     assert len(tries) == 3
-    lost = reader({"bytes": None, "path": "hf://datasets/a/b/gone.png"}, _fetch)
+    lost = reader({"bytes": None, "path": "hf://datasets/a/b/gone.png"}, at_once)
     with pytest.raises(InputError, match="reset by peer"):
         list(ahead(iter([Row("1", lost, {})]), lambda row: row.picture(), 1))
     tries.clear()
     for path in ("https://dead.example/gone.png", "picture_sets.py"):  # the second is in no set, but may be here
-        elsewhere = reader({"bytes": None, "path": path}, _fetch)
+        elsewhere = reader({"bytes": None, "path": path}, at_once)
         (((_, found),),) = ahead(iter([Row("1", elsewhere, {})]), lambda row: row.picture(), 1)
         assert isinstance(found, ImageError)
         assert path in str(found)

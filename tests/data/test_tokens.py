@@ -1,4 +1,4 @@
-"""Tokens: those the tokenizer gives, with what is said about their pictures, and of no other tokenizer."""
+"""Tokens: those the tokenizer gives, with the columns of their pictures, and of no other tokenizer."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from PIL import Image
 
 from picture_sets import numbered, picture, with_metadata
 from vqdiff.data import TokenSet, Views, load, tokenize
-from vqdiff.data import cache as caches
 from vqdiff.data.tokens import fingerprint
 from vqdiff.foundation.errors import InputError
 from vqdiff.foundation.images import to_pixels
@@ -36,7 +35,7 @@ def pictures(tmp_path):
     return tmp_path / "set"
 
 
-def test_they_are_what_the_tokenizer_says(pictures, tokenizer, tmp_path, capsys):
+def test_they_are_what_the_tokenizer_gives(pictures, tokenizer, tmp_path, capsys):
     made = tokenize(pictures, "train", tokenizer, tmp_path / "tokens", batch_size=4)
     assert "1 of 12 images cannot be read and are left out: 05.png" in capsys.readouterr().err
     train = load(pictures, "train", 16)
@@ -58,26 +57,24 @@ def test_they_are_what_the_tokenizer_says(pictures, tokenizer, tmp_path, capsys)
         one.require_labels()
 
 
-def test_they_are_made_once(pictures, tokenizer, tmp_path, monkeypatch):
+def test_they_are_made_once(pictures, tokenizer, tmp_path):
     tokenize(pictures, "train", tokenizer, tmp_path)
-    monkeypatch.setattr(CompactTokenizer, "encode", lambda *_: pytest.fail("encoded again"))
+    tokenizer.encoder.register_forward_pre_hook(lambda *_: pytest.fail("encoded again"))
     assert len(tokenize(pictures, "train", tokenizer, tmp_path)) == 11
 
 
-def test_an_interrupted_run_goes_on(pictures, tokenizer, tmp_path, monkeypatch):
-    monkeypatch.setattr(caches, "_NOTE_EVERY", -1.0)
+def test_an_interrupted_run_goes_on(pictures, tokenizer, tmp_path):
     whole = tokenize(pictures, "train", tokenizer, tmp_path / "whole", batch_size=3)
-    encode, calls = tokenizer.encode, []
+    calls = []
 
-    def interrupted(pixels):
-        calls.append(len(pixels))
+    def interrupted(encoder, inputs):
+        calls.append(len(inputs[0]))
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return encode(pixels)
 
-    monkeypatch.setattr(tokenizer, "encode", interrupted)
+    tokenizer.encoder.register_forward_pre_hook(interrupted)
     with pytest.raises(KeyboardInterrupt):
-        tokenize(pictures, "train", tokenizer, tmp_path / "tokens", batch_size=3)
+        tokenize(pictures, "train", tokenizer, tmp_path / "tokens", batch_size=3, record_every=0.0)
     with pytest.raises(InputError, match="has no tokens of a split 'train'"):
         TokenSet.load(tmp_path / "tokens", "train")
     again = tokenize(pictures, "train", tokenizer, tmp_path / "tokens", batch_size=3)

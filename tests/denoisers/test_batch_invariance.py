@@ -59,7 +59,7 @@ def bound(network: Any, condition: Tensor | None, precision: str) -> Bound:
 
 def check_alike(denoise: Bound, tokens: Tensor, t: Tensor, batches: tuple[int, ...]) -> None:
     if not getattr(denoise.denoiser, "batch_invariant", False):
-        batches = batches[:2]  # it is asked about one image at a time, however many there are
+        batches = batches[:2]  # it is given one image at a time, however many there are
     alone = [denoise.select([row])(tokens[row : row + 1], t[row : row + 1]) for row in range(max(batches))]
     assert len({one.double().sum().item() for one in alone}) == len(alone)
     for batch in batches:
@@ -123,8 +123,8 @@ def never_sure(monkeypatch: pytest.MonkeyPatch) -> None:
 @precisions
 @pytest.mark.usefixtures("never_sure")
 def test_no_product_is_of_several_images(precision: Any) -> None:
-    """From text to pixels; what may be computed together all the same asks `rounds_alike` or the like first."""
-    pipe = vqdiff.load("emoji", device="cpu", precision=precision)
+    """From text to pixels; what is computed together all the same is checked by `rounds_alike` or the like first."""
+    pipe = vqdiff.load("emoji", device="cpu", precision=precision)  # its own: loading tests how layers round
     prompts: list[Condition] = ["a red apple", "a cat", "two green trees"]
     alone = [shapes_of(lambda prompt=prompt: pipe(prompt, steps=2)) for prompt in prompts]
     assert len(alone[0]) > 10

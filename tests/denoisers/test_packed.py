@@ -1,4 +1,4 @@
-"""Packed denoisers say what they said before, as precisely as their numbers allow."""
+"""Packed denoisers predict what they did before, as precisely as their numbers allow."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from small_denoisers import CONDITIONS, NETWORKS, TOKENS, trained
-from vqdiff.denoisers import packed as packing
 from vqdiff.denoisers.layers import quantized
 from vqdiff.denoisers.packed import attention, is_packed, pack, precision_of
 from vqdiff.foundation.errors import InputError
-from vqdiff.foundation.processor import Processor, can_pack, processor
+from vqdiff.foundation.processor import can_pack, processor
 from vqdiff.model import save_component
 
 CPU = torch.device("cpu")
@@ -114,9 +113,14 @@ def test_a_packed_denoiser_stays_where_it_is(tmp_path: Path) -> None:
 
 
 def test_int8_needs_units(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packing, "processor", lambda: Processor("any", "AVX2", True, None, None))
-    with pytest.raises(InputError, match="VNNI"):
-        pack(trained(NETWORKS["text"]()), int8=True)
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
+    processor.cache_clear()
+    try:
+        with pytest.raises(InputError, match="VNNI"):
+            pack(trained(NETWORKS["text"]()), int8=True)
+    finally:
+        monkeypatch.undo()
+        processor.cache_clear()
 
 
 def test_off_the_cpu_nothing_is_packed() -> None:
@@ -130,7 +134,7 @@ def test_off_the_cpu_nothing_is_packed() -> None:
 @pytest.mark.parametrize(
     "precision", ["float32", pytest.param("bfloat16", marks=needs_bf16), pytest.param("int8", marks=needs_int8)]
 )
-def test_copies_say_the_same(kind: str, precision: str) -> None:
+def test_copies_give_the_same(kind: str, precision: str) -> None:
     network = trained(NETWORKS[kind]())
     if precision == "bfloat16":
         network = network.bfloat16()

@@ -57,7 +57,7 @@ def test_posterior_is_the_sum_over_every_x0(schedule: Schedule, seed: int, sprea
             assert (built[row, x] - expected).abs().max() < 1e-9, (s_, t_, x)
 
 
-def test_s_is_one_step_below_t_unless_said_otherwise() -> None:
+def test_s_is_one_step_below_t_by_default() -> None:
     schedule, log_p0, t = Schedule.paper(10, 4), predictions(3, 5, 4), torch.tensor([1, 6, 10])
     xt = torch.randint(5, (3, 5))
     by_default, said = (posterior_log_probs(schedule, log_p0, xt, t, s) for s in (None, t - 1))
@@ -66,7 +66,7 @@ def test_s_is_one_step_below_t_unless_said_otherwise() -> None:
 
 @pytest.mark.parametrize("preset", [Schedule.published, Schedule.paper])
 def test_at_s_0_the_posterior_is_the_prediction(preset: Callable[[int, int], Schedule]) -> None:
-    """At every position, the visible ones too: the last step draws all tokens anew."""
+    """At every position, the visible ones too: the last step resamples all tokens."""
     log_p0 = predictions(3, 5, 4)
     xt, t = torch.arange(5).expand(3, -1), torch.tensor([1, 4, 9])
     built = posterior_log_probs(preset(10, 4), log_p0, xt, t, torch.zeros_like(t))
@@ -171,7 +171,7 @@ def test_the_draw_follows_the_built_posterior(preset: Callable[[int, int], Sched
 
 
 def test_lemma_1_in_draws() -> None:
-    """Who leaves MASK is settled by the first uniform alone, before the network is asked."""
+    """Who leaves MASK is settled by the first uniform alone, before the network is evaluated."""
     schedule, t, s = Schedule.published(10, 4), torch.tensor([7]), torch.tensor([3])
     u = torch.rand(2, 1, 1000, dtype=torch.float64)
     masked, stay = torch.full((1, 1000), 4), schedule.gamma_bar[3] / schedule.gamma_bar[7]

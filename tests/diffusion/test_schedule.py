@@ -62,7 +62,7 @@ def test_marginals_are_probabilities_that_go_from_clean_to_the_ends(schedule: Sc
 def test_kernels_are_stochastic_and_compose(schedule: Schedule, data: st.DataObject) -> None:
     """Chapman–Kolmogorov: any two strides make the stride across both, and unit strides the definition."""
     s, t, u = sorted(data.draw(st.integers(0, schedule.num_steps), label="time") for _ in range(3))
-    if t == schedule.num_steps:  # where all may be masked, so that nothing can be said of what follows
+    if t == schedule.num_steps:  # where all may be masked, so that nothing is known of what follows
         s, t = min(s, t - 1), t - 1
     Q = matrix(schedule, s, u)
     assert (Q.sum(1) - 1).abs().max() < 1e-9

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 
+import vqdiff
+from bundled_model import linked_copy, overwrite
 from vqdiff.cli import main
 from vqdiff.data import load
-from vqdiff.evaluation import generation, judge
+from vqdiff.evaluation import generation
 from vqdiff.evaluation.protocol import Result
 from vqdiff.evaluation.scoring import Scoring
 from vqdiff.evaluation.study import Study
@@ -121,7 +125,7 @@ def test_two_processes_share_the_drawing(folder: Path) -> None:
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
     assert run.returncode == 0, run.stderr
-    assert run.stdout.count("| r_precision_emoji_check |") == 1  # two that did not find each other would both tell
+    assert run.stdout.count("| r_precision_emoji_check |") == 1  # two that did not find each other would both print it
     assert {file: file.read_bytes() for file in (folder / "drawn").rglob("*.safetensors")} == tokens
     assert Result.load(folder / "result.json").scores == alone.scores
 
@@ -177,15 +181,16 @@ def test_a_study_of_guidance_over_time(folder: Path, capsys: pytest.CaptureFixtu
     assert "guidance_interval (0.0, 0.5)" in rows[-1]
 
 
-def test_a_broken_sampler_is_seen_by_a_study(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another sampler of the same name draws anew, since its code is part of what is kept, and scores worse."""
+def test_a_broken_sampler_is_seen_by_a_study(folder: Path) -> None:
+    """A changed sampler of the same name draws again, since its code is part of the key of what is kept, and worse."""
     path = config(folder, STUDY.replace('["purity", "halton"]', '["purity"]').replace("[1, 2]", "[8]") + TRIAL)
+    package, code = Path(vqdiff.__file__).parent, Path(inspect.getfile(Reveal))
+    changed = linked_copy(package, folder / "changed" / "vqdiff") / code.relative_to(package)
+    overwrite(changed, code.read_bytes() + b"\n\ndef draw_categorical(log_p, u):\n    return log_p.argmin(-1)\n")
     scores = list[float]()
-    for code, codes in ("right", {}), ("wrong", {"draw_categorical": lambda log_p, u: log_p.argmin(-1)}):
-        monkeypatch.setattr(judge, "source_hash", lambda *modules, code=code: code)
-        for name, mutation in codes.items():
-            monkeypatch.setattr(sys.modules[Reveal.__module__], name, mutation)
-        main(["study", path])
+    for source in (package.parent, folder / "changed"):
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(source)}
+        subprocess.run([sys.executable, "-m", "vqdiff", "study", path], check=True, env=environment, cwd=folder)
         (result,) = json.loads((folder / "study" / "results.json").read_text())
         scores.append(result["scores"]["kd_effnet"]["mean"])
     assert scores[1] > 2 * scores[0]
@@ -251,10 +256,11 @@ def test_train_scorer_and_use_it(folder: Path) -> None:
         main(["train", "scorer", config(folder, text)])  # an output that exists
 
 
-def test_a_scorer_refuses_another_text_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_scorer_refuses_another_text_encoder() -> None:
     from vqdiff.evaluation.scorer import load_scorer, scorer_text_encoder, scorers_folder
 
     scorer = load_scorer(scorers_folder() / "emoji")
-    monkeypatch.setattr("vqdiff.evaluation.scorer.file_hash", lambda path: "another")
+    scorer_text_encoder(scorer)
+    scorer.config = replace(scorer.config, text_encoder="another")
     with pytest.raises(InputError, match="another text encoder"):
         scorer_text_encoder(scorer)

@@ -2,35 +2,69 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 import vqdiff
-from vqdiff.evaluation import judge
+from bundled_model import linked_copy
+from vqdiff.evaluation.judge import SAMPLING_MODULES, SCORING_MODULES
 from vqdiff.evaluation.source import source_hash
 
 ROOT = Path(vqdiff.__file__).parent
 MODULES = "vqdiff.pipeline", "vqdiff.evaluation.generation"
 
 
-def hash_with(monkeypatch: pytest.MonkeyPatch, file: Path, addition: str) -> str:
-    """The hash if ``file`` had another line at its end."""
-    read = Path.read_text
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "read_text", lambda path, *a: read(path, *a) + (addition if path == file else ""))
-        return source_hash.__wrapped__(*MODULES)
+IMPORTED = ("pipeline.py", "requests.py", "model/model.py", "sampling/loop.py", "text/null.py")
+CODE, WORDS = "\nx = 1\n", '\n# a comment\n"""A docstring."""\n'
+HASHES = """
+import json, os, sys
+from pathlib import Path
+from vqdiff.evaluation.source import source_hash
+
+def write(path, content):  # the file itself is a link
+    Path("new").write_bytes(content)
+    os.replace("new", path)
+
+modules, additions = json.load(sys.stdin)
+for name, addition in additions:
+    path = Path("vqdiff", name)
+    before = path.read_bytes()
+    write(path, before + addition.encode())
+    source_hash.cache_clear()
+    print(source_hash(*modules))
+    write(path, before)
+"""
 
 
-@pytest.mark.parametrize("name", ["pipeline.py", "requests.py", "model/model.py", "sampling/loop.py", "text/null.py"])
-def test_code_counts_and_words_do_not(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="module")
+def changed(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], str]:
+    """The hash with a line more at the end of a file, in a copy of the package; by file and addition."""
+    folder = tmp_path_factory.mktemp("source")
+    linked_copy(ROOT, folder / "vqdiff")
+    additions = [(name, addition) for name in (*IMPORTED, "serving/engine.py") for addition in (CODE, WORDS)]
+    environment = os.environ | {"PYTHONPATH": str(folder)}
+    task = json.dumps([MODULES, additions])
+    command = [sys.executable, "-c", HASHES]
+    done = subprocess.run(
+        command, input=task, stdout=subprocess.PIPE, text=True, check=True, cwd=folder, env=environment
+    )
+    return dict(zip(additions, done.stdout.split(), strict=True))
+
+
+@pytest.mark.parametrize("name", IMPORTED)
+def test_code_counts_and_words_do_not(name: str, changed: dict[tuple[str, str], str]) -> None:
     now = source_hash(*MODULES)
-    assert hash_with(monkeypatch, ROOT / name, "\nx = 1\n") != now
-    assert hash_with(monkeypatch, ROOT / name, '\n# a comment\n"""A docstring."""\n') == now
+    assert changed[name, CODE] != now
+    assert changed[name, WORDS] == now
 
 
-def test_what_is_not_imported_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert hash_with(monkeypatch, ROOT / "serving" / "engine.py", "\nx = 1\n") == source_hash(*MODULES)
+def test_what_is_not_imported_does_not_count(changed: dict[tuple[str, str], str]) -> None:
+    assert changed["serving/engine.py", CODE] == source_hash(*MODULES)
 
 
 def test_a_missing_module_is_an_error() -> None:
@@ -39,4 +73,4 @@ def test_a_missing_module_is_an_error() -> None:
 
 
 def test_the_judge_is_keyed_on_what_makes_tokens_and_scores() -> None:
-    assert source_hash(*judge._SAMPLING) != source_hash(*judge._SCORING)
+    assert source_hash(*SAMPLING_MODULES) != source_hash(*SCORING_MODULES)

@@ -1,4 +1,4 @@
-"""What the processor is said to have: its units, as far as the limits of torch and oneDNN leave them."""
+"""What the processor is reported to have: its units, as far as the limits of torch and oneDNN leave them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture(autouse=True)
-def looked_at_anew() -> Iterator[None]:
+def looked_at_again() -> Iterator[None]:
     processor.cache_clear()
     yield
     processor.cache_clear()

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from vqdiff.foundation.threads import _gnu_openmp
+from vqdiff.foundation.threads import gnu_openmp
 
 COUNT = """
 import os, time, torch
@@ -25,7 +25,7 @@ print(before, during, after)
 """
 
 
-@pytest.mark.skipif(_gnu_openmp() is None, reason="torch uses another OpenMP than GNU's")
+@pytest.mark.skipif(gnu_openmp() is None, reason="torch uses another OpenMP than GNU's")
 def test_who_rests_has_no_threads_of_others_awake() -> None:
     done = subprocess.run([sys.executable, "-c", COUNT], capture_output=True, text=True, check=True)
     before, during, after = map(int, done.stdout.split())

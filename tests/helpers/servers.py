@@ -28,7 +28,7 @@ from vqdiff.serving.hosts import AllowedHosts
 from vqdiff.serving.limits import Limits
 
 TOKEN = "secret"
-"""What `head` sends, to servers that ask for a token and to others."""
+"""What `head` sends, to servers that require a token and to others."""
 
 
 @contextmanager
@@ -39,15 +39,33 @@ def serving(
     max_rows: int = 8,
     max_waiting: int = 64,
     page: bool = False,
+    reader_timeout: float = 120.0,
     connections: ConnectionLimits | None = None,
     allowed_hosts: Sequence[str] = (),
+    received: Callable[[bytes], object] | None = None,
 ) -> Iterator[tuple[str, Engine]]:
-    """A server in a thread of this process, with models called toy0, toy1 …: its address, and its engine."""
+    """A server in a thread of this process, with models called toy0, toy1 …: its address, and its engine.
+
+    reader_timeout: longer than the server's own, as the machine may be slow. received: called with all that is read.
+    """
     engine = Engine(max_rows=max_rows, max_waiting=max_waiting)
     models = {f"toy{i}": pipe for i, pipe in enumerate(pipes)}
-    app = create_app(models, engine, limits, token, page=page, allowed_hosts=AllowedHosts(allowed_hosts))
-    with running(config_of(app, connections or ConnectionLimits(), stop_timeout=5)) as (address, _):
+    hosts = AllowedHosts(allowed_hosts)
+    app = create_app(models, engine, limits, token, page=page, reader_timeout=reader_timeout, allowed_hosts=hosts)
+    config = config_of(app, connections or ConnectionLimits(), stop_timeout=5)
+    if received is not None:
+        config.http = _noting(config.http, received)
+    with running(config) as (address, _):
         yield address, engine
+
+
+def _noting(protocol: Any, received: Callable[[bytes], object]) -> Any:
+    class Noting(protocol):
+        def data_received(self, data: bytes) -> None:
+            received(data)
+            super().data_received(data)
+
+    return Noting
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Denoisers of every kind with a few thousand weights, and what to ask them."""
+"""Denoisers of every kind with a few thousand weights, and inputs for them."""
 
 from __future__ import annotations
 

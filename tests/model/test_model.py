@@ -1,4 +1,4 @@
-"""The model folder: what is saved is loaded, and what is wrong with it is said."""
+"""The model folder: what is saved is loaded, and what is wrong with it is reported."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_fingerprint_is_of_the_folder(tmp_path: Path) -> None:
     model.save(tmp_path / "same")
     model.denoiser.head.bias.data[0] += 1
     model.save(tmp_path / "other")
-    model.sampling = SamplingSettings(steps=3)  # the settings of a picture are told beside the model
+    model.sampling = SamplingSettings(steps=3)  # the settings of a picture are given beside the model
     model.save(tmp_path / "defaults")
     names = ("one", "same", "other", "defaults")
     one, same, other, defaults = (Model.load(tmp_path / name).fingerprint for name in names)

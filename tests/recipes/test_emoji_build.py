@@ -189,8 +189,8 @@ def test_only_the_pinned_archive_is_taken(tmp_path):
         fetch(good, tmp_path)
 
 
-def test_npm_is_asked_for(tmp_path, monkeypatch):
-    monkeypatch.setattr(packages.shutil, "which", lambda name: None)
+def test_npm_is_required(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(InputError, match="install Node"):
         fetch(PACKAGES[0], tmp_path)
 

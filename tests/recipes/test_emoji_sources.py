@@ -12,7 +12,6 @@ import pytest
 from pyarrow import parquet
 
 from vqdiff.foundation.errors import InputError
-from vqdiff.recipes.emoji import faces
 from vqdiff.recipes.emoji.build import Contents, assemble, packages_for
 from vqdiff.recipes.emoji.captions import concept_is_held_out
 from vqdiff.recipes.emoji.entries import EmojiNames
@@ -90,7 +89,7 @@ def test_faces_differ_and_are_the_same_at_every_call():
 
 
 @pytest.mark.parametrize("one", FACE_SETS, ids=lambda one: one.style.name)
-def test_captions_of_faces_say_what_was_chosen(one):
+def test_captions_of_faces_name_what_was_chosen(one):
     for face, _ in zip(choose(one), range(200), strict=False):
         long = face.captions[0]
         assert long.endswith(f"{one.style.name} style")
@@ -161,8 +160,8 @@ def test_faces_are_drawn_by_their_own_program(avatars, archives, tmp_path):
     assert {row["group"] for row in rows} == {"faces"}
 
 
-def test_node_is_asked_for(avatars, monkeypatch):
-    monkeypatch.setattr(faces.shutil, "which", lambda name: None)
+def test_node_is_required(avatars, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(InputError, match="install Node"):
         next(read_faces(avatars, 0.001))
 

@@ -1,4 +1,4 @@
-"""Views of emoji drawings: what is made of what, what may be done to which, and what is said of them."""
+"""Views of emoji drawings: what is made of what, what may be done to which, and their captions."""
 
 from __future__ import annotations
 
@@ -152,10 +152,10 @@ def test_drawings_and_splits_are_those_of_a_set_without_views(built, archives, t
         assert other | {"captions": row["captions"]} == row
         further = other["captions"][len(row["captions"]) :]
         assert other["captions"] == [*row["captions"], *further]
-        assert bool(further) == (row["split"] == "train")  # what models are asked for stays
+        assert bool(further) == (row["split"] == "train")  # what is requested from models stays
 
 
-def test_larger_pictures_are_the_same_rows_drawn_anew(built, archives, tmp_path):
+def test_larger_pictures_are_the_same_rows_drawn_again(built, archives, tmp_path):
     assemble(archives, tmp_path / "large", contents=Contents(faces=0.0, views=FEW), size=256, workers=2)
     pairs = list(zip(rows_of(built), rows_of(tmp_path / "large"), strict=True))
     assert {small["kind"] for small, _ in pairs} == {"drawing", "icon", *FEW}
@@ -233,7 +233,7 @@ def test_fewer_views_are_the_first_of_more():
 # Pictures
 
 
-def test_parts_stand_where_they_are_said_to_be():
+def test_parts_are_where_their_captions_put_them():
     left = Part(drawing(body='<path fill="#f00" d="M0 0h16v16H0z"/>'), 0.25, 0.5, 0.4)
     right = Part(drawing(body='<path fill="#00f" d="M0 0h16v16H0z"/>'), 0.75, 0.5, 0.4)
     picture = pixels(draw_png(View("scene", (left, right), ("",), "", "yellow").artwork))
@@ -265,7 +265,7 @@ def test_copies_in_one_scene_keep_their_own_colours():
 
 
 @pytest.mark.parametrize("word", TARGETS)
-def test_recoloured_drawings_have_the_colour_that_is_said(word):
+def test_recoloured_drawings_have_the_named_colour(word):
     red = svg(
         '<path fill="#d92020" d="M1 1h14v14H1z"/><path fill="#8f1414" d="M4 4h3v3H4z"/>'
         '<path fill="#fff" d="M9 9h2v2H9z"/>'
@@ -354,7 +354,7 @@ def test_what_faces_right_elsewhere_is_not_mirrored():
         assert not (part.mirror and part.drawing.has_twin)
 
 
-def test_sizes_are_not_said_twice():
+def test_sizes_are_not_named_twice():
     drawings = [drawing(name, main=None) for name in ("small airplane", "big ball", "dog", "cat", "house")]
     texts = [text for view in plan(drawings, [], {"scene": 200}) for text in view.captions]
     assert any(text.startswith("a big dog and a small") for text in texts)
@@ -365,10 +365,10 @@ def test_flags_are_not_mirrored():
     assert not can_mirror(drawing("Japan", group="flags"))
 
 
-# What is said
+# Captions
 
 
-def test_captions_of_scenes_say_what_is_there():
+def test_captions_of_scenes_name_what_is_there():
     names = ("apple", "pear", "dog", "house", "boat")
     drawings = [drawing(name, main=None) for name in names]
     views = list(plan(drawings, [], {"scene": 200}))
@@ -396,7 +396,7 @@ def test_grounds_are_named_and_differ_from_what_is_on_them():
 
 
 def test_words_do_not_change_pictures(monkeypatch):
-    """Captions may be put otherwise without drawing anything anew."""
+    """Captions may be worded otherwise without drawing anything again."""
     drawings = [drawing(name, main=None) for name in ("apple", "pear", "dog", "house", "boat")]
     before = [view.artwork for view in plan(drawings, [], FEW)]
     from vqdiff.recipes.emoji import views

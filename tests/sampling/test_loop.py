@@ -34,7 +34,7 @@ class Denoiser:
 
 
 class TwoStageDenoiser(Denoiser):
-    """The same in two parts; it remembers at how many positions of each image its head was asked."""
+    """The same in two parts; it remembers at how many positions of each image its head was evaluated."""
 
     def __init__(self, num_codes: int, conditions: Sequence[int] = (0,), *, batch_invariant: bool = False) -> None:
         super().__init__(num_codes, conditions)
@@ -94,7 +94,7 @@ def test_a_picture_is_the_same_alone_and_in_any_batch(sampler: str) -> None:
 
 @pytest.mark.parametrize("make", [Schedule.paper, Schedule.mask_only, Schedule.published])
 @pytest.mark.parametrize("sampler", samplers())
-def test_a_head_asked_where_it_matters_gives_the_same_tokens(sampler: str, make: Any) -> None:
+def test_a_head_evaluated_where_it_matters_gives_the_same_tokens(sampler: str, make: Any) -> None:
     schedule, conditions = make(20, 50), (1, 2, 3)
     asked = [SamplingSettings(sampler, n, guidance, truncation=0.9) for n, guidance in ((8, 3.0), (3, 1.0), (36, 2.0))]
     whole, parts = Denoiser(50, conditions), TwoStageDenoiser(50, conditions)
@@ -110,7 +110,7 @@ def test_a_head_asked_where_it_matters_gives_the_same_tokens(sampler: str, make:
 
 
 @pytest.mark.parametrize("sampler", samplers())
-def test_a_head_is_asked_of_each_image_what_it_is_asked_of_it_alone(sampler: str) -> None:
+def test_a_head_is_evaluated_for_each_image_where_it_is_for_it_alone(sampler: str) -> None:
     schedule, conditions = Schedule.paper(20, 50), (1, 2, 3)
     asked = [SamplingSettings(sampler, n, guidance, truncation=0.9) for n, guidance in ((8, 3.0), (3, 1.0), (20, 2.0))]
     together = TwoStageDenoiser(50, conditions, batch_invariant=True)
@@ -122,7 +122,7 @@ def test_a_head_is_asked_of_each_image_what_it_is_asked_of_it_alone(sampler: str
     assert sorted(together.asked) == sorted(number for denoise in alone for number in denoise.asked)
 
 
-def test_positions_that_are_filled_already_are_not_asked_about() -> None:
+def test_the_head_is_not_evaluated_at_positions_that_are_filled() -> None:
     schedule, expected = (
         Schedule.mask_only(20, 50),
         {"purity": [20, 15, 10, 5], "fewer-tokens": [5] * 4, "halton": [5] * 4},

@@ -108,7 +108,7 @@ def test_reference_reveal_calls(most: int) -> None:
     expected = load("reveal_passes_T100")[f"exp/ps{most}"].tolist()
     columns = rows(reference_reveal_plan(task(1024, (1, 100, 1024)), reference_reveals(100, 1024, most), most))
     assert [[t - 1, reveal] for t, _, reveal in columns[:-1]] == expected[:-1]
-    assert columns[-1] == (1, 0, 1024)  # everything anew
+    assert columns[-1] == (1, 0, 1024)  # everything again
 
 
 @settings(deadline=None)

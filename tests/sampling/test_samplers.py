@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import runpy
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,10 +13,9 @@ from scipy.stats import chisquare
 from torch import Tensor
 
 from golden_cases import cases, load
-from vqdiff.diffusion import Schedule, draw_posterior, posterior_log_probs, sharpen
+from vqdiff.diffusion import Schedule, draw_posterior, posterior_log_probs
 from vqdiff.foundation.errors import InputError
 from vqdiff.sampling import (
-    Batch,
     Canvas,
     Denoise,
     Prediction,
@@ -45,7 +45,7 @@ def oracle() -> Callable[[Schedule, Tensor, Tensor], Denoise]:
 
 
 def draw(denoise: Denoise, schedule: Schedule, sampler: Sampler | str, num_tokens: int, **settings: Any) -> Tensor:
-    """Draw DRAWS samples from all MASK, in one step unless told otherwise."""
+    """Draw DRAWS samples from all MASK, in one step by default."""
     settings.setdefault("steps", 1)
     frames = sample(
         denoise,
@@ -147,6 +147,10 @@ def test_golden_toy(run: str) -> None:
 @pytest.mark.parametrize("make", [Schedule.published, Schedule.paper, Schedule.mask_only, Schedule.uniform_only])
 def test_strided_is_exact_for_independent_tokens(make: Callable[[int, int], Schedule], steps: int, oracle: Any) -> None:
     """With the exact denoiser every position has the data's distribution after any strides, from drawn noise."""
+    check_independent_tokens(get_sampler("strided"), make, steps, oracle)
+
+
+def check_independent_tokens(sampler: Sampler, make: Callable[[int, int], Schedule], steps: int, oracle: Any) -> None:
     schedule, num_tokens = make(10, 3), 10
     prior = torch.tensor([0.6, 0.3, 0.1]).double()
     one = oracle(schedule, torch.arange(3)[:, None], prior)
@@ -155,7 +159,8 @@ def test_strided_is_exact_for_independent_tokens(make: Callable[[int, int], Sche
         schedule,
         num_tokens=num_tokens,
         seeds=range(DRAWS // num_tokens),
-        settings=SamplingSettings("strided", steps=steps, guidance=1.0),
+        settings=SamplingSettings(steps=steps, guidance=1.0),
+        sampler=sampler,
     )
     *_, last = frames
     assert last.steps == steps
@@ -197,19 +202,23 @@ def test_joint_distribution_problem(sampler: str, oracle: Any) -> None:
     assert_distributed(one_by_one, torch.tensor([[0.5, 0], [0, 0.5]]))
 
 
-def test_the_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_example_runs(tmp_path: Path) -> None:
     plot = tmp_path / "plot.png"
-    monkeypatch.setattr("sys.argv", [str(EXAMPLE), "--images", "200", "--output", str(plot)])
-    runpy.run_path(str(EXAMPLE), run_name="__main__")
+    command = [sys.executable, str(EXAMPLE), "--images", "200", "--output", str(plot)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     assert plot.stat().st_size > 0
-    assert "tokens per step" in capsys.readouterr().out
+    assert "tokens per step" in done.stdout
 
 
 def test_prior_scale_sharpens() -> None:
     """Eq. 11 with p = (0.8, 0.2), purity 0.8 and r = 2.5 draws from p³ / Σ p³."""
+    check_prior_scale(get_sampler("purity"))
+
+
+def check_prior_scale(sampler: Sampler) -> None:
     schedule = Schedule.published(10, 2)
     logits = torch.tensor([0.8, 0.2]).log()
-    tokens = draw(lambda tokens, t: logits.expand(len(tokens), 1, 2), schedule, "purity", 1, prior_scale=2.5)
+    tokens = draw(lambda tokens, t: logits.expand(len(tokens), 1, 2), schedule, sampler, 1, prior_scale=2.5)
     assert_distributed(tokens, torch.tensor([0.8, 0.2]).double() ** 3)
 
 
@@ -226,53 +235,25 @@ def test_the_registry_describes_and_suggests() -> None:
 
 @pytest.mark.parametrize("sampler", [name for name in samplers() if not isinstance(get_sampler(name), Strided)])
 def test_beginning_with_masks_needs_a_schedule_with_masks(sampler: str) -> None:
-    schedule, asked = Schedule.uniform_only(10, 3), SamplingSettings(sampler, steps=1)
+    schedule, settings = Schedule.uniform_only(10, 3), SamplingSettings(sampler, steps=1)
     with pytest.raises(InputError, match="no masks"):
-        sample(lambda tokens, t: torch.zeros(len(tokens), 4, 3), schedule, num_tokens=4, seeds=[0], settings=asked)
-
-
-def _swapped_purity(purity: Tensor, u: Tensor) -> Tensor:
-    return u.log() * purity
-
-
-MODULE = sys.modules[Reveal.__module__]  # the name of the module is also that of a function
-MUTATIONS: list[tuple[str, tuple[Any, str], Any, Callable[[Any], None]]] = [
-    (
-        "the posterior of one step instead of a stride",
-        (MODULE, "_draw_posterior"),
-        lambda x, t: draw_posterior(x.schedule, x.prediction.at(), x.tokens, x.now.s + 1, x.now.s, x.u),
-        lambda oracle: test_strided_leaves_the_right_share_masked(),
-    ),
-    (
-        "a stride that stops a step early",
-        (MODULE, "_draw_posterior"),
-        lambda x, t: draw_posterior(x.schedule, x.prediction.at(), x.tokens, t, (x.now.s + 1).clamp(max=t - 1), x.u),
-        lambda oracle: test_strided_is_exact_for_independent_tokens(Schedule.uniform_only, 7, oracle),
-    ),
-    (
-        "an exponent of r·purity instead of 1 + r·purity",
-        (MODULE, "sharpen"),
-        lambda log_p0, purity, r: sharpen(log_p0, purity, r - 1 / 0.8),
-        lambda oracle: test_prior_scale_sharpens(),
-    ),
-    (
-        "a race that the least sure positions win",
-        (sys.modules[Batch.__module__], "get_sampler"),
-        lambda name: Reveal(_swapped_purity, sharpened=True),
-        lambda oracle: test_purity_goes_first_in_proportion(),
-    ),
-]
+        sample(lambda tokens, t: torch.zeros(len(tokens), 4, 3), schedule, num_tokens=4, seeds=[0], settings=settings)
 
 
 def test_strided_leaves_the_right_share_masked() -> None:
     """After a stride from T to s every position is MASK with gamma_bar[s], whatever the network says (Lemma 1)."""
+    check_share_masked(get_sampler("strided"))
+
+
+def check_share_masked(sampler: Sampler) -> None:
     schedule, tokens = Schedule.mask_only(10, 3), 10
     frames = sample(
         lambda tokens, t: torch.randn(*tokens.shape, 3),
         schedule,
         num_tokens=tokens,
         seeds=range(DRAWS // tokens),
-        settings=SamplingSettings("strided", steps=2, guidance=1.0),
+        settings=SamplingSettings(steps=2, guidance=1.0),
+        sampler=sampler,
     )
     share = (next(iter(frames)).tokens == schedule.num_codes).double().mean().item()
     expected = float(schedule.gamma_bar[5])
@@ -281,23 +262,68 @@ def test_strided_leaves_the_right_share_masked() -> None:
 
 def test_purity_goes_first_in_proportion() -> None:
     """Of two positions with purities 0.9 and 0.3 the first is filled first in 3 of 4 runs (Algorithm 2)."""
+    check_purity_order(get_sampler("purity"))
+
+
+def check_purity_order(sampler: Sampler) -> None:
     probabilities = torch.tensor([[0.9, 0.05, 0.03, 0.02], [0.3, 0.25, 0.25, 0.2]])
     frames = sample(
         lambda tokens, t: probabilities.log().expand(len(tokens), 2, 4),
         Schedule.published(10, 4),
         num_tokens=2,
         seeds=range(DRAWS),
-        settings=SamplingSettings("purity", steps=2, guidance=1.0),
+        settings=SamplingSettings(steps=2, guidance=1.0),
+        sampler=sampler,
     )
     first = next(iter(frames)).revealed[:, 0].double().mean().item()
     assert abs(first - 0.75) < 4.5 * (0.75 * 0.25 / DRAWS) ** 0.5
 
 
-@pytest.mark.parametrize(("place", "mutation", "check"), [m[1:] for m in MUTATIONS], ids=[m[0] for m in MUTATIONS])
+class SingleStep(Strided):
+    """Draws from the posterior of one step instead of a stride."""
+
+    def step(self, x: StepInput) -> Tensor:
+        return draw_posterior(x.schedule, x.prediction.at(), x.tokens, x.now.s + 1, x.now.s, x.u)
+
+
+class StopsEarly(Strided):
+    """Strides that stop a step early."""
+
+    def step(self, x: StepInput) -> Tensor:
+        t, s = x.now.t, (x.now.s + 1).clamp(max=x.now.t - 1)
+        return draw_posterior(x.schedule, x.prediction.at(), x.tokens, t, s, x.u)
+
+
+class LessSharpened(Reveal):
+    """Has an exponent of r·purity instead of 1 + r·purity, where the purity is 0.8."""
+
+    def step(self, x: StepInput) -> Tensor:
+        settings = x.settings._replace(prior_scale=x.settings.prior_scale - 1 / 0.8)
+        return super().step(x._replace(settings=settings))
+
+
+def by_impurity(purity: Tensor, u: Tensor) -> Tensor:
+    """A race that the least sure positions win."""
+    return u.log() * purity
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "check"),
+    [
+        ("strided", SingleStep(), lambda sampler, oracle: check_share_masked(sampler)),
+        (
+            "strided",
+            StopsEarly(),
+            lambda sampler, oracle: check_independent_tokens(sampler, Schedule.uniform_only, 7, oracle),
+        ),
+        ("purity", LessSharpened(by_purity, sharpened=True), lambda sampler, oracle: check_prior_scale(sampler)),
+        ("purity", Reveal(by_impurity, sharpened=True), lambda sampler, oracle: check_purity_order(sampler)),
+    ],
+    ids=["posterior of one step", "stops a step early", "exponent without 1", "least sure first"],
+)
 def test_a_subtly_wrong_sampler_is_noticed(
-    place: tuple[Any, str], mutation: Any, check: Callable[[Any], None], oracle: Any, monkeypatch: pytest.MonkeyPatch
+    right: str, wrong: Sampler, check: Callable[[Sampler, Any], None], oracle: Any
 ) -> None:
-    check(oracle)
-    monkeypatch.setattr(*place, mutation)
+    check(get_sampler(right), oracle)
     with pytest.raises(AssertionError):
-        check(oracle)
+        check(wrong, oracle)

@@ -1,4 +1,4 @@
-"""A server of toy pipelines for each module, and two ways to ask it."""
+"""A server of toy pipelines for each module, and two clients of it."""
 
 from __future__ import annotations
 

@@ -20,9 +20,9 @@ import openai
 import pytest
 from PIL import Image, ImageDraw
 
-import vqdiff
 from servers import client, serving, wait_for
 from toy_pipelines import POISON, Gate, toy_pipeline
+from vqdiff.pipeline import Pipeline
 from vqdiff.serving.api import create_app
 from vqdiff.serving.engine import Engine
 from vqdiff.serving.limits import Limits
@@ -83,7 +83,7 @@ def test_openai_edits(server: tuple[str, Any], ai: openai.OpenAI) -> None:
         ai.images.edit(image=image, prompt="1")
 
 
-def test_openai_is_told_what_is_wrong(ai: openai.OpenAI) -> None:
+def test_openai_receives_what_is_wrong(ai: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError, match="this model generates 32x32"):
         ai.images.generate(prompt="2", size="1024x1024")
     with pytest.raises(openai.NotFoundError, match="choose one of toy0, toy1"):
@@ -241,7 +241,7 @@ def test_odd_bodies_and_paths(http: httpx.Client) -> None:
     assert "access-control-allow-origin" not in preflight.headers
 
 
-def test_a_token_is_asked_for() -> None:
+def test_a_token_is_required() -> None:
     with serving(toy_pipeline(), token="söcret") as (address, _), client(address) as http:
         for header in (None, "Bearer wrong", "Basic söcret", "Bearer", "söcret"):
             headers = {} if header is None else {"Authorization": header.encode()}
@@ -338,8 +338,8 @@ def test_time_is_up() -> None:
 
 
 @pytest.mark.filterwarnings("ignore::vqdiff.foundation.errors.InputWarning")
-def test_a_prompt_without_a_known_word_is_told() -> None:
-    with serving(vqdiff.load("emoji", device="cpu")) as (address, _), client(address) as http:
+def test_a_prompt_without_a_known_word_is_reported(pipe: Pipeline) -> None:
+    with serving(pipe) as (address, _), client(address) as http:
         for path in ("/v1/images/generations", "/api/draw"):
             asked = {"prompt": "קפה", "steps": 1, "negative": "تفاحة", "guidance": 2.0}
             told = http.post(path, json=asked).json()

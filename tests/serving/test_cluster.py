@@ -103,7 +103,7 @@ def test_who_goes_away_costs_nothing_there_either(cluster: Cluster) -> None:
 
 @pytest.mark.slow
 def test_all_stays_on_this_machine(cluster: Cluster) -> None:
-    """Ray reports to nobody; its processes talk over loopback, and what listens beyond it asks for Ray's token."""
+    """Ray reports to nobody; its processes talk over loopback, and what listens beyond it requires Ray's token."""
     family = cluster.family()
     replicas = [one for one in family if one.name().startswith("ray::ServeRepli")]  # and what forwards to them
     assert len(family) > 5
@@ -161,7 +161,7 @@ def test_a_killed_replica_is_replaced_and_the_other_goes_on(cluster: Cluster) ->
 
 
 @pytest.mark.slow
-def test_told_to_stop_the_replicas_finish_what_they_have_taken(cluster: Cluster) -> None:
+def test_stopped_replicas_finish_what_they_have_taken(cluster: Cluster) -> None:
     answers = list[httpx.Response]()
     family = cluster.family()
     threads = [threading.Thread(target=lambda: answers.append(cluster.ask(n=4, steps=64))) for _ in range(12)]
@@ -221,7 +221,7 @@ def test_more_replicas_than_there_is_room_for(nodes: list[dict[str, Any]], devic
         (["--replicas", "2", "--max-connections-per-address", "9"], "--max-connections-per-address is 9, and replicas"),
     ],
 )
-def test_mistakes_are_told_before_ray_starts(options: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_mistakes_are_reported_before_ray(options: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit:
         cli.main(["serve", "--port", "0", *options])
     assert exit.value.code == 2
@@ -231,7 +231,7 @@ def test_mistakes_are_told_before_ray_starts(options: list[str], says: str, caps
 
 
 @pytest.mark.slow
-def test_what_a_replica_finds_wrong_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_a_replica_finds_wrong_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with process(tmp_path, "--replicas", "1", "--max-rows", "0") as (address, server):
         assert not address
         assert server.wait(60) == 2

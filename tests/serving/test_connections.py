@@ -16,7 +16,7 @@ from servers import TOKEN, client, connect, head, running, serving, wait_for
 from toy_pipelines import Gate, toy_pipeline
 from vqdiff.foundation.errors import InputError
 from vqdiff.serving.addresses import network_of
-from vqdiff.serving.connections import LINGER_BYTES, RESERVE, Connection, ConnectionLimits, config_of
+from vqdiff.serving.connections import LINGER_BYTES, RESERVE, ConnectionLimits, config_of
 from vqdiff.serving.limits import Limits
 
 LARGE = 200_000
@@ -122,21 +122,15 @@ def push(sock: socket.socket, piece: bytes) -> int:
 
 
 @pytest.mark.parametrize("refused", ["at once", "in the middle", "by a small limit"])
-def test_who_sends_on_after_an_answer_is_read_no_further_than_a_small_limit(
-    refused: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    read, received = list[int](), Connection.data_received
-
-    def noted(connection: Connection, data: bytes) -> None:
-        read.append(len(data))
-        received(connection, data)
-
-    monkeypatch.setattr(Connection, "data_received", noted)
+def test_who_sends_on_after_an_answer_is_read_no_further_than_a_small_limit(refused: str) -> None:
+    read = list[int]()
     header = head("/nowhere" if refused == "at once" else "/api/draw", "Transfer-Encoding: chunked")
     limits = Limits(max_body=100_000 if refused == "in the middle" else 10)
-    with serving(toy_pipeline(), limits=limits, token=TOKEN) as (address, _), connect(address) as sock:
+    pipe, noted = toy_pipeline(), lambda data: read.append(len(data))
+    with serving(pipe, limits=limits, token=TOKEN, received=noted) as (address, _), connect(address) as sock:
         sock.sendall(header)
         assert push(sock, chunk(65536)) < 2 * SYSTEM
+    assert sum(read) >= len(header)
     assert sum(read) < limits.max_body + LINGER_BYTES + 2**20  # pieces that come while it answers, and the last one
 
 
@@ -252,9 +246,8 @@ def test_who_does_not_take_the_end_of_an_answer_is_hung_up_on() -> None:
             assert len(read_all(sock)) < SYSTEM
 
 
-def test_who_has_taken_all_of_an_answer_and_does_not_hang_up_is_hung_up_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vqdiff.serving.connections.LINGER_SECONDS", 0.1)
-    config = config_of(much, ConnectionLimits(flush_timeout=600.0), stop_timeout=5)
+def test_who_has_taken_all_of_an_answer_and_does_not_hang_up_is_hung_up_on() -> None:
+    config = config_of(much, ConnectionLimits(flush_timeout=600.0), stop_timeout=5, linger_timeout=0.1)
     with running(config) as (address, _), connect(address) as sock:
         sock.sendall(head("/", "Content-Length: 1000000"))
         assert len(read_all(sock)) > SYSTEM

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from functools import cache
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
-import vqdiff
+from bundled_model import bundled_pipeline
 from toy_pipelines import POISON, Gate, generate, toy_pipeline
 from vqdiff.foundation.config import Precision
 from vqdiff.foundation.errors import InputError
@@ -30,7 +31,7 @@ PATIENCE = 30.0
 
 
 @contextmanager
-def engine_for(gate: Gate | None = None, **limits: int) -> Iterator[Engine]:
+def engine_for(gate: Gate | None = None, **limits: Any) -> Iterator[Engine]:
     engine = Engine(**limits)
     try:
         yield engine
@@ -163,7 +164,7 @@ def test_requests_arriving_at_random(data: st.DataObject) -> None:
 def test_the_bundled_model_gives_the_tokens_of_alone(precision: Precision) -> None:
     if precision == "int8" and processor().int8 is None:
         pytest.skip("needs a CPU with VNNI")
-    pipe = vqdiff.load("emoji", device="cpu", precision=precision)
+    pipe = bundled_pipeline(precision)
     works = requests(pipe, ("a red apple", "a cat", "a green tree"))
     with engine_for(max_rows=8) as engine:
         tickets = [engine.submit(pipe, work) for work in works]
@@ -223,7 +224,7 @@ def test_first_come_first_served_picture_by_picture() -> None:
         assert set(gate.sizes) == {4}
 
 
-def test_a_full_queue_says_so_and_has_room_when_one_gives_up() -> None:
+def test_a_full_queue_is_reported_and_has_room_when_one_gives_up() -> None:
     pipe = toy_pipeline()
     gate, work = Gate(pipe), generate(pipe.model, 0)
     with engine_for(gate, max_rows=1, max_waiting=2) as engine:
@@ -288,13 +289,12 @@ def test_what_else_fails_ends_its_request(part: str, monkeypatch: pytest.MonkeyP
         assert len(tickets[1].images(PATIENCE)) == 1
 
 
-def test_progress_and_previews(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vqdiff.serving.engine.PREVIEW_SHARE", float("inf"))  # one after every step
+def test_progress_and_previews() -> None:
     pipe = toy_pipeline(steps=4)
-    gate, told = Gate(pipe), list[tuple[int, int]]()
-    with engine_for(gate) as engine:
+    gate, reported = Gate(pipe), list[tuple[int, int]]()
+    with engine_for(gate, preview_share=float("inf")) as engine:  # one after every step
         work = generate(pipe.model, 0, num_images=2, guidance=1.0)
-        ticket = engine.submit(pipe, work, previews=True, on_change=lambda: told.append(ticket.progress))
+        ticket = engine.submit(pipe, work, previews=True, on_change=lambda: reported.append(ticket.progress))
         gate.await_call()
         other = engine.submit(pipe, work)
         gate.let(3)
@@ -305,7 +305,7 @@ def test_progress_and_previews(monkeypatch: pytest.MonkeyPatch) -> None:
         gate.open()
         ticket.result(PATIENCE)
         assert other.result(PATIENCE)
-        assert (told[0], told[-1]) == ((2, 8), (8, 8))
+        assert (reported[0], reported[-1]) == ((2, 8), (8, 8))
         assert not other.views
 
 
@@ -353,17 +353,25 @@ def test_a_callers_mistake_is_raised_at_once() -> None:
         Engine(max_rows=0)
 
 
+class DeathError(BaseException):
+    """What ends a thread."""
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_nobody_waits_for_an_engine_that_died(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nobody_waits_for_an_engine_that_died() -> None:
     pipe, engine = toy_pipeline(), Engine()
+    gate, work = Gate(pipe), generate(pipe.model, 0)
+    reports = iter([DeathError()])
 
-    def die(engine: Engine) -> None:
-        raise MemoryError
+    def die() -> None:
+        for error in reports:
+            raise error
 
-    monkeypatch.setattr(Engine, "_admit", die)
-    ticket = engine.submit(pipe, generate(pipe.model, 0))
-    with pytest.raises(MemoryError):
-        ticket.result(PATIENCE)
+    tickets = [engine.submit(pipe, work, on_change=die), engine.submit(pipe, work)]
+    gate.open()
+    for ticket in tickets:
+        with pytest.raises(DeathError):
+            ticket.result(PATIENCE)
     assert engine.stop(timeout=PATIENCE)
     assert not engine.alive
 

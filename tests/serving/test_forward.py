@@ -77,7 +77,7 @@ SEEDED = [
 
 
 @pytest.mark.parametrize("body", SEEDED)
-def test_seeded_draws_are_asked_for_once_more(body: bytes) -> None:
+def test_seeded_draws_are_requested_once_more(body: bytes) -> None:
     replicas = Replicas([LostError()], [PLAIN, LAST])
     assert ask(replicas, body) == (200, b"event: done\n\n")
     assert (replicas.asked, replicas.cancelled) == (2, 2)
@@ -85,7 +85,7 @@ def test_seeded_draws_are_asked_for_once_more(body: bytes) -> None:
     assert ask(replicas, body) == (200, b"event: progress\n\n" * 2 + b"event: done\n\n")
 
 
-def test_other_draws_and_a_second_death_are_told_of() -> None:
+def test_other_draws_and_a_second_death_are_reported() -> None:
     for body, answers in ((b"{}", [[LostError()]]), (b'{"seed": 0}', [[LostError()], [LostError()]])):
         status, told = ask(Replicas(*answers), body)
         assert status == 503
@@ -96,7 +96,7 @@ def test_other_draws_and_a_second_death_are_told_of() -> None:
     assert json.loads(data)["error"]["type"] == "server_error"
 
 
-def test_who_does_not_take_the_answer_is_told_no_more() -> None:
+def test_who_does_not_take_the_answer_is_sent_no_more() -> None:
     sent = list[Any]()
 
     async def send(message: Any) -> None:
@@ -110,11 +110,11 @@ def test_who_does_not_take_the_answer_is_told_no_more() -> None:
     assert sent == [START, EVENT]
 
 
-def test_what_draws_nothing_is_asked_for_once_more() -> None:
+def test_what_draws_nothing_is_requested_once_more() -> None:
     assert ask(Replicas([LostError()], [PLAIN, LAST]), b"", method="GET")[0] == 200
 
 
-def test_other_failures_are_told_of_and_not_repeated() -> None:
+def test_other_failures_are_reported_and_not_repeated() -> None:
     replicas = Replicas([RuntimeError("bug")])
     status, told = ask(replicas, b'{"seed": 0}')
     assert (status, replicas.asked) == (500, 1)

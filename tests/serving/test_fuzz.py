@@ -38,7 +38,7 @@ def test_any_request_gets_an_answer_that_was_promised(
     @given(case=operation.as_strategy(generation_mode=mode))
     @settings(max_examples=30, derandomize=True, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
     def check(case: schemathesis.Case) -> None:
-        # A body may be of the right shape and still ask for what this model can't draw: 400.
+        # A body may be of the right shape and still request what this model can't draw: 400.
         case.call_and_validate(excluded_checks=[positive_data_acceptance])
 
     check()

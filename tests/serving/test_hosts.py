@@ -89,7 +89,7 @@ def test_the_command_tells_of_an_open_door_and_knows_its_names(
         (["--max-connections", "0"], "--max-connections is 0"),
     ],
 )
-def test_mistakes_are_told(options: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_mistakes_are_reported(options: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit:
         cli.main(["serve", "--port", "0", *options])
     assert exit.value.code == 2

@@ -1,4 +1,4 @@
-"""OpenAI's images as its own client and the usual proxies ask for them."""
+"""OpenAI's images as its own client and the usual proxies request them."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def test_an_edit_is_streamed_at_the_size_of_its_picture(ai: openai.OpenAI) -> No
     assert {one.size for one in events} == {"40x20"}
 
 
-def test_what_goes_wrong_in_a_stream_is_told() -> None:
+def test_what_goes_wrong_in_a_stream_is_reported() -> None:
     pipe = toy_pipeline(steps=12)
     gate = Gate(pipe)
     with serving(pipe, limits=LIMITS) as (address, engine):
@@ -291,7 +291,7 @@ def test_what_is_wrong_is_named(http: httpx.Client, body: dict[str, Any], status
     assert len(error["message"]) < 200
 
 
-def test_no_json_is_told_with_its_place(http: httpx.Client) -> None:
+def test_no_json_is_reported_with_its_place(http: httpx.Client) -> None:
     json_type = {"Content-Type": "application/json"}
     for content, says in [
         (b'{"prompt": }', "the request is not valid JSON: Expecting value at character 11"),

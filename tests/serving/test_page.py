@@ -20,7 +20,6 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-import vqdiff
 from servers import client, page_config, page_job, serving, wait_for
 from toy_pipelines import Gate, toy_pipeline
 from vqdiff.pipeline import Pipeline
@@ -49,8 +48,8 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="module")
-def emoji() -> Pipeline:
-    return vqdiff.load("emoji", device="cpu")
+def emoji(pipe: Pipeline) -> Pipeline:
+    return pipe
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +117,7 @@ def test_a_prompt_becomes_pictures(page: Page, emoji: Pipeline, tmp_path: Path) 
     expect(page.locator("#pictures img[alt='a house']")).to_be_visible()
 
 
-def test_a_brush_says_what_to_redraw(page: Page, emoji: Pipeline, tmp_path: Path) -> None:
+def test_a_brush_marks_what_to_redraw(page: Page, emoji: Pipeline, tmp_path: Path) -> None:
     page.get_by_role("tab", name="Edit").click()
     page.get_by_role("button", name="Redraw what is painted").click()
     expect(page.get_by_role("alert")).to_contain_text("There is no image yet")
@@ -199,14 +198,14 @@ def test_compare_puts_four_ways_side_by_side(page: Page, emoji: Pipeline, tmp_pa
         assert image.convert("RGB").tobytes() == emoji("a cat face", seed=2, **asked)[0].tobytes()
 
 
-def test_mistakes_are_told_in_a_line(page: Page) -> None:
+def test_mistakes_are_reported_in_a_line(page: Page) -> None:
     draw(page, " ", seed=0, count=1)
     expect(page.get_by_role("alert")).to_have_text("The prompt is empty: describe the image to generate")
     draw(page, "a red apple " * 100, seed=0, count=1)
     expect(page.get_by_role("alert")).to_contain_text("the limit is 1000: shorten it")
 
 
-def test_a_prompt_without_a_known_word_is_told(page: Page) -> None:
+def test_a_prompt_without_a_known_word_is_reported(page: Page) -> None:
     draw(page, "קפה", seed=0, count=2)
     expect(page.locator("#pictures .vq-note")).to_have_text(
         re.compile("^Done. But no word of the prompt 'קפה' is known to this model, [^.]*[.]$")
@@ -248,7 +247,7 @@ def begun(browser: Browser) -> Iterator[tuple[Page, Gate, Engine]]:
             yield page, gate, engine
 
 
-def test_a_button_pressed_again_begins_anew(begun: tuple[Page, Gate, Engine]) -> None:
+def test_a_button_pressed_again_starts_again(begun: tuple[Page, Gate, Engine]) -> None:
     page, gate, engine = begun
     page.get_by_role("button", name="Draw", exact=True).click()
     wait_for(lambda: engine.waiting == 1)
@@ -380,13 +379,13 @@ def test_what_the_page_would_stumble_over_is_refused(
 
 
 @pytest.mark.parametrize("path", ["/assets/no.js", "/static/", "/assets/%00a", "/gradio_api/queue/data?session_hash=b"])
-def test_what_is_not_there_is_told_as_by_the_api(http: httpx.Client, path: str) -> None:
+def test_what_is_not_there_is_reported_as_by_the_api(http: httpx.Client, path: str) -> None:
     answer = http.get(path)
     assert answer.status_code in (400, 404)
     assert answer.json()["error"]["type"] == "invalid_request_error"
 
 
-def test_events_that_were_made_up_are_told_to_their_client(
+def test_events_that_were_made_up_are_reported_to_their_client(
     http: httpx.Client, capfd: pytest.CaptureFixture[str]
 ) -> None:
     events = [one for one in page_config(http)["dependencies"] if one["backend_fn"] and not one["inputs"]]
@@ -400,7 +399,7 @@ def test_events_that_were_made_up_are_told_to_their_client(
     assert "Traceback" not in "".join(capfd.readouterr())
 
 
-def test_what_fails_inside_the_page_is_told_without_a_traceback(
+def test_what_fails_inside_the_page_is_reported_without_a_traceback(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(*_: Any) -> None:
@@ -498,7 +497,7 @@ def test_without_the_page() -> None:
         assert http.get("/assets/index.js").status_code == 404
 
 
-def test_prompts_that_the_model_does_not_know_are_told() -> None:
+def test_prompts_that_the_model_does_not_know_are_reported() -> None:
     told = state(Progress(1, 1, 0, [], toy_pipeline(), None, ["no word of the prompt '<קפה>' is known"]))
     assert "Done. But no word of the prompt" in told
     assert "&lt;קפה&gt;" in told

@@ -7,7 +7,6 @@ import json
 from typing import Any
 
 import httpx2 as httpx
-import pytest
 
 from servers import client, page_job, serving, wait_for
 from toy_pipelines import Gate, toy_pipeline
@@ -16,19 +15,18 @@ from vqdiff.serving.page_routes import Reader
 DATA = "/gradio_api/queue/data"
 
 
-def join(http: httpx.Client, asked: dict[str, Any], session: str) -> None:
-    assert http.post("/gradio_api/queue/join", json=asked | {"session_hash": session}).status_code == 200
+def join(http: httpx.Client, job: dict[str, Any], session: str) -> None:
+    assert http.post("/gradio_api/queue/join", json=job | {"session_hash": session}).status_code == 200
 
 
-def test_joined_and_abandoned_jobs_are_not_drawn_and_those_with_a_reader_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vqdiff.serving.page_routes._PATIENCE", 120.0)  # the machine may be slow
+def test_joined_and_abandoned_jobs_are_not_drawn_and_those_with_a_reader_are() -> None:
     pipe = toy_pipeline()
     gate = Gate(pipe)
     with serving(pipe, page=True) as (address, engine), client(address) as http, client(address) as other:
-        asked = page_job(http, Images=10, Steps=8)
+        job = page_job(http, Images=10, Steps=8)
         for number in range(30):
-            join(http, asked, f"gone{number}")
-        join(http, asked, "stays")
+            join(http, job, f"gone{number}")
+        join(http, job, "stays")
         with other.stream("GET", DATA, params={"session_hash": "stays"}) as reader:
             gate.await_call()
             assert (engine.running, engine.waiting) == (8, 1)  # ten pictures of one job
@@ -39,10 +37,9 @@ def test_joined_and_abandoned_jobs_are_not_drawn_and_those_with_a_reader_are(mon
         assert engine.counts.cancelled == 0
 
 
-def test_a_reader_that_does_not_come_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reader_that_does_not_come_in_time() -> None:
     async def check() -> None:
-        reader = Reader()
-        monkeypatch.setattr("vqdiff.serving.page_routes._PATIENCE", 0.01)
+        reader = Reader(timeout=0.01)
         assert not await reader.comes()
         with reader, reader:
             assert await reader.comes()

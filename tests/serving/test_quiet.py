@@ -1,4 +1,4 @@
-"""What a server writes to its log while clients ask for strange things: nothing."""
+"""What a server writes to its log while clients send strange requests: nothing."""
 
 from __future__ import annotations
 

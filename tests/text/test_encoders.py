@@ -100,7 +100,7 @@ def test_emoji_are_read_as_their_names(emoji: str, name: str, encoder: TextEncod
     assert encoder.fit(emoji) == name
 
 
-def test_a_prompt_without_a_known_word_is_told(encoder: TextEncoder) -> None:
+def test_a_prompt_without_a_known_word_is_reported(encoder: TextEncoder) -> None:
     for text in ("تفاحة", "קפה", "קפה!"):
         with pytest.warns(InputWarning, match=f"no word of the prompt '{text}' is known to this model"):
             encoder.check([text])

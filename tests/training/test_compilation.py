@@ -46,18 +46,18 @@ class Layers(nn.Module):
 
 
 class Copying(nn.Module):
-    """The error of y = x, which also counts how often it was asked."""
+    """The error of y = x, which also counts its calls."""
 
-    asked: Tensor
+    calls: Tensor
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
-        self.register_buffer("asked", torch.zeros(()))
+        self.register_buffer("calls", torch.zeros(()))
 
     def forward(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        self.asked += 1
-        return (self.network(x) - x).square().mean(), {"asked": self.asked.clone()}
+        self.calls += 1
+        return (self.network(x) - x).square().mean(), {"calls": self.calls.clone()}
 
 
 class Copies:
@@ -206,15 +206,25 @@ def test_what_is_right_is_used_without_a_word(
     train(Copies, RUN, tmp_path, resume=False)
     assert "continuing" not in capsys.readouterr().out
     assert len(used) == 2 + RUN.steps  # compared, timed, and in every step
-    assert records(tmp_path)[0]["asked"] == 1  # what came before changed nothing
+    assert records(tmp_path)[0]["calls"] == 1  # what came before changed nothing
 
 
-def test_a_vector_width_is_asked_of_inductor(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = list[Any]()
-    monkeypatch.setattr(nn.Module, "compile", lambda self, options: asked.append(options))
-    Compilation.WIDEST.apply(Layers())
-    Compilation.NARROW.apply(Layers())
-    assert asked == [None, {"cpp.simdlen": 256}]
+class Compiling(Layers):
+    """Layers that record how they are to be compiled."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.options = list[Any]()
+
+    def compile(self, *, options: dict[str, Any] | None = None) -> None:
+        self.options.append(options)
+
+
+def test_a_vector_width_is_requested_from_inductor() -> None:
+    part = Compiling()
+    Compilation.WIDEST.apply(part)
+    Compilation.NARROW.apply(part)
+    assert part.options == [None, {"cpp.simdlen": 256}]
     assert "cpp.simdlen" in torch._inductor.list_options()
     assert Compilation.NARROW not in Compilation.on(torch.device("cuda"))
 
@@ -229,7 +239,7 @@ def test_broken_data_are_named(compilers: dict[Any, Any], tmp_path: Path) -> Non
     assert torch.load(tmp_path / "last.pt", weights_only=True)["step"] == 3
     broken = torch.load(tmp_path / "broken.pt", weights_only=True)
     assert broken["step"] == 4
-    assert broken["weights"]["asked"] == 4
+    assert broken["weights"]["calls"] == 4
     train(Copies, RUN, tmp_path / "whole", resume=False)
     train(Copies, RUN, tmp_path, resume=True)
     assert records(tmp_path) == records(tmp_path / "whole")
@@ -239,7 +249,7 @@ def large_at_four(step: int, x: Tensor) -> Tensor:
     return x * 1e3 if step == 4 else x
 
 
-def test_a_gradient_that_breaks_compiled_alone_is_told(compilers: dict[Any, Any], tmp_path: Path) -> None:
+def test_a_gradient_that_breaks_only_compiled_is_reported(compilers: dict[Any, Any], tmp_path: Path) -> None:
     """Late: the preflight met no such values."""
     compilers[Compilation.WIDEST] = spoilt_gradient(torch.nan, above=100)
     found = r"step 4: the gradient of network\.layers\.1\.bias \(and of 3 of 6 parts .*\) is not finite compiled, "

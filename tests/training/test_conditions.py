@@ -1,4 +1,4 @@
-"""Text features of captions: written batch by batch, read as they are asked for, and those that the encoder gives."""
+"""Text features of captions: written batch by batch, read as they are requested, and those that the encoder gives."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_features_are_the_encoders(tmp_path: Path, capsys: pytest.CaptureFixture
 
 
 class Watched(TextEncoder):
-    """Features whose batches are watched: how many are in memory when the next is asked for."""
+    """Features whose batches are watched: how many are in memory when the next is requested."""
 
     class Network:
         device = torch.device("cpu")

@@ -243,7 +243,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(tmp_path: Path) -> None:
 
 
 def _resume_in(room: int, folder: Path) -> None:
-    """Go on where files may have no more than so many bytes; ends with 7 where it is said what to do."""
+    """Go on where files may have no more than so many bytes; ends with 7 where the message names the remedy."""
     import resource  # not on Windows
 
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from vqdiff.foundation.errors import InputError
 from vqdiff.foundation.images import to_pixels
 from vqdiff.image_tokenizers import VQGAN, CompactTokenizer, VQGANConfig
 from vqdiff.model import load_component
-from vqdiff.training.loop import RunConfig
+from vqdiff.training.loop import RunConfig, train
 from vqdiff.training.tokenizer import HeldOut, TokenizerTask, TokenizerTraining, train_tokenizer
 
 SAMPLE = Path(__file__).parents[1] / "fixtures" / "emoji-sample"
@@ -66,7 +67,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_it_learns_and_says_how_well(trained: Path) -> None:
+def test_it_learns_and_reports_how_well(trained: Path) -> None:
     first, second, held_out = records(trained)
     assert second["psnr"] > first["psnr"]
     assert {"perplexity", "perceptual", "critic", "adversarial", "adversarial_weight"} <= second.keys()
@@ -90,8 +91,17 @@ def test_training_goes_on_from_a_trained_tokenizer(trained: Path) -> None:
     assert all(torch.equal(value, saved[name]) for name, value in task.model.state_dict().items())
 
 
-def test_interrupted_and_resumed_equals_uninterrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Codes die and are placed anew, and the critic begins, after the interruption."""
+class InterruptedTask(TokenizerTask):
+    """Receives Ctrl-C in a step."""
+
+    def batch(self, step: int, share: slice) -> dict[str, Tensor]:
+        if step == 103:
+            os.kill(os.getpid(), signal.SIGINT)
+        return super().batch(step, share)
+
+
+def test_interrupted_and_resumed_equals_uninterrupted(tmp_path: Path) -> None:
+    """Codes die and are placed again, and the critic begins, after the interruption."""
     small = {
         "perceptual": {"weight": 0.0},
         "adversarial": CONFIG["adversarial"] | {"start": 104},
@@ -99,18 +109,10 @@ def test_interrupted_and_resumed_equals_uninterrupted(tmp_path: Path, monkeypatc
         "evaluate": 2,
     }
     train_tokenizer(config(tmp_path / "whole", **small))
-    batch = TokenizerTask.batch
-
-    def interrupted(task: TokenizerTask, step: int, share: slice) -> dict[str, Tensor]:
-        if step == 103:
-            os.kill(os.getpid(), signal.SIGINT)
-        return batch(task, step, share)
-
-    monkeypatch.setattr(TokenizerTask, "batch", interrupted)
+    broken_off = config(tmp_path / "broken", **small)
     with pytest.raises(KeyboardInterrupt):
-        train_tokenizer(config(tmp_path / "broken", **small))
-    monkeypatch.undo()
-    train_tokenizer(config(tmp_path / "broken", **small), resume=True)
+        train(lambda: InterruptedTask(broken_off), broken_off.run, broken_off.output, resume=False)
+    train_tokenizer(broken_off, resume=True)
     whole, broken = (tmp_path / name / "image_tokenizer" / "model.safetensors" for name in ("whole", "broken"))
     assert whole.read_bytes() == broken.read_bytes()
 
@@ -194,10 +196,7 @@ def test_scores_are_not_taken_in_bfloat16() -> None:
 def test_without_the_package_the_rest_is_measured(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def missing() -> None:
-        raise InputError("not installed")
-
-    monkeypatch.setattr("vqdiff.training.tokenizer.EfficientNetLite0", missing)
+    monkeypatch.setitem(sys.modules, "efficientnet_lite_pytorch", None)  # as if it were not installed
     held_out = HeldOut(black_and_white(), 4)
     assert "vqdiff[eval]" in capsys.readouterr().out
     assert held_out.scores(Copier(2)).keys() == {"psnr", "ssim", "codes_used", "perplexity"}

@@ -155,13 +155,13 @@ class Watched:
     """Wraps a network and times its calls and those of its methods and parts."""
 
     def __init__(self, network: nn.Module, watch: Stopwatch) -> None:
-        self._network, self._watch = network, watch
+        self.network, self._watch = network, watch
 
     def __call__(self, *arguments: Any, **options: Any) -> Any:
-        return self._watch.timed(self._network)(*arguments, **options)
+        return self._watch.timed(self.network)(*arguments, **options)
 
     def __getattr__(self, name: str) -> Any:
-        value = getattr(self._network, name)
+        value = getattr(self.network, name)
         if isinstance(value, nn.Module):
             return Watched(value, self._watch)
         own = inspect.ismethod(value) and not hasattr(nn.Module, name)

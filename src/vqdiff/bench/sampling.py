@@ -36,7 +36,7 @@ _GUIDED, _PLAIN = (
 _ON_CPU: dict[str, tuple[int, tuple[int, ...]]] = {"small": (20, (1, 8, 32)), "coco": (7, (1, 8)), "ithq": (5, (1,))}
 """Steps to time and batch sizes, by model size, where more would take hours."""
 _DEFAULT = 20, (1, 8, 32)
-_WHOLE = (Repeat(1, 5), Repeat(64, 1))
+WHOLE = (Repeat(1, 5), Repeat(64, 1))
 """Images of the bundled model that are generated with all steps."""
 
 
@@ -75,7 +75,7 @@ def bench_random(
     Raises InputError if the two programs do not compute the same.
     """
     sizes = sizes or random_architecture(size)
-    bench = _SamplingSession(size, options, command, sizes.build("meta"), say)
+    bench = SamplingSession(size, options, command, sizes.build("meta"), say)
     steps, batches = _ON_CPU.get(size, _DEFAULT) if bench.device.type == "cpu" else _DEFAULT
     steps, batches = options.steps or steps, options.batches or batches
     tasks = [Workload(batch, _GUIDED, steps) for batch in batches]
@@ -93,10 +93,10 @@ def bench_random(
     return bench.report
 
 
-def bench_bundled(options: SamplingOptions, command: str, say: Say) -> Report:
-    """Measure the bundled model at its default settings, whole images and single steps."""
+def bench_bundled(options: SamplingOptions, command: str, say: Say, whole: Sequence[Repeat] = WHOLE) -> Report:
+    """Measure the bundled model at its default settings, single steps and the ``whole`` images."""
     meta = Model.load(find(_BUNDLED), shapes_only=True)
-    bench = _SamplingSession(_BUNDLED, replace(options, peer=False), command, meta, say)
+    bench = SamplingSession(_BUNDLED, replace(options, peer=False), command, meta, say)
     settings, batches = meta.sampling, options.batches or _DEFAULT[1]
     if options.steps:
         settings = replace(settings, steps=options.steps)
@@ -106,7 +106,7 @@ def bench_bundled(options: SamplingOptions, command: str, say: Say) -> Report:
     with bench.workers(bench.makers({OURS: _BUNDLED})) as workers:
         bench.predict(workers)
         bench.draw(workers, tasks)
-        for task in _WHOLE:
+        for task in whole:
             (drawn,) = take_turns(workers, "pictures", task, task.times, f"{pictures(task.batch)}, all steps")
             bench.report.add("whole images, warm", f"seconds for {task.batch}, at default settings", drawn.seconds)
     with tempfile.TemporaryDirectory(prefix="vqdiff-bench-") as room:
@@ -115,7 +115,7 @@ def bench_bundled(options: SamplingOptions, command: str, say: Say) -> Report:
     return bench.report
 
 
-class _SamplingSession(Session):
+class SamplingSession(Session):
     """Measures how fast programs generate."""
 
     def __init__(self, size: str, options: SamplingOptions, command: str, meta: Model, say: Say) -> None:

@@ -122,7 +122,7 @@ class Program(ABC):
 
     def train(self, task: Repeat, turn: Turn) -> Repeated:
         """Train on random tokens, one turn per step."""
-        x0, t = self._tokens(task.batch)
+        x0, t = self.tokens(task.batch)
         text = torch.randn(task.batch, TEXT_TOKENS, self.config.text_width or 0, device=self.device)
 
         def step() -> None:
@@ -137,7 +137,7 @@ class Program(ABC):
 
     def noise_and_loss(self, task: Repeat, turn: Turn) -> Repeated:
         """Draw noise and compute the loss of random logits and its gradient, one turn each time."""
-        x0, t = self._tokens(task.batch)
+        x0, t = self.tokens(task.batch)
         logits = torch.randn(*x0.shape, self.config.num_codes, device=self.device, requires_grad=True)
 
         def step() -> None:
@@ -147,7 +147,7 @@ class Program(ABC):
 
         return repeat(step, task, turn, Memory(self.device))
 
-    def _tokens(self, batch: int) -> tuple[Tensor, Tensor]:
+    def tokens(self, batch: int) -> tuple[Tensor, Tensor]:
         """Random tokens, and times spread over 1..T."""
         x0 = torch.randint(self.config.num_codes, (batch, self.config.num_tokens), device=self.device)
         t = 1 + (torch.arange(batch, device=self.device) + 1) * (self.config.num_steps - 1) // (batch + 1)

@@ -32,7 +32,8 @@ from vqdiff.foundation.images import ImageError, decode
 from vqdiff.foundation.progress import track
 
 _AHEAD = 2  # batches that are decoded while another is in use
-_NOTE_EVERY = 30.0  # seconds of work that an interruption can lose
+RECORD_EVERY = 30.0
+"""Seconds of work that an interruption can lose."""
 
 T = TypeVar("T")
 
@@ -80,12 +81,13 @@ def make_cache(
     *,
     batch_size: int,
     description: str,
+    record_every: float = RECORD_EVERY,
 ) -> Cache:
     """Open the cache in ``folder``, or make it if it is not there.
 
     ``prepare(picture, name)`` makes an array of a decoded image, in threads; ``work`` maps a stack of ``batch_size`` of
-    them to ``(B, …)``. ``about`` (plain JSON values) describes what the result depends on. One process at a time makes
-    a cache; others wait and then open it.
+    them to ``(B, …)``. ``about`` (plain JSON values) describes what the result depends on. The progress is
+    recorded every ``record_every`` seconds. One process at a time makes a cache; others wait and then open it.
 
     Raises InputError if ``folder`` holds a cache, finished or not, that was made from something else, if no image can
     be read, and if the disk is full.
@@ -98,7 +100,7 @@ def make_cache(
         if cache is None:
             filling = _Filling(folder, source, about)
             try:
-                done = filling.fill(prepare, work, batch_size)
+                done = filling.fill(prepare, work, batch_size, record_every)
                 left = None if source.count is None else source.count - filling.read
                 for _ in track(done, description, left):
                     pass
@@ -148,6 +150,7 @@ class _Filling:
         prepare: Callable[[Image.Image, str], NDArray[np.uint8]],
         work: Callable[[NDArray[np.uint8]], NDArray[Any]],
         batch_size: int,
+        record_every: float,
     ) -> Iterator[str]:
         """Do the remaining work; yield the name of each image that is done."""
         noted = time.monotonic()
@@ -169,7 +172,7 @@ class _Filling:
                     self.columns += [row.columns for row, _ in good]
                 self.broken += [(row.name, str(array)) for row, array in batch if isinstance(array, ImageError)]
                 self.read += len(batch)
-                if time.monotonic() - noted > _NOTE_EVERY:
+                if time.monotonic() - noted >= record_every:
                     file.flush()
                     self._note()
                     noted = time.monotonic()

@@ -47,7 +47,7 @@ def hub_splits(name: str) -> dict[str, Callable[[], Source]]:
     origin = digest(Path(builder.cache_dir).parts[-4:])  # name, configuration, version, commit
     counts = {split: info.num_examples for split, info in (builder.info.splits or {}).items()}
     return {
-        str(name): partial(_read_dataset, split, digest((origin, name)), counts.get(name), _fetch)
+        str(name): partial(_read_dataset, split, digest((origin, name)), counts.get(name), fetch)
         for name, split in splits.items()
     }
 
@@ -73,8 +73,10 @@ def _read_dataset(dataset: Any, origin: str, count: int | None, read: Callable[[
     return Source(rows, origin, names, count, tuple(getattr(features.get("label"), "names", None) or ()))
 
 
-def _fetch(path: str, attempts: int = 4) -> bytes:
+def fetch(path: str, attempts: int = 4, pause: float = 1.0) -> bytes:
     """Read the bytes of a file; InputError if it is on the Hub and cannot be fetched after several attempts.
+
+    After the first attempt it waits for ``pause`` seconds, after each further one twice as long as before.
 
     Raises ImageError for a file on another server, and for a path relative to the working directory.
     """
@@ -96,7 +98,7 @@ def _fetch(path: str, attempts: int = 4) -> bytes:
                 raise InputError(
                     f"{path} cannot be fetched ({reason}): run the command again to continue from it"
                 ) from error
-            time.sleep(2.0**attempt)
+            time.sleep(pause * 2.0**attempt)
     raise AssertionError
 
 

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from vqdiff.data.cache import Cache, make_cache, open_cache
+from vqdiff.data.cache import RECORD_EVERY, Cache, make_cache, open_cache
 from vqdiff.data.image_set import square
 from vqdiff.data.rows import Rows, describe, join_tables
 from vqdiff.data.sources import Source
@@ -104,12 +104,14 @@ def tokenize(
     bf16: bool = False,
     batch_size: int = 64,
     class_names: tuple[str, ...] = (),
+    record_every: float = RECORD_EVERY,
 ) -> TokenSet:
     """Tokenise one split into ``folder/split`` and open it; if it is there already, only open it.
 
     Images are read, decoded, tokenised and written batch by batch, on the device of ``tokenizer``. An interrupted
-    call continues where it stopped. ``views`` may add mirror images and crops; ``bf16`` encodes in bfloat16, which
-    changes a few tokens. ``data``, ``split`` and ``class_names`` are those of `vqdiff.data.load`.
+    call continues where its progress was last recorded, which is done every ``record_every`` seconds. ``views`` may
+    add mirror images and crops; ``bf16`` encodes in bfloat16, which changes a few tokens. ``data``, ``split`` and
+    ``class_names`` are those of `vqdiff.data.load`.
 
     Raises InputError if ``folder/split`` holds tokens of another tokenizer, of other images or of other views.
     """
@@ -132,6 +134,7 @@ def tokenize(
         encode,
         batch_size=max(1, batch_size // len(views)),
         description=f"Tokenising {split}",
+        record_every=record_every,
     )
     cache.warn(f"{data} {split}")
     return _join([cache], class_names, f"{data} {split}")

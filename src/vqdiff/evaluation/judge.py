@@ -144,7 +144,7 @@ class Judge:
             null=self.null(cell),
         )
         measurement = self.measurement(reconstruct=cell.reconstruct)
-        code = source_hash(*_SCORING)
+        code = source_hash(*SCORING_MODULES)
         stem = self.trial.drawn / "results" / _hash([json.dumps(asdict(subject)), measurement.hash, code])
         drawn = [self.tokens(cell, seed) for seed in measurement.seeds]
         with only_main_process() as main:
@@ -183,7 +183,7 @@ class Judge:
             self.null(cell),
             torch.__version__,
         ]
-        key += [json.dumps(asdict(settings)), str(self.trial.batch_size), source_hash(*_SAMPLING)]
+        key += [json.dumps(asdict(settings)), str(self.trial.batch_size), source_hash(*SAMPLING_MODULES)]
         folder = self.trial.drawn / _hash([*key, *self.captions]) / str(seed)
         return draw(pipe, self.captions, seed, settings, folder, batch_size=self.trial.batch_size)
 
@@ -217,8 +217,8 @@ class Judge:
         }
 
 
-_SAMPLING = ("vqdiff.pipeline", "vqdiff.evaluation.generation")
-_SCORING = (*_SAMPLING, "vqdiff.evaluation.scoring")
+SAMPLING_MODULES = ("vqdiff.pipeline", "vqdiff.evaluation.generation")
+SCORING_MODULES = (*SAMPLING_MODULES, "vqdiff.evaluation.scoring")
 """The modules that, with their imports, turn a seed into tokens, and tokens into scores."""
 
 

@@ -18,12 +18,12 @@ def release_threads() -> None:
     more of them than processors: with the workers of another thread, all sleep in between, and an image takes twice as
     long. A server therefore releases them after each computation. With another OpenMP, nothing happens.
     """
-    if (openmp := _gnu_openmp()) is not None:
+    if (openmp := gnu_openmp()) is not None:
         openmp.omp_pause_resource_all(_SOFT)
 
 
 @cache
-def _gnu_openmp() -> Any | None:
+def gnu_openmp() -> Any | None:
     """The OpenMP library that is loaded, if it is GNU's."""
     with suppress(OSError, AttributeError):
         lines = Path("/proc/self/maps").read_text().splitlines()

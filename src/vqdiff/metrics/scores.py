@@ -114,21 +114,24 @@ class Manifold:
     coverage: float
 
 
-def manifold(real: Float[Tensor, "N D"], generated: Float[Tensor, "M D"], neighbours: int = 5) -> Manifold:
+def manifold(
+    real: Float[Tensor, "N D"], generated: Float[Tensor, "M D"], neighbours: int = 5, *, chunk_size: int = 512
+) -> Manifold:
     """Precision and recall (Kynkäänniemi et al. 2019), density and coverage (Naeem et al. 2020).
 
     Every image has a closed ball that reaches to its `neighbours`-th nearest neighbour in its own set. Precision:
     generated images in some real ball. Recall: real images in some generated ball. Density: real balls around a
-    generated image, over `neighbours`. Coverage: real balls with a generated image in them.
+    generated image, over `neighbours`. Coverage: real balls with a generated image in them. Distances are computed
+    from `chunk_size` images at a time.
 
     Raises InputError if a set has no more than `neighbours` images.
     """
     _check_rows(neighbours + 1, f"{neighbours} neighbours", real=real, generated=generated)
     real, generated = _in_double(real), _in_double(generated)
-    real_radius, generated_radius = _radius(real, neighbours), _radius(generated, neighbours)
+    real_radius, generated_radius = (_radius(features, neighbours, chunk_size) for features in (real, generated))
     precise = balls = 0
     recalled, covered = torch.zeros(2, len(real), dtype=torch.bool)
-    for pictures, radius in zip(generated.split(_CHUNK), generated_radius.split(_CHUNK), strict=True):
+    for pictures, radius in zip(generated.split(chunk_size), generated_radius.split(chunk_size), strict=True):
         distance = _distances(pictures, real)
         in_real = distance <= real_radius
         precise += int(in_real.any(1).sum())
@@ -141,17 +144,15 @@ def manifold(real: Float[Tensor, "N D"], generated: Float[Tensor, "M D"], neighb
     )
 
 
-_CHUNK = 512
-
-
 def _distances(a: Tensor, b: Tensor) -> Tensor:
     # not by matrix products: equal images must have equal distances to a third, or they fall outside their own ball
     return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
 
 
-def _radius(features: Tensor, neighbours: int) -> Tensor:
+def _radius(features: Tensor, neighbours: int, chunk_size: int) -> Tensor:
     """Distance of every image to its k-th neighbour; the nearest is itself."""
-    return torch.cat([_distances(rows, features).kthvalue(neighbours + 1).values for rows in features.split(_CHUNK)])
+    chunks = features.split(chunk_size)
+    return torch.cat([_distances(rows, features).kthvalue(neighbours + 1).values for rows in chunks])
 
 
 # --- one set of images ----------------------------------------------------------------------------------------------

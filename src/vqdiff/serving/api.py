@@ -22,7 +22,7 @@ from vqdiff.serving.guards import Guards
 from vqdiff.serving.hosts import AllowedHosts
 from vqdiff.serving.limits import Limits
 from vqdiff.serving.metrics import EngineMetrics, RequestMetrics
-from vqdiff.serving.page_routes import PageRoutes
+from vqdiff.serving.page_routes import READER_TIMEOUT, PageRoutes
 from vqdiff.serving.routes import health, native, openai
 from vqdiff.serving.service import Service
 
@@ -34,12 +34,14 @@ def create_app(
     token: str | None = None,
     *,
     page: bool = False,
+    reader_timeout: float = READER_TIMEOUT,
     allowed_hosts: AllowedHosts | None = None,
 ) -> FastAPI:
     """Create the application, which serves ``pipes`` by name (by default the first) and stops ``engine`` at its end.
 
     token: the bearer token that requests must send; None for an open server. page: whether to serve the page at ``/``.
-    allowed_hosts: by default localhost and addresses.
+    reader_timeout: the seconds that a job of the page waits for a client that reads its events. allowed_hosts: by
+    default localhost and addresses.
     """
     limits, registry = limits or Limits(), CollectorRegistry()
     service = Service(pipes, engine, limits)
@@ -64,7 +66,7 @@ def create_app(
         app.include_router(router)
     add_docs(app)
     if shell is not None:
-        app.router.default = PageRoutes(shell)  # all other paths
+        app.router.default = PageRoutes(shell, reader_timeout)  # all other paths
     add_handlers(app)
     app.add_middleware(Guards, limits=limits, token=token, allowed_hosts=allowed_hosts)
     app.add_middleware(RequestMetrics, registry=registry)

@@ -33,7 +33,7 @@ HASTE = 0.2
 LINGER_BYTES = 2**20
 """Bytes that are read and discarded after a response whose request has not been read to its end."""
 LINGER_SECONDS = 5.0
-"""Seconds that reading them may take."""
+"""Seconds that reading them may take, by default."""
 _STATE = "vqdiff.connection"
 
 
@@ -59,8 +59,8 @@ class ConnectionLimits:
 class Pool:
     """The open connections of a server."""
 
-    def __init__(self, limits: ConnectionLimits) -> None:
-        self.limits = limits
+    def __init__(self, limits: ConnectionLimits, linger_timeout: float = LINGER_SECONDS) -> None:
+        self.limits, self.linger_timeout = limits, linger_timeout
         self._open = set[Connection]()
 
     def __len__(self) -> int:
@@ -220,7 +220,7 @@ class Connection(asyncio.Protocol):
     def _linger(self) -> None:
         """After everything is sent, give the client time to disconnect."""
         self._stop_timer()
-        self._timer = self._loop.call_later(LINGER_SECONDS, self.abort)
+        self._timer = self._loop.call_later(self._pool.linger_timeout, self.abort)
         self._loop.call_soon(self._report_lost, None)
 
     def _report_lost(self, exc: Exception | None) -> None:
@@ -249,9 +249,14 @@ def connection_of(scope: Scope) -> Connection | None:
     return scope.get("state", {}).get(_STATE)
 
 
-def config_of(app: ASGIApp, limits: ConnectionLimits, *, stop_timeout: int) -> uvicorn.Config:
-    """Return the uvicorn configuration for ``app`` with these limits; on a signal, requests have ``stop_timeout`` s."""
-    pool = Pool(limits)
+def config_of(
+    app: ASGIApp, limits: ConnectionLimits, *, stop_timeout: int, linger_timeout: float = LINGER_SECONDS
+) -> uvicorn.Config:
+    """Return the uvicorn configuration for ``app`` with these limits; on a signal, requests have ``stop_timeout`` s.
+
+    linger_timeout: the seconds that a client has to disconnect after the last response.
+    """
+    pool = Pool(limits, linger_timeout)
 
     class Pooled(Connection):
         def __init__(self, **given: Any) -> None:

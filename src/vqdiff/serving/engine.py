@@ -63,16 +63,17 @@ class Engine:
 
     max_rows: the most images in progress at once, over all models and samplers; a guided one takes two rows of a
     network call. This bounds the memory: a waiting request keeps only its tokens and encoded condition, and the images
-    it came with. max_waiting: the most requests that wait.
+    it came with. max_waiting: the most requests that wait. preview_share: the largest share of the engine's time for
+    previews while other requests are present.
 
     Requests of one model share a network call if they have the same sampler and either all are guided or none is;
     otherwise the calls take turns. The tokens of a request do not depend on the other requests.
     """
 
-    def __init__(self, *, max_rows: int = 8, max_waiting: int = 64) -> None:
+    def __init__(self, *, max_rows: int = 8, max_waiting: int = 64, preview_share: float = PREVIEW_SHARE) -> None:
         if max_rows < 1 or max_waiting < 1:
             raise InputError(f"max_rows is {max_rows} and max_waiting is {max_waiting}: at least 1 is needed")
-        self.max_rows, self.max_waiting = max_rows, max_waiting
+        self.max_rows, self.max_waiting, self.preview_share = max_rows, max_waiting, preview_share
         self.counts = Counts()
         self._waiting: deque[Ticket] = deque()
         self._batches: dict[Key, RunningBatch] = {}
@@ -316,7 +317,7 @@ class Engine:
         except Exception as error:
             ticket.fail(error)
         took = time.monotonic() - start
-        self._next_preview = start + took / PREVIEW_SHARE
+        self._next_preview = start + took / self.preview_share
 
     def _put(self, key: Key, batch: RunningBatch | None) -> None:
         if batch is None:

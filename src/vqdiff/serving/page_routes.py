@@ -23,14 +23,15 @@ _STATIC = ("/assets/", "/static/")
 _SEND = (_JOIN, "/gradio_api/cancel", "/gradio_api/reset")
 _HEARTBEAT = "/gradio_api/heartbeat/"
 _READER = "vqdiff.reader"
-_PATIENCE = 10.0
+READER_TIMEOUT = 10.0
 """Seconds that a job waits for its reader."""
 
 
 class Reader:
-    """Whether a client reads the events of the jobs of a session."""
+    """Whether a client reads the events of the jobs of a session; ``timeout``: the seconds that jobs wait for it."""
 
-    def __init__(self) -> None:
+    def __init__(self, timeout: float = READER_TIMEOUT) -> None:
+        self.timeout = timeout
         self._count, self._here = 0, asyncio.Event()
 
     def __enter__(self) -> None:
@@ -50,7 +51,7 @@ class Reader:
     async def comes(self) -> bool:
         """Wait for a reader; return whether one has come in time."""
         try:
-            async with asyncio.timeout(_PATIENCE):
+            async with asyncio.timeout(self.timeout):
                 return await self._here.wait()
         except TimeoutError:
             return False
@@ -74,8 +75,8 @@ class PageRoutes:
     whether it has a reader (`reader_of`): Gradio notices readers that leave, but not those that never come.
     """
 
-    def __init__(self, page: ASGIApp) -> None:
-        self.page = page
+    def __init__(self, page: ASGIApp, reader_timeout: float = READER_TIMEOUT) -> None:
+        self.page, self.reader_timeout = page, reader_timeout
         self._readers = WeakValueDictionary[str, Reader]()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -113,7 +114,7 @@ class PageRoutes:
         return None
 
     def _reader(self, session: Any) -> Reader:
-        return self._readers.setdefault(str(session), Reader())
+        return self._readers.setdefault(str(session), Reader(self.reader_timeout))
 
 
 def _has_path(data: Any) -> bool:

