@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,9 @@ from vqdiff.denoisers.layers import Packed
 from vqdiff.foundation.profiling import now, peak_memory, reset_peak_memory
 from vqdiff.interfaces import Network
 from vqdiff.sampling import SamplingSettings
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 OURS, PEER = "vqdiff", "diffusers"
 
@@ -122,10 +125,10 @@ class Stopwatch:
         cuda = self.device.type == "cuda"
         self.network.append(sum(a.elapsed_time(b) / 1000 if cuda else b - a for a, b in times))
 
-    def timed(self, function: Callable[..., Any]) -> Callable[..., Any]:
+    def timed(self, function: Callable[P, T]) -> Callable[P, T]:
         """Wrap a function so that its time counts as the network's; nested calls count once."""
 
-        def call(*arguments: Any, **options: Any) -> Any:
+        def call(*arguments: P.args, **options: P.kwargs) -> T:
             with self._inside():
                 return function(*arguments, **options)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -73,7 +72,7 @@ class PerceptualDistance(nn.Module):
 
     def __init__(self, network: Path | None = None) -> None:
         super().__init__()
-        self.network: Any = EfficientNetMaps() if network is None else _torchscript(network)
+        self.network = EfficientNetMaps() if network is None else _torchscript(network)
         self.network.eval()
         for parameter in self.network.parameters():
             parameter.requires_grad = False

@@ -271,8 +271,16 @@ class DiffusionObjective(nn.Module):
             condition = torch.where(each, self.model.null(condition), condition)
         xt = draw_forward(self.schedule, x0, t, noise)
         logits = self.model.denoiser(xt, t, condition).float()
-        weights: Any = {"aux_weight": self.config.aux_weight, "mask_weight": self.config.mask_weight}
-        losses = diffusion_loss(self.schedule, logits, x0, xt, t, adaptive=self.config.adaptive, **weights)
+        losses = diffusion_loss(
+            self.schedule,
+            logits,
+            x0,
+            xt,
+            t,
+            aux_weight=self.config.aux_weight,
+            mask_weight=self.config.mask_weight,
+            adaptive=self.config.adaptive,
+        )
         if self.config.importance:
             history.update(cast("Tensor", gather(t)), cast("Tensor", gather(losses.bound.detach())))
             self.second_moment.copy_(history.second_moment)
@@ -384,7 +392,7 @@ class DiffusionTask:
         return replace(self.parts, denoiser=model.denoiser, null_condition=model.null_condition)
 
 
-def _default(key: Field[Any]) -> Any:
+def _default(key: Field[Any]) -> object:
     return key.default_factory() if key.default_factory is not MISSING else key.default
 
 
