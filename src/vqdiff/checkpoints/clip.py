@@ -78,7 +78,7 @@ def read_clip_folder(folder: Path, tokenizer: Path, state: StateDict, *, shapes_
     state = {key.removeprefix("text_model."): value for key, value in state.items() if "position_ids" not in key}
     model = text_model({key: config[key] for key in wanted if key in config}, state, shapes_only=shapes_only)
     try:
-        words: Any = CLIPTokenizer.from_pretrained(tokenizer, local_files_only=True)
+        words = CLIPTokenizer.from_pretrained(tokenizer, local_files_only=True)
     except (OSError, ValueError, TypeError, RuntimeError) as error:
         raise InputError(f"{tokenizer} is not a CLIP tokenizer: {str(error).splitlines()[0]}") from error
     return ClipTextEncoder(model, words)

@@ -139,7 +139,7 @@ def _scheduler(schedule: Schedule) -> dict[str, Any]:
 
 def _text_encoder(encoder: ClipTextEncoder, path: Path) -> None:
     """Write the text encoder and its vocabulary with names that every release of transformers reads."""
-    ours: Any = encoder.model.config
+    ours = encoder.model.config
     config = {key: getattr(ours, key) for key in _CLIP}
     config |= {"architectures": ["CLIPTextModel"], "model_type": "clip_text_model", "pad_token_id": 0}
     config |= {"bos_token_id": ours.vocab_size - 2, "eos_token_id": ours.vocab_size - 1}
