@@ -7,56 +7,110 @@ has a worked example of each; `vqdiff.plugins` is where they are registered. Sam
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import Field
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, TypeVar, overload, runtime_checkable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vqdiff.foundation.shapes import Bool, Float, Int
 
+if TYPE_CHECKING:
+    from vqdiff.data.sources import Source
+
 __all__ = [
+    "Component",
+    "Configuration",
     "DataSource",
     "Denoiser",
+    "ImageConfiguration",
     "ImageTokenizer",
+    "Network",
     "PreparedCondition",
     "Quantized",
     "Quantizer",
     "Reconstruction",
     "TextEncoder",
+    "TrainableTokenizer",
 ]
+
+
+Own = TypeVar("Own")
+"""As `typing.Self`, which the checks of single methods in the tests do not know."""
+
+
+@runtime_checkable
+class Network(Protocol):
+    """What is asked of every network; a `torch.nn.Module` has it all."""
+
+    def to(self: Own, device: torch.device | str, dtype: torch.dtype | None = None) -> Own: ...
+
+    def requires_grad_(self: Own, requires_grad: bool = True) -> Own: ...
+
+    def parameters(self) -> Iterator[nn.Parameter]: ...
+
+    def buffers(self) -> Iterator[Tensor]: ...
+
+    def modules(self) -> Iterator[nn.Module]: ...
+
+    def state_dict(self) -> Mapping[str, Tensor]: ...
+
+
+@runtime_checkable
+class Configuration(Protocol):
+    """A dataclass whose fields have values that JSON knows."""
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+
+
+@runtime_checkable
+class ImageConfiguration(Configuration, Protocol):
+    """The configuration of an image tokenizer."""
+
+    @property
+    def image_size(self) -> int:
+        """Pixels of a side."""
+        ...
+
+
+@runtime_checkable
+class Component(Network, Protocol):
+    """A network that is saved with its configuration, in a folder of its own."""
+
+    @property
+    def config(self) -> Configuration:
+        """What its class is called with to make it."""
+        ...
 
 
 @runtime_checkable
 class PreparedCondition(Protocol):
     """What a denoiser has computed of the conditions of a batch, once for all steps."""
 
-    def select(self, rows: Sequence[int]) -> PreparedCondition:
+    def select(self: Own, rows: Sequence[int]) -> Own:
         """Return what belongs to the images with these numbers, in this order."""
         ...
 
-    def join(self, *others: PreparedCondition) -> PreparedCondition:
+    def join(self: Own, *others: Own) -> Own:
         """Return what belongs to these images and then to those of ``others``, of the same denoiser."""
         ...
 
-    def one(self, row: int) -> PreparedCondition:
+    def one(self: Own, row: int) -> Own:
         """Return what belongs to a single image."""
         ...
 
 
 @runtime_checkable
-class Denoiser(Protocol):
+class Denoiser(Component, Protocol):
     """A network that predicts x0 from x_t; a `torch.nn.Module`.
 
-    Calling it is ``logits(features(tokens, t, condition))``. Its class has an attribute ``Config``, the dataclass of
-    ``config``, whose fields must have values that JSON knows; ``num_classes`` among them for labels. A true attribute
+    Calling it is ``logits(features(tokens, t, condition))``. Its class has an attribute ``Config``, the class of its
+    ``config``, which has a field ``num_classes`` for labels. A true attribute
     ``batch_invariant`` promises that an image's logits are the same, bit for bit, in any batch; without it, one image
     at a time is computed on a CPU.
     """
-
-    Config: ClassVar[type]
-    config: Any
 
     def __call__(self, tokens: Int[Tensor, "B L"], t: Int[Tensor, "B"], condition: Any) -> Float[Tensor, "B L K"]:
         """Predict the clean tokens: logits for codes 0..K-1. tokens: 0..K, K = MASK. t: 1..T.
@@ -65,8 +119,12 @@ class Denoiser(Protocol):
         """
         ...
 
-    def prepare(self, condition: Tensor | None) -> Any:
-        """Compute what does not change between steps; a `PreparedCondition` unless the condition is None."""
+    @overload
+    def prepare(self, condition: Tensor) -> PreparedCondition: ...
+    @overload
+    def prepare(self, condition: None) -> PreparedCondition | None: ...
+    def prepare(self, condition: Tensor | None) -> PreparedCondition | None:
+        """Compute what does not change between steps."""
         ...
 
     def features(self, tokens: Int[Tensor, "B L"], t: Int[Tensor, "B"], condition: Any) -> Float[Tensor, "B L E"]:
@@ -79,15 +137,17 @@ class Denoiser(Protocol):
 
 
 @runtime_checkable
-class ImageTokenizer(Protocol):
+class ImageTokenizer(Component, Protocol):
     """A network that turns images into tokens and back; a `torch.nn.Module`.
 
-    Its class has an attribute ``Config``, as that of a `Denoiser`; ``config`` has ``image_size``, the pixels of a side.
-    To be trained by `vqdiff train tokenizer`, it also returns a `Reconstruction` when called, and has ``last_layer``,
-    the weight nearest to the decoded pixels.
+    Its class has an attribute ``Config``, as that of a `Denoiser`.
     """
 
-    config: Any
+    @property
+    def config(self) -> ImageConfiguration:
+        """What its class is called with to make it."""
+        ...
+
     num_codes: int
     """K."""
     grid_size: int
@@ -101,8 +161,18 @@ class ImageTokenizer(Protocol):
         """The images of tokens, values in [0, 1]."""
         ...
 
-    def state_dict(self) -> Mapping[str, Any]:
-        """The weights by name."""
+
+@runtime_checkable
+class TrainableTokenizer(ImageTokenizer, Protocol):
+    """An image tokenizer that can be trained by ``vqdiff train tokenizer``."""
+
+    def __call__(self, pixels: Float[Tensor, "B 3 H W"]) -> Reconstruction:
+        """Encode and decode images, with gradients."""
+        ...
+
+    @property
+    def last_layer(self) -> Tensor:
+        """The weight nearest to the decoded pixels."""
         ...
 
 
@@ -123,7 +193,7 @@ class Reconstruction(NamedTuple):
 
 
 @runtime_checkable
-class Quantizer(Protocol):
+class Quantizer(Network, Protocol):
     """Latent vectors to codes and back, inside a `CompactTokenizer`; a `torch.nn.Module`.
 
     What is registered is a function that makes one from the tokenizer's configuration (`CompactConfig`).
@@ -187,7 +257,7 @@ class TextEncoder(Protocol):
 class DataSource(Protocol):
     """A kind of data set."""
 
-    def __call__(self, data: str) -> Mapping[str, Callable[[], Any]] | None:
+    def __call__(self, data: str) -> Mapping[str, Callable[[], Source]] | None:
         """The splits by name, each with a function that opens it as a `vqdiff.data.sources.Source`.
 
         data: as in a configuration, such as ``sqlite:images.db``. Returns None for what another kind of set reads.

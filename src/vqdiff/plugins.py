@@ -6,18 +6,25 @@ through an entry point of the registry's group, and use its name wherever one of
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING
 
 from vqdiff.foundation.registry import Registry
+
+if TYPE_CHECKING:
+    from vqdiff.image_tokenizers.compact import CompactConfig
+    from vqdiff.interfaces import DataSource, Denoiser, ImageTokenizer, Quantizer
+    from vqdiff.sampling import Sampler
+    from vqdiff.sampling.orders import Order
 
 __all__ = ["DATA_SOURCES", "DENOISERS", "IMAGE_TOKENIZERS", "ORDERS", "QUANTIZERS", "SAMPLERS"]
 
 
-class _Samplers(Registry[Any]):
+class _Samplers(Registry["Sampler"]):
     """Each order is a sampler, too: it reveals positions in that order, and is otherwise as the sampler purity."""
 
-    def get(self, name: str) -> Any:
+    def get(self, name: str) -> Sampler:
         if name not in super().names() and name in ORDERS.names():
             order = ORDERS.get(name)
             reveal = import_module(self.home).Reveal(order, sharpened=True)
@@ -28,15 +35,19 @@ class _Samplers(Registry[Any]):
         return list(dict.fromkeys([*super().names(), *ORDERS.names()]))
 
 
-ORDERS: Registry[Any] = Registry("order", "vqdiff.orders", home="vqdiff.sampling.orders")
+ORDERS: Registry[Order] = Registry("order", "vqdiff.orders", home="vqdiff.sampling.orders")
 """`vqdiff.sampling.Order`: which positions are revealed first."""
-SAMPLERS: Registry[Any] = _Samplers("sampler", "vqdiff.samplers", home="vqdiff.sampling.samplers")
+SAMPLERS: Registry[Sampler] = _Samplers("sampler", "vqdiff.samplers", home="vqdiff.sampling.samplers")
 """`vqdiff.sampling.Sampler`."""
-QUANTIZERS: Registry[Any] = Registry("quantizer", "vqdiff.quantizers", home="vqdiff.image_tokenizers.quantizers")
+QUANTIZERS: Registry[Callable[[CompactConfig], Quantizer]] = Registry(
+    "quantizer", "vqdiff.quantizers", home="vqdiff.image_tokenizers.quantizers"
+)
 """Functions from a `CompactConfig` to a `vqdiff.interfaces.Quantizer`."""
-IMAGE_TOKENIZERS: Registry[Any] = Registry("image tokenizer", "vqdiff.image_tokenizers", home="vqdiff.image_tokenizers")
+IMAGE_TOKENIZERS: Registry[type[ImageTokenizer]] = Registry(
+    "image tokenizer", "vqdiff.image_tokenizers", home="vqdiff.image_tokenizers"
+)
 """Classes of `vqdiff.interfaces.ImageTokenizer`, by the name that saved models have for them."""
-DENOISERS: Registry[Any] = Registry("denoiser", "vqdiff.denoisers", home="vqdiff.denoisers")
+DENOISERS: Registry[type[Denoiser]] = Registry("denoiser", "vqdiff.denoisers", home="vqdiff.denoisers")
 """Classes of `vqdiff.interfaces.Denoiser`, likewise."""
-DATA_SOURCES: Registry[Any] = Registry("data source", "vqdiff.data_sources", home="vqdiff.data.splits")
+DATA_SOURCES: Registry[DataSource] = Registry("data source", "vqdiff.data_sources", home="vqdiff.data.splits")
 """`vqdiff.interfaces.DataSource`: kinds of data sets."""

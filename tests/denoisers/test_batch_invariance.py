@@ -22,6 +22,7 @@ from vqdiff.denoisers.modern import modulate, rotate
 from vqdiff.denoisers.packed import pack
 from vqdiff.diffusion import Schedule
 from vqdiff.foundation.processor import can_pack, processor
+from vqdiff.image_tokenizers import AbsentConfig, AbsentTokenizer
 from vqdiff.model import Bound, Model
 from vqdiff.text import Condition
 
@@ -54,7 +55,7 @@ def bound(network: Any, condition: Tensor | None, precision: str) -> Bound:
         network = network.bfloat16()
         condition = condition.bfloat16() if condition is not None and condition.is_floating_point() else condition
     network = pack(network, int8=precision == "int8")
-    return Model(Schedule.paper(8, 50), network, image_tokenizer=None).bind(condition)
+    return Model(Schedule.paper(8, 50), network, AbsentTokenizer(AbsentConfig(4, 50, ""))).bind(condition)
 
 
 def check_alike(denoise: Bound, tokens: Tensor, t: Tensor, batches: tuple[int, ...]) -> None:

@@ -151,7 +151,8 @@ class Copier(nn.Module):
     def __init__(self, num_codes: int, inverted: bool = False) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(()))
-        self.num_codes, self.inverted = num_codes, inverted
+        self.config = VQGANConfig(16)
+        self.num_codes, self.grid_size, self.inverted = num_codes, 16, inverted
 
     def encode(self, pixels: Tensor) -> Tensor:
         return pixels.flatten(1).long()

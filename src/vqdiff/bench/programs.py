@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,11 @@ from vqdiff.bench import Dtype, MeasuredPrecision
 from vqdiff.bench.workers import Turn
 from vqdiff.denoisers.layers import Packed
 from vqdiff.foundation.profiling import now, peak_memory, reset_peak_memory
+from vqdiff.interfaces import Network
 from vqdiff.sampling import SamplingSettings
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 OURS, PEER = "vqdiff", "diffusers"
 
@@ -121,10 +125,10 @@ class Stopwatch:
         cuda = self.device.type == "cuda"
         self.network.append(sum(a.elapsed_time(b) / 1000 if cuda else b - a for a, b in times))
 
-    def timed(self, function: Callable[..., Any]) -> Callable[..., Any]:
+    def timed(self, function: Callable[P, T]) -> Callable[P, T]:
         """Wrap a function so that its time counts as the network's; nested calls count once."""
 
-        def call(*arguments: Any, **options: Any) -> Any:
+        def call(*arguments: P.args, **options: P.kwargs) -> T:
             with self._inside():
                 return function(*arguments, **options)
 
@@ -154,7 +158,7 @@ class Stopwatch:
 class Watched:
     """Wraps a network and times its calls and those of its methods and parts."""
 
-    def __init__(self, network: nn.Module, watch: Stopwatch) -> None:
+    def __init__(self, network: Callable[..., object], watch: Stopwatch) -> None:
         self.network, self._watch = network, watch
 
     def __call__(self, *arguments: Any, **options: Any) -> Any:
@@ -176,7 +180,7 @@ class Memory:
         reset_peak_memory(device)
         self._before = peak_memory(device)
 
-    def keep(self, modules: Sequence[nn.Module], copies: int = 1) -> None:
+    def keep(self, modules: Sequence[Network], copies: int = 1) -> None:
         """Do not count the parameters and buffers of ``modules``; those still in a file are read first.
 
         copies: 4 for training with Adam, with a gradient and two moments for each.
@@ -209,7 +213,7 @@ def repeat(work: Callable[[], object], task: Repeat, turn: Turn, memory: Memory)
     return Repeated(seconds, memory.beyond())
 
 
-def _tensors(modules: Iterable[nn.Module]) -> Iterator[Tensor]:
+def _tensors(modules: Iterable[Network]) -> Iterator[Tensor]:
     for module in modules:
         yield from module.parameters()
         yield from module.buffers()

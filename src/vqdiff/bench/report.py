@@ -11,6 +11,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from numpy.typing import NDArray
+
 from vqdiff.foundation.errors import InputError
 from vqdiff.foundation.files import atomic_path, make_folder
 
@@ -104,7 +106,7 @@ class Report:
         return folder / f"{name}.json"
 
 
-def check_like(ours: Any, theirs: Any, tolerance: float, what: str) -> str:
+def check_like(ours: NDArray[Any], theirs: NDArray[Any], tolerance: float, what: str) -> str:
     """Return a line that says how far two arrays differ; InputError if by more than ``tolerance`` of their spread."""
     difference = abs(ours - theirs)
     share = float((difference**2).mean() ** 0.5 / theirs.std())

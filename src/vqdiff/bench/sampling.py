@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -27,6 +27,9 @@ from vqdiff.model import Model
 from vqdiff.model.devices import pick_device
 from vqdiff.model.finding import find
 from vqdiff.sampling import SamplingSettings
+
+if TYPE_CHECKING:
+    from vqdiff.bench.diffusers_program import Diffusers
 
 _BUNDLED = "emoji"
 _GUIDED, _PLAIN = (
@@ -208,7 +211,7 @@ class SamplingSession(Session):
         return task.batch * self.flops[task.settings.guidance != 1]
 
 
-def _peer(folder: Path, dtype: Dtype, device: str) -> Any:
+def _peer(folder: Path, dtype: Dtype, device: str) -> Diffusers:
     from vqdiff.bench.diffusers_program import Diffusers
 
     return Diffusers(folder, dtype, device)

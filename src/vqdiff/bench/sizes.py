@@ -87,7 +87,6 @@ def step_flops(model: Model, *, guided: bool) -> int:
     """
     rows = 1 + guided
     with torch.device(model.device), torch.no_grad():
-        width = model.denoiser.config.text_width
-        prepared = model.denoiser.prepare(torch.zeros(rows, TEXT_TOKENS, width))
+        prepared = model.denoiser.prepare(model.null(rows))
         tokens, t = torch.zeros(rows, model.num_tokens, dtype=torch.int64), torch.ones(rows, dtype=torch.int64)
         return count_flops(lambda: model.denoiser(tokens, t, prepared))

@@ -27,6 +27,9 @@ from vqdiff.foundation.profiling import count_flops
 from vqdiff.model.devices import pick_device
 
 PUBLISHED = "log-one-hot"
+Noise = tuple[Tensor, Tensor]
+"""x_0 and x_t, in the form that a program computes on."""
+
 _AUX_WEIGHT = 5e-4
 _LEARNING_RATE = 1e-4
 _CHECKED = 2
@@ -101,15 +104,15 @@ class Program(ABC):
         )
 
     @abstractmethod
-    def noise(self, x0: Tensor, t: Tensor) -> tuple[Tensor, Any]:
+    def noise(self, x0: Tensor, t: Tensor) -> tuple[Tensor, Noise]:
         """Draw x_t ``(B, L)``, and what `loss` needs to know about it."""
 
     @abstractmethod
-    def loss(self, logits: Tensor, noise: Any, t: Tensor) -> Tensor:
+    def loss(self, logits: Tensor, noise: Noise, t: Tensor) -> Tensor:
         """The loss of each image, in nats, from logits ``(B, L, K)``."""
 
     @abstractmethod
-    def noise_of(self, x0: Tensor, xt: Tensor) -> Any:
+    def noise_of(self, x0: Tensor, xt: Tensor) -> Noise:
         """What `loss` needs to know about a given x_t."""
 
     def losses(
@@ -160,15 +163,15 @@ class Program(ABC):
 class VQDiff(Program):
     """This package's loss, on integers."""
 
-    def noise(self, x0: Tensor, t: Tensor) -> tuple[Tensor, Any]:
+    def noise(self, x0: Tensor, t: Tensor) -> tuple[Tensor, Noise]:
         xt = q_sample(self.schedule, x0, t)
         return xt, (x0, xt)
 
-    def loss(self, logits: Tensor, noise: Any, t: Tensor) -> Tensor:
+    def loss(self, logits: Tensor, noise: Noise, t: Tensor) -> Tensor:
         x0, xt = noise
         return diffusion_loss(self.schedule, logits, x0, xt, t, aux_weight=_AUX_WEIGHT, adaptive=True).total
 
-    def noise_of(self, x0: Tensor, xt: Tensor) -> Any:
+    def noise_of(self, x0: Tensor, xt: Tensor) -> Noise:
         return x0, xt
 
 
@@ -179,16 +182,16 @@ class Published(Program):
         super().__init__(config, dtype, device)
         self.diffusion = LogOneHot(self.schedule, self.device)
 
-    def noise(self, x0: Tensor, t: Tensor) -> tuple[Tensor, Any]:
+    def noise(self, x0: Tensor, t: Tensor) -> tuple[Tensor, Noise]:
         log_x0 = self.diffusion.to_log_one_hot(x0)
         log_xt = self.diffusion.q_sample(log_x0, t - 1)
         return log_xt.argmax(1), (log_x0, log_xt)
 
-    def loss(self, logits: Tensor, noise: Any, t: Tensor) -> Tensor:
+    def loss(self, logits: Tensor, noise: Noise, t: Tensor) -> Tensor:
         log_x0, log_xt = noise
         return self.diffusion.loss(logits.transpose(1, 2), log_x0, log_xt, t - 1, aux_weight=_AUX_WEIGHT)
 
-    def noise_of(self, x0: Tensor, xt: Tensor) -> Any:
+    def noise_of(self, x0: Tensor, xt: Tensor) -> Noise:
         return self.diffusion.to_log_one_hot(x0), self.diffusion.to_log_one_hot(xt)
 
 

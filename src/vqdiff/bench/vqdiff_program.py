@@ -27,7 +27,7 @@ from vqdiff.bench.programs import (
     repeat,
 )
 from vqdiff.bench.workers import Turn
-from vqdiff.model import Job
+from vqdiff.model import Bound, Job
 from vqdiff.model.devices import pick_device
 from vqdiff.pipeline import load
 from vqdiff.sampling import Canvas, Frame, get_sampler, run
@@ -43,7 +43,8 @@ class VQDiff:
         parts = [model.denoiser, model.image_tokenizer, model.text_encoder and model.text_encoder.model]
         self.memory.keep([part for part in [*parts, model.null_condition] if part is not None])
         self.watch = Stopwatch(model.device)
-        model.denoiser = Watched(model.denoiser, self.watch)
+        watched: Any = Watched(model.denoiser, self.watch)
+        model.denoiser = watched
 
     @torch.inference_mode()
     def log_probs(self, tokens: NDArray[np.int64], t: int) -> NDArray[np.float32]:
@@ -81,7 +82,7 @@ class VQDiff:
         """Generate images with the model's own settings, from the prompts to PIL images."""
         return repeat(lambda: self.pipe(prompts(task.batch)), task, turn, self.memory)
 
-    def _before_steps(self, task: Workload, job: Job, denoise: Any) -> Iterator[Iterator[Frame]]:
+    def _before_steps(self, task: Workload, job: Job, denoise: Bound) -> Iterator[Iterator[Frame]]:
         """Yield runs, each stopped before a step to be timed."""
         schedule = self.model.schedule
         if task.steps is None:

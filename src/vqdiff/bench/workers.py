@@ -27,7 +27,7 @@ class Worker:
     ``make(*arguments)`` makes the program there, and must be picklable. An InputError in the program is raised here.
     """
 
-    def __init__(self, name: str, make: Callable[..., Any], *arguments: Any) -> None:
+    def __init__(self, name: str, make: Callable[..., object], *arguments: object) -> None:
         context = get_context("spawn")
         self.name = name
         self._pipe, theirs = context.Pipe()
@@ -46,12 +46,12 @@ class Worker:
         self._process.kill()
         self._process.join()
 
-    def ask(self, method: str, *arguments: Any) -> Any:
+    def ask(self, method: str, *arguments: object) -> Any:
         """Call a method of the program and return its result."""
         self._send((method, arguments, False))
         return self._result()
 
-    def start(self, method: str, *arguments: Any) -> None:
+    def start(self, method: str, *arguments: object) -> None:
         """Call a method that takes a `Turn` as its last argument, up to its first turn."""
         self._send((method, arguments, True))
 
@@ -65,7 +65,7 @@ class Worker:
         assert kind == "result", f"{self.name} is not done"
         return value
 
-    def _send(self, message: Any) -> None:
+    def _send(self, message: object) -> None:
         self._pipe.send(message)
         self._receive()
 
@@ -85,7 +85,7 @@ class Worker:
             raise RuntimeError(f"{self.name} failed:\n{value}")
 
 
-def take_turns(workers: Sequence[Worker], method: str, task: Any, turns: int, description: str) -> list[Any]:
+def take_turns(workers: Sequence[Worker], method: str, task: object, turns: int, description: str) -> list[Any]:
     """Run ``method(task, turn)`` of each program, one turn at a time, and return the results."""
     for worker in workers:
         worker.start(method, task)
@@ -96,7 +96,7 @@ def take_turns(workers: Sequence[Worker], method: str, task: Any, turns: int, de
     return [worker._result() for worker in workers]
 
 
-def _serve(pipe: Connection, make: Callable[..., Any], arguments: Sequence[Any]) -> None:
+def _serve(pipe: Connection, make: Callable[..., object], arguments: Sequence[object]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C and ends this process
 
     def turn() -> None:

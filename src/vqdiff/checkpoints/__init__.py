@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -11,6 +10,7 @@ from vqdiff.checkpoints import diffusers, microsoft
 from vqdiff.checkpoints.microsoft import Extras
 from vqdiff.foundation.errors import InputError
 from vqdiff.foundation.files import read_json
+from vqdiff.interfaces import ImageTokenizer
 from vqdiff.model import Model, load_component
 
 __all__ = ["Extras", "kind_of", "read", "read_model"]
@@ -28,7 +28,9 @@ def read_model(path: Path, extras: Extras, *, dtype: torch.dtype | None = None, 
     return found
 
 
-def read(path: Path, extras: Extras, *, dtype: torch.dtype | None = None, shapes_only: bool = False) -> Model | Any:
+def read(
+    path: Path, extras: Extras, *, dtype: torch.dtype | None = None, shapes_only: bool = False
+) -> Model | ImageTokenizer:
     """As :func:`read_model`, but return an image tokenizer if there is only that."""
     kind = kind_of(path)
     if kind == "checkpoint":

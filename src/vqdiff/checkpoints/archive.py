@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,9 +25,9 @@ _POINTER = b"version https://git-lfs"
 class _StandIn:
     """A stand-in for an object of a foreign class; stores the state set on it and does nothing."""
 
-    def __init__(self, *_: Any, **__: Any) -> None: ...
+    def __init__(self, *_: object, **__: object) -> None: ...
 
-    def __setstate__(self, state: Any) -> None:
+    def __setstate__(self, state: object) -> None:
         if isinstance(state, Mapping):
             self.__dict__.update(state)
 
@@ -52,7 +52,7 @@ def read_table(path: Path) -> Tensor:
     return content
 
 
-def _read(path: Path, check: bool) -> Any:
+def _read(path: Path, check: bool) -> object:
     if not path.is_file():
         raise InputError(f"there is no file {path}")
     with _one_line(path), path.open("rb") as file:
@@ -74,7 +74,7 @@ def _read(path: Path, check: bool) -> Any:
 
 
 @contextmanager
-def _one_line(path: Path) -> Any:
+def _one_line(path: Path) -> Iterator[None]:
     try:
         with warnings.catch_warnings(action="ignore"):  # from torch about unusual pickles; real problems raise errors
             yield
@@ -89,7 +89,7 @@ def _one_line(path: Path) -> Any:
         raise InputError(f"{path} {what} ({reason.strip()[:100]}); download it again from its source") from error
 
 
-def _read_zip(path: Path, check: bool) -> Any:
+def _read_zip(path: Path, check: bool) -> object:
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
         weights = [entry for entry in entries if "/code/" not in entry.filename]  # a script's sources may be compressed
@@ -102,7 +102,7 @@ def _read_zip(path: Path, check: bool) -> Any:
     return _load_zip(path, path)
 
 
-def _load_zip(file: Path | io.BytesIO, path: Path) -> Any:
+def _load_zip(file: Path | io.BytesIO, path: Path) -> object:
     unknown = torch.serialization.get_unsafe_globals_in_checkpoint(file)
     if isinstance(file, io.BytesIO):
         file.seek(0)
@@ -127,7 +127,7 @@ def _without_code(script: zipfile.ZipFile) -> io.BytesIO:
     return buffer
 
 
-def _module_state(module: Any, prefix: str = "") -> dict[str, Tensor]:
+def _module_state(module: object, prefix: str = "") -> dict[str, Tensor]:
     """The state dict of a module that was read with stand-ins."""
     state: dict[str, Tensor] = {}
     for name, value in vars(module).items():

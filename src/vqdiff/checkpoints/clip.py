@@ -6,7 +6,7 @@ import lzma
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -16,6 +16,9 @@ from vqdiff.denoisers.classic import ClassicConfig
 from vqdiff.foundation.errors import InputError
 from vqdiff.foundation.files import read_json
 from vqdiff.text import ClipTextEncoder, NullCondition, NullConfig
+
+if TYPE_CHECKING:
+    from transformers import CLIPTextModel, CLIPTokenizer
 
 VOCABULARY = 49_408  # the size in every CLIP published by OpenAI
 
@@ -75,13 +78,13 @@ def read_clip_folder(folder: Path, tokenizer: Path, state: StateDict, *, shapes_
     state = {key.removeprefix("text_model."): value for key, value in state.items() if "position_ids" not in key}
     model = text_model({key: config[key] for key in wanted if key in config}, state, shapes_only=shapes_only)
     try:
-        words: Any = CLIPTokenizer.from_pretrained(tokenizer, local_files_only=True)
+        words = CLIPTokenizer.from_pretrained(tokenizer, local_files_only=True)
     except (OSError, ValueError, TypeError, RuntimeError) as error:
         raise InputError(f"{tokenizer} is not a CLIP tokenizer: {str(error).splitlines()[0]}") from error
     return ClipTextEncoder(model, words)
 
 
-def text_model(config: dict[str, Any], state: StateDict, *, shapes_only: bool = False) -> Any:
+def text_model(config: dict[str, Any], state: StateDict, *, shapes_only: bool = False) -> CLIPTextModel:
     """Make a transformers ``CLIPTextModel`` with the weights ``state``, named without ``text_model.``, as float32."""
     from transformers import CLIPTextConfig, CLIPTextModel
     from transformers.utils import logging
@@ -139,7 +142,7 @@ def null_condition(
 
 
 @cache
-def openai_tokenizer() -> Any:
+def openai_tokenizer() -> CLIPTokenizer:
     """CLIP's byte-pair encoding: its merges come with this package, and everything else follows from them."""
     from transformers import CLIPTokenizer
 

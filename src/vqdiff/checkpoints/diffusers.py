@@ -6,7 +6,7 @@ or in shards, in full or half precision).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -219,7 +219,7 @@ def codec_config(file: Path, state: StateDict, denoiser: ClassicConfig) -> VQGAN
     )
 
 
-def block_types(levels: int, attention: Any) -> tuple[list[str], list[str]]:
+def block_types(levels: int, attention: Collection[int]) -> tuple[list[str], list[str]]:
     """The names of the encoder's and the decoder's levels in diffusers."""
     down = [f"{'Attn' if level in attention else ''}DownEncoderBlock2D" for level in range(levels)]
     return down, [name.replace("DownEncoder", "UpDecoder") for name in reversed(down)]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, TypedDict, TypeVar
 
 import torch
 import yaml
@@ -24,7 +24,11 @@ from vqdiff.denoisers.classic import ClassicConfig, ClassicDenoiser
 from vqdiff.diffusion import Schedule
 from vqdiff.foundation.errors import InputError
 from vqdiff.image_tokenizers import VQGAN, AbsentConfig, AbsentTokenizer
+from vqdiff.interfaces import ImageTokenizer
 from vqdiff.model import Card, Model, load_component
+from vqdiff.text import ClipTextEncoder
+
+Tokenizer = TypeVar("Tokenizer", bound=ImageTokenizer)
 
 
 class Extras(TypedDict, total=False):
@@ -254,7 +258,9 @@ def _rows(state: StateDict) -> int | None:
     return next((len(value) for key, value in state.items() if key.endswith("content_emb.height_emb.weight")), None)
 
 
-def _text_encoder(state: StateDict, file: str | Path | None, origin: dict[str, str], shapes_only: bool) -> Any:
+def _text_encoder(
+    state: StateDict, file: str | Path | None, origin: dict[str, str], shapes_only: bool
+) -> ClipTextEncoder:
     if file is not None:
         origin["text_encoder"] = Path(file).name
         clip = {k: v for k, v in _state(read_weights(Path(file), check=not shapes_only)).items() if torch.is_tensor(v)}
@@ -281,7 +287,7 @@ def _image_tokenizer(
     named: str | None,
     origin: dict[str, str],
     shapes_only: bool,
-) -> Any:
+) -> ImageTokenizer:
     codes, grid = config.num_codes, config.grid_size
     file, table = (Path(x) if (x := extras.get(key)) is not None else None for key in ("image_tokenizer", "code_map"))
     wanted = f"image_tokenizer={_CODECS.get(codes) or named or 'the codec file it was trained with'}"
@@ -324,7 +330,7 @@ def _codec(state: StateDict, path: Path, code_map: Path | None, grid_size: int |
     return fitting(assemble(VQGAN, reading), path, grid_size, num_codes)
 
 
-def fitting(codec: Any, path: Path, grid_size: int | None, num_codes: int | None) -> Any:
+def fitting(codec: Tokenizer, path: Path, grid_size: int | None, num_codes: int | None) -> Tokenizer:
     """Return ``codec`` if its tokens fit; InputError if it belongs to another model."""
     if (num_codes or codec.num_codes) != codec.num_codes or (grid_size or codec.grid_size) != codec.grid_size:
         raise InputError(

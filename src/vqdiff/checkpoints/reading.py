@@ -12,9 +12,11 @@ from torch import Tensor, nn
 
 from vqdiff.foundation.errors import InputError
 from vqdiff.foundation.files import release
+from vqdiff.interfaces import Network
 
 StateDict = Mapping[str, Tensor]
 Config = TypeVar("Config")
+Module = TypeVar("Module", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,7 @@ def collect(
     return Reading(config, weights, tuple(sorted(state.keys() - used)))
 
 
-def scatter(module: nn.Module, names: KeyNames) -> dict[str, Tensor]:
+def scatter(module: Network, names: KeyNames) -> dict[str, Tensor]:
     """The inverse of `collect`: a network's weights with the other project's names."""
     return {
         key: part.contiguous()
@@ -114,7 +116,7 @@ def scatter(module: nn.Module, names: KeyNames) -> dict[str, Tensor]:
     }
 
 
-def assemble(network: type[nn.Module], reading: Reading[Any]) -> Any:
+def assemble(network: type[Module], reading: Reading[Any]) -> Module:
     """Make the network with these weights, in evaluation mode, without a second copy of them."""
     with torch.device("meta"):
         module = network(reading.config)

@@ -20,6 +20,7 @@ from vqdiff.diffusion import Schedule
 from vqdiff.foundation.errors import InputError
 from vqdiff.foundation.files import atomic_path
 from vqdiff.image_tokenizers import VQGAN, VQGANConfig
+from vqdiff.interfaces import Denoiser
 from vqdiff.model import Model
 from vqdiff.text import ClipTextEncoder, NullCondition
 
@@ -34,8 +35,7 @@ def write(model: Model, folder: Path, dtype: torch.dtype | None = None) -> list[
 
     Raises InputError for a model that diffusers cannot represent: it must be a classic text model with CLIP.
     """
-    denoiser, codec, encoder = model.denoiser, model.image_tokenizer, model.text_encoder
-    config = _representable(denoiser)
+    denoiser, codec, encoder = _representable(model.denoiser), model.image_tokenizer, model.text_encoder
     if not isinstance(codec, VQGAN):
         raise InputError(
             f"diffusers' pipeline needs a VQGAN to decode images, and this model has a {type(codec).__name__}"
@@ -46,7 +46,7 @@ def write(model: Model, folder: Path, dtype: torch.dtype | None = None) -> list[
     if codec.config.gumbel or codec.config.num_codes < codec.config.codebook_size:
         lost.append("the codec's mapping of pixels to tokens: diffusers' VQModel takes the nearest of the codes in use")
     with atomic_path(folder) as path:
-        _part(path / "transformer", _transformer_config(config), scatter(denoiser, DENOISER_NAMES), dtype)
+        _part(path / "transformer", _transformer_config(denoiser.config), scatter(denoiser, DENOISER_NAMES), dtype)
         _part(path / "vqvae", _codec_config(codec.config), _codec_state(codec), dtype)
         _part(path / NULL_FOLDER, *_null(model.null_condition), dtype)
         _json(path / "scheduler" / "scheduler_config.json", _scheduler(model.schedule))
@@ -60,7 +60,7 @@ def write(model: Model, folder: Path, dtype: torch.dtype | None = None) -> list[
     return lost
 
 
-def _representable(denoiser: Any) -> ClassicConfig:
+def _representable(denoiser: Denoiser) -> ClassicDenoiser:
     if not isinstance(denoiser, ClassicDenoiser):
         raise InputError(f"diffusers has only the classic denoiser, and this model has a {type(denoiser).__name__}")
     config = denoiser.config
@@ -71,7 +71,7 @@ def _representable(denoiser: Any) -> ClassicConfig:
         raise InputError(
             f"diffusers' position table has the size of the token grid, {config.grid_size}, and this model's is {table}"
         )
-    return config
+    return denoiser
 
 
 def _transformer_config(config: ClassicConfig) -> dict[str, Any]:
@@ -139,7 +139,7 @@ def _scheduler(schedule: Schedule) -> dict[str, Any]:
 
 def _text_encoder(encoder: ClipTextEncoder, path: Path) -> None:
     """Write the text encoder and its vocabulary with names that every release of transformers reads."""
-    ours: Any = encoder.model.config
+    ours = encoder.model.config
     config = {key: getattr(ours, key) for key in _CLIP}
     config |= {"architectures": ["CLIPTextModel"], "model_type": "clip_text_model", "pad_token_id": 0}
     config |= {"bos_token_id": ours.vocab_size - 2, "eos_token_id": ours.vocab_size - 1}

@@ -9,7 +9,7 @@ import select
 import sys
 import warnings
 from contextlib import suppress
-from typing import Any, NoReturn, TextIO
+from typing import NoReturn, TextIO
 
 from cyclopts import App, CycloptsError
 
@@ -78,7 +78,7 @@ def _stop(message: str) -> NoReturn:
     sys.exit(2)
 
 
-def _show_warning(message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: Any) -> None:
+def _show_warning(message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: object) -> None:
     """Print one line for what the caller can fix, and Python's usual format for other warnings."""
     fixable = issubclass(category, InputWarning)
     text = f"vqdiff: warning: {message}\n" if fixable else warnings.formatwarning(message, category, filename, lineno)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, Parameter
+
+if TYPE_CHECKING:
+    from vqdiff.interfaces import ImageTokenizer
 
 app = App(name="data", help="Build, check and tokenise sets of images.")
 
@@ -164,7 +167,7 @@ def tokens(
         raise InputError(f"--batch-size is {batch_size}: at least 1 is needed")
     folder = find(model)
     part = folder / "image_tokenizer" if (folder / "model_index.json").exists() else folder
-    tokenizer = load_component(part).to(pick_device(device))
+    tokenizer: ImageTokenizer = load_component(part).to(pick_device(device))
     views = Views(flip, crops)
     class_names: tuple[str, ...] = ()
     for split in split_names(data):

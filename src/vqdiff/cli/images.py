@@ -44,7 +44,7 @@ def draw_over(
     output: Path,
     json_output: bool,
     seed: int,
-    **fields: Any,
+    **fields: object,
 ) -> None:
     """Run a request of a ``kind`` that starts from an image, write the result, and print a line about it.
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from vqdiff.cli.options import Json
 
 if TYPE_CHECKING:
+    from vqdiff.interfaces import ImageTokenizer, Network
     from vqdiff.model import Model
 
 
@@ -61,7 +62,7 @@ def info(
 def _describe(model: Model) -> dict[str, Any]:
     import dataclasses
 
-    networks = {"denoiser": model.denoiser, "image_tokenizer": model.image_tokenizer}
+    networks: dict[str, Network] = {"denoiser": model.denoiser, "image_tokenizer": model.image_tokenizer}
     if model.text_encoder is not None:
         networks["text_encoder"] = model.text_encoder.model
     return {
@@ -80,7 +81,7 @@ def _describe(model: Model) -> dict[str, Any]:
     }
 
 
-def _describe_tokenizer(codec: Any) -> dict[str, Any]:
+def _describe_tokenizer(codec: ImageTokenizer) -> dict[str, Any]:
     from vqdiff.image_tokenizers import AbsentTokenizer
 
     if isinstance(codec, AbsentTokenizer):
@@ -109,5 +110,5 @@ def _sizes(config: Any) -> str:
     return f"{config.depth} layers, width {config.width}, {config.heads} heads"
 
 
-def _count(module: Any) -> int:
+def _count(module: Network) -> int:
     return sum(parameter.numel() for parameter in module.parameters())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from cyclopts import Parameter
 
@@ -145,8 +145,10 @@ def serve(
         )
         cluster.run(replica, replicas=replicas, host=host, port=port, max_connections=max_connections)
         return
-    options: Any = {"device": device, "precision": precision, "batch_invariant": batch_invariant}
-    pipes = {name: load(source, **options) for name, source in sources.items()}
+    pipes = {
+        name: load(source, device=device, precision=precision, batch_invariant=batch_invariant)
+        for name, source in sources.items()
+    }
     rows = default_rows(next(iter(pipes.values())).model.device) if max_rows is None else max_rows
     quieten()
     app = create_app(

@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -214,7 +214,7 @@ class _Filling:
     def _row_bytes(self) -> int:
         return int(np.prod(self.shape)) * np.dtype(self.dtype).itemsize
 
-    def _header(self, file: Any) -> int:
+    def _header(self, file: IO[bytes]) -> int:
         """Write the header for the current number of rows (NumPy leaves room for it to grow); return its length."""
         file.seek(0)
         header = {"descr": self.dtype, "fortran_order": False, "shape": (self.kept, *self.shape)}

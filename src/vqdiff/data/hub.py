@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from vqdiff.data.shards import picture_column, reader
@@ -102,7 +103,7 @@ def fetch(path: str, attempts: int = 4, pause: float = 1.0) -> bytes:
     raise AssertionError
 
 
-def _datasets() -> Any:
+def _datasets() -> ModuleType:
     try:
         import datasets
     except ModuleNotFoundError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any, overload
 
 import numpy as np
@@ -22,7 +23,7 @@ Table = Any
 """A ``pyarrow.Table``; only training and evaluation need this package."""
 
 
-def arrow() -> Any:
+def arrow() -> ModuleType:
     """Import pyarrow; InputError if it is not installed."""
     try:
         import pyarrow

@@ -30,6 +30,7 @@ from vqdiff.foundation.errors import InputError
 from vqdiff.foundation.files import release, trim
 from vqdiff.foundation.processor import can_pack, processor
 from vqdiff.foundation.shapes import Float, Int
+from vqdiff.interfaces import Denoiser, Network
 
 GELU = 1.702
 """x·σ(1.702x) = swish(1.702x) / 1.702: the norm before the MLP multiplies by it, and the last layer divides."""
@@ -38,7 +39,7 @@ SCORES = 2**20
 """The number of attention scores that stay in a CPU's cache: 2 MiB of bfloat16."""
 
 
-def pack(denoiser: nn.Module, *, int8: bool = False) -> nn.Module:
+def pack(denoiser: Denoiser, *, int8: bool = False) -> Denoiser:
     """Convert a denoiser for inference, consuming its layers; returns it unchanged unless it is on the CPU.
 
     int8: linear layers of eight bits, which slightly changes the predictions; see `docs/experiments.md`.
@@ -68,12 +69,12 @@ def _replace(blocks: nn.ModuleList, index: int, linear: type[PackedLinear | Int8
         release(weight)
 
 
-def is_packed(module: nn.Module) -> bool:
+def is_packed(module: Network) -> bool:
     """Whether some weights exist only in packed form."""
     return any(isinstance(part, Packed) for part in module.modules())
 
 
-def precision_of(denoiser: nn.Module) -> str:
+def precision_of(denoiser: Network) -> str:
     """The dtype of its weights, or int8."""
     if any(isinstance(part, Int8Linear) for part in denoiser.modules()):
         return "int8"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from vqdiff.foundation.errors import InputError
 from vqdiff.foundation.options import derived
@@ -63,7 +63,7 @@ if TYPE_CHECKING:
     class Choices:
         """Sampling settings; those left out are the model's own."""
 
-        def __init__(self, **values: Any) -> None: ...
+        def __init__(self, **values: object) -> None: ...
 else:
     Choices = derived("Choices", SamplingSettings, lambda one: one.type | None, None)
 

@@ -14,9 +14,12 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vqdiff.foundation.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _ROOM, _ROOM_END = ".vqdiff-", ".tmp"
 
@@ -137,7 +140,7 @@ def _room_beside(path: Path) -> Iterator[Path]:
         ) from error
 
 
-def release(value: Any) -> None:
+def release(value: Tensor) -> None:
     """Release the memory of a tensor that is mapped from a file; it stays valid, and is read again when used.
 
     Otherwise the pages of a mapped file would accumulate beside the copies made of them, a second model in memory. A

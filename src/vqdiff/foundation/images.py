@@ -133,7 +133,7 @@ def _white_level(image: Image.Image) -> int | None:
     return 65535 if image.mode == "I" and image.format in ("PNG", "PPM") else None
 
 
-def _clear_colour(image: Image.Image) -> Any:
+def _clear_colour(image: Image.Image) -> object:
     """The colour that stands for transparency, if any, in the values that PIL converts the file's to."""
     clear = image.info.get("transparency")
     tiles = getattr(image, "tile", None)  # present until the pixels are read

@@ -47,7 +47,7 @@ class Number(Option):
     slider: tuple[int | float, ...] = (0, 1, 0.01)
     """Minimum, maximum and step of a slider."""
 
-    def check(self, name: str, value: Any) -> float:
+    def check(self, name: str, value: object) -> float:
         number = number_of(name, value)
         if not (self.least <= number <= self.most and number > self.above):
             off = "" if math.isnan(self.off) else f", {self.off:g} is off"
@@ -66,7 +66,7 @@ class Number(Option):
 class Whole(Number):
     """A whole number."""
 
-    def check(self, name: str, value: Any) -> int:
+    def check(self, name: str, value: object) -> int:
         return int(super().check(name, whole(name, value)))
 
 
@@ -103,7 +103,7 @@ WholeNumber = SupportsIndex | float
 """What `whole` accepts: also NumPy's integers, and 1.0."""
 
 
-def option(default: Any, described: Option) -> Any:
+def option(default: object, described: Option) -> Any:
     """Return a dataclass field with a default and its description."""
     return field(default=default, metadata={"option": described})
 
@@ -117,15 +117,15 @@ def options_of(cls: type[Any]) -> dict[str, Option]:
 
 
 def derived(
-    name: str, cls: type[Any], kind: Callable[[Option], Any], default: Any, bases: tuple[type[Any], ...] = ()
-) -> Any:
+    name: str, cls: type[Any], kind: Callable[[Option], object], default: object, bases: tuple[type[Any], ...] = ()
+) -> type[Any]:
     """Make a frozen dataclass with a field for each option of ``cls``; ``kind`` returns the type of the field."""
     members = [(member, kind(one), default) for member, one in options_of(cls).items()]
     namespace = {"__module__": cls.__module__}  # the default would be a module of Python's own
     return make_dataclass(name, members, bases=bases, frozen=True, namespace=namespace)
 
 
-def check_options(holder: Any) -> None:
+def check_options(holder: object) -> None:
     """Check every option of a frozen dataclass on creation; an InputError names the field."""
     for name, described in options_of(type(holder)).items():
         with about(name):
@@ -140,7 +140,7 @@ def number_of(name: str, value: Any, kind: str = "a number") -> int | float:
     return number
 
 
-def whole(name: str, value: Any, least: int | None = None) -> int:
+def whole(name: str, value: object, least: int | None = None) -> int:
     """Convert a whole number of any type, also NumPy's or 1.0; raises InputError for others, or one below ``least``."""
     number = number_of(name, value, "a whole number")
     if number != number // 1:

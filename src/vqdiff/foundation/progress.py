@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import TypeVar
 
 T = TypeVar("T")
 
@@ -16,7 +16,7 @@ _LINE_EVERY = 60.0  # seconds
 def track(items: Iterable[T], description: str, total: int | None) -> Iterator[T]:
     """Iterate over ``items`` and show how many of ``total`` are done, the rate and the time left."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TextColumn, TimeRemainingColumn
     from rich.text import Text
 
     console = Console(stderr=True)
@@ -25,7 +25,7 @@ def track(items: Iterable[T], description: str, total: int | None) -> Iterator[T
         return
 
     class Rate(TextColumn):
-        def render(self, task: Any) -> Text:
+        def render(self, task: Task) -> Text:
             return Text(f"{task.speed or 0:.3g}/s")
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate(""), TimeRemainingColumn())

@@ -6,7 +6,6 @@ import ctypes
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 _SOFT = 1  # omp_pause_soft: keeps settings
 
@@ -23,7 +22,7 @@ def release_threads() -> None:
 
 
 @cache
-def gnu_openmp() -> Any | None:
+def gnu_openmp() -> ctypes.CDLL | None:
     """The OpenMP library that is loaded, if it is GNU's."""
     with suppress(OSError, AttributeError):
         lines = Path("/proc/self/maps").read_text().splitlines()

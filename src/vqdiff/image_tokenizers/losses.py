@@ -5,9 +5,9 @@ The adversarial term has the adaptive weight of VQGAN (Esser et al. 2021, arXiv 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from vqdiff.foundation.errors import InputError
 from vqdiff.foundation.shapes import Float, Int
 from vqdiff.image_tokenizers.distributed import all_mean
 from vqdiff.image_tokenizers.quantizers import code_use
+from vqdiff.interfaces import TrainableTokenizer
 from vqdiff.metrics import psnr
 from vqdiff.metrics.features import EfficientNetLite0
 
@@ -71,7 +72,7 @@ class PerceptualDistance(nn.Module):
 
     def __init__(self, network: Path | None = None) -> None:
         super().__init__()
-        self.network: Any = EfficientNetMaps() if network is None else _torchscript(network)
+        self.network = EfficientNetMaps() if network is None else _torchscript(network)
         self.network.eval()
         for parameter in self.network.parameters():
             parameter.requires_grad = False
@@ -169,13 +170,13 @@ class TokenizerObjective(nn.Module):
 
     def __init__(
         self,
-        tokenizer: nn.Module,
+        tokenizer: TrainableTokenizer,
         reconstruction: ReconstructionLoss,
         perceptual: PerceptualConfig,
         adversarial: AdversarialConfig,
     ) -> None:
         super().__init__()
-        self.tokenizer: Any = tokenizer
+        self.tokenizer = tokenizer
         self.reconstruction, self.perceptual, self.adversarial = reconstruction, perceptual, adversarial
         self.distance = PerceptualDistance(perceptual.network) if perceptual.weight else None
         self.discriminator = (
@@ -237,5 +238,5 @@ def _cropped(images: tuple[Tensor, Tensor], size: int | None, step: int) -> tupl
     return decoded, pixels
 
 
-def _sum(parameters: Any) -> Tensor:
+def _sum(parameters: Iterable[nn.Parameter]) -> Tensor:
     return torch.stack([parameter.sum() for parameter in parameters]).sum()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -109,7 +109,9 @@ class VectorQuantizer(nn.Module):
         loss = self.commitment * F.mse_loss(latents.float(), codes)
         return Quantized(latents + (codes - latents).detach(), tokens, loss)
 
-    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any, **kwargs: Any) -> None:
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Tensor], prefix: str, *args: object, **kwargs: object
+    ) -> None:
         for old, new in FORMER_NAMES.items():
             if (value := state_dict.pop(prefix + old, None)) is not None:
                 state_dict[prefix + new] = value.to(getattr(self, new).dtype)  # it may be assigned, not copied

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from vqdiff.denoisers.layers import aligned
+from vqdiff.interfaces import Denoiser, PreparedCondition
 
 
 @dataclass(frozen=True)
@@ -20,11 +20,12 @@ class Bound:
     Like the rows of a `Batch`, conditions may leave (`select`) and join (`join`) between two steps.
     """
 
-    denoiser: Any
+    denoiser: Denoiser
     num_images: int | None
     """B; None for an unconditional model, which has no rows of conditions."""
-    condition: Any
-    null: Any | None = None
+    condition: PreparedCondition | None
+    """None only for an unconditional model."""
+    null: PreparedCondition | None = None
     batch_invariant: bool = False
     """Whether the prediction for an image must not depend on the batch, not even by rounding."""
 
@@ -37,7 +38,7 @@ class Bound:
         condition = self._both if guided else self.condition
         if not self._one_by_one or len(tokens) == 1:
             return self.denoiser.features(tokens, t, condition)
-        rows = [condition if self.num_images is None else condition.one(row) for row in range(len(tokens))]
+        rows = [None if condition is None else condition.one(row) for row in range(len(tokens))]
         return torch.cat([self.denoiser.features(*one) for one in zip(tokens.split(1), t.split(1), rows, strict=True)])
 
     def logits(self, features: Tensor) -> Tensor:
@@ -52,20 +53,23 @@ class Bound:
         return self.batch_invariant and not getattr(self.denoiser, "batch_invariant", False)
 
     @cached_property
-    def _both(self) -> Any:
-        return self.condition.join(self.null)
+    def _both(self) -> PreparedCondition | None:
+        return _joined(self.condition, self.null)
 
     def select(self, rows: Sequence[int]) -> Bound:
         """Return the conditions of these rows, in this order."""
         if self.num_images is None:
             return self
-        null = None if self.null is None else self.null.select(rows)
-        return replace(self, num_images=len(rows), condition=self.condition.select(rows), null=null)
+        condition, null = (None if one is None else one.select(rows) for one in (self.condition, self.null))
+        return replace(self, num_images=len(rows), condition=condition, null=null)
 
     def join(self, other: Bound) -> Bound:
         """Append the conditions of `other`, which has the same denoiser and also a null, or none if this has none."""
         if self.num_images is None or other.num_images is None:
             return self
-        null = None if self.null is None else self.null.join(other.null)
-        num_images = self.num_images + other.num_images
-        return replace(self, num_images=num_images, condition=self.condition.join(other.condition), null=null)
+        condition, null = _joined(self.condition, other.condition), _joined(self.null, other.null)
+        return replace(self, num_images=self.num_images + other.num_images, condition=condition, null=null)
+
+
+def _joined(first: PreparedCondition | None, second: PreparedCondition | None) -> PreparedCondition | None:
+    return first if first is None or second is None else first.join(second)

@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -19,12 +19,15 @@ from vqdiff.foundation.config import build
 from vqdiff.foundation.errors import InputError
 from vqdiff.foundation.files import atomic_path, read_json, release
 from vqdiff.foundation.initialising import without_initialising
+from vqdiff.interfaces import Component
 from vqdiff.plugins import DENOISERS, IMAGE_TOKENIZERS
 from vqdiff.text import NullCondition
 
+T = TypeVar("T")
 
-def save_component(module: Any, folder: Path, dtype: torch.dtype | None = None) -> None:
-    """Write ``config.json`` and ``model.safetensors`` of a network that has a ``config`` dataclass.
+
+def save_component(module: Component, folder: Path, dtype: torch.dtype | None = None) -> None:
+    """Write ``config.json`` and ``model.safetensors`` of a network.
 
     Raises InputError if it is packed, since packing changes the weights.
     """
@@ -45,11 +48,11 @@ def save_component(module: Any, folder: Path, dtype: torch.dtype | None = None) 
 
 def load_component(
     folder: Path,
-    networks: Mapping[str, type[Any]] | None = None,
+    networks: Mapping[str, type[T]] | None = None,
     *,
     dtype: torch.dtype | None = None,
     shapes_only: bool = False,
-) -> Any:
+) -> T:
     """Read what :func:`save_component` wrote, as ``dtype`` (default float32) and in evaluation mode.
 
     Its class must be one of ``networks``, by default those that are registered. ``shapes_only`` builds it on the meta

@@ -17,6 +17,7 @@ from vqdiff.diffusion import Schedule
 from vqdiff.foundation.config import build
 from vqdiff.foundation.errors import InputError
 from vqdiff.foundation.files import atomic_path, read_json
+from vqdiff.interfaces import Component, Denoiser, ImageTokenizer, PreparedCondition
 from vqdiff.model.bound import Bound
 from vqdiff.model.components import fingerprint, load_component, save_component
 from vqdiff.sampling import SamplingSettings, SettingChanges
@@ -56,8 +57,8 @@ class Model:
     """
 
     schedule: Schedule
-    denoiser: Any
-    image_tokenizer: Any
+    denoiser: Denoiser
+    image_tokenizer: ImageTokenizer
     text_encoder: AnyTextEncoder | None = None
     null_condition: NullCondition | None = None
     sampling: SamplingSettings = field(default_factory=SamplingSettings)
@@ -170,7 +171,7 @@ class Model:
         num_images = None if condition is None else len(condition)
         return Bound(self.denoiser, num_images, prepare(condition), None if null is None else prepare(null), invariant)
 
-    def _prepare_apart(self, condition: Tensor | None) -> Any:
+    def _prepare_apart(self, condition: Tensor | None) -> PreparedCondition | None:
         if condition is None:
             return self.denoiser.prepare(None)
         first, *others = (self.denoiser.prepare(one) for one in condition.split(1))
@@ -180,7 +181,7 @@ class Model:
         """Write the model folder; floating-point weights as ``dtype`` if given."""
         with atomic_path(folder) as path:
             path.mkdir()
-            parts = {"denoiser": self.denoiser, "image_tokenizer": self.image_tokenizer}
+            parts: dict[str, Component] = {"denoiser": self.denoiser, "image_tokenizer": self.image_tokenizer}
             if self.null_condition is not None:
                 parts["null_condition"] = self.null_condition
             for name, part in parts.items():

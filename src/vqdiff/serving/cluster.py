@@ -9,10 +9,11 @@ import secrets
 import signal
 import threading
 import time
-from collections.abc import AsyncGenerator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -54,8 +55,10 @@ class Replica:
 
     def build(self, name: str) -> FastAPI:
         """Build the application, with its own models and engine; responses have ``name`` as ``X-Replica``."""
-        options: Any = {"device": self.device, "precision": self.precision, "batch_invariant": self.batch_invariant}
-        pipes = {one: load(source, **options) for one, source in self.sources.items()}
+        pipes = {
+            one: load(source, device=self.device, precision=self.precision, batch_invariant=self.batch_invariant)
+            for one, source in self.sources.items()
+        }
         where = next(iter(pipes.values())).model.device
         rows = default_rows(where) if self.max_rows is None else self.max_rows
         engine = Engine(max_rows=rows, max_waiting=self.max_waiting)
@@ -187,7 +190,7 @@ def _placed(replica: Replica, device: str) -> Replica:
     return replace(replica, sources=places, device=device)
 
 
-def _front(replica: Replica) -> Any:
+def _front(replica: Replica) -> Callable[[], ASGIApp]:
     def build() -> ASGIApp:
         from ray import serve
         from ray.exceptions import RayActorError
@@ -201,7 +204,7 @@ def _front(replica: Replica) -> Any:
 
 
 @contextmanager
-def _ray() -> Iterator[Any]:
+def _ray() -> Iterator[ModuleType]:
     """Yield Ray, connected to the cluster of RAY_ADDRESS or to a new one, which ends with the block."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # no usage reports
     own = "RAY_ADDRESS" not in os.environ

@@ -19,6 +19,7 @@ import uvicorn
 from fastapi import HTTPException
 from starlette.types import ASGIApp, Scope
 from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.server import ServerState
 
 from vqdiff.foundation.errors import InputError
 from vqdiff.serving.addresses import network_of
@@ -94,7 +95,12 @@ class Connection(asyncio.Protocol):
     """A connection: the protocol of the actual transport, and the transport of uvicorn's protocol."""
 
     def __init__(
-        self, pool: Pool, config: Any, server_state: Any, app_state: dict[str, Any], _loop: Any = None
+        self,
+        pool: Pool,
+        config: uvicorn.Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         self.address, self.crowded = "", False
         """crowded: beyond the limit."""
@@ -175,7 +181,7 @@ class Connection(asyncio.Protocol):
     def resume_reading(self) -> None:
         self._transport.resume_reading()
 
-    def get_extra_info(self, name: str, default: Any = None) -> Any:
+    def get_extra_info(self, name: str, default: object = None) -> Any:
         return self._transport.get_extra_info(name, default)
 
     # The protocol of the actual transport.

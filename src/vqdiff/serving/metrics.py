@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -68,7 +67,6 @@ class RequestMetrics:
         finally:
             if gone or (begun and not complete):
                 status = _GONE
-            route: Any = scope.get("route")
-            endpoint = getattr(route, "path", "other")  # not the requested path, which may be anything
+            endpoint = getattr(scope.get("route"), "path", "other")  # not the requested path, which may be anything
             self.requests.labels(endpoint, str(status)).inc()
             self.seconds.labels(endpoint).observe(time.perf_counter() - start)

@@ -113,11 +113,11 @@ class PageRoutes:
         await self.page({**scope, _READER: self._reader(name)}, again(body, receive), send)
         return None
 
-    def _reader(self, session: Any) -> Reader:
+    def _reader(self, session: object) -> Reader:
         return self._readers.setdefault(str(session), Reader(self.reader_timeout))
 
 
-def _has_path(data: Any) -> bool:
+def _has_path(data: object) -> bool:
     if isinstance(data, dict):
         return "path" in data or any(_has_path(one) for one in data.values())
     return isinstance(data, list) and any(_has_path(one) for one in data)

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Form, HTTPException, Request, Response
 from fastapi.responses import StreamingResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from pydantic import BaseModel
 
 from vqdiff.sampling import samplers
 from vqdiff.serving.events import ImageEvents, NativeEvents, events, first_and_rest
@@ -32,7 +33,7 @@ _EVENTS: dict[str, Any] = {"content": {"text/event-stream": {"schema": _EVENT}}}
 
 
 @openai.post("/images/generations", response_model=Images, response_model_exclude_none=True, responses={200: _EVENTS})
-async def generations(options: Generation, request: Request, service: Served) -> Any:
+async def generations(options: Generation, request: Request, service: Served) -> BaseModel | Response:
     """Generate images from a prompt."""
     return await _draw(service, options, request, ImageEvents("image_generation", options))
 
@@ -40,14 +41,14 @@ async def generations(options: Generation, request: Request, service: Served) ->
 @openai.post("/images/edits", response_model=Images, response_model_exclude_none=True, responses={200: _EVENTS})
 async def edits(
     options: Annotated[Edit, Form(media_type="multipart/form-data")], request: Request, service: Served
-) -> Any:
+) -> BaseModel | Response:
     """Resample a part of an image."""
     return await _draw(service, options, request, ImageEvents("image_edit", options))
 
 
 async def _draw(
     service: Service, options: ImageRequest | OpenAIBody, request: Request, teller: NativeEvents | ImageEvents
-) -> Any:
+) -> BaseModel | Response:
     if not options.stream:
         return await service.draw(options, request)
     stream = await first_and_rest(events(service, options, request, teller))
@@ -69,7 +70,7 @@ async def model(name: str, service: Served) -> ModelCard:
 
 
 @native.post("/draw", response_model=ImageResponse, responses={200: _EVENTS})
-async def draw(options: ImageRequest, request: Request, service: Served) -> Any:
+async def draw(options: ImageRequest, request: Request, service: Served) -> BaseModel | Response:
     """Generate, edit, vary or revise images, with all sampling options; optionally respond with events."""
     return await _draw(service, options, request, NativeEvents(options))
 

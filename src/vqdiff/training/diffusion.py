@@ -271,8 +271,16 @@ class DiffusionObjective(nn.Module):
             condition = torch.where(each, self.model.null(condition), condition)
         xt = draw_forward(self.schedule, x0, t, noise)
         logits = self.model.denoiser(xt, t, condition).float()
-        weights: Any = {"aux_weight": self.config.aux_weight, "mask_weight": self.config.mask_weight}
-        losses = diffusion_loss(self.schedule, logits, x0, xt, t, adaptive=self.config.adaptive, **weights)
+        losses = diffusion_loss(
+            self.schedule,
+            logits,
+            x0,
+            xt,
+            t,
+            aux_weight=self.config.aux_weight,
+            mask_weight=self.config.mask_weight,
+            adaptive=self.config.adaptive,
+        )
         if self.config.importance:
             history.update(cast("Tensor", gather(t)), cast("Tensor", gather(losses.bound.detach())))
             self.second_moment.copy_(history.second_moment)
@@ -289,7 +297,7 @@ class DiffusionTask:
     def __init__(self, config: DiffusionTraining | GuidanceTraining) -> None:
         self.config, self.device = config, PartialState().device or torch.device("cpu")
         self.trained = config.start is not None
-        image_tokenizer = load_component(config.tokenizer_folder).to(self.device)
+        image_tokenizer: ImageTokenizer = load_component(config.tokenizer_folder).to(self.device)
         self.train_set = self._tokens("train", image_tokenizer)
         self.test_set = self._tokens(config.held_out, image_tokenizer, self.train_set.class_names)
         self.weights = emphasised(self.train_set, config.emphasis)
@@ -302,11 +310,12 @@ class DiffusionTask:
         )
         rows = np.linspace(0, len(self.test_set) - 1, min(config.evaluate, len(self.test_set))).astype(int)
         self.test_tokens = torch.from_numpy(self.test_set.tokens[rows, 0].astype(np.int64))
-        self.given = held_out and held_out.draw(rows, np.random.default_rng(0), slice(None))
+        self.given = None if held_out is None else held_out.draw(rows, np.random.default_rng(0), slice(None))
         self.objective = DiffusionObjective(self.parts, config.loss)
         self.model = self.objective.model
-        self.parts.denoiser.recompute = config.recompute
-        self.compiled: nn.Module | None = self.parts.denoiser if config.compile else None
+        if isinstance(self.parts.denoiser, ClassicDenoiser | ModernDenoiser):
+            self.parts.denoiser.recompute = config.recompute
+        self.compiled = self.model.get_submodule("denoiser") if config.compile else None
 
     def _tokens(self, split: str, image_tokenizer: ImageTokenizer, class_names: tuple[str, ...] = ()) -> TokenSet:
         data, config = self.config.data, self.config
@@ -337,7 +346,7 @@ class DiffusionTask:
         return batch
 
     @torch.no_grad()
-    def evaluate(self, model: Any) -> dict[str, float]:
+    def evaluate(self, model: Conditional) -> dict[str, float]:
         """Mean cross-entropy (nats) of x0 at masked positions of held-out images, under their conditions and ∅."""
         schedule, x0, noise = self.parts.schedule, self.test_tokens, torch.Generator().manual_seed(0)
         t = ((torch.arange(len(x0)) + 0.5) * schedule.num_steps / len(x0)).long() + 1
@@ -355,7 +364,7 @@ class DiffusionTask:
             values[f"held_out_masked_nll{name}"] = total / max(1, int(masked.sum()))
         return values
 
-    def preview(self, model: Any, path: Path) -> None:
+    def preview(self, model: Conditional, path: Path) -> None:
         """Generate two images of every prompt."""
         images = Pipeline(self._with(model))(self._prompts(), num_images=2)
         with atomic_path(path) as temporary:
@@ -369,7 +378,7 @@ class DiffusionTask:
             return [encoder.fit(self.test_set.captions[row][0]) for row in rows]
         return [None] * 6 if self.parts.num_classes is None else list(range(min(6, self.parts.num_classes)))
 
-    def save(self, model: Any, folder: Path) -> None:
+    def save(self, model: Conditional, folder: Path) -> None:
         """Write the model folder ``model``, with the measured quality on its card."""
         quality = self.evaluate(model)
         if not _is_tokens(self.config.data):
@@ -379,11 +388,11 @@ class DiffusionTask:
         finished = replace(self._with(model), card=replace(self.parts.card, quality=quality))
         finished.save(folder / "model", torch.float16)
 
-    def _with(self, model: Any) -> Model:
+    def _with(self, model: Conditional) -> Model:
         return replace(self.parts, denoiser=model.denoiser, null_condition=model.null_condition)
 
 
-def _default(key: Field[Any]) -> Any:
+def _default(key: Field[Any]) -> object:
     return key.default_factory() if key.default_factory is not MISSING else key.default
 
 

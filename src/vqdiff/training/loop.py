@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Protocol, cast, runtime_checkable
+from typing import Literal, Protocol, cast, runtime_checkable
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
@@ -29,7 +29,7 @@ from vqdiff.foundation.processor import has_bf16_units
 from vqdiff.training.diagnosis import diagnose
 from vqdiff.training.logger import RunLogger
 from vqdiff.training.preflight import check_sanity, preflight
-from vqdiff.training.state import RunState, TrainingBatch
+from vqdiff.training.state import RunState, Trained, TrainingBatch
 
 _PATIENCE = timedelta(hours=6)
 """How long processes wait for the first one, which reads and tokenises the images."""
@@ -90,11 +90,11 @@ class RunConfig:
 
 
 @runtime_checkable
-class TrainingTask(Protocol):
+class TrainingTask(Protocol[Trained]):
     """A training task: an objective around a model, its batches, previews, and held-out metrics."""
 
     @property
-    def model(self) -> nn.Module:
+    def model(self) -> Trained:
         """The model that is averaged, previewed and saved; a part of the objective."""
         ...
 
@@ -125,21 +125,21 @@ class TrainingTask(Protocol):
         """The rows ``share`` of the batch of ``step``, on the CPU: a pure function."""
         ...
 
-    def evaluate(self, model: Any) -> dict[str, float]:
+    def evaluate(self, model: Trained) -> dict[str, float]:
         """Held-out metrics of ``model`` (the average, if there is one)."""
         ...
 
-    def preview(self, model: Any, path: Path) -> None:
+    def preview(self, model: Trained, path: Path) -> None:
         """Write a sample grid to ``path``."""
         ...
 
-    def save(self, model: Any, folder: Path) -> None:
+    def save(self, model: Trained, folder: Path) -> None:
         """Write the finished component."""
         ...
 
 
 def train(
-    make_task: Callable[[], TrainingTask], run: RunConfig, output: Path, *, resume: bool, sanity: bool = False
+    make_task: Callable[[], TrainingTask[Trained]], run: RunConfig, output: Path, *, resume: bool, sanity: bool = False
 ) -> None:
     """Train a task and write ``log.jsonl``, TensorBoard events, ``preview-*.png``, ``last.pt`` and the component.
 

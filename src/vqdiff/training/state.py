@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Generic, TypeVar, cast
 
 import torch
 from accelerate import Accelerator
@@ -21,10 +21,11 @@ from vqdiff.foundation.files import atomic_path
 from vqdiff.image_tokenizers.quantizers import with_current_names
 
 TrainingBatch = dict[str, Tensor]
+Trained = TypeVar("Trained", bound=nn.Module)
 _WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
-class RunState:
+class RunState(Generic[Trained]):
     """The step, and everything that changes with it; all processes call the methods together.
 
     Takes a task's objective, the part of it that is averaged, and their optimiser, and prepares them for the processes:
@@ -34,7 +35,7 @@ class RunState:
     def __init__(
         self,
         objective: nn.Module,
-        model: nn.Module,
+        model: Trained,
         optimizer: Callable[[nn.Module], torch.optim.Optimizer],
         accelerator: Accelerator,
         *,
@@ -180,7 +181,7 @@ class RunState:
         return state["meters"]
 
     @contextmanager
-    def finished(self) -> Iterator[nn.Module | None]:
+    def finished(self) -> Iterator[Trained | None]:
         """Yield a model with the averaged weights, if any, in the main process; the others get None and wait."""
         weights = {name: _whole(value) for name, value in (self.average or self._weights()).items()}
         if self._copy is not None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +17,7 @@ from vqdiff.foundation.files import atomic_path
 from vqdiff.foundation.images import grid, to_pixels
 from vqdiff.image_tokenizers import VQGAN, CompactConfig, CompactTokenizer, VQGANConfig, code_use
 from vqdiff.image_tokenizers.losses import AdversarialConfig, PerceptualConfig, ReconstructionLoss, TokenizerObjective
+from vqdiff.interfaces import ImageTokenizer
 from vqdiff.metrics import frechet_distance, principal_directions, psnr, structural_similarity
 from vqdiff.metrics.features import EfficientNetLite0
 from vqdiff.model import load_component, save_component
@@ -69,7 +69,7 @@ class TokenizerTraining:
     def tokenizer(self) -> CompactTokenizer | VQGAN:
         """The network to train, in its initial state."""
         if self.start is not None:
-            network = load_component(self.start).requires_grad_(True)
+            network: CompactTokenizer | VQGAN = load_component(self.start).requires_grad_(True)
             configured = self.vqgan or (self.model if self.model != CompactConfig() else network.config)
             if configured != network.config:
                 raise InputError(f"{self.start} has other sizes than the configuration: leave out model and vqgan")
@@ -93,7 +93,7 @@ class TokenizerTask:
         self.config, self.trained = config, config.start is not None
         torch.manual_seed(config.run.seed)
         network = config.tokenizer()
-        self.model: nn.Module = network
+        self.model: CompactTokenizer | VQGAN = network
         self.objective: nn.Module = TokenizerObjective(network, config.loss, config.perceptual, config.adversarial)
         self.learning_rates: Mapping[str, float] = {"discriminator.": config.adversarial.learning_rate}
         size = network.config.image_size
@@ -109,11 +109,11 @@ class TokenizerTask:
         mirrored = torch.from_numpy(flipped[share])[:, None, None, None]
         return {"pixels": torch.where(mirrored, pixels.flip(3), pixels), "step": torch.tensor(step)}
 
-    def evaluate(self, model: Any) -> dict[str, float]:
+    def evaluate(self, model: ImageTokenizer) -> dict[str, float]:
         return self.held_out.scores(model)
 
     @torch.no_grad()
-    def preview(self, model: Any, path: Path) -> None:
+    def preview(self, model: ImageTokenizer, path: Path) -> None:
         """Write up to 24 originals above their reconstructions, eight per row."""
         device, pictures = next(model.parameters()).device, self.held_out.pictures
         columns = min(8, len(pictures))
@@ -124,7 +124,7 @@ class TokenizerTask:
         with atomic_path(path) as temporary:
             grid(torch.cat(rows), columns).save(temporary)
 
-    def save(self, model: Any, folder: Path) -> None:
+    def save(self, model: ImageTokenizer, folder: Path) -> None:
         # In the form of whole models, or tokens made with one would be rejected with the other.
         save_component(model, folder / "image_tokenizer", torch.float16)
 
@@ -145,7 +145,7 @@ class HeldOut:
             print("rfd_effnet is not measured, as it needs more packages: pip install 'vqdiff[eval]'", flush=True)
 
     @torch.no_grad()
-    def scores(self, model: Any, batch_size: int = 64) -> dict[str, float]:
+    def scores(self, model: ImageTokenizer, batch_size: int = 64) -> dict[str, float]:
         """PSNR (dB) and SSIM after rounding to 8 bits, Fréchet distance to the originals, and codebook use.
 
         ``rfd_effnet`` is in 64 principal directions of the originals' EfficientNet-Lite0 features, and is not FID. It

@@ -67,7 +67,7 @@ class Controls:
             outputs = [self.parts[name] for name in names]
             model.change(reporting_errors(self._follow), model, outputs, preprocess=False, show_progress="hidden")
 
-    def drawing(self, values: Values, **more: Any) -> ImageRequest:
+    def drawing(self, values: Values, **more: object) -> ImageRequest:
         """Return the request for these values of `inputs`; raises InputError or RequestValidationError."""
         name, *rest = values
         given = dict(zip(self.parts, rest, strict=True))

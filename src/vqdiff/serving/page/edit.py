@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
-from typing import Any
 
 import gradio as gr
 
@@ -80,6 +79,6 @@ def edit_tab(service: Service, model: gr.Dropdown, last: gr.State) -> gr.HTML:
     return brush
 
 
-def picture_of(event: gr.EventData) -> Any:
+def picture_of(event: gr.EventData) -> object:
     """Return the image whose button was pressed, a data URL."""
     return event.picture if str(event.picture).startswith("data:image/") else gr.skip()

@@ -6,7 +6,6 @@ import json
 import logging
 from contextlib import suppress
 from http import HTTPStatus
-from typing import Any
 from urllib.parse import parse_qs
 
 import gradio as gr
@@ -101,7 +100,7 @@ class _CheckedResponse:
 
     def _held(self) -> Exception:
         """Return the error in the response that was held back."""
-        detail: Any = HTTPStatus(self._status).phrase
+        detail: object = HTTPStatus(self._status).phrase
         with suppress(ValueError, TypeError, KeyError):
             detail = json.loads(self._body)["detail"]
         if isinstance(detail, list) and detail and self._status == 422:

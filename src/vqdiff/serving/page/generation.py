@@ -9,7 +9,6 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 from PIL import Image
 
@@ -48,7 +47,7 @@ class Progress:
     waiting: int
     cells: Sequence[Sequence[Panel]]
     pipe: Pipeline
-    story: Any = None
+    story: object = None
     """At the end, the story made from the steps of the first image."""
     remarks: Sequence[str] = ()
     """At the end, remarks about the prompts."""
@@ -71,7 +70,7 @@ async def draw(
     drawings: Sequence[ImageRequest],
     *,
     client: str,
-    story: Callable[[Pipeline, Sequence[Trace]], Any] | None = None,
+    story: Callable[[Pipeline, Sequence[Trace]], object] | None = None,
 ) -> AsyncGenerator[Progress]:
     """Run all requests together; yield at every step and preview, at least once a second, and at the end.
 

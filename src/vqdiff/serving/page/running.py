@@ -33,7 +33,7 @@ def reporting_errors(function: Callable[..., T]) -> Callable[..., T]:
     """Wrap an event whose values a client may have made up: errors in them are reported only to that client."""
 
     @wraps(function)
-    def wrapped(*values: Any) -> T:
+    def wrapped(*values: object) -> T:
         try:
             return function(*values)
         except (AttributeError, TypeError, ValueError, UnknownModelError) as error:
@@ -75,9 +75,9 @@ class Buttons:
         show: Callable[[Progress], str],
         *,
         enter: gr.Textbox | None = None,
-        also: tuple[Component, Callable[[Progress], Any]] | None = None,
+        also: tuple[Component, Callable[[Progress], object]] | None = None,
         js: str | None = None,
-    ) -> Callable[..., AsyncIterator[Any]]:
+    ) -> Callable[..., AsyncIterator[object]]:
         """Make the button run ``start`` with the values of ``inputs``, and show the progress in ``output``.
 
         Pressing it again ends the previous run. enter: a field in which the Enter key does the same. also: another
@@ -85,7 +85,7 @@ class Buttons:
         that the button calls.
         """
 
-        async def run(request: gr.Request, *values: Any) -> AsyncIterator[Any]:
+        async def run(request: gr.Request, *values: object) -> AsyncIterator[object]:
             page, turn, shown = request.session_hash, _Turn(), ""
             reader = reader_of(request)
             self._end(page)
@@ -124,5 +124,5 @@ class Buttons:
             turn.over, turn.stopped = True, stopped
 
     @staticmethod
-    def _both(shown: Any, also: Any) -> Any:
+    def _both(shown: object, also: object) -> object:
         return shown if also is None else [shown, gr.skip()]
