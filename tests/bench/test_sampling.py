@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tiny_bench import TINY
-from vqdiff.bench.programs import OURS, PEER, Repeat, Workload, prompts
+from vqdiff.bench.programs import DIFFUSERS, VQDIFF, Repeat, Workload, prompts
 from vqdiff.bench.report import Report, check_like
 from vqdiff.bench.sampling import SamplingOptions, SamplingSession, bench_bundled, bench_random
 from vqdiff.bench.sizes import random_model, write_random
@@ -71,7 +71,7 @@ def test_other_weights_are_refused(tmp_path: Path) -> None:
 
 
 def test_the_steps_are_spread_over_all_times(tmp_path: Path) -> None:
-    folder = write_random(TINY, tmp_path, {OURS: "float32"})[OURS]
+    folder = write_random(TINY, tmp_path, {VQDIFF: "float32"})[VQDIFF]
     program, times = VQDiff(folder, "float32", "cpu"), list[int]()
     network = program.model.denoiser.network
     features = network.features
@@ -85,13 +85,13 @@ def test_the_steps_are_spread_over_all_times(tmp_path: Path) -> None:
     assert len(drawn.steps) == 5
 
 
-@pytest.mark.parametrize("who", [OURS, PEER])
+@pytest.mark.parametrize("who", [VQDIFF, DIFFUSERS])
 def test_the_first_picture_is_a_program(who: str, tmp_path: Path) -> None:
     folder = write_random(TINY, tmp_path, {who: "float32"})[who]
-    if who == PEER:
-        from vqdiff.bench import diffusers_program as peer
+    if who == DIFFUSERS:
+        from vqdiff.bench import diffusers_program
 
-        code = peer.first_picture(folder, "float32", "cpu", tmp_path / "first.png")
+        code = diffusers_program.first_picture(folder, "float32", "cpu", tmp_path / "first.png")
     else:
         code = first_picture(folder, "float32", "cpu", tmp_path / "first.png")
     exec(code, {})
@@ -100,10 +100,10 @@ def test_the_first_picture_is_a_program(who: str, tmp_path: Path) -> None:
 
 def test_starts_are_whole_processes_and_their_failure_is_ours() -> None:
     bench = SamplingSession("tiny", SamplingOptions(False, device="cpu", starts=2), "", TINY.build("meta"), ignore)
-    bench.start_from_cold({OURS: [sys.executable, "-c", "pass"]})
+    bench.start_from_cold({VQDIFF: [sys.executable, "-c", "pass"]})
     assert bench.report.find("a new process", "seconds to one image of one step").values[0].count == 2
     with pytest.raises(RuntimeError, match=r"failed:\n(.|\n)*no such thing"):
-        bench.start_from_cold({OURS: [sys.executable, "-c", "raise ValueError('no such thing')"]})
+        bench.start_from_cold({VQDIFF: [sys.executable, "-c", "raise ValueError('no such thing')"]})
 
 
 def test_the_bundled_model_alone() -> None:

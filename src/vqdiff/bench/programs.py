@@ -22,7 +22,7 @@ from vqdiff.sampling import SamplingSettings
 P = ParamSpec("P")
 T = TypeVar("T")
 
-OURS, PEER = "vqdiff", "diffusers"
+VQDIFF, DIFFUSERS = "vqdiff", "diffusers"
 
 
 @dataclass(frozen=True)

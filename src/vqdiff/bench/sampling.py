@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vqdiff.bench import Dtype, MeasuredPrecision, vqdiff_program
-from vqdiff.bench.programs import OURS, PEER, PRECISIONS, Repeat, Repeated, TimedSteps, Workload, prompts
+from vqdiff.bench.programs import DIFFUSERS, PRECISIONS, VQDIFF, Repeat, Repeated, TimedSteps, Workload, prompts
 from vqdiff.bench.report import Report
 from vqdiff.bench.session import Say, Session, check_counts, less, more, pictures, precision_for
 from vqdiff.bench.sizes import random_architecture, step_flops, write_random
@@ -47,10 +47,10 @@ WHOLE = (Repeat(1, 5), Repeat(64, 1))
 class SamplingOptions:
     """How to measure a model; None for defaults that fit the device and the size."""
 
-    peer: bool
+    against_diffusers: bool
     """Whether to compare with diffusers."""
     precision: MeasuredPrecision | None = None
-    peer_dtype: Dtype | None = None
+    diffusers_dtype: Dtype | None = None
     device: str = "auto"
     steps: int | None = None
     batches: tuple[int, ...] = ()
@@ -59,15 +59,15 @@ class SamplingOptions:
 
     def __post_init__(self) -> None:
         check_counts(steps=self.steps, batch=self.batches)
-        if self.peer and find_spec(PEER) is None:
+        if self.against_diffusers and find_spec(DIFFUSERS) is None:
             raise InputError("diffusers is not installed: pip install 'vqdiff[bench]', or measure with --against none")
 
     @property
     def programs(self) -> dict[str, MeasuredPrecision]:
         """The precision of each program."""
         own = precision_for(self.precision, self.device)
-        found: dict[str, MeasuredPrecision] = {OURS: own}
-        return {**found, PEER: self.peer_dtype or PRECISIONS[own].dtype} if self.peer else found
+        found: dict[str, MeasuredPrecision] = {VQDIFF: own}
+        return {**found, DIFFUSERS: self.diffusers_dtype or PRECISIONS[own].dtype} if self.against_diffusers else found
 
 
 def bench_random(
@@ -99,14 +99,14 @@ def bench_random(
 def bench_bundled(options: SamplingOptions, command: str, say: Say, whole: Sequence[Repeat] = WHOLE) -> Report:
     """Measure the bundled model at its default settings, single steps and the ``whole`` images."""
     meta = Model.load(find(_BUNDLED), shapes_only=True)
-    bench = SamplingSession(_BUNDLED, replace(options, peer=False), command, meta, say)
+    bench = SamplingSession(_BUNDLED, replace(options, against_diffusers=False), command, meta, say)
     settings, batches = meta.sampling, options.batches or _DEFAULT[1]
     if options.steps:
         settings = replace(settings, steps=options.steps)
         settings.check_steps(meta.num_tokens)
     tasks = [Workload(batch, settings, None) for batch in batches]
     tasks.insert(1, Workload(batches[0], replace(settings, guidance=1.0), None))
-    with bench.workers(bench.makers({OURS: _BUNDLED})) as workers:
+    with bench.workers(bench.makers({VQDIFF: _BUNDLED})) as workers:
         bench.predict(workers)
         bench.draw(workers, tasks)
         for task in whole:
@@ -114,7 +114,7 @@ def bench_bundled(options: SamplingOptions, command: str, say: Say, whole: Seque
             bench.report.add("whole images, warm", f"seconds for {task.batch}, at default settings", drawn.seconds)
     with tempfile.TemporaryDirectory(prefix="vqdiff-bench-") as room:
         generate = [sys.executable, "-m", "vqdiff", "generate", *prompts(1), "-o", str(Path(room) / "first.png")]
-        bench.start_from_cold({OURS: [*generate, "--device", options.device]})
+        bench.start_from_cold({VQDIFF: [*generate, "--device", options.device]})
     return bench.report
 
 
@@ -128,7 +128,7 @@ class SamplingSession(Session):
 
     def makers(self, sources: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:
         """The functions and arguments that make each program from a model."""
-        make = {OURS: vqdiff_program.VQDiff, PEER: _peer}
+        make = {VQDIFF: vqdiff_program.VQDiff, DIFFUSERS: _diffusers}
         return {name: (make[name], source, self.programs[name], str(self.device)) for name, source in sources.items()}
 
     def estimate(self, tasks: Sequence[Workload]) -> None:
@@ -211,7 +211,7 @@ class SamplingSession(Session):
         return task.batch * self.flops[task.settings.guidance != 1]
 
 
-def _peer(folder: Path, dtype: Dtype, device: str) -> Diffusers:
+def _diffusers(folder: Path, dtype: Dtype, device: str) -> Diffusers:
     from vqdiff.bench.diffusers_program import Diffusers
 
     return Diffusers(folder, dtype, device)
@@ -221,11 +221,11 @@ def _first_pictures(
     folders: Mapping[str, Path], programs: Mapping[str, MeasuredPrecision], device: str, out: Path
 ) -> dict[str, list[str]]:
     """Each program as a command that loads a model and generates one image in one step."""
-    code: dict[str, Any] = {OURS: vqdiff_program.first_picture}
-    if PEER in folders:
-        from vqdiff.bench import diffusers_program as peer
+    code: dict[str, Any] = {VQDIFF: vqdiff_program.first_picture}
+    if DIFFUSERS in folders:
+        from vqdiff.bench import diffusers_program
 
-        code[PEER] = peer.first_picture
+        code[DIFFUSERS] = diffusers_program.first_picture
     return {
         name: [sys.executable, "-c", code[name](folder, programs[name], device, out)]
         for name, folder in folders.items()

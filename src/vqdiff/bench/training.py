@@ -15,7 +15,7 @@ from torch import Tensor
 
 from vqdiff.bench import Dtype
 from vqdiff.bench.log_one_hot import LogOneHot
-from vqdiff.bench.programs import OURS, Memory, Repeat, Repeated, repeat
+from vqdiff.bench.programs import VQDIFF, Memory, Repeat, Repeated, repeat
 from vqdiff.bench.report import Report
 from vqdiff.bench.session import Say, Session, check_counts, less, more, pictures, precision_for
 from vqdiff.bench.sizes import TEXT_TOKENS, random_architecture
@@ -59,17 +59,17 @@ def bench_training(
     config = replace(config or random_architecture(size).denoiser, num_codes=options.codes)
     device, dtype = pick_device(options.device), precision_for(options.dtype, options.device)
     title = f"training {size} of {options.codes} codes"
-    bench = Session(title, dict.fromkeys((OURS, PUBLISHED), dtype), device, command, say)
+    bench = Session(title, dict.fromkeys((VQDIFF, PUBLISHED), dtype), device, command, say)
     note = "AdamW, weights in float32" + (", matrix products in bfloat16 by autocast" if dtype == "bfloat16" else "")
     bench.report.notes.append(f"{note}; λ {_AUX_WEIGHT}; the published schedule of {config.num_steps} times.")
-    made = {name: (make, config, dtype, str(device)) for name, make in ((OURS, VQDiff), (PUBLISHED, Published))}
+    made = {name: (make, config, dtype, str(device)) for name, make in ((VQDIFF, VQDiff), (PUBLISHED, Published))}
     with bench.workers(made) as workers:
         noisy = _noisy(config)
         bench.check([worker.ask("losses", *noisy) for worker in workers], "losses")
         for batch in options.batches:
             work, task = f"{pictures(batch)} per step", Repeat(batch, options.steps)
             steps: list[Repeated] = take_turns(workers, "train", task, task.times, f"{work}: training")
-            flops, peak = step_flops(config, batch), bench.peaks[OURS]
+            flops, peak = step_flops(config, batch), bench.peaks[VQDIFF]
             rates, shares = (
                 [[amount / second for second in each.seconds] for each in steps]
                 for amount in (batch, 100 * flops / peak)
