@@ -121,7 +121,7 @@ def _write(title: str, config: Accuracy, found: list[Bin], judge: Judge, output:
             label=f"t = {t}",
         )
     axis.set_xlabel("purity: probability of the most likely code")
-    axis.set_ylabel("share of positions where it is right")
+    axis.set_ylabel("share of positions predicted correctly")
     axis.set_title(title, fontsize=10)
     axis.legend(fontsize=8)
     axis.grid(alpha=0.3)

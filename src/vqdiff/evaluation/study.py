@@ -147,7 +147,7 @@ def _label(fact: dict[str, Any], varying: list[str], names: dict[str, str]) -> s
     if fact["steps"] == _NONE:
         return "tokenizer alone"
     parts = [_LEGENDS[name].format(fact[name]) if name in _LEGENDS else _word(fact, name, names) for name in varying]
-    return ", ".join(parts) or "drawn"
+    return ", ".join(parts) or "generated"
 
 
 def _write(study: Study, results: list[Result], facts: list[dict[str, Any]], varying: list[str]) -> None:
