@@ -23,9 +23,9 @@ def main(folder: Path, changes: list[str]) -> None:
     """Write images, tokenizer, model and a sheet of samples into ``folder``."""
     write_digits(folder / "pictures")
     paths = [f"data={folder / 'pictures'}", f"output={folder / 'tokenizer'}"]
-    train_tokenizer(read_config(TokenizerTraining, CONFIGS / "digits-tokenizer.toml", [*paths, *changes]))
+    train_tokenizer(read_config(TokenizerTraining, CONFIGS / "digits" / "tokenizer.toml", [*paths, *changes]))
     paths = [paths[0], f"output={folder / 'diffusion'}", f"image_tokenizer={folder / 'tokenizer' / 'image_tokenizer'}"]
-    train_diffusion(read_config(DiffusionTraining, CONFIGS / "digits-diffusion.toml", [*paths, *changes]))
+    train_diffusion(read_config(DiffusionTraining, CONFIGS / "digits" / "diffusion.toml", [*paths, *changes]))
     pipe = vqdiff.load(folder / "diffusion" / "model")
     sheet(pipe(["a handwritten seven", "a handwritten three"], num_images=5), columns=5).save(folder / "samples.png")
 

@@ -19,6 +19,7 @@ from PIL import Image
 
 import vqdiff
 from vqdiff import plugins
+from vqdiff.cli import main
 from vqdiff.data import load
 from vqdiff.denoisers import ClassicDenoiser, ModernDenoiser
 from vqdiff.foundation.errors import InputError
@@ -52,7 +53,9 @@ def restored() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("restored")
-def test_the_page_works_as_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_page_works_as_it_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
     assert len(blocks) == 7
@@ -68,6 +71,8 @@ def test_the_page_works_as_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert isinstance(names["tokenizer"], ImageTokenizer)
     assert isinstance(names["denoiser"], Denoiser)
     assert [one.tobytes() for one in names["again"]] == [one.tobytes() for one in names["images"]]
+    main(["info", "unigram"])
+    assert "denoiser: Unigram\n" in capsys.readouterr().out
     index = json.loads(Path("unigram", "model_index.json").read_text())
     assert index["components"] == {"denoiser": "Unigram", "image_tokenizer": "GreyTokenizer"}
 

@@ -43,7 +43,7 @@ Own = TypeVar("Own")
 
 @runtime_checkable
 class Network(Protocol):
-    """What is asked of every network; a `torch.nn.Module` has it all."""
+    """What is required of every network; a `torch.nn.Module` has it all."""
 
     def to(self: Own, device: torch.device | str, dtype: torch.dtype | None = None) -> Own: ...
 

@@ -36,7 +36,7 @@ class _Samplers(Registry["Sampler"]):
 
 
 ORDERS: Registry[Order] = Registry("order", "vqdiff.orders", home="vqdiff.sampling.orders")
-"""`vqdiff.sampling.Order`: which positions are revealed first."""
+"""`vqdiff.sampling.orders.Order`: which positions are revealed first."""
 SAMPLERS: Registry[Sampler] = _Samplers("sampler", "vqdiff.samplers", home="vqdiff.sampling.samplers")
 """`vqdiff.sampling.Sampler`."""
 QUANTIZERS: Registry[Callable[[CompactConfig], Quantizer]] = Registry(

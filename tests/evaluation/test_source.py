@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
@@ -9,11 +10,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from torch import nn
 
 import vqdiff
 from bundled_model import linked_copy
 from vqdiff.evaluation.judge import SAMPLING_MODULES, SCORING_MODULES
-from vqdiff.evaluation.source import source_hash
+from vqdiff.evaluation.source import foreign_hash, source_hash
+from vqdiff.sampling import Reveal, get_sampler
 
 ROOT = Path(vqdiff.__file__).parent
 MODULES = "vqdiff.pipeline", "vqdiff.evaluation.generation"
@@ -74,3 +77,16 @@ def test_a_missing_module_is_an_error() -> None:
 
 def test_the_judge_is_keyed_on_what_makes_tokens_and_scores() -> None:
     assert source_hash(*SAMPLING_MODULES) != source_hash(*SCORING_MODULES)
+
+
+def test_code_of_other_packages_counts_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An order in a sampler of ours, and a part of a network."""
+    assert foreign_hash(get_sampler("purity"), nn.Linear(1, 1), None) == ""
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "other_package.py").write_text("def by_nothing(purity, u):\n    return u\n")
+    order = importlib.import_module("other_package").by_nothing
+    first = foreign_hash(Reveal(order))
+    (tmp_path / "other_package.py").write_text("def by_nothing(purity, u):\n    return -u\n")
+    assert first not in ("", foreign_hash(Reveal(order)))
+    part = type("Part", (nn.Module,), {"__module__": "other_package"})
+    assert foreign_hash(nn.Sequential(part())) == foreign_hash(Reveal(order))

@@ -68,7 +68,7 @@ def _describe(model: Model) -> dict[str, Any]:
     return {
         **dataclasses.asdict(model.card),
         "hash": None if model.fingerprint == "unsaved" else model.fingerprint,
-        "denoiser": f"{type(model.denoiser).__name__}, {_sizes(model.denoiser.config)}",
+        "denoiser": ", ".join(filter(None, [type(model.denoiser).__name__, _sizes(model.denoiser.config)])),
         "condition": _condition(model),
         "null": _null(model),
         "tokens": model.num_tokens,
@@ -106,8 +106,10 @@ def _null(model: Model) -> str | None:
     return "mean of the classes" if getattr(model.denoiser.config, "null_class", None) is False else "learned class"
 
 
-def _sizes(config: Any) -> str:
-    return f"{config.depth} layers, width {config.width}, {config.heads} heads"
+def _sizes(config: object) -> str:
+    """Depth, width and heads, as far as the configuration of a denoiser has them."""
+    formats = {"depth": "{} layers", "width": "width {}", "heads": "{} heads"}
+    return ", ".join(form.format(getattr(config, name)) for name, form in formats.items() if hasattr(config, name))
 
 
 def _count(module: Network) -> int:

@@ -23,7 +23,7 @@ from vqdiff.denoisers.packed import precision_of
 from vqdiff.evaluation.generation import draw, only_main_process, processes
 from vqdiff.evaluation.protocol import Measurement, Result, Subject
 from vqdiff.evaluation.scoring import Scoring
-from vqdiff.evaluation.source import source_hash
+from vqdiff.evaluation.source import foreign_hash, source_hash
 from vqdiff.evaluation.trial import Cell, Null, Trial
 from vqdiff.foundation.config import Precision
 from vqdiff.foundation.errors import InputError
@@ -144,7 +144,7 @@ class Judge:
             null=self.null(cell),
         )
         measurement = self.measurement(reconstruct=cell.reconstruct)
-        code = source_hash(*SCORING_MODULES)
+        code = self._code(cell, SCORING_MODULES)
         stem = self.trial.drawn / "results" / _hash([json.dumps(asdict(subject)), measurement.hash, code])
         drawn = [self.tokens(cell, seed) for seed in measurement.seeds]
         with only_main_process() as main:
@@ -183,9 +183,15 @@ class Judge:
             self.null(cell),
             torch.__version__,
         ]
-        key += [json.dumps(asdict(settings)), str(self.trial.batch_size), source_hash(*SAMPLING_MODULES)]
+        key += [json.dumps(asdict(settings)), str(self.trial.batch_size), self._code(cell, SAMPLING_MODULES)]
         folder = self.trial.drawn / _hash([*key, *self.captions]) / str(seed)
         return draw(pipe, self.captions, seed, settings, folder, batch_size=self.trial.batch_size)
+
+    def _code(self, cell: Cell, modules: Sequence[str]) -> str:
+        """A hash of the code of these modules, and of other packages' parts that the cell uses."""
+        model, settings = self.pipe(cell).model, self.pipe(cell).settings(**vars(cell.sampling))
+        parts = (get_sampler(settings.sampler), model.denoiser, model.image_tokenizer)
+        return source_hash(*modules) + foreign_hash(*parts)
 
     def pictures(self, cell: Cell, count: int) -> list[Image.Image]:
         """The images of a cell in its first repetition for `captions_of` the same ``count``."""

@@ -38,7 +38,7 @@ class Head:
 class ScorerTraining:
     """The settings of ``vqdiff train scorer``."""
 
-    data: Path
+    data: str
     output: Path
     text_encoder: Path
     heads: dict[str, Head]
@@ -103,7 +103,7 @@ def train_scorers(config: ScorerTraining) -> None:
         folder = config.output / name
         save_component(scorer, folder, torch.float16)
         card = {
-            "trained_on": f"the split {config.train!r} of {config.data.name}",
+            "trained_on": f"the split {config.train!r} of {Path(config.data).name}",
             "loss": head.loss,
             "picture_features": f"{network.name} {network.fingerprint}, {head.view}",
             "quality": quality,

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import inspect
+import sys
 from collections.abc import Iterator
 from functools import cache
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from pathlib import Path
 
+from torch import nn
+
 _PACKAGE = "vqdiff"
+_KNOWN = {_PACKAGE, "builtins", "torch"}
 
 
 @cache
@@ -30,6 +35,25 @@ def source_hash(*modules: str) -> str:
         waiting += [name.rpartition(".")[0], *_imported(tree, spec)]
         trees[name] = ast.dump(_without_docstrings(tree))
     return hashlib.sha256(repr(sorted(trees.items())).encode()).hexdigest()[:12]
+
+
+def foreign_hash(*objects: object) -> str:
+    """Hash the modules of the classes and functions in ``objects`` that other packages or programs define.
+
+    They are those of the objects themselves, of their fields, and of a network's parts. Empty if there are none.
+    """
+    found = list[object]()
+    for one in objects:
+        found += one.modules() if isinstance(one, nn.Module) else [one, *getattr(one, "__dict__", {}).values()]
+    kinds = {one if inspect.isfunction(one) else type(one) for one in found}
+    names = {kind.__module__ for kind in kinds if kind.__module__.partition(".")[0] not in _KNOWN}
+    sources = [(name, _source(name)) for name in sorted(names)]
+    return hashlib.sha256(repr(sources).encode()).hexdigest()[:12] if sources else ""
+
+
+def _source(name: str) -> str:
+    file = getattr(sys.modules.get(name), "__file__", None)
+    return "" if file is None else Path(file).read_text("utf-8")
 
 
 def _imported(tree: ast.Module, spec: ModuleSpec) -> Iterator[str]:

@@ -19,7 +19,7 @@ Null = Literal["own", "empty", "zero"]
 class Trial:
     """What is measured, in the same way for every model; results of the same trial may be compared."""
 
-    data: Path
+    data: str
     prompts: str = "test_style"
     """The split from whose captions images are generated, one each."""
     reference: str = "test_style"
@@ -46,8 +46,6 @@ class Trial:
                 raise InputError(f"{name} is empty: give at least one")
         if self.batch_size < 1 or self.num_pictures < 0 or self.choices < 2:
             raise InputError("batch_size must be at least 1, num_pictures at least 0 and choices at least 2")
-        if not self.data.is_dir():
-            raise InputError(f"{self.data} is not a folder: build it with `vqdiff data emoji -o {self.data}`")
 
     def check_seeds(self, num_pictures: int) -> None:
         """Raise InputError if two repetitions would use the same seeds."""

@@ -44,8 +44,8 @@ class Number(Option):
     least: int | float = -math.inf
     above: int | float = -math.inf
     most: int | float = math.inf
-    slider: tuple[int | float, ...] = (0, 1, 0.01)
-    """Minimum, maximum and step of a slider."""
+    slider: tuple[int | float, ...] = ()
+    """Minimum, maximum and step of a slider, where the bounds are not a sensible range."""
 
     def check(self, name: str, value: object) -> float:
         number = number_of(name, value)
@@ -54,11 +54,21 @@ class Number(Option):
             raise InputError(f"{name} is {number}: {self._range()}{off}")
         return float(number)
 
+    @property
+    def range(self) -> tuple[int | float, ...]:
+        """Minimum, maximum and step of a slider."""
+        if self.slider:
+            return self.slider
+        least, most = max(self.least, self.above), self.most
+        step = 10.0 ** (math.floor(math.log10(most - least)) - 2) if math.isfinite(most - least) else 0.01
+        return (least + step if self.above >= self.least else least, most, step)
+
     def _range(self) -> str:
+        if self.above > self.least:
+            most = "" if math.isinf(self.most) else f" and at most {self.most:.10g}"
+            return f"it must be above {self.above:.10g}{most}"
         if math.isinf(self.most):
             return f"at least {self.least:.10g} is needed"
-        if self.above > self.least:
-            return f"it must be above {self.above:.10g} and at most {self.most:.10g}"
         return f"it must be between {self.least:.10g} and {self.most:.10g}"
 
 

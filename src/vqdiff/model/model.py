@@ -15,7 +15,7 @@ from torch import Tensor
 from vqdiff.denoisers.packed import precision_of
 from vqdiff.diffusion import Schedule
 from vqdiff.foundation.config import build
-from vqdiff.foundation.errors import InputError
+from vqdiff.foundation.errors import InputError, unknown
 from vqdiff.foundation.files import atomic_path, read_json
 from vqdiff.interfaces import Component, Denoiser, ImageTokenizer, PreparedCondition
 from vqdiff.model.bound import Bound
@@ -219,13 +219,16 @@ class Model:
                 for name in index["components"]
                 if name != "text_encoder"
             }
-            text_encoder = None
             match index["components"].get("text_encoder"):
+                case None:
+                    text_encoder = None
                 case "ClipTextEncoder":
                     text_encoder = ClipTextEncoder.read(folder / "text_encoder", shapes_only=shapes_only)
                 case "TextEncoder":
                     settings = index["text_encoder"]
                     text_encoder = TextEncoder(folder / "text_encoder", **settings, shapes_only=shapes_only)
+                case other:
+                    raise unknown("text encoder", other, ["ClipTextEncoder", "TextEncoder"])
             return cls(
                 Schedule.from_config(index["schedule"]),
                 parts["denoiser"],
