@@ -45,7 +45,7 @@ class SamplingSettings:
     guidance: float = option(
         3.0,
         Number(
-            help="Guidance scale g = s + 1 of the paper; 1 is off.",
+            help="Guidance scale g = s + 1 of Improved VQ-Diffusion; 1 is off.",
             legend="guidance {:g}",
             least=-_LARGEST,
             most=_LARGEST,
@@ -127,9 +127,10 @@ class SamplingSettings:
 class Guidance:
     """The three settings of guidance as one value, to pass as `guidance`; checked on creation.
 
-    scale: g = s + 1 of the paper, 1 is off. schedule: "constant", or "linear" or "cosine" for a scale that rises from 1
-    at t = T to `scale` at t = 0. interval: the part of the way from noise (0) to the image (1) that is guided;
-    outside it the scale is 1, and the null condition is not evaluated (Kynkäänniemi et al. 2024, arXiv 2404.07724).
+    scale: g = s + 1 of Improved VQ-Diffusion, 1 is off. schedule: "constant", or "linear" or "cosine" for a scale that
+    rises from 1 at t = T to `scale` at t = 0. interval: the part of the way from noise (0) to the image (1) that is
+    guided; outside it the scale is 1, and the null condition is not evaluated (Kynkäänniemi et al. 2024, arXiv
+    2404.07724).
 
     Raises InputError for a scale that is not finite or an invalid interval.
     """

@@ -114,7 +114,7 @@ def test_crops_stay_inside_and_are_not_small():
         assert (Views(crops=8).of(Image.new("RGB", size, "white"), "x", 8) == 255).all()
 
 
-def test_views_are_tokenised(pictures, tokenizer, tmp_path):
+def test_views_are_tokenized(pictures, tokenizer, tmp_path):
     both = tokenize(pictures, "test_b", tokenizer, tmp_path / "both", views=Views(flip=True))
     test = load(pictures, "test_b", 16)
     assert both.tokens.shape == (3, 2, 16)

@@ -33,7 +33,7 @@ app.command("vqdiff.cli.vary:vary", help="Noise an image part of the way and sam
 app.command("vqdiff.cli.vary:revise", help="Resample the least confident tokens of an image.")
 app.command("vqdiff.cli.convert:convert", help="Convert a model to a model folder or a diffusers folder.")
 app.command("vqdiff.cli.info:info", help="Describe a model: parts and their origin, sizes, licences, quality.")
-app.command("vqdiff.cli.data:app", name="data", help="Build, check and tokenise sets of images with captions.")
+app.command("vqdiff.cli.data:app", name="data", help="Build, check and tokenize sets of images with captions.")
 app.command("vqdiff.cli.train:app", name="train", help="Train an image tokenizer, a diffusion model or a scorer.")
 app.command("vqdiff.cli.evaluate:evaluate", help="Evaluate a model by a protocol.")
 app.command("vqdiff.cli.serve:serve", help="Serve models over HTTP, with a web page.")

@@ -1,4 +1,4 @@
-"""``vqdiff data``: build, check and tokenise sets of images."""
+"""``vqdiff data``: build, check and tokenize sets of images."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cyclopts import App, Parameter
 if TYPE_CHECKING:
     from vqdiff.interfaces import ImageTokenizer
 
-app = App(name="data", help="Build, check and tokenise sets of images.")
+app = App(name="data", help="Build, check and tokenize sets of images.")
 
 
 @app.command

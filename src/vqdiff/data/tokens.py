@@ -30,7 +30,7 @@ _SMALLEST_CROP = 0.8  # relative to the shorter side
 
 @dataclass(frozen=True)
 class Views:
-    """The views of each image that are tokenised; training picks one at random each time."""
+    """The views of each image that are tokenized; training picks one at random each time."""
 
     flip: bool = False
     """Add the mirror image of each view."""
@@ -90,7 +90,7 @@ class TokenSet(Rows):
         if theirs != ours:
             raise InputError(
                 f"these are tokens of another image tokenizer ({theirs}, not {ours}): name the one they were made with "
-                "or tokenise the images again with `vqdiff data tokens`"
+                "or tokenize the images again with `vqdiff data tokens`"
             )
 
 
@@ -106,9 +106,9 @@ def tokenize(
     class_names: tuple[str, ...] = (),
     record_every: float = RECORD_EVERY,
 ) -> TokenSet:
-    """Tokenise one split into ``folder/split`` and open it; if it is there already, only open it.
+    """Tokenize one split into ``folder/split`` and open it; if it is there already, only open it.
 
-    Images are read, decoded, tokenised and written batch by batch, on the device of ``tokenizer``. An interrupted
+    Images are read, decoded, tokenized and written batch by batch, on the device of ``tokenizer``. An interrupted
     call continues where its progress was last recorded, which is done every ``record_every`` seconds. ``views`` may
     add mirror images and crops; ``bf16`` encodes in bfloat16, which changes a few tokens. ``data``, ``split`` and
     ``class_names`` are those of `vqdiff.data.load`.
@@ -133,7 +133,7 @@ def tokenize(
         lambda picture, name: views.of(picture, name, size),
         encode,
         batch_size=max(1, batch_size // len(views)),
-        description=f"Tokenising {split}",
+        description=f"Tokenizing {split}",
         record_every=record_every,
     )
     cache.warn(f"{data} {split}")

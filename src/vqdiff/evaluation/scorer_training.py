@@ -99,7 +99,7 @@ def train_scorers(config: ScorerTraining) -> None:
                     raise InputError(f"the data has no column {column!r} for a probe")
     for name, head in config.heads.items():
         scorer = _train(config, head, sets[config.train])
-        quality = {split: _quality(config, scorer, one) for split, one in sets.items()}
+        quality = {split: _quality(scorer, one) for split, one in sets.items()}
         folder = config.output / name
         save_component(scorer, folder, torch.float16)
         card = {
@@ -164,7 +164,7 @@ def _contrastive(scorer: Scorer, similarity: Tensor, captions: Tensor, kind: str
 
 
 @torch.no_grad()
-def _quality(config: ScorerTraining, scorer: Scorer, data: FeatureSet) -> dict[str, Any]:
+def _quality(scorer: Scorer, data: FeatureSet) -> dict[str, Any]:
     """R-precision and mean cosine with every image's first caption, and the accuracy of every probe."""
     features = scorer.view(data.views)
     first = [row[0] for row in data.captions]

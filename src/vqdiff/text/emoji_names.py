@@ -8,7 +8,7 @@ from importlib.resources import files
 
 TONES = {"\U0001f3fb": "light", "\U0001f3fc": "medium-light", "\U0001f3fd": "medium", "\U0001f3fe": "medium-dark",
          "\U0001f3ff": "dark"}  # fmt: skip
-_PICTURE, _TEXT, _KEYCAP = "\ufe0f", "\ufe0e", "\u20e3"
+_EMOJI_STYLE, _TEXT_STYLE = "\ufe0f", "\ufe0e"
 _SIGNS = "\u2190"  # below it: digits, ©, ™ …, which are emoji only with a variation selector
 
 
@@ -51,12 +51,12 @@ def _read(text: str, start: int, known: dict[str, str], longest: int) -> tuple[i
         char = text[end]
         if char in TONES and bare:
             tones.append(TONES[char])
-        elif char == _PICTURE:
+        elif char == _EMOJI_STYLE:
             shown = True
         else:
             bare += char
         end += 1
-        if bare in known and shown and text[end : end + 1] not in (_TEXT, _PICTURE):
+        if bare in known and shown and text[end : end + 1] not in (_TEXT_STYLE, _EMOJI_STYLE):
             found = end - start, _toned(known[bare], tones)
     return found
 

@@ -90,7 +90,7 @@ class DenoiserTraining:
     output: Path
     run: RunConfig
     views: Views = field(default_factory=Views)
-    """The views of the images, if they are not tokenised yet."""
+    """The views of the images, if they are not tokenized yet."""
     loss: Objective = field(default_factory=Objective)
     drop: float = 0.1
     """Share of captions or labels replaced by the null condition."""

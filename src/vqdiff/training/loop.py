@@ -32,7 +32,7 @@ from vqdiff.training.preflight import check_sanity, preflight
 from vqdiff.training.state import RunState, Trained, TrainingBatch
 
 _PATIENCE = timedelta(hours=6)
-"""How long processes wait for the first one, which reads and tokenises the images."""
+"""How long processes wait for the first one, which reads and tokenizes the images."""
 
 MixedPrecision = Literal["auto", "fp32", "bf16", "fp16"]
 Tracker = Literal["wandb", "trackio"]
