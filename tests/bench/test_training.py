@@ -9,7 +9,7 @@ import torch
 from tiny_bench import TINY
 from vqdiff.bench.programs import Repeat
 from vqdiff.bench.report import Report
-from vqdiff.bench.training import Program, Published, TrainingOptions, VQDiff, bench_training
+from vqdiff.bench.training import Program, PublishedLoss, TrainingOptions, VQDiffLoss, bench_training
 from vqdiff.denoisers import ClassicConfig
 from vqdiff.foundation.errors import InputError
 
@@ -38,7 +38,7 @@ def test_both_losses_are_measured(report: Report) -> None:
         assert report.find(work, "noise and loss alone, forward and backward: peak memory beyond the logits, MiB")
 
 
-@pytest.mark.parametrize("make", [VQDiff, Published])
+@pytest.mark.parametrize("make", [VQDiffLoss, PublishedLoss])
 def test_a_step_learns(make: type[Program]) -> None:
     program = make(TINY.denoiser, "bfloat16", "cpu")
     before = {name: value.clone() for name, value in program.denoiser.named_parameters()}
@@ -49,7 +49,7 @@ def test_a_step_learns(make: type[Program]) -> None:
 
 
 def test_noise_is_at_times_of_the_schedule() -> None:
-    for make in (VQDiff, Published):
+    for make in (VQDiffLoss, PublishedLoss):
         program = make(TINY.denoiser, "float32", "cpu")
         x0, t = program.tokens(9)
         assert t.tolist() == [10, 20, 30, 40, 50, 60, 70, 80, 90]
@@ -60,7 +60,7 @@ def test_noise_is_at_times_of_the_schedule() -> None:
 
 def test_another_loss_is_another_number() -> None:
     """What the check compares does change with the time and with the tokens."""
-    ours, theirs = (make(TINY.denoiser, "float32", "cpu") for make in (VQDiff, Published))
+    ours, theirs = (make(TINY.denoiser, "float32", "cpu") for make in (VQDiffLoss, PublishedLoss))
     x0, xt, logits = np.zeros((1, 16), np.int64), np.full((1, 16), 30), np.zeros((1, 16, 30), np.float32)
     logits[..., 0] = 1
     early, late, other = ((x0 + code, xt, np.array([t]), logits) for code, t in ((0, 1), (0, 90), (1, 90)))
@@ -71,4 +71,4 @@ def test_another_loss_is_another_number() -> None:
 
 def test_what_has_no_text_is_refused() -> None:
     with pytest.raises(InputError, match="only training of text models"):
-        VQDiff(ClassicConfig(30, grid_size=4, width=32, depth=1, heads=2), "float32", "cpu")
+        VQDiffLoss(ClassicConfig(30, grid_size=4, width=32, depth=1, heads=2), "float32", "cpu")

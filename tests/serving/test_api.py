@@ -157,8 +157,8 @@ def test_the_server_tells_of_itself(http: httpx.Client) -> None:
     http.post("/api/draw", json={"prompt": "1"})
     metrics = http.get("/metrics").text
     assert 'vqdiff_requests_total{endpoint="/api/draw",status="200"}' in metrics
-    assert "vqdiff_running_pictures 0.0" in metrics
-    assert "vqdiff_pictures_total" in metrics
+    assert "vqdiff_running_images 0.0" in metrics
+    assert "vqdiff_images_total" in metrics
 
 
 # --- limits -----------------------------------------------------------------------------------------------------------

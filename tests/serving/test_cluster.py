@@ -135,7 +135,7 @@ def test_a_killed_replica_is_replaced_and_the_other_goes_on(cluster: Cluster) ->
     for thread in threads:
         thread.start()
     with client(cluster.address) as http:
-        wait_for(lambda: "vqdiff_running_pictures 8.0" in http.get("/metrics", headers=HEADERS).text)
+        wait_for(lambda: "vqdiff_running_images 8.0" in http.get("/metrics", headers=HEADERS).text)
     before[0].kill()
     for thread in threads:
         thread.join(120)
@@ -168,7 +168,7 @@ def test_stopped_replicas_finish_what_they_have_taken(cluster: Cluster) -> None:
     for thread in threads:
         thread.start()
     with client(cluster.address) as http:
-        wait_for(lambda: "vqdiff_running_pictures 8.0" in http.get("/metrics", headers=HEADERS).text)
+        wait_for(lambda: "vqdiff_running_images 8.0" in http.get("/metrics", headers=HEADERS).text)
     cluster.server.send_signal(signal.SIGTERM)
     for thread in threads:
         thread.join(60)

@@ -196,7 +196,7 @@ def test_what_waits_is_small() -> None:
         gate.await_call()
         waiting = [engine.submit(pipe, generate(pipe.model, 1, num_images=3)) for _ in range(50)]
         assert engine.running == 2
-        assert all(ticket.bound is None and not ticket.pictures for ticket in waiting)
+        assert all(ticket.bound is None and not ticket.finished for ticket in waiting)
         gate.open()
         for ticket in (first, *waiting):
             ticket.result(PATIENCE)
@@ -254,7 +254,7 @@ def test_cancelling_frees_the_rows_before_the_next_step() -> None:
             first.result(0)
         gate.open()
         assert torch.equal(second.result(PATIENCE).tokens, alone(pipe, second.job))
-    assert (engine.counts.pictures, engine.counts.cancelled) == (4, 1)
+    assert (engine.counts.images, engine.counts.cancelled) == (4, 1)
 
 
 def test_a_request_that_fails_fails_alone() -> None:
@@ -299,14 +299,14 @@ def test_progress_and_previews() -> None:
         other = engine.submit(pipe, work)
         gate.let(3)
         assert ticket.progress == (6, 8)
-        views = [ticket.views[i] for i in (0, 1)]
-        assert [(one.number, one.step, one.steps) for one in views] == [(3, 3, 4), (2, 2, 4)]  # taking turns
-        assert views[0].image.size == (32, 32)
+        previews = [ticket.previews[i] for i in (0, 1)]
+        assert [(one.number, one.step, one.steps) for one in previews] == [(3, 3, 4), (2, 2, 4)]  # taking turns
+        assert previews[0].image.size == (32, 32)
         gate.open()
         ticket.result(PATIENCE)
         assert other.result(PATIENCE)
         assert (reported[0], reported[-1]) == ((2, 8), (8, 8))
-        assert not other.views
+        assert not other.previews
 
 
 @pytest.mark.parametrize(("alone", "least", "most"), [(True, 39, 39), (False, 40 / 3, 40 / 2 + 1)])

@@ -62,7 +62,7 @@ def test_a_website_that_resolves_to_this_machine_can_neither_draw_nor_read() -> 
             if status == 403:
                 assert "--allowed-host" in answer.json()["error"]["message"]
         assert http.get("/healthz", headers={"Host": "probe.internal"}).status_code == 200
-        wait_for(lambda: engine.counts.pictures == 1)
+        wait_for(lambda: engine.counts.images == 1)
 
 
 def test_the_command_tells_of_an_open_door_and_knows_its_names(

@@ -127,7 +127,7 @@ def test_when_stopped_it_finishes_what_it_has_taken(tmp_path: Path) -> None:
     with process(tmp_path, "--device", "cpu") as (address, server):
         socks = [post(address, json={"prompt": "1", "n": 2, "seed": seed}) for seed in range(30)]
         with client(address) as http:
-            wait_for(lambda: "vqdiff_running_pictures 8.0" in http.get("/metrics").text)
+            wait_for(lambda: "vqdiff_running_images 8.0" in http.get("/metrics").text)
         server.send_signal(signal.SIGTERM)
         answers = [b"".join(iter(lambda one=one: one.recv(65536), b"")) for one in socks]
         assert server.wait(60) == 0
@@ -265,7 +265,7 @@ def test_memory_stays_flat_under_mixed_load(tmp_path: Path) -> None:
         load = Load(address, psutil.Process(server.pid), seconds)
         asyncio.run(load.run())
         with client(address) as http:
-            wait_for(lambda: "vqdiff_running_pictures 0.0" in http.get("/metrics").text)
+            wait_for(lambda: "vqdiff_running_images 0.0" in http.get("/metrics").text)
     sizes, answers = load.sizes, load.answers
     first, second = sizes[: len(sizes) // 2], sizes[len(sizes) // 2 :]
     told = [f"{size / 2**20:.0f} MiB" for size in sizes[:: max(1, len(sizes) // 10)]]

@@ -119,7 +119,7 @@ def test_a_prompt_becomes_pictures(page: Page, emoji: Pipeline, tmp_path: Path) 
 
 def test_a_brush_marks_what_to_redraw(page: Page, emoji: Pipeline, tmp_path: Path) -> None:
     page.get_by_role("tab", name="Edit").click()
-    page.get_by_role("button", name="Redraw what is painted").click()
+    page.get_by_role("button", name="Resample what is painted").click()
     expect(page.get_by_role("alert")).to_contain_text("There is no image yet")
     before = emoji("red heart", seed=0)[0]
     file = tmp_path / "heart.png"
@@ -127,14 +127,14 @@ def test_a_brush_marks_what_to_redraw(page: Page, emoji: Pipeline, tmp_path: Pat
     page.locator("#brush input[type=file]").set_input_files(file)
     canvas = page.locator("#brush canvas")
     expect(canvas).to_be_visible()
-    page.get_by_role("button", name="Redraw what is painted").click()
+    page.get_by_role("button", name="Resample what is painted").click()
     expect(page.get_by_role("alert")).to_contain_text("Nothing is painted")
     box = canvas.bounding_box()
     assert box is not None
     paint(page, box, (0.2, 0.3), (0.5, 0.3))
     paint(page, box, (0.8, 0.9), (0.9, 0.9))
     page.get_by_role("button", name="Undo").click()
-    draw(page, "a tree", seed=3, count=1, tab="Edit", button="Redraw what is painted")
+    draw(page, "a tree", seed=3, count=1, tab="Edit", button="Resample what is painted")
     expect(page.locator("#edited a[download]")).to_have_count(1)
     after = saved(page, "#edited a[download]", tmp_path)
     changed = (np.asarray(after.convert("RGB")) != np.asarray(before)).any(-1)
@@ -191,8 +191,8 @@ def test_compare_puts_four_ways_side_by_side(page: Page, emoji: Pipeline, tmp_pa
     expect(page.locator("#table a[download]")).to_have_count(4)
     heads = [" ".join(one.split()) for one in page.locator("#table th").all_inner_texts()]
     guided = f"guidance {emoji.model.sampling.guidance:g}"
-    orders = ["random order", "by purity"]
-    assert heads == [f"{order} {scale}" for scale in ("no guidance", guided) for order in orders]
+    samplers = ["random order", "by purity"]
+    assert heads == [f"{sampler} {scale}" for scale in ("no guidance", guided) for sampler in samplers]
     for i, asked in enumerate([{"sampler": "fewer-tokens", "guidance": 1.0}, {}], 1):
         image = saved(page, f"#table td:nth-child({[1, 4][i - 1]}) a[download]", tmp_path)
         assert image.convert("RGB").tobytes() == emoji("a cat face", seed=2, **asked)[0].tobytes()

@@ -33,7 +33,7 @@ def test_joined_and_abandoned_jobs_are_not_drawn_and_those_with_a_reader_are() -
             gate.open()
             lines = (json.loads(line[6:]) for line in reader.iter_lines() if line.startswith("data: "))
             assert next(one for one in lines if one["msg"] == "process_completed")["success"]
-        wait_for(lambda: engine.counts.pictures == 10)
+        wait_for(lambda: engine.counts.images == 10)
         assert engine.counts.cancelled == 0
 
 

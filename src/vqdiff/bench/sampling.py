@@ -26,16 +26,12 @@ from vqdiff.foundation.progress import track
 from vqdiff.model import Model
 from vqdiff.model.devices import pick_device
 from vqdiff.model.finding import find
-from vqdiff.sampling import SamplingSettings
 
 if TYPE_CHECKING:
     from vqdiff.bench.diffusers_program import Diffusers
 
 _BUNDLED = "emoji"
-_GUIDED, _PLAIN = (
-    SamplingSettings("ancestral", steps=1, guidance=RECIPES[name].guidance, truncation=RECIPES[name].truncation)
-    for name in ("ithq-guided", "ithq")
-)
+_GUIDED, _PLAIN = (replace(RECIPES[name], sampler="ancestral", steps=1) for name in ("ithq-guided", "ithq"))
 _ON_CPU: dict[str, tuple[int, tuple[int, ...]]] = {"small": (20, (1, 8, 32)), "coco": (7, (1, 8)), "ithq": (5, (1,))}
 """Steps to time and batch sizes, by model size, where more would take hours."""
 _DEFAULT = 20, (1, 8, 32)

@@ -62,7 +62,9 @@ def bench_training(
     bench = Session(title, dict.fromkeys((VQDIFF, PUBLISHED), dtype), device, command, say)
     note = "AdamW, weights in float32" + (", matrix products in bfloat16 by autocast" if dtype == "bfloat16" else "")
     bench.report.notes.append(f"{note}; λ {_AUX_WEIGHT}; the published schedule of {config.num_steps} times.")
-    made = {name: (make, config, dtype, str(device)) for name, make in ((VQDIFF, VQDiff), (PUBLISHED, Published))}
+    made = {
+        name: (make, config, dtype, str(device)) for name, make in ((VQDIFF, VQDiffLoss), (PUBLISHED, PublishedLoss))
+    }
     with bench.workers(made) as workers:
         noisy = _noisy(config)
         bench.check([worker.ask("losses", *noisy) for worker in workers], "losses")
@@ -160,7 +162,7 @@ class Program(ABC):
         return losses.sum() / (len(losses) * self.config.num_tokens)
 
 
-class VQDiff(Program):
+class VQDiffLoss(Program):
     """This package's loss, on integers."""
 
     def noise(self, x0: Tensor, t: Tensor) -> tuple[Tensor, Noise]:
@@ -175,7 +177,7 @@ class VQDiff(Program):
         return x0, xt
 
 
-class Published(Program):
+class PublishedLoss(Program):
     """The published loss, on log-one-hot tensors."""
 
     def __init__(self, config: ClassicConfig, dtype: Dtype, device: str) -> None:

@@ -101,8 +101,8 @@ def run(replica: Replica, *, replicas: int, host: str, port: int, max_connection
         device, resources = share(ray.nodes(), replicas, replica.device)
         placed = _placed(replica, device)
         deployment: Any = serve.deployment  # typed as what it decorates
-        drawers = deployment(
-            _Drawer,
+        actors = deployment(
+            _ReplicaActor,
             name=NAME,
             num_replicas=replicas,
             ray_actor_options=resources,
@@ -120,7 +120,7 @@ def run(replica: Replica, *, replicas: int, host: str, port: int, max_connection
             max_ongoing_requests=replicas * max_connections,
             graceful_shutdown_wait_loop_s=0.2,
             graceful_shutdown_timeout_s=replica.limits.timeout + 1,
-        ).bind(drawers)
+        ).bind(actors)
         quiet = {"log_level": "WARNING", "enable_access_log": False}
         serve.start(http_options={"host": host, "port": port}, logging_config=quiet)
         try:
@@ -163,7 +163,7 @@ def share(nodes: list[dict[str, Any]], replicas: int, device: str) -> tuple[str,
     raise InputError(f"{replicas} replicas need a processor each, and the cluster has {sum(cores)}: use fewer")
 
 
-class _Drawer:
+class _ReplicaActor:
     """A replica. Ray Serve checks its health regularly and replaces it if the check fails."""
 
     def __init__(self, replica: Replica) -> None:

@@ -47,8 +47,8 @@ class Counts:
     """What an engine has done since its start."""
 
     steps: int = 0
-    picture_steps: int = 0
-    pictures: int = 0
+    image_steps: int = 0
+    images: int = 0
     failures: int = 0
     cancelled: int = 0
 
@@ -86,7 +86,7 @@ class Engine:
         self._closing = False
         self._pace = 0.0
         self._next_preview = 0.0
-        self._views = 0
+        self._previews = 0
         self._thread = Thread(target=self._work, name="vqdiff-engine", daemon=True)
         release_threads()  # of the thread that loaded the models
         self._thread.start()
@@ -187,7 +187,7 @@ class Engine:
             elif (error := ticket.exception()) is not None:
                 self.counts.failures += not isinstance(error, QueueFullError)
             else:
-                self.counts.pictures += len(ticket.steps)
+                self.counts.images += len(ticket.steps)
 
     @torch.inference_mode()
     def _work(self) -> None:
@@ -196,7 +196,7 @@ class Engine:
                 self._admit()
                 start, rows = time.monotonic(), self.running
                 for key, batch in list(self._batches.items()):
-                    self._put(key, batch.settle())  # frees the rows of requests that were cancelled
+                    self._put(key, batch.remove_finished())  # frees the rows of requests that were cancelled
                     if key in self._batches:
                         self._step(key, self._batches[key])
                 self._preview()
@@ -237,7 +237,7 @@ class Engine:
                 if number == left:
                     self._waiting.remove(ticket)
             try:
-                batch = ticket.take(number)
+                batch = ticket.next_images(number)
                 self._join((id(ticket.pipe), ticket.job.settings.sampler, ticket.job.guided), batch)
             except Exception as error:
                 ticket.fail(error)
@@ -282,11 +282,11 @@ class Engine:
         tickets = dict.fromkeys(row.ticket for row in batch.rows)
         moved = batch.advance()
         self.counts.steps += 1
-        self.counts.picture_steps += len(batch.rows)
-        self._put(key, moved and moved.settle())
+        self.counts.image_steps += len(batch.rows)
+        self._put(key, moved and moved.remove_finished())
         for ticket in tickets:
             try:
-                ticket.tell()
+                ticket.notify()
             except Exception as error:
                 ticket.fail(error)
 
@@ -297,7 +297,7 @@ class Engine:
             (row.shown, key, i)
             for key, batch in self._batches.items()
             for i, row in enumerate(batch.rows)
-            if row.ticket.previews
+            if row.ticket.wants_previews
         ]
         if not previewed:
             return
@@ -310,10 +310,10 @@ class Engine:
         )
         if not alone and start < self._next_preview:
             return
-        self._views += 1
+        self._previews += 1
         try:
-            self._batches[key].show(i, self._views)
-            ticket.tell()
+            self._batches[key].show(i, self._previews)
+            ticket.notify()
         except Exception as error:
             ticket.fail(error)
         took = time.monotonic() - start

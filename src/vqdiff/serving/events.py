@@ -15,22 +15,22 @@ from fastapi import Request
 
 from vqdiff.serving.errors import failure_of
 from vqdiff.serving.openai_schemas import OpenAIBody, Usage
-from vqdiff.serving.running_batch import Preview, Ticket
+from vqdiff.serving.running_batch import EnginePreview, Ticket
 from vqdiff.serving.schemas import Finished, ImageRequest, RequestBody
-from vqdiff.serving.service import ClientGoneError, Service, Submitted, patience_of
+from vqdiff.serving.service import ClientGoneError, Service, Submitted, client_wait
 
 
-class Teller(Protocol):
+class EventFormat(Protocol):
     """The events of a request."""
 
     previews: bool
     """Whether the engine makes previews."""
 
-    def news(self, ticket: Ticket) -> list[bytes]:
+    def new_events(self, ticket: Ticket) -> list[bytes]:
         """Return the events since the last call; this may take a while, and runs in a thread."""
         ...
 
-    def finished(self, order: Submitted, pictures: Sequence[Finished]) -> list[bytes]:
+    def finished(self, submitted: Submitted, images: Sequence[Finished]) -> list[bytes]:
         """Return the last events."""
         ...
 
@@ -42,19 +42,19 @@ class NativeEvents:
         self.options, self.previews = options, options.previews
         self._reported, self._shown = -1, dict[int, int]()
 
-    def news(self, ticket: Ticket) -> list[bytes]:
-        news, (done, total) = list[bytes](), ticket.progress
+    def new_events(self, ticket: Ticket) -> list[bytes]:
+        new, (done, total) = list[bytes](), ticket.progress
         if done != self._reported:
             self._reported = done
-            news.append(_event("progress", {"done": done, "total": total}))
-        for index, view in sorted(ticket.views.items()):
-            if self._shown.get(index) != view.number:
-                self._shown[index] = view.number
-                news.append(_preview(index, view))
-        return news
+            new.append(_event("progress", {"done": done, "total": total}))
+        for index, preview in sorted(ticket.previews.items()):
+            if self._shown.get(index) != preview.number:
+                self._shown[index] = preview.number
+                new.append(_preview(index, preview))
+        return new
 
-    def finished(self, order: Submitted, pictures: Sequence[Finished]) -> list[bytes]:
-        return [_event("done", self.options.answer(order.model, pictures).model_dump())]
+    def finished(self, submitted: Submitted, images: Sequence[Finished]) -> list[bytes]:
+        return [_event("done", self.options.answer(submitted.model, images).model_dump())]
 
 
 class ImageEvents:
@@ -67,24 +67,24 @@ class ImageEvents:
         self.kind, self.options, self.previews = kind, options, options.partial_images > 0
         self._begun, self._shown = False, dict[int, int]()
 
-    def news(self, ticket: Ticket) -> list[bytes]:
+    def new_events(self, ticket: Ticket) -> list[bytes]:
         # First a comment, which clients skip: the request is accepted, and the response may take long.
-        news, wanted = [] if self._begun else [b": drawing\n\n"], self.options.partial_images
+        new, wanted = [] if self._begun else [b": generating\n\n"], self.options.partial_images
         self._begun = True
-        for index, view in sorted(ticket.views.items()):
+        for index, preview in sorted(ticket.previews.items()):
             shown = self._shown.get(index, 0)
-            if shown < wanted and view.step * (wanted + 1) >= view.steps * (shown + 1):
+            if shown < wanted and preview.step * (wanted + 1) >= preview.steps * (shown + 1):
                 self._shown[index] = shown + 1
-                image = ticket.job.finish(view.image)
-                content = self.options.encoding.encode(image, {"step": view.step, "steps": view.steps})
+                image = ticket.job.finish(preview.image)
+                content = self.options.encoding.encode(image, {"step": preview.step, "steps": preview.steps})
                 file = base64.b64encode(content).decode()
                 more = {"partial_image_index": shown, "index": index}
-                news.append(self._image_event("partial_image", file, image.size, more))
-        return news
+                new.append(self._image_event("partial_image", file, image.size, more))
+        return new
 
-    def finished(self, order: Submitted, pictures: Sequence[Finished]) -> list[bytes]:
+    def finished(self, submitted: Submitted, images: Sequence[Finished]) -> list[bytes]:
         last = list[bytes]()
-        for one in pictures:
+        for one in images:
             more = {"seed": one.seed, "usage": Usage.of(one).model_dump(), "warnings": one.warnings}
             last.append(self._image_event("completed", one.file, one.size, more))
         return last
@@ -109,24 +109,26 @@ async def first_and_rest(events: AsyncGenerator[bytes]) -> AsyncIterator[bytes]:
     return both()
 
 
-async def events(service: Service, options: RequestBody, request: Request, teller: Teller) -> AsyncGenerator[bytes]:
+async def events(
+    service: Service, options: RequestBody, request: Request, event_format: EventFormat
+) -> AsyncGenerator[bytes]:
     """Yield events until the images are done; a client that reads slowly misses some and delays no others."""
     begun = False
     try:
         async with (
-            patience_of(request, service.limits.timeout) as patience,
-            service.order(options, patience, previews=teller.previews) as order,
+            client_wait(request, service.limits.timeout) as wait,
+            service.submit(options, wait, previews=event_format.previews) as submitted,
         ):
             while True:
-                ended = order.ticket.done()  # read before the progress, so that the last progress is reported too
-                for event in await service.compute(partial(teller.news, order.ticket), patience):
+                ended = submitted.ticket.done()  # read before the progress, so that the last progress is reported too
+                for event in await service.compute(partial(event_format.new_events, submitted.ticket), wait):
                     begun = True
                     yield event
                 if ended:
                     break
-                await patience(order.changed.wait())
-                order.changed.clear()
-            for event in teller.finished(order, await service.finish(order, patience)):
+                await wait(submitted.changed.wait())
+                submitted.changed.clear()
+            for event in event_format.finished(submitted, await service.finish(submitted, wait)):
                 begun = True
                 yield event
     except ClientGoneError:
@@ -138,11 +140,11 @@ async def events(service: Service, options: RequestBody, request: Request, telle
         yield _event("error", failure_of(error)[1].model_dump())
 
 
-def _preview(index: int, view: Preview) -> bytes:
+def _preview(index: int, preview: EnginePreview) -> bytes:
     file = io.BytesIO()
-    view.image.save(file, format="PNG", compress_level=1)
-    picture = base64.b64encode(file.getvalue()).decode()
-    return _event("preview", {"index": index, "step": view.step, "steps": view.steps, "b64_json": picture})
+    preview.image.save(file, format="PNG", compress_level=1)
+    content = base64.b64encode(file.getvalue()).decode()
+    return _event("preview", {"index": index, "step": preview.step, "steps": preview.steps, "b64_json": content})
 
 
 def _event(name: str, data: dict[str, Any]) -> bytes:

@@ -21,7 +21,7 @@ class EngineMetrics(Collector):
 
     def collect(self) -> Iterator[Metric]:
         yield GaugeMetricFamily("vqdiff_waiting_requests", "Requests in the queue", self.engine.waiting)
-        yield GaugeMetricFamily("vqdiff_running_pictures", "Images in progress", self.engine.running)
+        yield GaugeMetricFamily("vqdiff_running_images", "Images in progress", self.engine.running)
         yield GaugeMetricFamily("vqdiff_max_rows", "The most images in progress at once", self.engine.max_rows)
         for name, value in vars(self.engine.counts).items():
             yield CounterMetricFamily(f"vqdiff_{name}", f"{name.replace('_', ' ').capitalize()} so far", value)

@@ -47,11 +47,11 @@ async def edits(
 
 
 async def _draw(
-    service: Service, options: ImageRequest | OpenAIBody, request: Request, teller: NativeEvents | ImageEvents
+    service: Service, options: ImageRequest | OpenAIBody, request: Request, event_format: NativeEvents | ImageEvents
 ) -> BaseModel | Response:
     if not options.stream:
         return await service.draw(options, request)
-    stream = await first_and_rest(events(service, options, request, teller))
+    stream = await first_and_rest(events(service, options, request, event_format))
     return StreamingResponse(stream, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
 
 

@@ -28,7 +28,7 @@ class Generated:
 
 
 @dataclass(frozen=True)
-class Preview:
+class EnginePreview:
     """An image after ``step`` of ``steps``, with MASK left blank; ``number`` is the engine's count of previews."""
 
     number: int
@@ -56,7 +56,7 @@ class Ticket(Future[Generated]):
         super().__init__()
         self.client = client
         """The client that the rows of the request count for."""
-        self.pipe, self.job, self.previews, self._on_change = pipe, job, previews, on_change
+        self.pipe, self.job, self.wants_previews, self._on_change = pipe, job, previews, on_change
         self.batch = job.start(pipe.model)
         self.encoded = job.encode(pipe.model)
         self.bound: Bound | None = None
@@ -64,12 +64,12 @@ class Ticket(Future[Generated]):
         """The number of images that have left the queue."""
         self.steps = self.batch.left.tolist()
         self.taken = 0
-        self.views: dict[int, Preview] = {}
+        self.previews: dict[int, EnginePreview] = {}
         """The last preview of each image that has one, by its number in the request."""
         self.traces: list[list[Trace]] | None = [[] for _ in self.steps] if trace else None
         """A trace of each step of each image, on the CPU; None unless requested."""
-        self.pictures: dict[int, tuple[Image.Image, Tensor]] = {}
-        self.add_done_callback(lambda _: self.tell())
+        self.finished: dict[int, tuple[Image.Image, Tensor]] = {}
+        self.add_done_callback(lambda _: self.notify())
 
     @property
     def progress(self) -> tuple[int, int]:
@@ -80,20 +80,20 @@ class Ticket(Future[Generated]):
         """Wait for the finished images, as `Pipeline` returns them."""
         return [self.job.finish(one) for one in self.result(timeout).images]
 
-    def take(self, count: int) -> RunningBatch:
+    def next_images(self, count: int) -> RunningBatch:
         """Return the next ``count`` images, ready for their first step."""
         # Prepared when the first image leaves the queue, so that waiting requests stay small.
         self.bound = self.bound or self.pipe.model.bind(*self.encoded)
         numbers = range(self.joined, self.joined + count)
-        slots = [Slot(self, one) for one in numbers]
-        running = RunningBatch(slots, self.batch.select(numbers), self.bound.select(numbers))
+        rows = [RunningImage(self, one) for one in numbers]
+        running = RunningBatch(rows, self.batch.select(numbers), self.bound.select(numbers))
         self.joined += count
         if self.joined == len(self.steps):
             self.bound = None
         return running
 
-    def tell(self) -> None:
-        """Call ``on_change``: progress or views have changed, or the request has ended."""
+    def notify(self) -> None:
+        """Call ``on_change``: progress or previews have changed, or the request has ended."""
         if self._on_change is not None:
             self._on_change()
 
@@ -102,17 +102,17 @@ class Ticket(Future[Generated]):
         with suppress(InvalidStateError):
             self.set_exception(error)
 
-    def keep(self, number: int, image: Image.Image, tokens: Int[Tensor, "L"]) -> None:
+    def store(self, number: int, image: Image.Image, tokens: Int[Tensor, "L"]) -> None:
         """Store a finished image; the last one ends the request."""
-        self.pictures[number] = (image, tokens)
-        if len(self.pictures) == len(self.steps):
-            images, rows = zip(*(self.pictures[one] for one in range(len(self.steps))), strict=True)
+        self.finished[number] = (image, tokens)
+        if len(self.finished) == len(self.steps):
+            images, rows = zip(*(self.finished[one] for one in range(len(self.steps))), strict=True)
             with suppress(InvalidStateError):
                 self.set_result(Generated(list(images), torch.stack(rows)))
 
 
 @dataclass
-class Slot:
+class RunningImage:
     """One image in progress; ``shown``: the engine's count of previews when this image was last shown."""
 
     ticket: Ticket
@@ -124,7 +124,7 @@ class Slot:
 class RunningBatch:
     """Images with one model and one sampler, all guided or none: one network call per step for all of them."""
 
-    rows: Sequence[Slot]
+    rows: Sequence[RunningImage]
     batch: Batch
     bound: Bound
 
@@ -175,7 +175,7 @@ class RunningBatch:
         confidence = prediction.select(i, guided=guided).confidence().cpu()
         return Trace(tokens[None], ((before == mask) & (tokens != mask))[None], confidence[None])
 
-    def settle(self) -> RunningBatch | None:
+    def remove_finished(self) -> RunningBatch | None:
         """Decode the finished images; return the batch without them and without those of ended requests."""
         going = list[int]()
         for i, (row, left) in enumerate(zip(self.rows, self.batch.left.tolist(), strict=True)):
@@ -186,14 +186,14 @@ class RunningBatch:
                 continue
             try:
                 tokens = self.batch.tokens[i].cpu()
-                row.ticket.keep(row.number, self.pipe.decode(tokens[None].to(self.batch.tokens.device))[0], tokens)
+                row.ticket.store(row.number, self.pipe.decode(tokens[None].to(self.batch.tokens.device))[0], tokens)
             except Exception as error:
                 row.ticket.fail(error)
         return self.select(going)
 
     def show(self, i: int, count: int) -> None:
-        """Decode the i-th image in its current state; ``count`` numbers the view."""
+        """Decode the i-th image in its current state; ``count`` numbers the preview."""
         row, steps = self.rows[i], self.rows[i].ticket.steps[self.rows[i].number]
         image = to_images(self.pipe.preview(self.batch.tokens[i : i + 1]))[0]
-        row.ticket.views[row.number] = Preview(count, steps - int(self.batch.left[i]), steps, image)
+        row.ticket.previews[row.number] = EnginePreview(count, steps - int(self.batch.left[i]), steps, image)
         row.shown = count

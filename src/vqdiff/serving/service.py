@@ -56,7 +56,7 @@ class Service:
     def __init__(self, pipes: Mapping[str, Pipeline], engine: Engine, limits: Limits) -> None:
         self.pipes, self.engine, self.limits = dict(pipes), engine, limits
         # Two at a time: each computing thread has worker threads of its own, and the engine shares the processor.
-        self._threads = ThreadPoolExecutor(2, "vqdiff-pictures")
+        self._threads = ThreadPoolExecutor(2, "vqdiff-images")
 
     def pipe(self, name: str | None) -> tuple[str, Pipeline]:
         """Return a model by name, by default the first; only the names given at the start are known."""
@@ -66,10 +66,10 @@ class Service:
         return name, self.pipes[name]
 
     @asynccontextmanager
-    async def order(
+    async def submit(
         self,
         options: RequestBody,
-        patience: Patience,
+        wait: ClientWait,
         *,
         previews: bool = False,
         trace: bool = False,
@@ -83,35 +83,35 @@ class Service:
         name, pipe = self.pipe(options.model)
         seed, loop, changed = options.seeded(), asyncio.get_running_loop(), changed or asyncio.Event()
 
-        def submit() -> Ticket:
+        def start() -> Ticket:
             job = options.request(pipe.model, seed, self.limits).job(pipe.model)
-            tell = lambda: loop.call_soon_threadsafe(changed.set)  # noqa: E731
-            return self.engine.submit(pipe, job, previews=previews, trace=trace, on_change=tell, client=patience.client)
+            notify = lambda: loop.call_soon_threadsafe(changed.set)  # noqa: E731
+            return self.engine.submit(pipe, job, previews=previews, trace=trace, on_change=notify, client=wait.client)
 
-        submitted = self._threads.submit(submit)
+        started = self._threads.submit(start)
         try:
-            ticket = await patience(asyncio.wrap_future(submitted))
+            ticket = await wait(asyncio.wrap_future(started))
         except BaseException:
-            submitted.add_done_callback(_cancel_ticket)  # the engine may have accepted it by now
+            started.add_done_callback(_cancel_ticket)  # the engine may have accepted it by now
             raise
         try:
             yield Submitted(name, options, seed, ticket, changed)
         finally:
             ticket.cancel()
 
-    async def finish(self, order: Submitted, patience: Patience) -> list[Finished]:
+    async def finish(self, submitted: Submitted, wait: ClientWait) -> list[Finished]:
         """Wait for the images."""
-        await patience(asyncio.wrap_future(order.ticket))
-        return await self.compute(order.finish, patience)
+        await wait(asyncio.wrap_future(submitted.ticket))
+        return await self.compute(submitted.finish, wait)
 
-    async def compute(self, function: Callable[[], T], patience: Patience) -> T:
+    async def compute(self, function: Callable[[], T], wait: ClientWait) -> T:
         """Run a request's own computation in the threads for it."""
-        return await patience(asyncio.wrap_future(self._threads.submit(function)))
+        return await wait(asyncio.wrap_future(self._threads.submit(function)))
 
     async def draw(self, options: RequestBody, request: Request) -> BaseModel:
         """Respond to a request, unless the client disconnects or the time limit is reached."""
-        async with patience_of(request, self.limits.timeout) as patience, self.order(options, patience) as order:
-            return options.answer(order.model, await self.finish(order, patience))
+        async with client_wait(request, self.limits.timeout) as wait, self.submit(options, wait) as submitted:
+            return options.answer(submitted.model, await self.finish(submitted, wait))
 
     def close(self) -> None:
         """Finish the current requests, and end the threads."""
@@ -123,7 +123,7 @@ class ClientGoneError(Exception):
     """The client has disconnected."""
 
 
-class Patience:
+class ClientWait:
     """Wait for results until the client disconnects or its time limit is reached."""
 
     def __init__(self, gone: asyncio.Task[None], deadline: float, client: str = "") -> None:
@@ -145,8 +145,8 @@ class Patience:
 
 
 @asynccontextmanager
-async def patience_of(request: Request | None, timeout: float, client: str | None = None) -> AsyncIterator[Patience]:
-    """Yield the patience of a client whose request has been read, for ``timeout`` seconds.
+async def client_wait(request: Request | None, timeout: float, client: str | None = None) -> AsyncIterator[ClientWait]:
+    """Yield a wait for a client whose request has been read, of at most ``timeout`` seconds.
 
     request: None for a client that never disconnects. client: the client that the rows count for, by default the
     address of the request.
@@ -161,11 +161,11 @@ async def patience_of(request: Request | None, timeout: float, client: str | Non
     gone = asyncio.create_task(until_gone())
     try:
         client = client if request is None else network_of(request.client)
-        yield Patience(gone, asyncio.get_running_loop().time() + timeout, client or "")
+        yield ClientWait(gone, asyncio.get_running_loop().time() + timeout, client or "")
     finally:
         gone.cancel()
 
 
-def _cancel_ticket(submitted: Future[Ticket]) -> None:
-    if not submitted.cancelled() and submitted.exception() is None:
-        submitted.result().cancel()
+def _cancel_ticket(started: Future[Ticket]) -> None:
+    if not started.cancelled() and started.exception() is None:
+        started.result().cancel()

@@ -16,7 +16,7 @@ from vqdiff.serving.service import Service
 
 _HELP = """Each row starts from the same noise. **Guidance** moves the predictions towards the prompt; **purity**
 reveals the most confident tokens first, *random* any of them. With fewer steps, the difference grows."""
-_UNGUIDED = {"guidance": 1.0, "guidance_schedule": None, "guidance_interval": None, "negative": None}
+_UNGUIDED = {"guidance": 1.0, "negative": None}
 _COMPARED = {"fewer-tokens": "random order", "purity": "by purity"}
 
 
@@ -35,8 +35,8 @@ def compare_tab(service: Service, model: gr.Dropdown) -> None:
     def start(values: Values, client: str) -> AsyncGenerator[Progress]:
         request = controls.drawing(values)
         request = request.model_copy(update={"seed": request.seeded()})
-        orders = ["fewer-tokens", request.sampler or service.pipe(request.model)[1].model.sampling.sampler]
-        guided = [request.model_copy(update={"sampler": one}) for one in orders]
+        samplers = ["fewer-tokens", request.sampler or service.pipe(request.model)[1].model.sampling.sampler]
+        guided = [request.model_copy(update={"sampler": one}) for one in samplers]
         return draw(service, [*(one.model_copy(update=_UNGUIDED) for one in guided), *guided], client=client)
 
     def show(progress: Progress) -> str:

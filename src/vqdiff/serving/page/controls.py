@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gradio as gr
@@ -13,6 +14,7 @@ from pydantic import ValidationError
 from vqdiff.foundation.errors import InputError
 from vqdiff.foundation.options import Choice, Interval, Number, Option, Whole, options_of
 from vqdiff.model import Model
+from vqdiff.serving.limits import Limits
 from vqdiff.serving.page.running import reporting_errors
 from vqdiff.serving.schemas import ImageRequest
 from vqdiff.serving.service import Service
@@ -22,6 +24,10 @@ _STYLES = ("noto", "blob", "twemoji", "flat", "gradient", "3d", "emojione", "fir
 _ANY = "any"
 _OPTIONS = {name: one for name, one in options_of(SamplingSettings).items() if not isinstance(one, Interval)}
 """The settings with a control."""
+_MAXIMA: dict[str, Callable[[Limits, Model], int]] = {
+    "steps": lambda limits, model: min(limits.max_steps, model.num_tokens)
+}
+"""Maxima that depend on the server and the model, in place of those of the options."""
 
 Values = Sequence[Any]
 
@@ -103,7 +109,6 @@ class Controls:
     def _properties(self, model: Model) -> dict[str, dict[str, Any]]:
         """Return the properties of the fields that depend on the model."""
         own, known = model.sampling, styles_of(model)
-        most = min(self._service.limits.max_steps, model.num_tokens)
         if model.text_encoder is not None:
             prompt = {"label": "Prompt", "value": self._prompt, "visible": True}
         else:
@@ -112,7 +117,14 @@ class Controls:
         return {
             "prompt": prompt,
             "style": {"choices": [_ANY, *known], "value": _ANY, "visible": bool(known)},
-        } | {name: {"value": getattr(own, name)} | ({"maximum": most} if name == "steps" else {}) for name in _OPTIONS}
+        } | {name: {"value": getattr(own, name)} | self._maximum(name, model) for name in _OPTIONS}
+
+    def _maximum(self, name: str, model: Model) -> dict[str, Any]:
+        """Return the maximum of a whole number; the range of other numbers is that of their slider."""
+        described = _OPTIONS[name]
+        if not isinstance(described, Whole):
+            return {}
+        return {"maximum": _MAXIMA[name](self._service.limits, model) if name in _MAXIMA else described.most}
 
     @staticmethod
     def _changed(model: Model, given: dict[str, Any]) -> dict[str, Any]:
@@ -128,7 +140,7 @@ def _control(name: str, described: Option, own: dict[str, Any]) -> Component:
     if isinstance(described, Whole):
         return gr.Slider(described.least, step=1, label=label, **own)
     assert isinstance(described, Number)
-    (low, high, step), off = described.slider, "" if described.off is None else f" ({described.off:g} is off)"
+    (low, high, step), off = described.slider, "" if math.isnan(described.off) else f" ({described.off:g} is off)"
     return gr.Slider(low, high, step=step, label=label + off, **own)
 
 

@@ -23,8 +23,8 @@ _TEMPLATE = """<div class="vq-brush">
     <button type="button" data-tool="clear">Clear</button>
   </div>
   <div class="vq-canvas">
-    <p>Open an image, drop one here, or take one from the Draw tab. Then paint over the part to redraw.</p>
-    <img alt="the image to edit" hidden><canvas hidden aria-label="paint over the part to redraw"></canvas></div>
+    <p>Open an image, drop one here, or take one from the Draw tab. Then paint over the part to resample.</p>
+    <img alt="the image to edit" hidden><canvas hidden aria-label="paint over the part to resample"></canvas></div>
 </div>"""
 
 _TAKE_MASK = """(...values) => {
@@ -52,7 +52,7 @@ def edit_tab(service: Service, model: gr.Dropdown, last: gr.State) -> gr.HTML:
             controls = Controls(service, model, prompt="a green apple", count=("Images", 3))
             with controls.more:
                 feather = gr.Slider(0, 32, 0, step=1, label="Soft seam, in pixels")
-            buttons = Buttons("Redraw what is painted")
+            buttons = Buttons("Resample what is painted")
             edited = gr.HTML(
                 empty("The edited images appear here."),
                 js_on_load=script("pictures.js"),
@@ -65,7 +65,7 @@ def edit_tab(service: Service, model: gr.Dropdown, last: gr.State) -> gr.HTML:
         if not isinstance(painted, dict) or not painted.get("image"):
             raise InputError("there is no image yet: open one, or take one from the Draw tab")
         if not painted.get("mask"):
-            raise InputError("nothing is painted: paint over the part to redraw")
+            raise InputError("nothing is painted: paint over the part to resample")
         drawing = controls.drawing(rest, image=painted["image"], mask=painted["mask"], feather=seam)
         return draw(service, [drawing], client=client)
 

@@ -15,15 +15,15 @@ from PIL import Image
 from vqdiff.foundation.errors import InputError
 from vqdiff.pipeline import Pipeline
 from vqdiff.sampling import Trace
-from vqdiff.serving.running_batch import Preview
+from vqdiff.serving.running_batch import EnginePreview
 from vqdiff.serving.schemas import ImageRequest
-from vqdiff.serving.service import Service, Submitted, patience_of
+from vqdiff.serving.service import Service, Submitted, client_wait
 
 _PULSE = 1.0
 """Seconds between reports of a waiting request, at which disconnected clients are noticed."""
 
 _MOST_STEPS = 64
-"""The most steps of a story, as each is an image to decode."""
+"""The most steps of a trace to show, as each is an image to decode."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,8 @@ class Progress:
     waiting: int
     cells: Sequence[Sequence[Panel]]
     pipe: Pipeline
-    story: object = None
-    """At the end, the story made from the steps of the first image."""
+    trace: object = None
+    """At the end, what was made of the steps of the first image."""
     remarks: Sequence[str] = ()
     """At the end, remarks about the prompts."""
 
@@ -70,41 +70,41 @@ async def draw(
     drawings: Sequence[ImageRequest],
     *,
     client: str,
-    story: Callable[[Pipeline, Sequence[Trace]], object] | None = None,
+    trace: Callable[[Pipeline, Sequence[Trace]], object] | None = None,
 ) -> AsyncGenerator[Progress]:
     """Run all requests together; yield at every step and preview, at least once a second, and at the end.
 
-    client: the client that the rows count for. story: makes something of the steps of the first image. Raises what
-    `Service.order` raises.
+    client: the client that the rows count for. trace: makes something of the steps of the first image. Raises what
+    `Service.submit` raises.
     """
     async with AsyncExitStack() as stack:
-        patience = await stack.enter_async_context(patience_of(None, service.limits.timeout, client))
-        changed, orders = asyncio.Event(), list[Submitted]()
+        wait = await stack.enter_async_context(client_wait(None, service.limits.timeout, client))
+        changed, requests = asyncio.Event(), list[Submitted]()
         for one in drawings:
-            order = service.order(one, patience, previews=True, trace=story is not None, changed=changed)
-            orders.append(await stack.enter_async_context(order))
-        first, shown = orders[0].ticket, dict[int, str]()
-        if story is not None and first.steps[0] > _MOST_STEPS:
+            request = service.submit(one, wait, previews=True, trace=trace is not None, changed=changed)
+            requests.append(await stack.enter_async_context(request))
+        first, shown = requests[0].ticket, dict[int, str]()
+        if trace is not None and first.steps[0] > _MOST_STEPS:
             raise InputError(f"this takes {first.steps[0]} steps, at most {_MOST_STEPS} can be shown: use fewer")
 
         def progress() -> Progress:
-            done, total = (sum(counts) for counts in zip(*(one.ticket.progress for one in orders), strict=True))
-            cells = [_cells(order, one, shown) for order, one in zip(orders, drawings, strict=True)]
+            done, total = (sum(counts) for counts in zip(*(one.ticket.progress for one in requests), strict=True))
+            cells = [_cells(submitted, one, shown) for submitted, one in zip(requests, drawings, strict=True)]
             return Progress(done, total, service.engine.waiting, cells, first.pipe)
 
-        while not all(order.ticket.done() for order in orders):
+        while not all(submitted.ticket.done() for submitted in requests):
             yield progress()
-            await patience(_within(changed, _PULSE))
+            await wait(_within(changed, _PULSE))
             changed.clear()
         cells, remarks = list[list[Panel]](), dict[str, None]()
-        for order, one in zip(orders, drawings, strict=True):
-            pictures = await service.finish(order, patience)
-            remarks |= dict.fromkeys(pictures[0].warnings)
-            cells.append([_finished(one, picture.seed, picture.file) for picture in pictures])
+        for submitted, one in zip(requests, drawings, strict=True):
+            images = await service.finish(submitted, wait)
+            remarks |= dict.fromkeys(images[0].warnings)
+            cells.append([_finished(one, image.seed, image.file) for image in images])
         made = None
-        if story is not None and first.traces is not None:
-            made = await service.compute(partial(story, first.pipe, first.traces[0]), patience)
-        total = sum(order.ticket.progress[1] for order in orders)
+        if trace is not None and first.traces is not None:
+            made = await service.compute(partial(trace, first.pipe, first.traces[0]), wait)
+        total = sum(submitted.ticket.progress[1] for submitted in requests)
         yield Progress(total, total, 0, cells, first.pipe, made, list(remarks))
 
 
@@ -116,20 +116,22 @@ async def _within(changed: asyncio.Event, seconds: float) -> None:
         pass
 
 
-def _cells(order: Submitted, drawing: ImageRequest, shown: dict[int, str]) -> list[Panel]:
-    views = order.ticket.views
+def _cells(submitted: Submitted, drawing: ImageRequest, shown: dict[int, str]) -> list[Panel]:
+    previews = submitted.ticket.previews
     return [
-        Panel(drawing, order.seed + i, _shown(views.get(i), shown), views[i].step if i in views else 0, steps)
-        for i, steps in enumerate(order.ticket.steps)
+        Panel(
+            drawing, submitted.seed + i, _shown(previews.get(i), shown), previews[i].step if i in previews else 0, steps
+        )
+        for i, steps in enumerate(submitted.ticket.steps)
     ]
 
 
-def _shown(view: Preview | None, shown: dict[int, str]) -> str | None:
-    if view is None:
+def _shown(preview: EnginePreview | None, shown: dict[int, str]) -> str | None:
+    if preview is None:
         return None
-    if view.number not in shown:
-        shown[view.number] = data_url(view.image)
-    return shown[view.number]
+    if preview.number not in shown:
+        shown[preview.number] = data_url(preview.image)
+    return shown[preview.number]
 
 
 def _finished(drawing: ImageRequest, seed: int, file: str) -> Panel:

@@ -50,9 +50,9 @@ class Why:
         self.inputs, self.outputs = self.controls.inputs, [now, viewer]
 
         def start(values: Values, client: str) -> AsyncGenerator[Progress]:
-            return draw(service, [self.controls.drawing(values)], story=story, client=client)
+            return draw(service, [self.controls.drawing(values)], trace=trace_of, client=client)
 
-        also = (viewer, lambda progress: progress.story)
+        also = (viewer, lambda progress: progress.trace)
         self.run = self.buttons.draw(self.inputs, now, start, _show, enter=self.controls.prompt, also=also)
 
     def ask(self, event: gr.EventData) -> list[Any]:
@@ -60,7 +60,7 @@ class Why:
         return self.controls.filled(ImageRequest.model_validate_json(event.drawing))
 
 
-def story(pipe: Pipeline, steps: Sequence[Trace]) -> dict[str, Any]:
+def trace_of(pipe: Pipeline, steps: Sequence[Trace]) -> dict[str, Any]:
     """Return what `why.js` shows: images and confidences after each step, and when each position was revealed."""
     trace = Trace.join(steps)
     with torch.inference_mode():
