@@ -51,7 +51,7 @@ def main() -> None:
         page.mouse.move(box["x"] + 0.7 * box["width"], box["y"] + 0.75 * box["height"], steps=9)
         page.mouse.up()
         fill(page, "Edit", "cat face with tears of joy", "noto", 0)
-        page.get_by_role("button", name="Redraw what is painted").click()
+        page.get_by_role("button", name="Resample what is painted").click()
         expect(page.locator("#edited a[download]")).to_have_count(3, timeout=60_000)
         shoot(page, "edit")
         fill(page, "Compare", "cat face", "noto", 0)

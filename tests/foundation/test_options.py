@@ -31,6 +31,7 @@ def test_a_value_out_of_range_is_named_with_the_range(option: Number, value: int
     [
         (Number(help="", least=0, most=1), (0, 1, 0.01)),
         (Number(help="", above=0, most=10), (0.1, 10, 0.1)),
+        (Number(help="", least=2), (2, 3, 0.01)),
         (Number(help="", least=-1e6, most=1e6, slider=(0, 5, 0.5)), (0, 5, 0.5)),
     ],
 )

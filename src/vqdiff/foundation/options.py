@@ -59,8 +59,10 @@ class Number(Option):
         """Minimum, maximum and step of a slider."""
         if self.slider:
             return self.slider
-        least, most = max(self.least, self.above), self.most
-        step = 10.0 ** (math.floor(math.log10(most - least)) - 2) if math.isfinite(most - least) else 0.01
+        least = max(self.least, self.above)
+        least = least if math.isfinite(least) else 0
+        most = self.most if math.isfinite(self.most) else least + 1
+        step = 10.0 ** (math.floor(math.log10(most - least)) - 2)
         return (least + step if self.above >= self.least else least, most, step)
 
     def _range(self) -> str:

@@ -140,7 +140,7 @@ def _control(name: str, described: Option, own: dict[str, Any]) -> Component:
     if isinstance(described, Whole):
         return gr.Slider(described.least, step=1, label=label, **own)
     assert isinstance(described, Number)
-    (low, high, step), off = described.slider, "" if math.isnan(described.off) else f" ({described.off:g} is off)"
+    (low, high, step), off = described.range, "" if math.isnan(described.off) else f" ({described.off:g} is off)"
     return gr.Slider(low, high, step=step, label=label + off, **own)
 
 
