@@ -19,7 +19,7 @@ from vqdiff.foundation.errors import InputError
 from vqdiff.foundation.options import whole
 from vqdiff.pipeline import Pipeline
 from vqdiff.requests import tokenize
-from vqdiff.sampling import Canvas, doubtful, get_sampler
+from vqdiff.sampling import Canvas, get_sampler, least_confident
 
 STEPS = 3
 
@@ -134,7 +134,7 @@ def test_tokens_of_other_pictures_are_doubted(pipe: Pipeline) -> None:
     *_, last = pipe.frames(prompts, [0, 1], pipe.settings())
     wrong = (torch.rand(2, 256) < 0.1) & (last.tokens != last.tokens.flip(0))
     spoilt = torch.where(wrong, last.tokens.flip(0), last.tokens)
-    found = doubtful(pipe.model.bind(pipe.model.encode(prompts)), pipe.model.schedule, spoilt, 0.2)
+    found = least_confident(pipe.model.bind(pipe.model.encode(prompts)), pipe.model.schedule, spoilt, 0.2)
     assert found.sum(1).tolist() == [51, 51]
     assert (found & wrong).sum() / wrong.sum() > 0.5  # 0.2 by chance
 

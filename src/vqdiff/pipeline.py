@@ -165,8 +165,8 @@ class Pipeline:
     ) -> Image.Image:
         """Resample the least confident tokens, a ``share`` of all of them; the others do not change.
 
-        The denoiser evaluates all tokens as if this share of them were wrong (`vqdiff.sampling.doubtful`). Both the
-        choice of tokens and the new ones are conditioned on ``prompt``. A share of 0 gives the image tokenizer's
+        The denoiser evaluates all tokens as if this share of them were wrong (`vqdiff.sampling.least_confident`). Both
+        the choice of tokens and the new ones are conditioned on ``prompt``. A share of 0 gives the image tokenizer's
         reconstruction.
 
         Also raises InputError for a share outside [0, 1].

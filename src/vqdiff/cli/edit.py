@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vqdiff.cli.images import draw_over
+from vqdiff.cli.images import generate_from_image
 from vqdiff.cli.options import Json, ModelOptions, Output, PromptOptions, SettingOptions
 
 
@@ -46,7 +46,7 @@ def edit(
     from vqdiff.foundation.images import read_image
     from vqdiff.requests import EditRequest
 
-    draw_over(
+    generate_from_image(
         EditRequest,
         image,
         prompt,
@@ -107,7 +107,7 @@ def expand(
     from vqdiff.requests import ExpandRequest
 
     sides = {"left": left, "top": top, "right": right, "bottom": bottom}
-    draw_over(
+    generate_from_image(
         ExpandRequest,
         image,
         prompt,

@@ -32,7 +32,7 @@ def record_of(pipe: Pipeline, prompts: PromptOptions, settings: SamplingSettings
     return asdict(settings) | prompts.record() | pipe.model.identity()
 
 
-def draw_over(
+def generate_from_image(
     kind: Callable[..., Request],
     image: Path,
     prompt: str | None,

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from vqdiff.cli.images import draw_over
+from vqdiff.cli.images import generate_from_image
 from vqdiff.cli.options import Json, ModelOptions, Output, PromptOptions, SettingOptions
 from vqdiff.foundation.errors import InputError
 
@@ -51,7 +51,7 @@ def vary(
         raise InputError(f"--num-images is {num_images}: at least 1 is needed")
     from vqdiff.requests import VaryRequest
 
-    draw_over(
+    generate_from_image(
         VaryRequest,
         image,
         prompt,
@@ -99,7 +99,7 @@ def revise(
     """
     from vqdiff.requests import ReviseRequest
 
-    draw_over(
+    generate_from_image(
         ReviseRequest,
         image,
         prompt,
