@@ -161,7 +161,7 @@ def test_a_negative_prompt_takes_the_place_of_null(pipe: Pipeline) -> None:
     assert (plain.tokens != unguided.tokens).any()
     drawn = pipe(["a cat", "a house"], negative="green", steps=STEPS)
     assert pipe("a house", negative="green", seed=1, steps=STEPS)[0].tobytes() == drawn[1].tobytes()
-    *_, preview = pipe.stream("a cat", negative="green", settings=settings)
+    *_, preview = pipe.stream("a cat", negative="green", steps=STEPS)
     assert preview.image.tobytes() == drawn[0].tobytes()
 
 
@@ -171,7 +171,7 @@ def test_guidance_schedules_everywhere(pipe: Pipeline, apple: Image.Image, mask:
         lambda guidance: pipe("a cat", steps=STEPS, guidance=guidance)[0],
         lambda guidance: pipe.edit(apple, mask, "a cat", steps=STEPS, guidance=guidance),
         lambda guidance: pipe.vary(apple, 0.8, "a cat", steps=STEPS, guidance=guidance)[0],
-        lambda guidance: list(pipe.stream("a cat", settings=pipe.settings(steps=STEPS, guidance=guidance)))[-1].image,
+        lambda guidance: list(pipe.stream("a cat", steps=STEPS, guidance=guidance))[-1].image,
     ):
         assert make(linear).tobytes() != make(4.0).tobytes()
         assert make(off).tobytes() == make(1.0).tobytes()  # no step of three falls into the interval

@@ -96,12 +96,12 @@ def generate(
     given = [None] if pipe.model.conditioned_on == "nothing" else wanted
     record: dict[str, Any] = {"prompts": given, "num_images": num_images, "seed": seed}
     record |= record_of(pipe, conditions, chosen)
-    common = {"seed": seed, "negative": conditions.negative, "settings": chosen}
+    common = {"seed": seed, "negative": conditions.negative}
     prompted = [conditions.condition(prompt) for prompt in given]
-    request = DrawRequest(prompts=prompted, num_images=num_images, **common)
+    request = DrawRequest(prompts=prompted, num_images=num_images, settings=chosen, **common)
     _draw(pipe, request, batch_size, record, output, columns or (num_images if num_images > 1 else len(given)))
     if gif is not None or confidence is not None:
-        _trace(pipe.stream(prompted[0], **common), gif, confidence)
+        _trace(pipe.stream(prompted[0], **common, **vars(chosen)), gif, confidence)
     if json_output:
         print(json.dumps(record | {"output": str(output)}))
     else:
