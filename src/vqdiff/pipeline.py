@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Unpack, get_args
+from typing import Any, Unpack, get_args
 
 import torch
 from PIL import Image
@@ -15,9 +15,9 @@ from torch import Tensor
 from vqdiff.checkpoints import Extras, read_model
 from vqdiff.denoisers.packed import is_packed, pack, precision_of
 from vqdiff.foundation.config import Precision
-from vqdiff.foundation.errors import InputError
+from vqdiff.foundation.errors import InputError, about
 from vqdiff.foundation.images import ImageLike, to_images
-from vqdiff.foundation.options import WholeNumber, whole
+from vqdiff.foundation.options import WholeNumber, options_of, whole
 from vqdiff.foundation.shapes import Float, Int
 from vqdiff.model import Job, Model
 from vqdiff.model.devices import auto_precision, pick_device
@@ -253,9 +253,14 @@ class Pipeline:
         """Return prompts or labels as a checked list; for an unconditional model, a list of one None."""
         return conditions_of(self.model, prompts)
 
-    def _request(self, kind: Callable[..., Request], changes: SettingChanges, **given: object) -> Request:
-        """Return a request of a ``kind`` for the fields ``given``, with the settings that ``changes`` make."""
-        return kind(settings=self.settings(**changes), **given)
+    def _request(self, kind: type[Request], changes: SettingChanges, **given: Any) -> Request:
+        """Return a request of a ``kind`` for the fields ``given``, whose numbers may have any type, also NumPy's."""
+        settings = self.settings(**changes)
+        for name, one in options_of(kind).items():
+            if name in given:
+                with about(name):
+                    given[name] = one.check(name, given[name])
+        return kind(settings=settings, **given)
 
     def save(self, folder: str | Path) -> None:
         """Write the model folder, with the networks as they were read, whatever precision they compute in.
