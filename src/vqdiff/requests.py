@@ -18,10 +18,11 @@ from torch import Tensor
 from vqdiff.foundation import fitting
 from vqdiff.foundation.errors import InputError, about
 from vqdiff.foundation.images import ImageLike, as_image, to_pixels
-from vqdiff.foundation.options import Number, Whole, check_options, option
+from vqdiff.foundation.options import check_options
 from vqdiff.foundation.shapes import Bool, Int
 from vqdiff.model import Job, Model
 from vqdiff.sampling import Canvas, SamplingSettings, get_sampler, least_confident
+from vqdiff.settings import EditOptions, ExpandOptions, ImagesOptions, ReviseOptions, VaryOptions
 from vqdiff.text import Blend, Condition
 
 Prompts = Condition | np.generic | Sequence[Condition | np.generic] | NDArray[Any]
@@ -29,14 +30,12 @@ Prompts = Condition | np.generic | Sequence[Condition | np.generic] | NDArray[An
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request(ABC):
+class Request(ImagesOptions, ABC):
     """The fields that all requests have; image i has seed ``seed + i``.
 
     negative: what guidance moves away from, instead of the null condition. settings: by default the model's own.
     """
 
-    num_images: int = option(1, Whole(help="Images to generate; image i has seed + i.", least=1))
-    seed: int = option(0, Whole(help="A seed belongs to an image: the same seed, the same image."))
     negative: Condition = None
     settings: SamplingSettings | None = None
 
@@ -106,11 +105,10 @@ class _ImageRequest(Request):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EditRequest(_ImageRequest):
+class EditRequest(_ImageRequest, EditOptions):
     """Resample the white part of ``mask``; see `Pipeline.edit`."""
 
     mask: ImageLike
-    feather: int = option(0, Whole(help="Width in pixels of a soft seam inside the white part.", least=0))
 
     def job(self, model: Model) -> Job:
         settings, image = model.settings(self.settings), self._opened()
@@ -122,14 +120,8 @@ class EditRequest(_ImageRequest):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExpandRequest(_ImageRequest):
+class ExpandRequest(_ImageRequest, ExpandOptions):
     """Extend the image at its sides; see `Pipeline.expand`."""
-
-    left: int = option(0, Whole(help="Pixels to add at the left."))
-    top: int = option(0, Whole(help="Pixels to add at the top."))
-    right: int = option(0, Whole(help="Pixels to add at the right."))
-    bottom: int = option(0, Whole(help="Pixels to add at the bottom."))
-    feather: int = option(0, Whole(help="Width in pixels of a soft seam outside the image.", least=0))
 
     def job(self, model: Model) -> Job:
         canvas, mask = fitting.expand(self._opened(), self.left, self.top, self.right, self.bottom)
@@ -138,10 +130,8 @@ class ExpandRequest(_ImageRequest):
 
 
 @dataclass(frozen=True, kw_only=True)
-class VaryRequest(_ImageRequest):
+class VaryRequest(_ImageRequest, VaryOptions):
     """Noise the image to the time strength·T and sample from there; see `Pipeline.vary`."""
-
-    strength: float = option(0.5, Number(help="0 changes nothing, 1 generates a new image.", least=0, most=1))
 
     def job(self, model: Model) -> Job:
         settings, start = model.settings(self.settings), round(self.strength * model.schedule.num_steps)
@@ -149,10 +139,8 @@ class VaryRequest(_ImageRequest):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReviseRequest(_ImageRequest):
+class ReviseRequest(_ImageRequest, ReviseOptions):
     """Resample the least confident tokens; see `Pipeline.revise`."""
-
-    share: float = option(0.25, Number(help="Resample this share of the tokens, the least confident.", least=0, most=1))
 
     @torch.inference_mode()
     def job(self, model: Model) -> Job:
