@@ -93,14 +93,8 @@ def generate(
     record |= record_of(pipe, conditions, chosen)
     prompted = [conditions.condition(prompt) for prompt in given]
     request = DrawRequest(prompts=prompted, negative=conditions.negative, settings=chosen, **counts)
-    _draw(
-        pipe,
-        request,
-        batch_size,
-        record,
-        output,
-        columns or (images.num_images if images.num_images > 1 else len(given)),
-    )
+    columns = columns or (images.num_images if images.num_images > 1 else len(given))
+    _draw(pipe, request, batch_size, record, output, columns)
     if gif is not None or confidence is not None:
         previews = pipe.stream(prompted[0], seed=images.seed, negative=conditions.negative, **vars(chosen))
         _trace(previews, gif, confidence)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, make_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -86,10 +85,13 @@ class PromptOptions:
         return blend if self.negative is None else {"negative": self.negative} | blend
 
 
-def _group(cls: type[Any], aliases: Mapping[str, str] = {"num_images": "-n"}) -> type[Any]:
+_ALIASES = {"num_images": "-n"}
+
+
+def _group(cls: type[Any]) -> type[Any]:
     """Return ``cls`` as a group of options for the command line, with the help and defaults of its fields."""
     members = [
-        (name, Annotated[one.type, Parameter(help=one.help, alias=aliases.get(name))], option(getattr(cls, name), one))
+        (name, Annotated[one.type, Parameter(help=one.help, alias=_ALIASES.get(name))], option(getattr(cls, name), one))
         for name, one in options_of(cls).items()
     ]
     return Parameter(name="*")(make_dataclass(cls.__name__, members, frozen=True, namespace={"__module__": __name__}))
