@@ -55,8 +55,7 @@ def test_every_sampler_finishes_the_picture(pipe: Pipeline, sampler: str) -> Non
 
 @pytest.mark.numeric
 def test_stream_ends_with_the_picture(pipe: Pipeline) -> None:
-    settings = pipe.settings(steps=4)
-    previews = list(pipe.stream("a cat", seed=3, settings=settings))
+    previews = list(pipe.stream("a cat", seed=3, steps=4))
     assert [(one.step, one.steps) for one in previews] == [(i, 4) for i in range(1, 5)]
     assert previews[-1].image.tobytes() == pipe("a cat", seed=3, steps=4)[0].tobytes()
     assert previews[0].confidence.shape == (16, 16)

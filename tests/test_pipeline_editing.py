@@ -19,7 +19,7 @@ from vqdiff.foundation.errors import InputError
 from vqdiff.foundation.options import whole
 from vqdiff.pipeline import Pipeline
 from vqdiff.requests import tokenize
-from vqdiff.sampling import Canvas, doubtful, get_sampler
+from vqdiff.sampling import Canvas, get_sampler, least_confident
 
 STEPS = 3
 
@@ -134,7 +134,7 @@ def test_tokens_of_other_pictures_are_doubted(pipe: Pipeline) -> None:
     *_, last = pipe.frames(prompts, [0, 1], pipe.settings())
     wrong = (torch.rand(2, 256) < 0.1) & (last.tokens != last.tokens.flip(0))
     spoilt = torch.where(wrong, last.tokens.flip(0), last.tokens)
-    found = doubtful(pipe.model.bind(pipe.model.encode(prompts)), pipe.model.schedule, spoilt, 0.2)
+    found = least_confident(pipe.model.bind(pipe.model.encode(prompts)), pipe.model.schedule, spoilt, 0.2)
     assert found.sum(1).tolist() == [51, 51]
     assert (found & wrong).sum() / wrong.sum() > 0.5  # 0.2 by chance
 
@@ -161,7 +161,7 @@ def test_a_negative_prompt_takes_the_place_of_null(pipe: Pipeline) -> None:
     assert (plain.tokens != unguided.tokens).any()
     drawn = pipe(["a cat", "a house"], negative="green", steps=STEPS)
     assert pipe("a house", negative="green", seed=1, steps=STEPS)[0].tobytes() == drawn[1].tobytes()
-    *_, preview = pipe.stream("a cat", negative="green", settings=settings)
+    *_, preview = pipe.stream("a cat", negative="green", steps=STEPS)
     assert preview.image.tobytes() == drawn[0].tobytes()
 
 
@@ -171,7 +171,7 @@ def test_guidance_schedules_everywhere(pipe: Pipeline, apple: Image.Image, mask:
         lambda guidance: pipe("a cat", steps=STEPS, guidance=guidance)[0],
         lambda guidance: pipe.edit(apple, mask, "a cat", steps=STEPS, guidance=guidance),
         lambda guidance: pipe.vary(apple, 0.8, "a cat", steps=STEPS, guidance=guidance)[0],
-        lambda guidance: list(pipe.stream("a cat", settings=pipe.settings(steps=STEPS, guidance=guidance)))[-1].image,
+        lambda guidance: list(pipe.stream("a cat", steps=STEPS, guidance=guidance))[-1].image,
     ):
         assert make(linear).tobytes() != make(4.0).tobytes()
         assert make(off).tobytes() == make(1.0).tobytes()  # no step of three falls into the interval

@@ -15,9 +15,9 @@ from torch import Tensor
 from vqdiff.checkpoints import Extras, read_model
 from vqdiff.denoisers.packed import is_packed, pack, precision_of
 from vqdiff.foundation.config import Precision
-from vqdiff.foundation.errors import InputError
+from vqdiff.foundation.errors import InputError, about
 from vqdiff.foundation.images import ImageLike, to_images
-from vqdiff.foundation.options import WholeNumber, whole
+from vqdiff.foundation.options import WholeNumber, options_of, whole
 from vqdiff.foundation.shapes import Float, Int
 from vqdiff.model import Job, Model
 from vqdiff.model.devices import auto_precision, pick_device
@@ -51,9 +51,9 @@ class Preview:
 class Pipeline:
     """A model that generates PIL images from prompts and seeds.
 
-    Every method also takes the settings of `SamplingSettings`; those left at None default to the model's own. Image i
-    of a call has seed ``seed + i`` and does not depend on ``batch_size``, the number of images sampled together. If
-    ``negative`` is given, guidance moves away from it instead of the null condition.
+    The methods that take prompts or an image also take the settings of `SamplingSettings`; those left at None default
+    to the model's own. Image i of a call has seed ``seed + i`` and does not depend on ``batch_size``, the number of
+    images sampled together. If ``negative`` is given, guidance moves away from it instead of the null condition.
 
     All methods raise InputError for an empty or too long prompt, an unknown label, or a value out of range.
     """
@@ -78,8 +78,10 @@ class Pipeline:
 
         ``on_step(done, total)`` is called after every step, with the progress in network calls × images.
         """
-        common = self._common(num_images=num_images, seed=seed, negative=negative, **changes)
-        return self.draw(DrawRequest(prompts=prompts, **common), batch_size=batch_size, on_step=on_step)
+        request = self._request(
+            DrawRequest, changes, prompts=prompts, num_images=num_images, seed=seed, negative=negative
+        )
+        return self.draw(request, batch_size=batch_size, on_step=on_step)
 
     def edit(
         self,
@@ -105,10 +107,8 @@ class Pipeline:
 
         Also raises InputError for a mask of another size.
         """
-        common = self._common(seed=seed, negative=negative, **changes)
-        return self.draw(
-            EditRequest(image=image, mask=mask, prompt=prompt, feather=whole("feather", feather), **common)
-        )[0]
+        given = {"image": image, "mask": mask, "prompt": prompt, "seed": seed, "negative": negative, "feather": feather}
+        return self.draw(self._request(EditRequest, changes, **given))[0]
 
     def expand(
         self,
@@ -125,10 +125,9 @@ class Pipeline:
         **changes: Unpack[SettingChanges],
     ) -> Image.Image:
         """Extend the image by ``left``, ``top``, … new pixels at its sides (outpainting); otherwise as `edit`."""
-        common = self._common(seed=seed, negative=negative, **changes)
-        given = {"left": left, "top": top, "right": right, "bottom": bottom, "feather": feather}
-        sides = {name: whole(name, value) for name, value in given.items()}
-        return self.draw(ExpandRequest(image=image, prompt=prompt, **sides, **common))[0]
+        sides = {"left": left, "top": top, "right": right, "bottom": bottom, "feather": feather}
+        given = {"image": image, "prompt": prompt, "seed": seed, "negative": negative}
+        return self.draw(self._request(ExpandRequest, changes, **given, **sides))[0]
 
     def vary(
         self,
@@ -149,9 +148,8 @@ class Pipeline:
 
         Also raises InputError for a strength outside [0, 1].
         """
-        common = self._common(num_images=num_images, seed=seed, negative=negative, **changes)
-        request = VaryRequest(image=image, strength=strength, prompt=prompt, **common)
-        return self.draw(request, batch_size=batch_size)
+        given = {"image": image, "prompt": prompt, "num_images": num_images, "seed": seed, "negative": negative}
+        return self.draw(self._request(VaryRequest, changes, strength=strength, **given), batch_size=batch_size)
 
     def revise(
         self,
@@ -165,14 +163,14 @@ class Pipeline:
     ) -> Image.Image:
         """Resample the least confident tokens, a ``share`` of all of them; the others do not change.
 
-        The denoiser evaluates all tokens as if this share of them were wrong (`vqdiff.sampling.doubtful`). Both the
-        choice of tokens and the new ones are conditioned on ``prompt``. A share of 0 gives the image tokenizer's
+        The denoiser evaluates all tokens as if this share of them were wrong (`vqdiff.sampling.least_confident`). Both
+        the choice of tokens and the new ones are conditioned on ``prompt``. A share of 0 gives the image tokenizer's
         reconstruction.
 
         Also raises InputError for a share outside [0, 1].
         """
-        common = self._common(seed=seed, negative=negative, **changes)
-        return self.draw(ReviseRequest(image=image, share=share, prompt=prompt, **common))[0]
+        given = {"image": image, "prompt": prompt, "seed": seed, "negative": negative}
+        return self.draw(self._request(ReviseRequest, changes, share=share, **given))[0]
 
     def stream(
         self,
@@ -180,14 +178,12 @@ class Pipeline:
         *,
         seed: WholeNumber = 0,
         negative: Condition = None,
-        settings: SamplingSettings | None = None,
+        **changes: Unpack[SettingChanges],
     ) -> Iterator[Preview]:
         """Generate one image and yield it after every step, with its tokens and the purity at every position."""
         side = self.model.image_tokenizer.grid_size
-        job = DrawRequest(prompts=prompt, seed=whole("seed", seed), negative=negative, settings=settings).job(
-            self.model
-        )
-        for frame in self._run(job):
+        request = self._request(DrawRequest, changes, prompts=prompt, seed=seed, negative=negative)
+        for frame in self._run(request.job(self.model)):
             yield Preview(
                 frame.step,
                 frame.steps,
@@ -257,13 +253,14 @@ class Pipeline:
         """Return prompts or labels as a checked list; for an unconditional model, a list of one None."""
         return conditions_of(self.model, prompts)
 
-    def _common(
-        self, *, seed: WholeNumber, negative: Condition, num_images: WholeNumber = 1, **changes: Unpack[SettingChanges]
-    ) -> dict[str, Any]:
-        """The fields that all requests have."""
+    def _request(self, kind: type[Request], changes: SettingChanges, **given: Any) -> Request:
+        """Return a request of a ``kind`` for the fields ``given``, whose numbers may have any type, also NumPy's."""
         settings = self.settings(**changes)
-        numbers = {"num_images": whole("num_images", num_images, least=1), "seed": whole("seed", seed)}
-        return {**numbers, "negative": negative, "settings": settings}
+        for name, one in options_of(kind).items():
+            if name in given:
+                with about(name):
+                    given[name] = one.check(name, given[name])
+        return kind(settings=settings, **given)
 
     def save(self, folder: str | Path) -> None:
         """Write the model folder, with the networks as they were read, whatever precision they compute in.

@@ -18,10 +18,11 @@ from torch import Tensor
 from vqdiff.foundation import fitting
 from vqdiff.foundation.errors import InputError, about
 from vqdiff.foundation.images import ImageLike, as_image, to_pixels
-from vqdiff.foundation.options import Number, Whole, check_options, option
+from vqdiff.foundation.options import check_options
 from vqdiff.foundation.shapes import Bool, Int
 from vqdiff.model import Job, Model
-from vqdiff.sampling import Canvas, SamplingSettings, doubtful, get_sampler
+from vqdiff.sampling import Canvas, SamplingSettings, get_sampler, least_confident
+from vqdiff.settings import EditOptions, ExpandOptions, ImagesOptions, ReviseOptions, VaryOptions
 from vqdiff.text import Blend, Condition
 
 Prompts = Condition | np.generic | Sequence[Condition | np.generic] | NDArray[Any]
@@ -29,14 +30,12 @@ Prompts = Condition | np.generic | Sequence[Condition | np.generic] | NDArray[An
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request(ABC):
+class Request(ImagesOptions, ABC):
     """The fields that all requests have; image i has seed ``seed + i``.
 
     negative: what guidance moves away from, instead of the null condition. settings: by default the model's own.
     """
 
-    num_images: int = option(1, Whole(help="Images to generate; image i has seed + i.", least=1))
-    seed: int = option(0, Whole(help="A seed belongs to an image: the same seed, the same image."))
     negative: Condition = None
     settings: SamplingSettings | None = None
 
@@ -69,13 +68,13 @@ class DrawRequest(Request):
 
 
 @dataclass(frozen=True, kw_only=True)
-class _OverRequest(Request):
+class _ImageRequest(Request):
     """A request that starts from an image of any size; the result has the same size."""
 
     image: ImageLike
     prompt: Condition = None
 
-    def _over(
+    def _resample(
         self,
         model: Model,
         settings: SamplingSettings,
@@ -100,66 +99,55 @@ class _OverRequest(Request):
         finish = partial(fitting.unfit, size=image.size)
         return Job(condition * count, seeds, settings, self._avoided(model, settings), canvas, finish)
 
-    def _given(self) -> Image.Image:
+    def _opened(self) -> Image.Image:
         with about("image"):
             return as_image(self.image)
 
 
 @dataclass(frozen=True, kw_only=True)
-class EditRequest(_OverRequest):
+class EditRequest(_ImageRequest, EditOptions):
     """Resample the white part of ``mask``; see `Pipeline.edit`."""
 
     mask: ImageLike
-    feather: int = option(0, Whole(help="Width in pixels of a soft seam inside the white part.", least=0))
 
     def job(self, model: Model) -> Job:
-        settings, image = model.settings(self.settings), self._given()
+        settings, image = model.settings(self.settings), self._opened()
         with about("mask"):
             redraw = fitting.white(self.mask, image.size)
         holes = fitting.to_tokens(redraw, model.image_tokenizer.grid_size)[None]
-        job = self._over(model, settings, image, optional_condition(model, self.prompt), redraw=holes)
+        job = self._resample(model, settings, image, optional_condition(model, self.prompt), redraw=holes)
         return replace(job, finish=lambda drawn: fitting.paste(job.finish(drawn), image, redraw, self.feather))
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExpandRequest(_OverRequest):
+class ExpandRequest(_ImageRequest, ExpandOptions):
     """Extend the image at its sides; see `Pipeline.expand`."""
 
-    left: int = option(0, Whole(help="Pixels to add at the left."))
-    top: int = option(0, Whole(help="Pixels to add at the top."))
-    right: int = option(0, Whole(help="Pixels to add at the right."))
-    bottom: int = option(0, Whole(help="Pixels to add at the bottom."))
-    feather: int = option(0, Whole(help="Width in pixels of a soft seam outside the image.", least=0))
-
     def job(self, model: Model) -> Job:
-        canvas, mask = fitting.expand(self._given(), self.left, self.top, self.right, self.bottom)
-        same: dict[str, Any] = {one.name: getattr(self, one.name) for one in fields(_OverRequest)} | {"image": canvas}
+        canvas, mask = fitting.expand(self._opened(), self.left, self.top, self.right, self.bottom)
+        same: dict[str, Any] = {one.name: getattr(self, one.name) for one in fields(_ImageRequest)} | {"image": canvas}
         return EditRequest(mask=mask, feather=self.feather, **same).job(model)
 
 
 @dataclass(frozen=True, kw_only=True)
-class VaryRequest(_OverRequest):
+class VaryRequest(_ImageRequest, VaryOptions):
     """Noise the image to the time strength·T and sample from there; see `Pipeline.vary`."""
-
-    strength: float = option(0.5, Number(help="0 changes nothing, 1 generates a new image.", least=0, most=1))
 
     def job(self, model: Model) -> Job:
         settings, start = model.settings(self.settings), round(self.strength * model.schedule.num_steps)
-        return self._over(model, settings, self._given(), optional_condition(model, self.prompt), start=start)
+        return self._resample(model, settings, self._opened(), optional_condition(model, self.prompt), start=start)
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReviseRequest(_OverRequest):
+class ReviseRequest(_ImageRequest, ReviseOptions):
     """Resample the least confident tokens; see `Pipeline.revise`."""
-
-    share: float = option(0.25, Number(help="Resample this share of the tokens, the least confident.", least=0, most=1))
 
     @torch.inference_mode()
     def job(self, model: Model) -> Job:
-        settings, image = model.settings(self.settings), self._given()
+        settings, image = model.settings(self.settings), self._opened()
         condition, x0 = optional_condition(model, self.prompt), tokenize(model, image)
-        redraw = doubtful(model.bind(model.encode(condition)), model.schedule, x0.to(model.device), self.share)
-        return self._over(model, settings, image, condition, redraw=redraw.cpu(), x0=x0)
+        redraw = least_confident(model.bind(model.encode(condition)), model.schedule, x0.to(model.device), self.share)
+        return self._resample(model, settings, image, condition, redraw=redraw.cpu(), x0=x0)
 
 
 @torch.inference_mode()

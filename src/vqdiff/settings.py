@@ -1,4 +1,7 @@
-"""The sampling settings of one image. Imports no torch: the options of the command line are made from them."""
+"""The sampling settings of one image, and the options of requests.
+
+Imports no torch: the options of the command line are made from them.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,18 @@ from vqdiff.foundation.errors import InputError, about
 from vqdiff.foundation.options import Choice, Interval, Number, Whole, check_options, option, options_of
 from vqdiff.plugins import SAMPLERS
 
-__all__ = ["Guidance", "GuidanceSchedule", "SamplingSettings", "SettingChanges"]
+__all__ = [
+    "EditOptions",
+    "ExpandOptions",
+    "Guidance",
+    "GuidanceSchedule",
+    "ImagesOptions",
+    "ReviseOptions",
+    "SamplingSettings",
+    "SeedOptions",
+    "SettingChanges",
+    "VaryOptions",
+]
 
 GuidanceSchedule = Literal["constant", "linear", "cosine"]
 
@@ -168,3 +182,49 @@ class SettingChanges(TypedDict, total=False):
     guidance_interval: tuple[float, float] | None
     truncation: float | None
     prior_scale: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeedOptions:
+    """The option of every request; as with those below, requests and the command line have it from here."""
+
+    seed: int = option(0, Whole(help="Image i has seed + i; the same seed, the same image."))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImagesOptions(SeedOptions):
+    """The options of a request for several images."""
+
+    num_images: int = option(1, Whole(help="Images to generate, of each prompt if there are several.", least=1))
+
+
+@dataclass(frozen=True, kw_only=True)
+class EditOptions(SeedOptions):
+    """The options of an `EditRequest`."""
+
+    feather: int = option(0, Whole(help="Width in pixels of a soft seam inside the white part.", least=0))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExpandOptions(SeedOptions):
+    """The options of an `ExpandRequest`."""
+
+    left: int = option(0, Whole(help="Pixels to add at the left."))
+    top: int = option(0, Whole(help="Pixels to add at the top."))
+    right: int = option(0, Whole(help="Pixels to add at the right."))
+    bottom: int = option(0, Whole(help="Pixels to add at the bottom."))
+    feather: int = option(0, Whole(help="Width in pixels of a soft seam outside the image.", least=0))
+
+
+@dataclass(frozen=True, kw_only=True)
+class VaryOptions(ImagesOptions):
+    """The options of a `VaryRequest`."""
+
+    strength: float = option(0.5, Number(help="0 changes nothing, 1 generates a new image.", least=0, most=1))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReviseOptions(SeedOptions):
+    """The options of a `ReviseRequest`."""
+
+    share: float = option(0.25, Number(help="Resample this share of the tokens, the least confident.", least=0, most=1))

@@ -23,7 +23,7 @@ from vqdiff.denoisers.packed import pack
 from vqdiff.diffusion import Schedule
 from vqdiff.foundation.processor import can_pack, processor
 from vqdiff.image_tokenizers import AbsentConfig, AbsentTokenizer
-from vqdiff.model import Bound, Model
+from vqdiff.model import BoundDenoiser, Model
 from vqdiff.text import Condition
 
 pytestmark = pytest.mark.numeric
@@ -49,7 +49,7 @@ def threads(request: pytest.FixtureRequest) -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def bound(network: Any, condition: Tensor | None, precision: str) -> Bound:
+def bound(network: Any, condition: Tensor | None, precision: str) -> BoundDenoiser:
     """The denoiser as `vqdiff.load` makes it ready."""
     if precision != "float32":
         network = network.bfloat16()
@@ -58,7 +58,7 @@ def bound(network: Any, condition: Tensor | None, precision: str) -> Bound:
     return Model(Schedule.paper(8, 50), network, AbsentTokenizer(AbsentConfig(4, 50, ""))).bind(condition)
 
 
-def check_alike(denoise: Bound, tokens: Tensor, t: Tensor, batches: tuple[int, ...]) -> None:
+def check_alike(denoise: BoundDenoiser, tokens: Tensor, t: Tensor, batches: tuple[int, ...]) -> None:
     if not getattr(denoise.denoiser, "batch_invariant", False):
         batches = batches[:2]  # it is given one image at a time, however many there are
     alone = [denoise.select([row])(tokens[row : row + 1], t[row : row + 1]) for row in range(max(batches))]

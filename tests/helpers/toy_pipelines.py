@@ -13,7 +13,7 @@ from vqdiff.denoisers import ClassicConfig, ClassicDenoiser, ModernConfig, Moder
 from vqdiff.denoisers.packed import pack
 from vqdiff.diffusion import Schedule
 from vqdiff.image_tokenizers import CompactConfig, CompactTokenizer
-from vqdiff.model import Bound, Job, Model
+from vqdiff.model import BoundDenoiser, Job, Model
 from vqdiff.pipeline import Pipeline
 from vqdiff.requests import DrawRequest
 from vqdiff.sampling import SamplingSettings
@@ -62,7 +62,7 @@ class Gate:
         model, bind = pipe.model, pipe.model.bind
         vars(model)["bind"] = lambda *given: _Gated(**vars(bind(*given)), gate=self)
 
-    def pass_through(self, tokens: Tensor, bound: Bound) -> None:
+    def pass_through(self, tokens: Tensor, bound: BoundDenoiser) -> None:
         self._arrived.release()
         if self._shut:
             assert self._tickets.acquire(timeout=30), "the test has forgotten the network"
@@ -92,7 +92,7 @@ class Gate:
 
 
 @dataclass(frozen=True)
-class _Gated(Bound):
+class _Gated(BoundDenoiser):
     gate: Gate | None = None
 
     def features(self, tokens: Tensor, t: Tensor) -> Tensor:

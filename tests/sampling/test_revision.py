@@ -11,7 +11,7 @@ import torch
 
 from vqdiff.diffusion import Schedule
 from vqdiff.foundation.errors import InputError
-from vqdiff.sampling import doubtful
+from vqdiff.sampling import least_confident
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "joint_distribution.py"
 
@@ -29,14 +29,14 @@ def test_replace_noise_finds_the_odd_one(share: float, oracle: Any) -> None:
     """Data AAAA and BBBB: of AABA the B is wrong."""
     schedule = Schedule.paper(100, 2)
     denoise = oracle(schedule, torch.tensor([[0] * 4, [1] * 4]), torch.tensor([0.5, 0.5]).double())
-    assert doubtful(denoise, schedule, TOKENS, share).int().argmax(1).tolist() == [2, 3, 0]
-    assert doubtful(denoise, schedule, TOKENS, share).sum(1).tolist() == [1, 1, 1]
+    assert least_confident(denoise, schedule, TOKENS, share).int().argmax(1).tolist() == [2, 3, 0]
+    assert least_confident(denoise, schedule, TOKENS, share).sum(1).tolist() == [1, 1, 1]
 
 
 def test_nothing_all_and_nonsense(oracle: Any) -> None:
     schedule = Schedule.paper(100, 2)
     denoise = oracle(schedule, torch.tensor([[0] * 4, [1] * 4]), torch.tensor([0.5, 0.5]).double())
-    assert not doubtful(denoise, schedule, TOKENS, 0.0).any()
-    assert doubtful(denoise, schedule, TOKENS, 1.0).all()
+    assert not least_confident(denoise, schedule, TOKENS, 0.0).any()
+    assert least_confident(denoise, schedule, TOKENS, 1.0).all()
     with pytest.raises(InputError, match=r"share is 1\.1"):
-        doubtful(denoise, schedule, TOKENS, 1.1)
+        least_confident(denoise, schedule, TOKENS, 1.1)

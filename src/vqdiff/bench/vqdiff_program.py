@@ -27,7 +27,7 @@ from vqdiff.bench.programs import (
     repeat,
 )
 from vqdiff.bench.workers import Turn
-from vqdiff.model import Bound, Job
+from vqdiff.model import BoundDenoiser, Job
 from vqdiff.model.devices import pick_device
 from vqdiff.pipeline import load
 from vqdiff.sampling import Canvas, Frame, get_sampler, run
@@ -82,7 +82,7 @@ class VQDiff:
         """Generate images with the model's own settings, from the prompts to PIL images."""
         return repeat(lambda: self.pipe(prompts(task.batch)), task, turn, self.memory)
 
-    def _before_steps(self, task: Workload, job: Job, denoise: Bound) -> Iterator[Iterator[Frame]]:
+    def _before_steps(self, task: Workload, job: Job, denoise: BoundDenoiser) -> Iterator[Iterator[Frame]]:
         """Yield runs, each stopped before a step to be timed."""
         schedule = self.model.schedule
         if task.steps is None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vqdiff.cli.images import draw_over
-from vqdiff.cli.options import Json, ModelOptions, Output, PromptOptions, SettingOptions
+from vqdiff.cli.images import generate_from_image
+from vqdiff.cli.options import EditOptions, ExpandOptions, Json, ModelOptions, Output, PromptOptions, SettingOptions
 
 
 def edit(
@@ -14,9 +14,8 @@ def edit(
     prompt: str | None = None,
     /,
     *,
+    options: EditOptions = EditOptions(),  # noqa: B008 - frozen
     output: Output = Path("out.png"),
-    feather: int = 0,
-    seed: int = 0,
     model: ModelOptions = ModelOptions(),
     conditions: PromptOptions = PromptOptions(),
     settings: SettingOptions = SettingOptions(),
@@ -36,27 +35,22 @@ def edit(
         What the image is conditioned on; without it, the null condition.
     output
         The PNG file to write.
-    feather
-        Width in pixels of a soft seam inside the white part.
-    seed
-        Another seed, another image.
     json_output
         Print a JSON record instead of a line.
     """
     from vqdiff.foundation.images import read_image
     from vqdiff.requests import EditRequest
 
-    draw_over(
+    generate_from_image(
         EditRequest,
         image,
         prompt,
+        options,
         model,
         conditions,
         settings,
-        seed=seed,
         mask=read_image(mask),
-        feather=feather,
-        record={"edited": image.name, "feather": feather},
+        record={"edited": image.name},
         output=output,
         json_output=json_output,
     )
@@ -67,13 +61,8 @@ def expand(
     prompt: str | None = None,
     /,
     *,
-    left: int = 0,
-    top: int = 0,
-    right: int = 0,
-    bottom: int = 0,
+    options: ExpandOptions = ExpandOptions(),  # noqa: B008 - frozen
     output: Output = Path("out.png"),
-    feather: int = 0,
-    seed: int = 0,
     model: ModelOptions = ModelOptions(),
     conditions: PromptOptions = PromptOptions(),
     settings: SettingOptions = SettingOptions(),
@@ -87,37 +76,22 @@ def expand(
         The image to extend.
     prompt
         What the whole image is conditioned on; without it, the null condition.
-    left
-        Pixels to add at the left.
-    top
-        Pixels to add at the top.
-    right
-        Pixels to add at the right.
-    bottom
-        Pixels to add at the bottom.
     output
         The PNG file to write.
-    feather
-        Width in pixels of a soft seam outside the image.
-    seed
-        Another seed, another image.
     json_output
         Print a JSON record instead of a line.
     """
     from vqdiff.requests import ExpandRequest
 
-    sides = {"left": left, "top": top, "right": right, "bottom": bottom}
-    draw_over(
+    generate_from_image(
         ExpandRequest,
         image,
         prompt,
+        options,
         model,
         conditions,
         settings,
-        seed=seed,
-        feather=feather,
-        **sides,
-        record={"expanded": image.name, "feather": feather, **sides},
+        record={"expanded": image.name},
         output=output,
         json_output=json_output,
     )

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from vqdiff.cli.images import record_of, write_png
-from vqdiff.cli.options import Json, ModelOptions, Output, PromptOptions, SettingOptions
+from vqdiff.cli.options import ImagesOptions, Json, ModelOptions, Output, PromptOptions, SettingOptions, checked
 from vqdiff.foundation.errors import InputError
+from vqdiff.foundation.options import whole
 
 if TYPE_CHECKING:
     from vqdiff.pipeline import Pipeline, Preview
@@ -23,11 +24,10 @@ def generate(
     *prompts: str,
     prompts_file: Annotated[Path | None, Parameter(name=["--prompts-file", "-f"])] = None,
     output: Output = Path("out.png"),
-    num_images: Annotated[int, Parameter(name=["--num-images", "-n"])] = 1,
+    images: ImagesOptions = ImagesOptions(),  # noqa: B008 - frozen
     label: Annotated[tuple[int, ...], Parameter(negative="")] = (),
     unconditional: Annotated[bool, Parameter(negative="")] = False,
     preset: str | None = None,
-    seed: int = 0,
     batch_size: int = 8,
     columns: int | None = None,
     gif: Path | None = None,
@@ -50,16 +50,12 @@ def generate(
         A file of prompts, one per line.
     output
         The PNG file to write.
-    num_images
-        Images per prompt.
     label
         Labels to generate, for a class-conditional model.
     unconditional
         Generate without a prompt, for an unconditional model.
     preset
         A published sampling recipe, such as ithq-guided; the other options override it.
-    seed
-        Image i has seed + i.
     batch_size
         Images generated together; it does not affect the images.
     columns
@@ -72,11 +68,10 @@ def generate(
         Print a JSON record instead of a line.
     """
     wanted = [*prompts, *_read_prompts(prompts_file), *label]
-    for name, value in (("num-images", num_images), ("batch-size", batch_size)):
-        if value < 1:
-            raise InputError(f"--{name} is {value}: at least 1 is needed")
-    if columns is not None and columns < 1:
-        raise InputError(f"--columns is {columns}: at least 1 is needed")
+    counts = checked(images)
+    for name, value in (("batch-size", batch_size), ("columns", columns)):
+        if value is not None:
+            whole(f"--{name}", value, least=1)
 
     from vqdiff.foundation.files import check_writable
     from vqdiff.requests import DrawRequest
@@ -94,20 +89,21 @@ def generate(
         own = recipe(preset)
     chosen = own.changed(**vars(settings))
     given = [None] if pipe.model.conditioned_on == "nothing" else wanted
-    record: dict[str, Any] = {"prompts": given, "num_images": num_images, "seed": seed}
+    record: dict[str, Any] = {"prompts": given, **counts}
     record |= record_of(pipe, conditions, chosen)
-    common = {"seed": seed, "negative": conditions.negative, "settings": chosen}
     prompted = [conditions.condition(prompt) for prompt in given]
-    request = DrawRequest(prompts=prompted, num_images=num_images, **common)
-    _draw(pipe, request, batch_size, record, output, columns or (num_images if num_images > 1 else len(given)))
+    request = DrawRequest(prompts=prompted, negative=conditions.negative, settings=chosen, **counts)
+    columns = columns or (images.num_images if images.num_images > 1 else len(given))
+    _draw(pipe, request, batch_size, record, output, columns)
     if gif is not None or confidence is not None:
-        _trace(pipe.stream(prompted[0], **common), gif, confidence)
+        previews = pipe.stream(prompted[0], seed=images.seed, negative=conditions.negative, **vars(chosen))
+        _trace(previews, gif, confidence)
     if json_output:
         print(json.dumps(record | {"output": str(output)}))
     else:
         shown = record["prompts"]
         what = ", ".join(str(one) for one in shown if one is not None)
-        print(f"{output}: {len(shown) * num_images} × {what[:60]}, seed {seed}")
+        print(f"{output}: {len(shown) * images.num_images} × {what[:60]}, seed {images.seed}")
 
 
 def _check_kind(pipe: Pipeline, labels: bool, unconditional: bool) -> None:

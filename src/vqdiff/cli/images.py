@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vqdiff.cli.options import ModelOptions, PromptOptions, SettingOptions
+from vqdiff.cli.options import ModelOptions, PromptOptions, SettingOptions, checked
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from vqdiff.pipeline import Pipeline
     from vqdiff.requests import Request
     from vqdiff.sampling import SamplingSettings
+    from vqdiff.settings import SeedOptions
 
 
 def write_png(picture: Image.Image, record: dict[str, Any], path: Path) -> None:
@@ -32,10 +33,11 @@ def record_of(pipe: Pipeline, prompts: PromptOptions, settings: SamplingSettings
     return asdict(settings) | prompts.record() | pipe.model.identity()
 
 
-def draw_over(
+def generate_from_image(
     kind: Callable[..., Request],
     image: Path,
     prompt: str | None,
+    options: SeedOptions,
     model: ModelOptions,
     prompts: PromptOptions,
     settings: SettingOptions,
@@ -43,22 +45,22 @@ def draw_over(
     record: dict[str, Any],
     output: Path,
     json_output: bool,
-    seed: int,
     **fields: object,
 ) -> None:
     """Run a request of a ``kind`` that starts from an image, write the result, and print a line about it.
 
-    ``record`` and ``fields`` are specific to this kind.
+    ``options``, ``record`` and ``fields`` are specific to this kind.
     """
     from vqdiff.foundation.files import check_writable
     from vqdiff.foundation.images import read_image, sheet
 
+    values = checked(options)
     check_writable(output)
     given = read_image(image)
     pipe = model.load()
     chosen = pipe.settings(**vars(settings))
-    common: dict[str, Any] = {"prompt": prompts.condition(prompt), "seed": seed, "negative": prompts.negative}
-    images = pipe.draw(kind(image=given, settings=chosen, **common, **fields))
-    record = {"prompt": prompt, "seed": seed} | record | record_of(pipe, prompts, chosen)
+    common: dict[str, Any] = {"prompt": prompts.condition(prompt), "negative": prompts.negative, "settings": chosen}
+    images = pipe.draw(kind(image=given, **common, **values, **fields))
+    record = {"prompt": prompt} | values | record | record_of(pipe, prompts, chosen)
     write_png(images[0] if len(images) == 1 else sheet(images, len(images)), record, output)
-    print(json.dumps(record | {"output": str(output)}) if json_output else f"{output}: seed {seed}")
+    print(json.dumps(record | {"output": str(output)}) if json_output else f"{output}: seed {options.seed}")

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, make_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from vqdiff import settings
 from vqdiff.foundation.config import Precision
 from vqdiff.foundation.errors import InputError
-from vqdiff.foundation.options import derived
+from vqdiff.foundation.options import derived, option, options_of
 from vqdiff.settings import SamplingSettings
 
 if TYPE_CHECKING:
@@ -84,11 +85,35 @@ class PromptOptions:
         return blend if self.negative is None else {"negative": self.negative} | blend
 
 
+_ALIASES = {"num_images": "-n"}
+
+
+def _group(cls: type[Any]) -> type[Any]:
+    """Return ``cls`` as a group of options for the command line, with the help and defaults of its fields."""
+    members = [
+        (name, Annotated[one.type, Parameter(help=one.help, alias=_ALIASES.get(name))], option(getattr(cls, name), one))
+        for name, one in options_of(cls).items()
+    ]
+    return Parameter(name="*")(make_dataclass(cls.__name__, members, frozen=True, namespace={"__module__": __name__}))
+
+
+def checked(group: object) -> dict[str, Any]:
+    """Return the values of a group of options; an InputError names the option as it is on the command line."""
+    return {
+        name: one.check(f"--{name.replace('_', '-')}", getattr(group, name))
+        for name, one in options_of(type(group)).items()
+    }
+
+
 if TYPE_CHECKING:
+    from vqdiff.settings import EditOptions, ExpandOptions, ImagesOptions, ReviseOptions, VaryOptions
 
     class SettingOptions:
         """The fields of `SamplingSettings`; those not given default to the model's own."""
 else:
+    EditOptions, ExpandOptions = _group(settings.EditOptions), _group(settings.ExpandOptions)
+    ImagesOptions, ReviseOptions = _group(settings.ImagesOptions), _group(settings.ReviseOptions)
+    VaryOptions = _group(settings.VaryOptions)
     SettingOptions = Parameter(name="*")(
         derived(
             "SettingOptions",

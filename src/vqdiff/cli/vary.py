@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
-from cyclopts import Parameter
-
-from vqdiff.cli.images import draw_over
-from vqdiff.cli.options import Json, ModelOptions, Output, PromptOptions, SettingOptions
-from vqdiff.foundation.errors import InputError
+from vqdiff.cli.images import generate_from_image
+from vqdiff.cli.options import Json, ModelOptions, Output, PromptOptions, ReviseOptions, SettingOptions, VaryOptions
 
 
 def vary(
@@ -17,10 +13,8 @@ def vary(
     prompt: str | None = None,
     /,
     *,
-    strength: float = 0.5,
-    num_images: Annotated[int, Parameter(name=["--num-images", "-n"])] = 1,
+    options: VaryOptions = VaryOptions(),  # noqa: B008 - frozen
     output: Output = Path("out.png"),
-    seed: int = 0,
     model: ModelOptions = ModelOptions(),
     conditions: PromptOptions = PromptOptions(),
     settings: SettingOptions = SettingOptions(),
@@ -36,32 +30,22 @@ def vary(
         The image to vary.
     prompt
         What the image is conditioned on; without it, the null condition.
-    strength
-        0 changes nothing, 1 generates a new image.
-    num_images
-        Images to generate.
     output
         The PNG file to write.
-    seed
-        Image i has seed + i.
     json_output
         Print a JSON record instead of a line.
     """
-    if num_images < 1:
-        raise InputError(f"--num-images is {num_images}: at least 1 is needed")
     from vqdiff.requests import VaryRequest
 
-    draw_over(
+    generate_from_image(
         VaryRequest,
         image,
         prompt,
+        options,
         model,
         conditions,
         settings,
-        seed=seed,
-        num_images=num_images,
-        strength=strength,
-        record={"varied": image.name, "strength": strength, "num_images": num_images},
+        record={"varied": image.name},
         output=output,
         json_output=json_output,
     )
@@ -72,9 +56,8 @@ def revise(
     prompt: str | None = None,
     /,
     *,
-    share: float = 0.25,
+    options: ReviseOptions = ReviseOptions(),  # noqa: B008 - frozen
     output: Output = Path("out.png"),
-    seed: int = 0,
     model: ModelOptions = ModelOptions(),
     conditions: PromptOptions = PromptOptions(),
     settings: SettingOptions = SettingOptions(),
@@ -88,27 +71,22 @@ def revise(
         The image to revise.
     prompt
         What the image is conditioned on; without it, the null condition.
-    share
-        Share of the tokens: 0 changes nothing, 1 resamples everything.
     output
         The PNG file to write.
-    seed
-        Another seed, another image.
     json_output
         Print a JSON record instead of a line.
     """
     from vqdiff.requests import ReviseRequest
 
-    draw_over(
+    generate_from_image(
         ReviseRequest,
         image,
         prompt,
+        options,
         model,
         conditions,
         settings,
-        seed=seed,
-        share=share,
-        record={"revised": image.name, "share": share},
+        record={"revised": image.name},
         output=output,
         json_output=json_output,
     )

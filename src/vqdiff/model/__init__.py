@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from vqdiff.model.bound import Bound
+from vqdiff.model.bound import BoundDenoiser
 from vqdiff.model.components import load_component, save_component
 from vqdiff.model.job import Job
 from vqdiff.model.model import Card, Model
 
-__all__ = ["Bound", "Card", "Job", "Model", "load_component", "save_component"]
+__all__ = ["BoundDenoiser", "Card", "Job", "Model", "load_component", "save_component"]

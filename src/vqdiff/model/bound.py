@@ -14,7 +14,7 @@ from vqdiff.interfaces import Denoiser, PreparedCondition
 
 
 @dataclass(frozen=True)
-class Bound:
+class BoundDenoiser:
     """A denoiser and the prepared conditions of a batch of images (a `TwoStage` `Denoise`); see `Model.bind`.
 
     Like the rows of a `Batch`, conditions may leave (`select`) and join (`join`) between two steps.
@@ -56,14 +56,14 @@ class Bound:
     def _both(self) -> PreparedCondition | None:
         return _joined(self.condition, self.null)
 
-    def select(self, rows: Sequence[int]) -> Bound:
+    def select(self, rows: Sequence[int]) -> BoundDenoiser:
         """Return the conditions of these rows, in this order."""
         if self.num_images is None:
             return self
         condition, null = (None if one is None else one.select(rows) for one in (self.condition, self.null))
         return replace(self, num_images=len(rows), condition=condition, null=null)
 
-    def join(self, other: Bound) -> Bound:
+    def join(self, other: BoundDenoiser) -> BoundDenoiser:
         """Append the conditions of `other`, which has the same denoiser and also a null, or none if this has none."""
         if self.num_images is None or other.num_images is None:
             return self

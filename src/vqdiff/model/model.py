@@ -18,7 +18,7 @@ from vqdiff.foundation.config import build
 from vqdiff.foundation.errors import InputError, unknown
 from vqdiff.foundation.files import atomic_path, read_json
 from vqdiff.interfaces import Component, Denoiser, ImageTokenizer, PreparedCondition
-from vqdiff.model.bound import Bound
+from vqdiff.model.bound import BoundDenoiser
 from vqdiff.model.components import fingerprint, load_component, save_component
 from vqdiff.sampling import SamplingSettings, SettingChanges
 from vqdiff.text import (
@@ -160,7 +160,7 @@ class Model:
             return torch.full((batch_size,), self.num_classes, device=self.device)
         return None
 
-    def bind(self, condition: Tensor | None, null: Tensor | None = None) -> Bound:
+    def bind(self, condition: Tensor | None, null: Tensor | None = None) -> BoundDenoiser:
         """Return the denoiser with its conditions prepared once for all steps.
 
         Called with twice as many rows as there are conditions, it predicts the second half under ``null``. On a CPU, or
@@ -169,7 +169,9 @@ class Model:
         invariant = self.batch_invariant or self.device.type == "cpu"
         prepare = self._prepare_apart if invariant else self.denoiser.prepare
         num_images = None if condition is None else len(condition)
-        return Bound(self.denoiser, num_images, prepare(condition), None if null is None else prepare(null), invariant)
+        return BoundDenoiser(
+            self.denoiser, num_images, prepare(condition), None if null is None else prepare(null), invariant
+        )
 
     def _prepare_apart(self, condition: Tensor | None) -> PreparedCondition | None:
         if condition is None:

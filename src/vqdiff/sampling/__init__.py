@@ -4,7 +4,7 @@ from vqdiff.sampling.loop import Batch, Canvas, Frame, run, sample
 from vqdiff.sampling.plan import Plan, PlanInput, PlanStep
 from vqdiff.sampling.prediction import Denoise, Prediction, TwoStage
 from vqdiff.sampling.random import uniforms
-from vqdiff.sampling.revision import doubtful
+from vqdiff.sampling.revision import least_confident
 from vqdiff.sampling.samplers import (
     PosteriorGuided,
     ReferenceFast,
@@ -42,8 +42,8 @@ __all__ = [
     "Strided",
     "Trace",
     "TwoStage",
-    "doubtful",
     "get_sampler",
+    "least_confident",
     "run",
     "sample",
     "samplers",

@@ -12,11 +12,13 @@ from vqdiff.foundation.errors import InputError
 from vqdiff.foundation.shapes import Bool, Int
 from vqdiff.sampling.loop import Denoise
 
-__all__ = ["doubtful"]
+__all__ = ["least_confident"]
 
 
 @torch.no_grad()
-def doubtful(denoise: Denoise, schedule: Schedule, tokens: Int[Tensor, "B L"], share: float) -> Bool[Tensor, "B L"]:
+def least_confident(
+    denoise: Denoise, schedule: Schedule, tokens: Int[Tensor, "B L"], share: float
+) -> Bool[Tensor, "B L"]:
     """Find the `share` of the tokens that the network finds least likely: p(x0 = x_t | x_t) at t = share·T, one call.
 
     Training with replace noise teaches that a visible token may be wrong. Masks alone do not: then only an auxiliary

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vqdiff.foundation.images import to_images
 from vqdiff.foundation.shapes import Int
-from vqdiff.model import Bound, Job
+from vqdiff.model import BoundDenoiser, Job
 from vqdiff.pipeline import Pipeline
 from vqdiff.sampling import Batch, Prediction, Trace
 
@@ -59,7 +59,7 @@ class Ticket(Future[Generated]):
         self.pipe, self.job, self.wants_previews, self._on_change = pipe, job, previews, on_change
         self.batch = job.start(pipe.model)
         self.encoded = job.encode(pipe.model)
-        self.bound: Bound | None = None
+        self.bound: BoundDenoiser | None = None
         self.joined = 0
         """The number of images that have left the queue."""
         self.steps = self.batch.left.tolist()
@@ -126,7 +126,7 @@ class RunningBatch:
 
     rows: Sequence[RunningImage]
     batch: Batch
-    bound: Bound
+    bound: BoundDenoiser
 
     @property
     def pipe(self) -> Pipeline:
