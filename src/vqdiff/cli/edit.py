@@ -14,7 +14,7 @@ def edit(
     prompt: str | None = None,
     /,
     *,
-    options: EditOptions = EditOptions(),  # noqa: B008 - frozen
+    options: EditOptions = EditOptions(),
     output: Output = Path("out.png"),
     model: ModelOptions = ModelOptions(),
     conditions: PromptOptions = PromptOptions(),
@@ -61,7 +61,7 @@ def expand(
     prompt: str | None = None,
     /,
     *,
-    options: ExpandOptions = ExpandOptions(),  # noqa: B008 - frozen
+    options: ExpandOptions = ExpandOptions(),
     output: Output = Path("out.png"),
     model: ModelOptions = ModelOptions(),
     conditions: PromptOptions = PromptOptions(),

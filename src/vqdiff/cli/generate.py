@@ -24,7 +24,7 @@ def generate(
     *prompts: str,
     prompts_file: Annotated[Path | None, Parameter(name=["--prompts-file", "-f"])] = None,
     output: Output = Path("out.png"),
-    images: ImagesOptions = ImagesOptions(),  # noqa: B008 - frozen
+    images: ImagesOptions = ImagesOptions(),
     label: Annotated[tuple[int, ...], Parameter(negative="")] = (),
     unconditional: Annotated[bool, Parameter(negative="")] = False,
     preset: str | None = None,

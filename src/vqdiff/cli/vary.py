@@ -13,7 +13,7 @@ def vary(
     prompt: str | None = None,
     /,
     *,
-    options: VaryOptions = VaryOptions(),  # noqa: B008 - frozen
+    options: VaryOptions = VaryOptions(),
     output: Output = Path("out.png"),
     model: ModelOptions = ModelOptions(),
     conditions: PromptOptions = PromptOptions(),
@@ -56,7 +56,7 @@ def revise(
     prompt: str | None = None,
     /,
     *,
-    options: ReviseOptions = ReviseOptions(),  # noqa: B008 - frozen
+    options: ReviseOptions = ReviseOptions(),
     output: Output = Path("out.png"),
     model: ModelOptions = ModelOptions(),
     conditions: PromptOptions = PromptOptions(),

@@ -16,7 +16,7 @@ NullKind = Literal["learnable", "empty", "zero"]
 
 @dataclass(frozen=True)
 class NullConfig:
-    """Which ∅ guidance subtracts: a learned embedding (Improved VQ-Diffusion's), the empty caption's features, or zeros."""
+    """Which ∅ guidance subtracts: a learned embedding (Improved VQ-Diffusion), the empty caption's features, zeros."""
 
     kind: NullKind = "learnable"
     num_tokens: int = 32
