@@ -14,7 +14,7 @@ from vqdiff.checkpoints import read_model
 from vqdiff.checkpoints.archive import read_weights
 from vqdiff.checkpoints.clip import read_clip
 from vqdiff.checkpoints.microsoft import Extras, read_schedule
-from vqdiff.checkpoints.presets import ARCHITECTURES, RECIPES, architecture, recipe
+from vqdiff.checkpoints.presets import ARCHITECTURES, PRESETS, architecture, preset_of
 from vqdiff.diffusion import posterior_log_probs
 from vqdiff.foundation.errors import InputError
 from vqdiff.model import Model
@@ -170,14 +170,14 @@ def test_published_architectures(name: str, parameters: int) -> None:
 
 
 def test_recipes() -> None:
-    assert (recipe("ithq-guided").guidance, recipe("ithq-guided").truncation) == (5.0, 1.0)
-    with pytest.raises(InputError, match=", ".join(RECIPES)):
-        recipe("ithq-guidde")
+    assert (preset_of("ithq-guided").guidance, preset_of("ithq-guided").truncation) == (5.0, 1.0)
+    with pytest.raises(InputError, match=", ".join(PRESETS)):
+        preset_of("ithq-guidde")
 
 
 def test_the_pages_name_every_recipe() -> None:
     page = (Path(__file__).parents[2] / "docs" / "migrating.md").read_text("utf-8")
-    assert {name for name in re.findall(r"`([a-z-]+)`", page) if name.split("-")[0] in ARCHITECTURES} == RECIPES.keys()
+    assert {name for name in re.findall(r"`([a-z-]+)`", page) if name.split("-")[0] in ARCHITECTURES} == PRESETS.keys()
     assert all(sampler in samplers() for sampler in re.findall(r'sampler="([a-z-]+)"', page))
 
 

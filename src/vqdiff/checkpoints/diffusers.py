@@ -15,7 +15,7 @@ from torch import Tensor
 
 from vqdiff.checkpoints.archive import read_weights
 from vqdiff.checkpoints.clip import null_condition, read_clip_folder
-from vqdiff.checkpoints.presets import recipe_for
+from vqdiff.checkpoints.presets import preset_for
 from vqdiff.checkpoints.reading import KeyNames, StateDict, assemble, collect, count, listed, shape_of
 from vqdiff.denoisers.classic import ClassicConfig, ClassicDenoiser
 from vqdiff.diffusion import Schedule
@@ -140,7 +140,7 @@ def read_model(folder: Path, *, dtype: torch.dtype | None = None, shapes_only: b
         assemble(VQGAN, codec),
         encoder,
         null_condition(learned, "embeddings", encoder, config, shapes_only=shapes_only),
-        recipe_for(config, learned_null=bool(learned)),
+        preset_for(config, learned_null=bool(learned)),
         Card(name=folder.absolute().name, origin=origin, notes=tuple(notes)),
     )
 

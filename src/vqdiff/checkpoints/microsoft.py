@@ -17,7 +17,7 @@ from torch import Tensor
 
 from vqdiff.checkpoints.archive import read_table, read_weights
 from vqdiff.checkpoints.clip import null_condition, read_clip
-from vqdiff.checkpoints.presets import recipe_for
+from vqdiff.checkpoints.presets import preset_for
 from vqdiff.checkpoints.reading import KeyNames, Reading, StateDict, assemble, collect, count, listed, shape_of
 from vqdiff.checkpoints.taming import has_codec, read_codec
 from vqdiff.denoisers.classic import ClassicConfig, ClassicDenoiser
@@ -98,7 +98,7 @@ def read(path: Path, extras: Extras, *, dtype: torch.dtype | None = None, shapes
         tokenizer,
         encoder,
         null,
-        recipe_for(config, learned_null=null is not None and null.config.kind == "learnable"),
+        preset_for(config, learned_null=null is not None and null.config.kind == "learnable"),
         Card(name=path.stem, origin=origin, notes=tuple(notes)),
     )
 

@@ -39,7 +39,7 @@ class Architecture:
                 ClassicDenoiser(config),
                 VQGAN(self.image_tokenizer),
                 null_condition=null,
-                sampling=recipe_for(config, learned_null=self.learned_null),
+                sampling=preset_for(config, learned_null=self.learned_null),
             )
 
 
@@ -64,7 +64,7 @@ ARCHITECTURES = {
 
 _PLAIN = SamplingSettings("ancestral", steps=100, guidance=1.0, truncation=0.86)
 
-RECIPES = {
+PRESETS = {
     "ithq": _PLAIN,
     "ithq-guided": SamplingSettings("ancestral", steps=100, guidance=5.0, truncation=1.0),
     "ithq-fast": SamplingSettings("reference-fast", steps=51, guidance=1.0, truncation=0.86),
@@ -85,16 +85,16 @@ def architecture(name: str) -> Architecture:
     return _named(ARCHITECTURES, name, "published model")
 
 
-def recipe(name: str) -> SamplingSettings:
-    """Return the published sampling recipe of that name; InputError lists the names."""
-    return _named(RECIPES, name, "preset")
+def preset_of(name: str) -> SamplingSettings:
+    """Return the preset of that name: the published sampling settings; InputError lists the names."""
+    return _named(PRESETS, name, "preset")
 
 
-def recipe_for(config: ClassicConfig, *, learned_null: bool) -> SamplingSettings:
-    """Return the recipe for a checkpoint of this architecture."""
-    found = RECIPES["imagenet-guided"] if config.null_class else _PLAIN
+def preset_for(config: ClassicConfig, *, learned_null: bool) -> SamplingSettings:
+    """Return the preset for a checkpoint of this architecture."""
+    found = PRESETS["imagenet-guided"] if config.null_class else _PLAIN
     if config.text_width is not None and learned_null:
-        found = RECIPES["ithq-guided" if config.num_codes == 4096 else "coco-guided"]
+        found = PRESETS["ithq-guided" if config.num_codes == 4096 else "coco-guided"]
     return replace(found, steps=min(found.steps, config.num_tokens))
 
 

@@ -55,7 +55,7 @@ def generate(
     unconditional
         Generate without a prompt, for an unconditional model.
     preset
-        A published sampling recipe, such as ithq-guided; the other options override it.
+        Published sampling settings, such as ithq-guided; the other options override it.
     batch_size
         Images generated together; it does not affect the images.
     columns
@@ -84,9 +84,9 @@ def generate(
     _check_kind(pipe, bool(label), unconditional)
     own = pipe.model.sampling
     if preset is not None:
-        from vqdiff.checkpoints.presets import recipe
+        from vqdiff.checkpoints.presets import preset_of
 
-        own = recipe(preset)
+        own = preset_of(preset)
     chosen = own.changed(**vars(settings))
     given = [None] if pipe.model.conditioned_on == "nothing" else wanted
     record: dict[str, Any] = {"prompts": given, **counts}

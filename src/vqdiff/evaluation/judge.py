@@ -20,10 +20,10 @@ from torch import Tensor
 import vqdiff
 from vqdiff.data import ImageSet, load
 from vqdiff.denoisers.packed import precision_of
+from vqdiff.evaluation.code_hash import foreign_hash, source_hash
 from vqdiff.evaluation.generation import draw, only_main_process, processes
 from vqdiff.evaluation.protocol import Measurement, Result, Subject
 from vqdiff.evaluation.scoring import Scoring
-from vqdiff.evaluation.source import foreign_hash, source_hash
 from vqdiff.evaluation.trial import Cell, Null, Trial
 from vqdiff.foundation.config import Precision
 from vqdiff.foundation.errors import InputError

@@ -14,8 +14,8 @@ from torch import nn
 
 import vqdiff
 from bundled_model import linked_copy
+from vqdiff.evaluation.code_hash import foreign_hash, source_hash
 from vqdiff.evaluation.judge import SAMPLING_MODULES, SCORING_MODULES
-from vqdiff.evaluation.source import foreign_hash, source_hash
 from vqdiff.sampling import Reveal, get_sampler
 
 ROOT = Path(vqdiff.__file__).parent
@@ -27,7 +27,7 @@ CODE, WORDS = "\nx = 1\n", '\n# a comment\n"""A docstring."""\n'
 HASHES = """
 import json, os, sys
 from pathlib import Path
-from vqdiff.evaluation.source import source_hash
+from vqdiff.evaluation.code_hash import source_hash
 
 def write(path, content):  # the file itself is a link
     Path("new").write_bytes(content)
