@@ -21,7 +21,7 @@ app = App(name="bench", help="Measure speed and memory, compared with diffusers 
 
 
 @app.default
-def drawing(
+def sampling(
     *,
     size: Size | None = None,
     against: Literal["diffusers", "none"] | None = None,

@@ -26,14 +26,14 @@ __all__ = [
 ]
 
 MASKED, DIFFERS, AGREES = range(3)
-"""The columns of a `Bridge`: x_t is MASK, a code other than x0, or x0 itself."""
+"""The cases of a `Bridge`, one column each: x_t is MASK, a code other than x0, or x0 itself."""
 
 
 class Bridge(NamedTuple):
     """q(x_s | x_t, x0) = w_x0·[x_s = x0] + w_xt·[x_s = x_t] + w_uniform·[x_s is a code], in closed form.
 
     Each weight has shape (B, 3), float64, with a column for each case: MASKED, DIFFERS and AGREES; the nine entries are
-    derived in docs/equations.md, section 3. In every column w_x0 + w_xt + K·w_uniform = 1. Where x_t agrees with x0,
+    derived in docs/equations.md, section 3. In every case w_x0 + w_xt + K·w_uniform = 1. Where x_t agrees with x0,
     the weight of both is `w_xt`, and `w_x0` is 0.
     """
 
