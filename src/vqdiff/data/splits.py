@@ -56,7 +56,7 @@ def find_splits(data: str | Path) -> Splits:
     folder = Path(data)
     if not folder.is_dir():
         raise InputError(
-            f"no folder {folder}: name a folder of images, build one with `vqdiff data emoji -o {folder}`, "
+            f"no folder {folder}; name a folder of images, build one with `vqdiff data emoji -o {folder}`, "
             f"or name a data set on the Hugging Face Hub as {HUB}owner/name"
         )
     files = list_files(folder)

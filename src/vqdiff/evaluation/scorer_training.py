@@ -38,7 +38,7 @@ class Head:
 class ScorerTraining:
     """The settings of ``vqdiff train scorer``."""
 
-    data: str
+    data: str | Path
     output: Path
     text_encoder: Path
     heads: dict[str, Head]

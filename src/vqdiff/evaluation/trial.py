@@ -19,7 +19,7 @@ Null = Literal["own", "empty", "zero"]
 class Trial:
     """What is measured, in the same way for every model; results of the same trial may be compared."""
 
-    data: str
+    data: str | Path
     prompts: str = "test_style"
     """The split from whose captions images are generated, one each."""
     reference: str = "test_style"

@@ -85,7 +85,7 @@ class Objective:
 class DenoiserTraining:
     """The settings of any training of a denoiser."""
 
-    data: str
+    data: str | Path
     """A set of images, or the folder that ``vqdiff data tokens`` made from one."""
     output: Path
     run: RunConfig
@@ -396,7 +396,7 @@ def _default(key: Field[Any]) -> object:
     return key.default_factory() if key.default_factory is not MISSING else key.default
 
 
-def _is_tokens(data: str) -> bool:
+def _is_tokens(data: str | Path) -> bool:
     return any(Path(data).glob("*/about.json"))
 
 

@@ -31,7 +31,7 @@ _POOR_USE = 0.9
 class TokenizerTraining:
     """The settings of ``vqdiff train tokenizer``."""
 
-    data: str
+    data: str | Path
     output: Path
     run: RunConfig
     model: CompactConfig = field(default_factory=CompactConfig)
