@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 
 import vqdiff
+from bundled_model import bundled_pipeline
 from vqdiff import plugins
 from vqdiff.cli import main
 from vqdiff.data import load
@@ -26,7 +27,7 @@ from vqdiff.foundation.errors import InputError
 from vqdiff.foundation.registry import Registry
 from vqdiff.image_tokenizers import VQGAN, AbsentTokenizer, CompactTokenizer, FiniteScalarQuantizer, VectorQuantizer
 from vqdiff.interfaces import Denoiser, ImageTokenizer, Quantizer, TextEncoder
-from vqdiff.sampling import get_sampler, samplers
+from vqdiff.sampling import Reveal, get_sampler, samplers
 
 PAGE = Path(__file__).parents[1] / "docs" / "extending.md"
 REGISTRIES = [getattr(plugins, name) for name in plugins.__all__]
@@ -126,6 +127,34 @@ def test_a_sampler_is_given_by_name_or_as_it_is() -> None:
     assert settings.changed(sampler=other).sampler == "ancestral"
     with pytest.raises(InputError, match="register this sampler"):
         settings.changed(sampler=object())
+
+
+@pytest.mark.usefixtures("restored")
+def test_mistakes_of_extensions_are_one_line() -> None:
+    """A class in place of an object, integer scores of one row, a setting that does not exist."""
+    with pytest.raises(InputError, match=r"is a class: register an object of it, Reveal\(…\)"):
+        plugins.SAMPLERS.register("mine", Reveal)  # type: ignore[arg-type]
+    plugins.ORDERS.register("backwards", lambda purity, u: torch.arange(purity.shape[1]))
+    pipe = bundled_pipeline("float32")
+    assert pipe("a red apple", sampler="backwards", steps=2)
+    with pytest.raises(InputError, match="unknown setting 'stesp': did you mean 'steps'"):
+        pipe("a red apple", stesp=3)  # type: ignore[call-arg]
+
+
+def test_an_extension_that_cannot_be_imported_leaves_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "broken-1.0.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1.0\n")
+    (folder / "entry_points.txt").write_text("[vqdiff.broken]\nmine = not_there:mine\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    registry: Registry[Any] = Registry("thing", "vqdiff.broken", home="vqdiff.foundation.errors")
+    registry.register("one", 1, "the first")
+    with pytest.raises(InputError, match="the thing 'mine' of an installed package, not_there:mine, fails: No module"):
+        registry.get("mine")
+    assert registry.descriptions()["one"] == "the first"
+    assert "No module" in registry.descriptions()["mine"]
 
 
 def test_a_registry_names_what_it_does_not_know_and_gives_no_name_twice() -> None:

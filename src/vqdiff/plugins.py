@@ -10,6 +10,7 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from vqdiff.foundation.errors import InputError
 from vqdiff.foundation.registry import Registry
 
 if TYPE_CHECKING:
@@ -23,6 +24,11 @@ __all__ = ["DATA_SOURCES", "DENOISERS", "IMAGE_TOKENIZERS", "ORDERS", "QUANTIZER
 
 class _Samplers(Registry["Sampler"]):
     """Each order is a sampler, too: it reveals positions in that order, and is otherwise as the sampler purity."""
+
+    def register(self, name: str, thing: Sampler, description: str = "") -> Sampler:
+        if isinstance(thing, type):
+            raise InputError(f"the sampler {name!r} is a class: register an object of it, {thing.__name__}(…)")
+        return super().register(name, thing, description)
 
     def get(self, name: str) -> Sampler:
         if name not in super().names() and name in ORDERS.names():

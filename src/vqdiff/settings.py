@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, TypedDict, get_args
 
 from vqdiff.foundation.config import build
-from vqdiff.foundation.errors import InputError, about
+from vqdiff.foundation.errors import InputError, about, unknown
 from vqdiff.foundation.options import Choice, Interval, Number, Whole, check_options, option, options_of
 from vqdiff.plugins import SAMPLERS
 
@@ -121,10 +121,14 @@ class SamplingSettings:
 
     def changed(self, **changes: Any) -> SamplingSettings:
         """Return these settings with ``changes`` (see `SettingChanges`); None changes nothing."""
+        options = options_of(SamplingSettings)
+        for name in changes:
+            if name not in options:
+                raise unknown("setting", name, options)
         given = {name: value for name, value in changes.items() if value is not None}
         if isinstance(guidance := given.get("guidance"), Guidance):
             given |= guidance.settings()
-        for name, one in options_of(SamplingSettings).items():
+        for name, one in options.items():
             if name in given:
                 with about(name):
                     given[name] = one.check(name, given[name])
@@ -195,7 +199,7 @@ class SeedOptions:
 class ImagesOptions(SeedOptions):
     """The options of a request for several images."""
 
-    num_images: int = option(1, Whole(help="Images to generate, of each prompt if there are several.", least=1))
+    num_images: int = option(1, Whole(help="Images to generate (of each prompt, where there are several).", least=1))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -46,7 +46,13 @@ class Registry(Generic[T]):
         """Return the object of that name; raises InputError for an unknown one, which suggests the nearest."""
         offered = self._find()
         if name not in self._things and name in offered:
-            self.register(name, offered[name].load())
+            try:
+                self.register(name, offered[name].load())
+            except (ImportError, AttributeError) as error:
+                where = offered[name].value
+                raise InputError(
+                    f"the {self.kind} {name!r} of an installed package, {where}, fails: {error}"
+                ) from error
         if name not in self._things:
             raise unknown(self.kind, name, self.names())
         return self._things[name]
@@ -66,9 +72,14 @@ class Registry(Generic[T]):
 
     def descriptions(self) -> dict[str, str]:
         """Return all names, each with a one-line description; this imports those of other packages."""
-        for name in self.names():
+        return {name: self._describe(name) for name in self.names()}
+
+    def _describe(self, name: str) -> str:
+        try:
             self.get(name)
-        return {name: self._descriptions[name] for name in self.names()}
+        except InputError as error:  # of one package: the others can be used
+            return str(error)
+        return self._descriptions[name]
 
     def _find(self) -> dict[str, Any]:
         """Return the entry points of other packages by name."""

@@ -202,9 +202,10 @@ class Reveal(Sampler):
         return log_p0 if r is None or not self.sharpened else sharpen(log_p0, purities, r)
 
 
-def _first(order: Float[Tensor, "B M"], fillable: Bool[Tensor, "B M"], count: int) -> Int[Tensor, "B N"]:
+def _first(order: Tensor, fillable: Bool[Tensor, "B M"], count: int) -> Int[Tensor, "B N"]:
     """Return which `count` of M positions are filled first: the fillable in their order, then any others."""
-    return _largest(order.masked_fill(~fillable, -torch.inf), count)
+    scores = order if order.is_floating_point() else order.double()
+    return _largest(scores.expand(fillable.shape).masked_fill(~fillable, -torch.inf), count)
 
 
 def _reveal(

@@ -57,7 +57,7 @@ class BatchSettings:
         for schedule in set(schedules):
             same = torch.tensor([one == schedule for one in schedules])
             guidance[same] = guidance_at(schedule, t[same], num_steps)
-        return cls((guidance, *map(constant, StepSettings._fields[1:])))
+        return cls(tuple(guidance if name == "guidance" else constant(name) for name in StepSettings._fields))
 
     def first(self, device: torch.device | str = "cpu") -> StepSettings:
         """Return the settings of the next step, on ``device``, without waiting for it."""
