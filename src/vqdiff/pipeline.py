@@ -15,9 +15,9 @@ from torch import Tensor
 from vqdiff.checkpoints import Extras, read_model
 from vqdiff.denoisers.packed import is_packed, pack, precision_of
 from vqdiff.foundation.config import Precision
-from vqdiff.foundation.errors import InputError, about
+from vqdiff.foundation.errors import InputError
 from vqdiff.foundation.images import ImageLike, to_images
-from vqdiff.foundation.options import WholeNumber, options_of, whole
+from vqdiff.foundation.options import WholeNumber, checked, whole
 from vqdiff.foundation.shapes import Float, Int
 from vqdiff.model import Job, Model
 from vqdiff.model.devices import auto_precision, pick_device
@@ -256,11 +256,7 @@ class Pipeline:
     def _request(self, kind: type[Request], changes: SettingChanges, **given: Any) -> Request:
         """Return a request of a ``kind`` for the fields ``given``, whose numbers may have any type, also NumPy's."""
         settings = self.settings(**changes)
-        for name, one in options_of(kind).items():
-            if name in given:
-                with about(name):
-                    given[name] = one.check(name, given[name])
-        return kind(settings=settings, **given)
+        return kind(settings=settings, **checked(kind, given))
 
     def save(self, folder: str | Path) -> None:
         """Write the model folder, with the networks as they were read, whatever precision they compute in.

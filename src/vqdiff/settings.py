@@ -11,7 +11,7 @@ from typing import Any, Literal, TypedDict, get_args
 
 from vqdiff.foundation.config import build
 from vqdiff.foundation.errors import InputError, about, unknown
-from vqdiff.foundation.options import Choice, Interval, Number, Whole, check_options, option, options_of
+from vqdiff.foundation.options import Choice, Interval, Number, Whole, check_options, checked, option, options_of
 from vqdiff.plugins import SAMPLERS
 
 __all__ = [
@@ -128,11 +128,7 @@ class SamplingSettings:
         given = {name: value for name, value in changes.items() if value is not None}
         if isinstance(guidance := given.get("guidance"), Guidance):
             given |= guidance.settings()
-        for name, one in options.items():
-            if name in given:
-                with about(name):
-                    given[name] = one.check(name, given[name])
-        return replace(self, **given)
+        return replace(self, **checked(SamplingSettings, given))
 
     def check_steps(self, num_tokens: int) -> None:
         """Raise InputError if there are more steps than tokens, as each step reveals at least one."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import typing
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, make_dataclass, replace
 from functools import cache
 from typing import Any, SupportsIndex
@@ -137,11 +137,20 @@ def derived(
     return make_dataclass(name, members, bases=bases, frozen=True, namespace=namespace)
 
 
+def checked(cls: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the ``values`` with those that are options of a dataclass checked; an InputError names the field."""
+    plain = dict(values)
+    for name, described in options_of(cls).items():
+        if name in plain:
+            with about(name):
+                plain[name] = described.check(name, plain[name])
+    return plain
+
+
 def check_options(holder: object) -> None:
     """Check every option of a frozen dataclass on creation; an InputError names the field."""
-    for name, described in options_of(type(holder)).items():
-        with about(name):
-            object.__setattr__(holder, name, described.check(name, getattr(holder, name)))
+    for name, value in checked(type(holder), vars(holder)).items():
+        object.__setattr__(holder, name, value)
 
 
 def number_of(name: str, value: Any, kind: str = "a number") -> int | float:
