@@ -48,7 +48,7 @@ data/emoji: | $(VENV)/study
 	@mkdir -p data
 	@$(BIN)/vqdiff data emoji -o data/emoji --only-drawings
 
-$(VENV)/dev: extras := [train,eval,ray,dev]
+$(VENV)/dev: extras := [all,ray,dev]
 $(VENV)/study: extras := [train,eval]
 $(VENV)/docs: extras := [docs]
 $(VENV)/core $(VENV)/dev $(VENV)/docs $(VENV)/study: pyproject.toml constraints.txt
