@@ -64,5 +64,5 @@ def test_what_has_no_such_part(tmp_path: Path) -> None:
         find_part(tmp_path, "image_tokenizer")
     with pytest.raises(InputError, match="is not a model folder: name one"):
         find_model(EMOJI / "image_tokenizer")
-    with pytest.raises(InputError, match="no model 'emojy'.*did you mean 'emoji'"):
+    with pytest.raises(InputError, match=r"no model 'emojy'.*did you mean 'emoji'"):
         find_part("emojy", "image_tokenizer")
