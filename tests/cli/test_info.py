@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +18,6 @@ from vqdiff.model.devices import auto_precision, pick_device
 def info(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> dict[str, Any]:
     main(["info", *map(str, arguments), "--json"])
     return json.loads(capsys.readouterr().out)
-
-
-def test_a_package_that_is_not_installed() -> None:
-    arguments = ["train", "tokenizer", "config.toml"]
-    code = f"import sys; sys.modules['accelerate'] = None; from vqdiff.cli import main; main({arguments})"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 2
-    assert "needs the package accelerate: pip install 'vqdiff[train,eval]'" in done.stderr
-    assert done.stderr.count("\n") == 1
 
 
 def test_the_bundled_model(capsys: pytest.CaptureFixture[str]) -> None:
