@@ -73,7 +73,9 @@ def required(requirements: list[Requirement]) -> set[str]:
     while todo:
         one = todo.pop()
         name = canonicalize_name(one.name)
-        if name in found or not (one.marker is None or any(one.marker.evaluate({"extra": e}) for e in ("", *one.extras))):
+        if name in found or not (
+            one.marker is None or any(one.marker.evaluate({"extra": e}) for e in ("", *one.extras))
+        ):
             continue
         found.add(name)
         todo += map(Requirement, metadata.requires(name) or [])
@@ -85,7 +87,13 @@ def run(place: Path, *command: str) -> subprocess.CompletedProcess[str]:
     inherited = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     program = Path(sysconfig.get_path("scripts", "venv", {"base": str(place)})) / command[0]
     return subprocess.run(
-        [str(program), *command[1:]], cwd=place, env=inherited, capture_output=True, text=True, encoding="utf-8", check=False
+        [str(program), *command[1:]],
+        cwd=place,
+        env=inherited,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        check=False,
     )
 
 
@@ -110,7 +118,9 @@ def test_the_source_archive_holds_no_figures_and_no_runs(built: Path) -> None:
 def test_the_metadata_say_what_the_package_is(described: Metadata) -> None:
     assert (described.name, str(described.version)) == ("vqdiff", vqdiff.__version__)
     assert described.license_expression == "MIT"
-    assert {"LICENSE", "NOTICE", "LICENSES/Apache-2.0.txt"} <= set(described.license_files or [])
+    assert {"LICENSE", "NOTICE", "LICENSES/Apache-2.0.txt", "LICENSES/CC-BY-4.0.txt"} <= set(
+        described.license_files or []
+    )
     assert f"Programming Language :: Python :: {sys.version_info.major}.{sys.version_info.minor}" in (
         described.classifiers or []
     )
@@ -135,6 +145,10 @@ def test_the_version_and_an_import(place: Path) -> None:
     assert "purity" in samplers
 
 
+def test_the_credits_come_with_it(place: Path) -> None:
+    assert "Noto Emoji" in run(place, "vqdiff", "info", "--credits").stdout
+
+
 def test_it_generates_an_image(place: Path) -> None:
     done = run(place, "vqdiff", "generate", "a red apple", "--output", "apple.png", "--precision", "float32")
     assert (done.returncode, done.stderr) == (0, "")
@@ -153,7 +167,8 @@ def test_it_generates_an_image(place: Path) -> None:
         ("evaluate config.toml", "eval"),
         ("study config.toml", "eval"),
         ("data emoji -o set", "train"),
-        ("bench", "bench"),
+        ("bench --against diffusers", "bench"),
+        (f"info {ROOT / 'tests/golden/checkpoints/text_base.pth'}", "clip"),
     ],
 )
 def test_what_needs_an_extra_says_so_in_a_line(place: Path, arguments: str, extra: str) -> None:
