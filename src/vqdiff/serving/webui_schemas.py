@@ -61,7 +61,7 @@ class TextToImage(Body):
     cfg_scale: Finite | None = Field(None, description="Guidance scale; by default the model's own, 1 is off.")
     sampler_name: str | None = Field(None, description="A name of /sdapi/v1/samplers; Euler and Euler a: the model's.")
     sampler_index: str | None = Field(None, description="The same, if there is no sampler_name.")
-    override_settings: Overrides = Overrides()
+    override_settings: Overrides = Overrides(sd_model_checkpoint=None)
     send_images: bool = Field(True, description="Whether the response contains the images.")
     enable_hr: bool = Field(False, description="Not supported.")
     restore_faces: bool = Field(False, description="Not supported.")
