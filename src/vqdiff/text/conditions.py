@@ -13,8 +13,9 @@ from vqdiff.foundation.options import number_of
 class Blend:
     """A condition between two prompts: linear interpolation of their text features, position by position, with padding.
 
-    weight: in [0, 1]; 0 is exactly ``first``, 1 exactly ``second``. Raises InputError for other weights, and for parts that
-    are not text.
+    weight: in [0, 1]; 0 is exactly ``first``, 1 exactly ``second``.
+
+    Raises InputError for other weights, and for parts that are not text.
     """
 
     first: str
