@@ -24,6 +24,7 @@ from vqdiff.foundation.shapes import Float, Int
 from vqdiff.interfaces import ImageTokenizer
 from vqdiff.model import Card, Model, load_component
 from vqdiff.model.finding import bundled
+from vqdiff.model.hub import check_push
 from vqdiff.pipeline import Pipeline
 from vqdiff.sampling import SamplingSettings
 from vqdiff.text import NullCondition, NullKind, read_text_encoder
@@ -81,6 +82,26 @@ class Objective:
     """Draw t in proportion to the root mean square of its recent losses, as published, instead of uniformly."""
 
 
+@dataclass(frozen=True)
+class HubUpload:
+    """Where on the Hugging Face Hub the finished model goes; see `Pipeline.push_to_hub`."""
+
+    push_to: str
+    """owner/name."""
+    private: bool = False
+    revision: str | None = None
+
+    def push(self, folder: Path) -> str:
+        """Upload a model folder; InputError if that fails, with the command that tries again."""
+        try:
+            pipe = Pipeline.from_pretrained(folder)
+            return pipe.push_to_hub(self.push_to, private=self.private, revision=self.revision)
+        except InputError as error:
+            again = f"vqdiff push {folder} {self.push_to}" + " --private" * self.private
+            again += f" --revision {self.revision}" if self.revision else ""
+            raise InputError(f"{error}; the model is complete in {folder}: upload it with `{again}`") from error
+
+
 @dataclass(frozen=True, kw_only=True)
 class DenoiserTraining:
     """The settings of any training of a denoiser."""
@@ -104,6 +125,8 @@ class DenoiserTraining:
     compile: bool = True
     recompute: bool = False
     """Recompute the activations inside the denoiser's blocks instead of storing them: less memory, a third slower."""
+    hub: HubUpload | None = None
+    """Where to upload the finished model, if anywhere; whether that is possible is checked before the run."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.drop < 1:
@@ -385,7 +408,10 @@ class DiffusionTask:
             size = self.parts.image_tokenizer.config.image_size
             pictures = load(self.config.data, self.config.held_out, size)
             quality |= HeldOut(pictures, 512).scores(self.parts.image_tokenizer)
-        finished = replace(self._with(model), card=replace(self.parts.card, quality=quality))
+        card = replace(self.parts.card, quality=quality)
+        if self.parts.text_encoder is not None and not card.prompts:
+            card.prompts = tuple(map(str, self._prompts()))
+        finished = replace(self._with(model), card=card)
         finished.save(folder / "model", torch.float16)
 
     def _with(self, model: Conditional) -> Model:
@@ -407,4 +433,9 @@ def train_diffusion(
 
     See :func:`vqdiff.training.loop.train`; ``sanity`` only checks whether one batch can be learned.
     """
+    hub = None if sanity else config.hub
+    if hub is not None:
+        check_push(hub.push_to)
     train(lambda: DiffusionTask(config), config.run, config.output, resume=resume, sanity=sanity)
+    if hub is not None and PartialState().is_main_process:
+        print(f"uploaded: {hub.push(config.output / 'model')}", flush=True)
