@@ -34,6 +34,7 @@ app.command("vqdiff.cli.vary:vary", help="Noise an image part of the way and sam
 app.command("vqdiff.cli.vary:revise", help="Resample the least confident tokens of an image.")
 app.command("vqdiff.cli.convert:convert", help="Convert a model to a model folder or a diffusers folder.")
 app.command("vqdiff.cli.push:push", help="Upload a model to the Hugging Face Hub, with a page.")
+app.command("vqdiff.cli.export:export", help="Write a model as graphs for ONNX Runtime, OpenVINO or PyTorch.")
 app.command("vqdiff.cli.info:info", help="Describe a model: parts and their origin, sizes, licences, quality.")
 app.command("vqdiff.cli.data:app", name="data", help="Build, check and tokenize sets of images with captions.")
 app.command("vqdiff.cli.train:app", name="train", help="Train an image tokenizer, a diffusion model or a scorer.")

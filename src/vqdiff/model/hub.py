@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from vqdiff.foundation.errors import InputError
+from vqdiff.foundation.extras import require
 
 _NAME = re.compile(r"(?P<repo>[\w][\w.-]*/[\w][\w.-]*)(@(?P<revision>[\w./-]+))?", re.ASCII)
 _PARTS = ("denoiser/", "image_tokenizer/", "null_condition/", "text_encoder/")
@@ -41,7 +42,7 @@ def download(source: str, options: HubOptions | None = None) -> Path:
     revision = given.pop("revision", None)
     if name["revision"] and revision:
         raise InputError(f"{source} names a revision, and so does revision={revision!r}: give one of them")
-    hub = _hub(f"{source} is not here and cannot be downloaded")
+    hub = _hub(f"{source} is not here, and downloading it")
     with _one_line(f"cannot download {source} from the Hub, and there is no such folder or file"):
         # A revision in half precision has its files under the usual names.
         ignored = ["*.fp16.*", "*.msgpack"]
@@ -64,7 +65,7 @@ def check_push(repo: str, token: str | None = None) -> None:
     for a token that is not accepted.
     """
     check_name(repo)
-    hub = _hub(f"{repo} cannot be pushed to")
+    hub = _hub(f"pushing to {repo}")
     token = token or hub.get_token()
     if token is None:
         raise InputError(f"no token to push to {repo} with: log in with `hf auth login`, or set HF_TOKEN")
@@ -89,7 +90,7 @@ def push(
     Raises InputError if huggingface_hub, the token or the network fails; the repository then has no new commit.
     """
     check_name(repo)
-    hub = _hub(f"{repo} cannot be pushed to")
+    hub = _hub(f"pushing to {repo}")
     api = hub.HfApi(token=token)
     files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
     with _one_line(f"cannot push to {repo}"):
@@ -103,14 +104,11 @@ def push(
         return str(api.create_commit(repo, changes, commit_message=message, revision=revision).commit_url)
 
 
-def _hub(otherwise: str) -> Any:
-    """Return the package huggingface_hub; InputError, beginning with ``otherwise``, if it is missing."""
-    try:
-        import huggingface_hub
+def _hub(what: str) -> Any:
+    """Return the package huggingface_hub; InputError, which begins with ``what`` needs it, if it is missing."""
+    require(what, "hub")
+    import huggingface_hub
 
-        _ = huggingface_hub.snapshot_download
-    except (ImportError, AttributeError) as error:
-        raise InputError(f"{otherwise}: pip install 'vqdiff[hub]'") from error
     return huggingface_hub
 
 
