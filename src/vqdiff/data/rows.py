@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any, overload
+from typing import Any, Self, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,6 +57,17 @@ class Rows:
         """One more than the largest label, or the number of names; 0 without labels."""
         largest = -1 if self.labels is None else int(self.labels.max(initial=-1))
         return max(len(self.class_names), largest + 1)
+
+    def captioned(self) -> Self:
+        """Return the same rows with captions; InputError if an image has none.
+
+        The captions of a set of classes alone are their names.
+        """
+        if self.class_names and self.labels is not None and not any(self.captions):
+            self.require_labels()
+            return replace(self, captions=[[self.class_names[label]] for label in self.labels])
+        self.require_captions()
+        return self
 
     def require_captions(self) -> None:
         """Raise InputError unless every image has a caption."""
