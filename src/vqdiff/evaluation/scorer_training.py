@@ -21,7 +21,7 @@ from vqdiff.foundation.images import batches
 from vqdiff.metrics import retrieved
 from vqdiff.metrics.features import EfficientNetFeatures, EfficientNetLite0, file_hash
 from vqdiff.model import save_component
-from vqdiff.model.finding import bundled
+from vqdiff.model.finding import find_part
 from vqdiff.text import TextEncoder
 
 _CHOICES = 100
@@ -45,7 +45,7 @@ class ScorerTraining:
     data: str | Path
     output: Path
     text_encoder: Path
-    """A folder, or the name of a bundled model whose encoder to use; the scores need that of "emoji"."""
+    """A text encoder, or a model whose encoder to use, as `find_part` takes it; the scores need that of "emoji"."""
     heads: dict[str, Head]
     """One scorer per head: one for choosing settings, another for reporting the results."""
     probes: dict[str, Probe] = field(default_factory=dict)
@@ -93,8 +93,7 @@ def train_scorers(config: ScorerTraining) -> None:
     for name in config.heads:
         if (config.output / name).exists():
             raise InputError(f"{config.output / name} exists: choose another output")
-    found = bundled().get(str(config.text_encoder))
-    folder = config.text_encoder if found is None else found / "text_encoder"
+    folder = find_part(config.text_encoder, "text_encoder")
     network, encoder, text_hash = EfficientNetLite0(), TextEncoder(folder), file_hash(folder / "model.safetensors")
     sets = dict[str, FeatureSet]()
     for split in (config.train, *config.held_out):

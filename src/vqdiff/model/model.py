@@ -262,9 +262,14 @@ class Model:
                 SamplingSettings.read(index["sampling"], where),
                 build(Card, index["card"], where),
                 fingerprint(folder),
-                tuple(index.get("class_names", ())),
+                class_names(folder),
             )
         except KeyError as error:
             raise InputError(f"{where}: {error} is missing") from error
         except (TypeError, AttributeError) as error:
             raise InputError(f"{where} does not describe a model folder: {error}") from error
+
+
+def class_names(folder: Path) -> tuple[str, ...]:
+    """Return the names of the labels of the model in ``folder``; none if they have no names."""
+    return tuple(read_json(folder / "model_index.json").get("class_names", ()))

@@ -18,12 +18,13 @@ from vqdiff.denoisers import ClassicConfig, ClassicDenoiser, ModernConfig, Moder
 from vqdiff.diffusion import LossHistory, Schedule, diffusion_loss
 from vqdiff.diffusion.schedule import draw_forward
 from vqdiff.foundation.errors import InputError
-from vqdiff.foundation.files import atomic_path, read_json
+from vqdiff.foundation.files import atomic_path
 from vqdiff.foundation.images import sheet
 from vqdiff.foundation.shapes import Float, Int
 from vqdiff.interfaces import ImageTokenizer
 from vqdiff.model import Card, Model, load_component
 from vqdiff.model.finding import find_model, find_part
+from vqdiff.model.model import class_names
 from vqdiff.pipeline import Pipeline
 from vqdiff.sampling import SamplingSettings
 from vqdiff.text import NullCondition, NullKind, read_text_encoder
@@ -311,8 +312,8 @@ class DiffusionTask:
         self.config, self.device = config, PartialState().device or torch.device("cpu")
         self.trained = config.start is not None
         image_tokenizer: ImageTokenizer = load_component(config.tokenizer_folder).to(self.device)
-        known = None if config.start is None else read_json(config.start / "model_index.json").get("class_names")
-        self.train_set = self._tokens("train", image_tokenizer, tuple(known or ()))  # labels keep their meaning
+        known = () if config.start is None else class_names(find_model(config.start))
+        self.train_set = self._tokens("train", image_tokenizer, known)  # the labels of ``start`` keep their meaning
         self.data_fingerprint = data_fingerprint(self.train_set.tokens, self.train_set.captions, self.train_set.labels)
         self.test_set = self._tokens(config.held_out, image_tokenizer, self.train_set.class_names)
         self.weights = emphasised(self.train_set, config.emphasis)
