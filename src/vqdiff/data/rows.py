@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Self, overload
+from typing import Any, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,17 +58,6 @@ class Rows:
         largest = -1 if self.labels is None else int(self.labels.max(initial=-1))
         return max(len(self.class_names), largest + 1)
 
-    def captioned(self) -> Self:
-        """Return the same rows with captions; InputError if an image has none.
-
-        The captions of a set of classes alone are their names.
-        """
-        if self.class_names and self.labels is not None and not any(self.captions):
-            self.require_labels()
-            return replace(self, captions=[[self.class_names[label]] for label in self.labels])
-        self.require_captions()
-        return self
-
     def require_captions(self) -> None:
         """Raise InputError unless every image has a caption."""
         _require([bool(texts) for texts in self.captions], self.names, "caption")
@@ -87,6 +76,21 @@ def _require(given: Sequence[bool], names: Sequence[str], what: str) -> None:
             f"{name} has no {what} ({missing:,} of {len(given):,} images have none): give each one, or train a model "
             "that needs none; `vqdiff data check` lists them"
         )
+
+
+AnyRows = TypeVar("AnyRows", bound=Rows)
+
+
+def captioned(rows: AnyRows) -> AnyRows:
+    """Return the same rows with captions; those of a set of classes alone are their names.
+
+    Raises InputError if an image has none.
+    """
+    if rows.class_names and rows.labels is not None and not any(rows.captions):
+        rows.require_labels()
+        return replace(rows, captions=[[rows.class_names[label]] for label in rows.labels])
+    rows.require_captions()
+    return rows
 
 
 def emphasised(rows: Rows, emphasis: Mapping[str, Mapping[str, float]]) -> Weights:

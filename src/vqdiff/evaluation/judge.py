@@ -20,6 +20,7 @@ from torch import Tensor
 
 import vqdiff
 from vqdiff.data import ImageSet, load
+from vqdiff.data.rows import captioned
 from vqdiff.denoisers.packed import precision_of
 from vqdiff.evaluation.code_hash import foreign_hash, source_hash
 from vqdiff.evaluation.generation import draw, only_main_process, processes
@@ -84,7 +85,7 @@ class Judge:
 
     def _wanted(self) -> ImageSet:
         """The rows from whose captions images are generated; those of a set of classes alone are their names."""
-        rows = load(self.trial.data, self.trial.prompts, self.image_size).captioned()
+        rows = captioned(load(self.trial.data, self.trial.prompts, self.image_size))
         count = self.trial.num_pictures or len(rows)
         if count > len(rows):
             raise InputError(f"num_pictures is {count}: {self.trial.prompts} has {len(rows)} images")

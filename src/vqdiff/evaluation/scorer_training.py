@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, logsigmoid
 
 from vqdiff.data import ImageSet, load
+from vqdiff.data.rows import captioned
 from vqdiff.evaluation.scorer import Probe, Scorer, ScorerConfig, mean_states
 from vqdiff.foundation.errors import InputError
 from vqdiff.foundation.files import atomic_path
@@ -71,7 +72,7 @@ class FeatureSet:
     @classmethod
     def of(cls, pictures: ImageSet, network: EfficientNetLite0, encoder: TextEncoder) -> FeatureSet:
         """Compute the features of a split."""
-        pictures = pictures.captioned()
+        pictures = captioned(pictures)
         texts = sorted({text for row in pictures.captions for text in row})
         number = {text: index for index, text in enumerate(texts)}
         views = [network(pixels) for pixels in batches(pictures.pixels)]
