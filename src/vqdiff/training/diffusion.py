@@ -216,6 +216,8 @@ class GuidanceTraining(DenoiserTraining):
     null: NullKind = "learnable"
     freeze: bool = False
     """Train only the null condition and leave the denoiser unchanged."""
+    card: Card | None = None
+    """The finished model's card, as for ``vqdiff train diffusion``."""
 
     @property
     def tokenizer_folder(self) -> Path:
@@ -236,7 +238,7 @@ class GuidanceTraining(DenoiserTraining):
         elif isinstance(model.denoiser, ClassicDenoiser):
             model.denoiser = model.denoiser.with_null_class()
         model.denoiser.requires_grad_(not self.freeze)
-        return model
+        return replace(model, card=_further(model.card, self.card, self.data))
 
 
 class Conditional(nn.Module):
@@ -415,14 +417,14 @@ def _class_names(rows: Rows, num_classes: int | None) -> tuple[str, ...]:
 
 def _further(base: Card, own: Card | None, data: str | Path) -> Card:
     """The card of a model trained further: its own name and data, then the data and the licences of both."""
-    name = base.name if base.name.endswith(_FURTHER) else base.name + _FURTHER
-    own = own or Card()
+    own, unnamed = own or Card(), Card().name
+    name = base.name if base.name == unnamed or base.name.endswith(_FURTHER) else base.name + _FURTHER
     trained_on = own.trained_on or str(data)
     if base.trained_on and base.trained_on != trained_on:
         trained_on = f"{trained_on}; before that: {base.trained_on}"
     return replace(
         own,
-        name=name if own.name == Card().name else own.name,
+        name=name if own.name == unnamed else own.name,
         licenses=base.licenses | own.licenses,
         trained_on=trained_on,
         origin=base.origin | own.origin,
