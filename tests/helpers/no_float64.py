@@ -79,8 +79,12 @@ def _run(func: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:
         return args[0]
     if not to_there:
         return out
-    changed = {id(one.kept): one for one in there}
-    return tree_map(lambda one: changed.get(id(one), None) or There(one) if isinstance(one, Tensor) else one, out)
+    changed = {id(one.kept): one for one in there}  # in place
+
+    def wrapped(one: Any) -> Any:
+        return changed[id(one)] if id(one) in changed else There(one) if isinstance(one, Tensor) else one
+
+    return tree_map(wrapped, out)
 
 
 def _kept(one: Any) -> Any:

@@ -225,7 +225,9 @@ def test_no_token(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_no_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(InputError, match=r"pushing to ann/toy needs the package huggingface_hub: pip install 'vqdiff\[hub\]'"):
+    with pytest.raises(
+        InputError, match=r"pushing to ann/toy needs the package huggingface_hub: pip install 'vqdiff\[hub\]'"
+    ):
         toy_pipeline().push_to_hub("ann/toy")
 
 

@@ -238,7 +238,7 @@ def test_the_finished_model_goes_to_the_hub(
         sent.update(options, repo=repo, files=sorted(path.name for path in files.rglob("*") if path.is_file()))
         return "https://hub/commit/1"
 
-    monkeypatch.setattr("vqdiff.training.diffusion.check_push", lambda repo: sent.setdefault("checked", repo))
+    monkeypatch.setattr("vqdiff.training.upload.check_push", lambda repo: sent.setdefault("checked", repo))
     monkeypatch.setattr("vqdiff.pipeline.check_push", lambda *_: None)
     monkeypatch.setattr("vqdiff.pipeline.push", push)
     train_diffusion(config(folder, "shared", "hub.push_to=ann/toy", "hub.private=true"))
@@ -259,7 +259,7 @@ def test_a_push_that_fails_says_how_to_try_again(folder: Path, monkeypatch: pyte
     def fail(*_: object) -> None:
         raise InputError("cannot push to ann/toy: no connection")
 
-    monkeypatch.setattr("vqdiff.training.diffusion.check_push", lambda _: None)
+    monkeypatch.setattr("vqdiff.training.upload.check_push", lambda _: None)
     monkeypatch.setattr("vqdiff.pipeline.check_push", fail)
     again = "upload it with `vqdiff push .*lonely/model ann/toy --revision next`"
     with pytest.raises(InputError, match=f"no connection; the model is complete in .*{again}"):

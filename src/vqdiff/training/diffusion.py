@@ -24,7 +24,6 @@ from vqdiff.foundation.shapes import Float, Int
 from vqdiff.interfaces import ImageTokenizer
 from vqdiff.model import Card, Model, load_component
 from vqdiff.model.finding import find_model, find_part
-from vqdiff.model.hub import check_push
 from vqdiff.model.model import class_names
 from vqdiff.pipeline import Pipeline
 from vqdiff.sampling import SamplingSettings
@@ -34,6 +33,7 @@ from vqdiff.training.loop import RunConfig, train
 from vqdiff.training.resuming import data_fingerprint
 from vqdiff.training.state import TrainingBatch
 from vqdiff.training.tokenizer import HeldOut
+from vqdiff.training.upload import HubUpload
 
 
 @dataclass(frozen=True)
@@ -82,26 +82,6 @@ class Objective:
     """Factors for masked and for visible positions."""
     importance: bool = False
     """Draw t in proportion to the root mean square of its recent losses, as published, instead of uniformly."""
-
-
-@dataclass(frozen=True)
-class HubUpload:
-    """Where on the Hugging Face Hub the finished model goes; see `Pipeline.push_to_hub`."""
-
-    push_to: str
-    """owner/name."""
-    private: bool = False
-    revision: str | None = None
-
-    def push(self, folder: Path) -> str:
-        """Upload a model folder; InputError if that fails, with the command that tries again."""
-        try:
-            pipe = Pipeline.from_pretrained(folder)
-            return pipe.push_to_hub(self.push_to, private=self.private, revision=self.revision)
-        except InputError as error:
-            again = f"vqdiff push {folder} {self.push_to}" + " --private" * self.private
-            again += f" --revision {self.revision}" if self.revision else ""
-            raise InputError(f"{error}; the model is complete in {folder}: upload it with `{again}`") from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -478,7 +458,7 @@ def train_diffusion(
     """
     hub = None if sanity else config.hub
     if hub is not None:
-        check_push(hub.push_to)
+        hub.check()
     train(
         lambda: DiffusionTask(config),
         config.run,
@@ -489,4 +469,4 @@ def train_diffusion(
         compile=config.compile,
     )
     if hub is not None and PartialState().is_main_process:
-        print(f"uploaded: {hub.push(config.output / 'model')}", flush=True)
+        hub.push(config.output / "model")
