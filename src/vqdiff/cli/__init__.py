@@ -15,6 +15,7 @@ from cyclopts import App, CycloptsError
 
 from vqdiff import __version__
 from vqdiff.foundation.errors import InputError, InputWarning
+from vqdiff.foundation.extras import extras_with, message
 
 app = App(
     name="vqdiff",
@@ -58,8 +59,8 @@ def main(arguments: list[str] | None = None) -> None:
         except ModuleNotFoundError as error:
             if (error.name or "vqdiff").startswith("vqdiff"):
                 raise
-            extras = "pip install 'vqdiff[train,eval]', or 'vqdiff[serve]' to serve"
-            _stop(f"this command needs the package {error.name}: {extras}")
+            module = str(error.name).partition(".")[0]
+            _stop(message("this command", [module], extras_with(module)))
         except KeyboardInterrupt:
             sys.exit(130)
         except OSError as error:

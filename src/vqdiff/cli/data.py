@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, Parameter
 
+from vqdiff.foundation.extras import READING, require
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -90,6 +92,8 @@ def check(
         time: Time the recipe for a set of this size on this machine, for some seconds, and print its commands.
         device: The device to time: auto, cpu, cuda or cuda:1.
     """
+    require("reading a set", "train", *READING)
+
     from vqdiff.data.check import check as check_data
     from vqdiff.data.image_set import cache_home
     from vqdiff.foundation.errors import InputError
@@ -181,6 +185,8 @@ def tokens(
         batch_size: Images encoded together.
         device: auto, cpu, cuda or cuda:1.
     """
+    require("reading a set", "train", *READING)
+
     from vqdiff.data import Views, check_share, tokenize
     from vqdiff.data.splits import split_names
     from vqdiff.foundation.errors import InputError

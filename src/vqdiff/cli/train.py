@@ -8,6 +8,7 @@ from typing import Literal
 from cyclopts import App
 
 from vqdiff.cli.options import Changes
+from vqdiff.foundation.extras import TRAINING, require
 
 app = App(name="train", help="Train an image tokenizer, a diffusion model, or a scorer.")
 
@@ -39,6 +40,8 @@ def tokenizer(
     if config is None or template is not None:
         _print_template("tokenizer", config, template)
         return
+    require("training", "train", *TRAINING)
+
     from vqdiff.foundation.config import read_config
     from vqdiff.training.tokenizer import TokenizerTraining, train_tokenizer
 
@@ -72,6 +75,8 @@ def diffusion(
     if config is None or template is not None:
         _print_template("diffusion", config, template)
         return
+    require("training", "train", *TRAINING)
+
     from vqdiff.foundation.config import read_config
     from vqdiff.training.diffusion import DiffusionTraining, train_diffusion
 
@@ -93,6 +98,8 @@ def guidance(config: Path, *, set: Changes = (), resume: bool = False, sanity: b
     sanity
         Write nothing; only check whether a single batch can be learnt.
     """
+    require("training", "train", *TRAINING)
+
     from vqdiff.foundation.config import read_config
     from vqdiff.training.diffusion import GuidanceTraining, train_diffusion
 
@@ -110,6 +117,8 @@ def scorer(config: Path, *, set: Changes = ()) -> None:
     set
         Change one of its values, e.g. --set epochs=10. May be repeated.
     """
+    require("training a scorer", "eval")
+
     from vqdiff.evaluation.scorer_training import ScorerTraining, train_scorers
     from vqdiff.foundation.config import read_config
 
