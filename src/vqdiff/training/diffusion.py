@@ -26,11 +26,13 @@ from vqdiff.foundation.shapes import Float, Int
 from vqdiff.interfaces import ImageTokenizer
 from vqdiff.model import Card, Model, load_component
 from vqdiff.model.finding import find_model, find_part
+from vqdiff.model.model import class_names
 from vqdiff.pipeline import Pipeline
 from vqdiff.sampling import SamplingSettings
 from vqdiff.text import NullCondition, NullKind, read_text_encoder
 from vqdiff.training.conditions import encode_conditions
 from vqdiff.training.loop import RunConfig, train
+from vqdiff.training.resuming import data_fingerprint
 from vqdiff.training.state import TrainingBatch
 from vqdiff.training.tokenizer import HeldOut
 from vqdiff.training.validation import Criterion
@@ -110,7 +112,8 @@ class DenoiserTraining:
     """The largest number of held-out images to measure on."""
     prompts: tuple[str, ...] = ()
     """Prompts of the sample grid, two images each; by default held-out captions or the first labels."""
-    compile: bool = True
+    compile: bool | Literal["auto"] = "auto"
+    """Whether to compile the denoiser: "auto" only for runs that it makes shorter."""
     recompute: bool = False
     """Recompute the activations inside the denoiser's blocks instead of storing them: less memory, a third slower."""
 
@@ -141,7 +144,7 @@ class DiffusionTraining(DenoiserTraining):
     sampling: SamplingSettings | None = None
     """The finished model's default settings, also used for the sample grid; by default those of ``start``."""
     card: Card | None = None
-    """The finished model's card, by default that of ``start``; its measured quality is added."""
+    """The finished model's card; its measured quality is added, and the licences and data of ``start``."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -168,7 +171,12 @@ class DiffusionTraining(DenoiserTraining):
                 )
             for part in filter(None, (model.denoiser, model.null_condition)):
                 part.requires_grad_(True)
-            return replace(model, sampling=self.sampling or model.sampling, card=self.card or model.card)
+            return replace(
+                model,
+                sampling=self.sampling or model.sampling,
+                card=_further(model.card, self.card, self.data),
+                class_names=_class_names(rows, model.num_classes),
+            )
         if (self.condition == "text") != (self.text_encoder is not None):
             wants = "wants a" if self.text_encoder is None else "takes no"
             raise InputError(f"condition = {self.condition!r} {wants} text_encoder")
@@ -198,7 +206,14 @@ class DiffusionTraining(DenoiserTraining):
             denoiser = ClassicDenoiser(ClassicConfig(**common, **vars(self.classic), **side, null_class=labelled))
         null = NullCondition.of(self.null, encoder) if encoder is not None else None
         return Model(
-            schedule, denoiser, image_tokenizer, encoder, null, self.sampling or SamplingSettings(), self.card or Card()
+            schedule,
+            denoiser,
+            image_tokenizer,
+            encoder,
+            null,
+            self.sampling or SamplingSettings(),
+            self.card or Card(),
+            class_names=_class_names(rows, common["num_classes"]),
         )
 
 
@@ -326,7 +341,9 @@ class DiffusionTask:
         self.device = device or PartialState().device or torch.device("cpu")
         self.trained = config.start is not None
         image_tokenizer: ImageTokenizer = load_component(config.tokenizer_folder).to(self.device)
-        self.train_set = self._tokens("train", image_tokenizer)
+        known = () if config.start is None else class_names(find_model(config.start))
+        self.train_set = self._tokens("train", image_tokenizer, known)  # the labels of ``start`` keep their meaning
+        self.data_fingerprint = data_fingerprint(self.train_set.tokens, self.train_set.captions, self.train_set.labels)
         self.held_out = config.held_out or held_out_split(config.data)
         self.test_set = self._tokens(self.held_out, image_tokenizer, self.train_set.class_names)
         self.weights = emphasised(self.train_set, config.emphasis)
@@ -445,6 +462,31 @@ class DiffusionTask:
         return replace(self.parts, denoiser=model.denoiser, null_condition=model.null_condition)
 
 
+def _class_names(rows: Rows, num_classes: int | None) -> tuple[str, ...]:
+    """The names of a model's labels, if it has labels and they have names."""
+    return rows.class_names if len(rows.class_names) == num_classes else ()
+
+
+def _further(base: Card, own: Card | None, data: str | Path) -> Card:
+    """The card of a model trained further: its own name and data, then the data and the licences of both."""
+    name = base.name if base.name.endswith(_FURTHER) else base.name + _FURTHER
+    own = own or Card()
+    trained_on = own.trained_on or str(data)
+    if base.trained_on and base.trained_on != trained_on:
+        trained_on = f"{trained_on}; before that: {base.trained_on}"
+    return replace(
+        own,
+        name=name if own.name == Card().name else own.name,
+        licenses=base.licenses | own.licenses,
+        trained_on=trained_on,
+        origin=base.origin | own.origin,
+        notes=tuple(dict.fromkeys([*base.notes, *own.notes])),
+    )
+
+
+_FURTHER = ", trained further"
+
+
 def _default(key: Field[Any]) -> object:
     return key.default_factory() if key.default_factory is not MISSING else key.default
 
@@ -465,4 +507,11 @@ def train_diffusion(
             elsewhere = replace(config, output=Path(folder, "run"))
             train(lambda: DiffusionTask(elsewhere, limit=config.run.batch_size), config.run, Path(folder), sanity=True)
         return
-    train(lambda: DiffusionTask(config), config.run, config.output, resume=resume)
+    train(
+        lambda: DiffusionTask(config),
+        config.run,
+        config.output,
+        resume=resume,
+        settings=config,
+        compile=config.compile,
+    )

@@ -17,7 +17,7 @@ from datetime import timedelta
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal, Protocol, cast, runtime_checkable
+from typing import Any, Literal, Protocol, cast, runtime_checkable
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
@@ -32,6 +32,7 @@ from vqdiff.training.diagnosis import diagnose
 from vqdiff.training.duration import Duration
 from vqdiff.training.logger import RunLogger
 from vqdiff.training.preflight import Preflight, check_sanity, preflight
+from vqdiff.training.resuming import RunRecord, flat
 from vqdiff.training.state import RunState, Trained, TrainingBatch
 from vqdiff.training.validation import Criterion, Validation, draw_curve
 
@@ -146,6 +147,11 @@ class TrainingTask(Protocol[Trained]):
         ...
 
     @property
+    def data_fingerprint(self) -> str:
+        """Identifies the training data, wherever they are stored."""
+        ...
+
+    @property
     def trained(self) -> bool:
         """Whether the model had been trained before."""
         ...
@@ -183,6 +189,8 @@ def train(
     *,
     resume: bool = False,
     sanity: bool = False,
+    settings: Any = None,
+    compile: bool | Literal["auto"] = True,
 ) -> None:
     """Train a task and write ``log.jsonl``, TensorBoard events, ``preview-*.png``, ``last.pt`` and the component.
 
@@ -191,9 +199,14 @@ def train(
 
     If started by ``accelerate launch`` or ``torchrun``, the processes share every batch.
     ``resume`` continues from ``last.pt``, also with another number of processes; without it, an ``output`` that already
-    holds one is an InputError before the task is made. Ctrl-C and SIGTERM finish the current step, write a
-    checkpoint and raise KeyboardInterrupt. A loss or gradient that is not finite is an InputError that names the step
-    and the cause; ``last.pt`` is left unchanged, and ``broken.pt`` holds the state before that step.
+    holds one is an InputError before the task is made. ``settings``, a dataclass with ``run`` in it, are stored in
+    ``run.json``: what differs when the run is resumed is printed, or an InputError if it would be another run.
+
+    Ctrl-C and SIGTERM finish the current step, write a checkpoint and raise KeyboardInterrupt. A loss or gradient that
+    is not finite is an InputError that names the step and the cause; ``last.pt`` is left unchanged, and ``broken.pt``
+    holds the state before that step.
+
+    ``compile`` is whether to compile the task's part for it: "auto" only if that pays back.
 
     ``sanity`` writes nothing and only fits the first batch repeatedly; InputError if that cannot be learned.
     """
@@ -202,12 +215,19 @@ def train(
         raise InputError(f"{output} already holds a run: pass --resume to continue it, or choose another output")
     if resume and not checkpoint.exists():
         raise InputError(f"nothing to resume in {output}: there is no last.pt")
+    settings = _RunAlone(run) if settings is None else settings
+    record = RunRecord.read(output) if resume else None
+    changes = [] if record is None else record.changes(settings)
     accelerator = make_accelerator(run, output)
     shares = run.shares(accelerator.process_index, accelerator.num_processes)
     with accelerator.main_process_first():  # the first one prepares files that the others use
         if accelerator.is_main_process and not sanity:
             clear_rooms(output)
         task = make_task()
+    if record is not None:
+        record.check_data(task.data_fingerprint, output)
+    for change in changes:
+        accelerator.print(f"changed: {change}", flush=True)
     if sanity:
         check_sanity(task.objective, task.batch(0, shares[0]), run.learning_rate, accelerator, trained=task.trained)
         return
@@ -215,9 +235,13 @@ def train(
     shard = run.shard and accelerator.num_processes > 1
     state = RunState(task.objective, task.model, optimizer, accelerator, averaged=run.ema > 0, shard=shard)
     meters = state.load(checkpoint) if resume else {}
-    plan = preflight(state, task.compiled, task.batch(state.step, shares[0]), len(shares))
+    worth = run.steps - state.step if compile == "auto" else None
+    plan = preflight(state, task.compiled, task.batch(state.step, shares[0]), len(shares), worth)
     validation = Validation(task.criterion, run.patience, meters.get("validation"))
-    with _stop_requests() as stopped, RunLogger(accelerator, output, run.steps, run.batch_size) as logger:
+    log = RunLogger(accelerator, output, run.steps, run.batch_size, flat(settings))
+    with _stop_requests() as stopped, log as logger:
+        if accelerator.is_main_process:
+            RunRecord.of(settings, task.data_fingerprint).write(output)
         logger.begin(state.step, meters, plan)
         accelerator.print(_duration(task, state, run, plan, began), task.legend, sep="\n", flush=True)
         if not (drawing := find_spec("matplotlib") is not None):
@@ -248,8 +272,9 @@ def train(
             state.follow(min(run.ema, step / (step + 10)))
             if step % run.log_every == 0 or last:
                 logger.write_means(step, run.learning_rate_at(step - 1))
+            logger.progress(step)
             if step % run.validation_interval == 0 or last:
-                with state.finished() as model, accelerator.autocast():
+                with logger.paused("evaluating"), state.finished() as model, accelerator.autocast():
                     if model is not None:
                         scores = task.evaluate(model)
                         logger.write(step, scores)
@@ -259,11 +284,12 @@ def train(
                             draw_curve(output / "log.jsonl", output / "curve.png", task.criterion)
                 last = last or _anywhere(accelerator, validation.exhausted)[0]
             if step % run.preview_every == 0 or last:
-                with state.finished() as model, accelerator.autocast():
+                with logger.paused("generating a preview"), state.finished() as model, accelerator.autocast():
                     if model is not None:
                         task.preview(model, output / f"preview-{step:07d}.png")
             if step % run.checkpoint_every == 0 or last or stopping:
-                state.save(checkpoint, logger.meters() | {"validation": validation.state()})
+                with logger.paused("saving"):
+                    state.save(checkpoint, logger.meters() | {"validation": validation.state()})
             if stopping and not last:
                 accelerator.print(f"stopped at step {step}; continue with --resume", flush=True)
                 raise KeyboardInterrupt
@@ -288,10 +314,15 @@ def _duration(
     return Duration(prepared, plan.seconds * (run.steps - state.step), run.upkeep(state.step, *once))
 
 
+@dataclass(frozen=True)
+class _RunAlone:
+    run: RunConfig
+
+
 def make_accelerator(run: RunConfig, output: Path) -> Accelerator:
     """Set up the processes, precision and trackers of a run; InputError for what is not available here."""
     if missing := set(run.trackers) - {str(tracker) for tracker in get_available_trackers()}:
-        raise InputError(f"run.trackers: {min(missing)} is not installed: `pip install {min(missing)}`")
+        raise InputError(f"run.trackers: {min(missing)} is not installed: pip install {min(missing)}")
     cpu, precision = not torch.accelerator.is_available(), run.precision
     if precision == "auto":
         device = torch.accelerator.current_accelerator() or torch.device("cpu")

@@ -25,6 +25,7 @@ from vqdiff.metrics.features import EfficientNetLite0
 from vqdiff.model import load_component, save_component
 from vqdiff.model.finding import find_part
 from vqdiff.training.loop import RunConfig, train
+from vqdiff.training.resuming import data_fingerprint
 from vqdiff.training.validation import Criterion
 
 _POOR_USE = 0.9
@@ -118,6 +119,7 @@ class TokenizerTask:
         self.train_set, test_set = (
             load(config.data, split, size, validation=config.validation, cache=cache, limit=limit) for split in splits
         )
+        self.data_fingerprint = data_fingerprint(self.train_set.pixels, self.train_set.captions, self.train_set.labels)
         self.weights = emphasised(self.train_set, config.emphasis)
         self.held_out = HeldOut(test_set, config.evaluate)
 
@@ -216,4 +218,4 @@ def train_tokenizer(config: TokenizerTraining, *, resume: bool = False, sanity: 
             path, few = Path(folder), config.run.batch_size
             train(lambda: TokenizerTask(config, cache=path / "images", limit=few), config.run, path, sanity=True)
         return
-    train(lambda: TokenizerTask(config), config.run, config.output, resume=resume)
+    train(lambda: TokenizerTask(config), config.run, config.output, resume=resume, settings=config)
