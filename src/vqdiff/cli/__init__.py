@@ -15,6 +15,7 @@ from cyclopts import App, CycloptsError
 
 from vqdiff import __version__
 from vqdiff.foundation.errors import InputError, InputWarning
+from vqdiff.foundation.extras import extras_with, message
 
 app = App(
     name="vqdiff",
@@ -32,6 +33,7 @@ app.command("vqdiff.cli.edit:expand", help="Extend an image at its sides.")
 app.command("vqdiff.cli.vary:vary", help="Noise an image part of the way and sample from there.")
 app.command("vqdiff.cli.vary:revise", help="Resample the least confident tokens of an image.")
 app.command("vqdiff.cli.convert:convert", help="Convert a model to a model folder or a diffusers folder.")
+app.command("vqdiff.cli.export:export", help="Write a model as graphs for ONNX Runtime, OpenVINO or PyTorch.")
 app.command("vqdiff.cli.info:info", help="Describe a model: parts and their origin, sizes, licences, quality.")
 app.command("vqdiff.cli.data:app", name="data", help="Build, check and tokenize sets of images with captions.")
 app.command("vqdiff.cli.train:app", name="train", help="Train an image tokenizer, a diffusion model or a scorer.")
@@ -58,8 +60,8 @@ def main(arguments: list[str] | None = None) -> None:
         except ModuleNotFoundError as error:
             if (error.name or "vqdiff").startswith("vqdiff"):
                 raise
-            extras = "pip install 'vqdiff[train,eval]', or 'vqdiff[serve]' to serve"
-            _stop(f"this command needs the package {error.name}: {extras}")
+            module = str(error.name).partition(".")[0]
+            _stop(message("this command", [module], extras_with(module)))
         except KeyboardInterrupt:
             sys.exit(130)
         except OSError as error:

@@ -8,6 +8,7 @@ from cyclopts import Parameter
 
 from vqdiff.foundation.config import Precision
 from vqdiff.foundation.errors import InputError, InputWarning
+from vqdiff.foundation.extras import EXTRAS, require
 
 
 def serve(
@@ -89,23 +90,19 @@ def serve(
     header_timeout
         Seconds until the header of a request is complete (default: 10); not with --replicas.
     """
+    require("serving", "serve", *(name for name in EXTRAS["serve"] if page or name != "gradio"))
+    if replicas is not None:
+        require("serving replicas", "ray")
+
     import signal
     import socket
     import warnings
-    from importlib.util import find_spec
     from ipaddress import ip_address
 
-    try:
-        import uvicorn
-
-        from vqdiff.serving.api import create_app, quieten
-
-        if page and find_spec("gradio") is None:  # imported last, as it takes seconds
-            raise ModuleNotFoundError(name="gradio")
-    except ModuleNotFoundError as error:
-        raise InputError(f"serving needs {error.name}: pip install 'vqdiff[serve]'") from error
+    import uvicorn
 
     from vqdiff.pipeline import load
+    from vqdiff.serving.api import create_app, quieten
     from vqdiff.serving.connections import ConnectionLimits, config_of
     from vqdiff.serving.engine import Engine, default_rows
     from vqdiff.serving.hosts import AllowedHosts

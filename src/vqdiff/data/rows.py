@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from vqdiff.data.sources import Row, order_classes
 from vqdiff.foundation.errors import InputError
+from vqdiff.foundation.extras import require
 from vqdiff.foundation.files import has_lone_surrogates
 
 CAPTION_COLUMNS = ("captions", "caption", "text", "prompt")  # in upper or lower case, as are those of labels
@@ -25,10 +26,9 @@ Table = Any
 
 def arrow() -> ModuleType:
     """Import pyarrow; InputError if it is not installed."""
-    try:
-        import pyarrow
-    except ModuleNotFoundError as error:
-        raise InputError("data sets need more packages: pip install 'vqdiff[train]'") from error
+    require("reading a set", "train", "pyarrow")
+    import pyarrow
+
     return pyarrow
 
 

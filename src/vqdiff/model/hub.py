@@ -26,7 +26,7 @@ def download(source: str) -> Path:
     try:
         from huggingface_hub import snapshot_download
     except ImportError as error:
-        raise InputError(f"{source} is not here and cannot be downloaded: pip install huggingface_hub") from error
+        raise InputError(f"{source} is not here and cannot be downloaded: pip install 'vqdiff[hub]'") from error
     try:
         # A revision in half precision has its files under the usual names.
         folder = snapshot_download(name["repo"], revision=name["revision"], ignore_patterns=["*.fp16.*", "*.msgpack"])
