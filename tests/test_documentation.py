@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from vqdiff.diffusion import Schedule
+from vqdiff.foundation import extras
 from vqdiff.sampling import PlanStep, SamplingSettings, StepInput, StepSettings, Trace, sample, samplers
 
 ROOT = Path(__file__).parents[1]
@@ -20,7 +21,9 @@ MESSAGES = re.findall(r"^### `(.+)`$", (ROOT / "docs" / "troubleshooting.md").re
 @pytest.mark.parametrize("message", MESSAGES)
 def test_messages_of_the_troubleshooting_are_those_of_the_code(message: str) -> None:
     sources = [file.read_text("utf-8") for file in (ROOT / "src").rglob("*.py")]
-    code = re.sub(r'"\s+f?"', "", "\n".join(sources))  # a text on several lines is one
+    code = re.sub(
+        r'"\s+f?"', "", "\n".join([*sources, extras.message("…", ["…"], ["…"])])
+    )  # a text on several lines is one
     pattern = ".*?".join(map(re.escape, filter(None, message.split("…"))))
     assert re.search(pattern, code), message
 
