@@ -76,6 +76,24 @@ def test_classes(folder: Path, changes: tuple[str, ...]) -> None:
     assert pipe.model.num_classes == 2
     assert pipe.model.null(1).tolist() == [2]
     assert len(pipe([0, 1], guidance=2.0)) == 2
+    assert pipe.model.class_names == ("blue", "red")
+    assert pipe.model.encode(["red", "blue"]).tolist() == [1, 0]
+    assert pipe("red", seed=1)[0].tobytes() == pipe(1, seed=1)[0].tobytes()
+
+
+def test_labels_keep_their_meaning_when_a_model_is_trained_further(folder: Path) -> None:
+    train_diffusion(config(folder, "start", "run.steps=1"))
+    for name in ("red", "green"):
+        for split in ("train", "test"):
+            shutil.copytree(folder / "pictures" / "red", folder / f"only-{name}" / split / name)
+    text = f'start = "{folder / "start" / "model"}"\noutput = "{folder / "on"}"\ncompile = false\n'
+    (folder / "on.toml").write_text(text + "[run]\nsteps = 1\nbatch_size = 8\nlearning_rate = 1e-3\n")
+    task = DiffusionTask(read_config(DiffusionTraining, folder / "on.toml", [f"data={folder / 'only-red'}"]))
+    assert task.train_set.labels is not None
+    assert set(task.train_set.labels.tolist()) == {1}  # not 0, though it is the only class here
+    assert task.parts.class_names == ("blue", "red")
+    with pytest.raises(InputError, match="the class 'green' is not one of the known ones, blue, red"):
+        DiffusionTask(read_config(DiffusionTraining, folder / "on.toml", [f"data={folder / 'only-green'}"]))
 
 
 @pytest.mark.parametrize("changes", [(), CLASSIC], ids=["modern", "classic"])

@@ -24,7 +24,7 @@ def generate(
     prompts_file: Annotated[Path | None, Parameter(name=["--prompts-file", "-f"])] = None,
     output: Output = Path("out.png"),
     images: ImagesOptions = ImagesOptions(),
-    label: Annotated[tuple[int, ...], Parameter(negative="")] = (),
+    label: Annotated[tuple[str, ...], Parameter(negative="", show_default=False)] = (),
     unconditional: Annotated[bool, Parameter(negative="")] = False,
     preset: str | None = None,
     batch_size: int = 8,
@@ -50,7 +50,7 @@ def generate(
     output
         The PNG file to write.
     label
-        Labels to generate, for a class-conditional model.
+        A class to generate, by its number or name, for a class-conditional model; may be repeated.
     unconditional
         Generate without a prompt, for an unconditional model.
     preset
@@ -66,7 +66,8 @@ def generate(
     json_output
         Print a JSON record instead of a line.
     """
-    wanted = [*prompts, *_read_prompts(prompts_file), *label]
+    labels = [int(one) if one.isdecimal() else one for one in label]
+    wanted = [*prompts, *_read_prompts(prompts_file), *labels]
     counts = checked(images)
     for name, value in (("batch-size", batch_size), ("columns", columns)):
         if value is not None:

@@ -13,7 +13,7 @@ from vqdiff.foundation.extras import EXTRAS, require
 
 def serve(
     *,
-    model: Annotated[tuple[str, ...], Parameter(negative="")] = ("emoji",),
+    model: Annotated[tuple[str, ...], Parameter(negative="", show_default=", ".join)] = ("emoji",),
     device: str = "auto",
     precision: Precision = "auto",
     batch_invariant: bool = False,
@@ -21,7 +21,7 @@ def serve(
     port: int = 8000,
     page: bool = True,
     token: Annotated[str | None, Parameter(env_var="VQDIFF_TOKEN")] = None,
-    allowed_host: Annotated[tuple[str, ...], Parameter(negative="")] = (),
+    allowed_host: Annotated[tuple[str, ...], Parameter(negative="", show_default=False)] = (),
     replicas: int | None = None,
     max_rows: int | None = None,
     max_waiting: int = 64,

@@ -110,14 +110,17 @@ def converted(value: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def fingerprint(folder: Path) -> str:
-    """Return a hash (twelve hex digits) of a folder's weights and configurations, without default settings and card."""
+    """Return a hash (twelve hex digits) of a folder's weights and configurations.
+
+    Without the default settings, the card and the names of classes, which do not change the image of a label.
+    """
     digest = hashlib.sha256()
     for path in sorted(path for path in folder.rglob("*") if path.suffix in (".json", ".safetensors")):
         content = path.read_bytes()
         if path == folder / "model_index.json":
             index = read_json(path)
             content = json.dumps(
-                {key: index[key] for key in index.keys() - {"sampling", "card"}}, sort_keys=True
+                {key: index[key] for key in index.keys() - {"sampling", "card", "class_names"}}, sort_keys=True
             ).encode()
         digest.update(path.relative_to(folder).as_posix().encode() + hashlib.sha256(content).digest())
     return digest.hexdigest()[:12]

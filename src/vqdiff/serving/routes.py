@@ -82,6 +82,7 @@ async def native_models(service: Served) -> dict[str, Any]:
         "models": {
             name: {
                 "draws": pipe.model.conditioned_on,
+                "classes": pipe.model.class_names,
                 "image_size": pipe.model.image_tokenizer.config.image_size,
                 "num_tokens": pipe.model.num_tokens,
                 "settings": pipe.model.sampling,
