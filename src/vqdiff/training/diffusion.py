@@ -33,6 +33,7 @@ from vqdiff.training.loop import RunConfig, train
 from vqdiff.training.resuming import data_fingerprint
 from vqdiff.training.state import TrainingBatch
 from vqdiff.training.tokenizer import HeldOut
+from vqdiff.training.upload import HubUpload
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,8 @@ class DenoiserTraining:
     """Whether to compile the denoiser: "auto" only for runs that it makes shorter."""
     recompute: bool = False
     """Recompute the activations inside the denoiser's blocks instead of storing them: less memory, a third slower."""
+    hub: HubUpload | None = None
+    """Where to upload the finished model, if anywhere; whether that is possible is checked before the run."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.drop < 1:
@@ -403,7 +406,10 @@ class DiffusionTask:
             size = self.parts.image_tokenizer.config.image_size
             pictures = load(self.config.data, self.config.held_out, size)
             quality |= HeldOut(pictures, 512).scores(self.parts.image_tokenizer)
-        finished = replace(self._with(model), card=replace(self.parts.card, quality=quality))
+        card = replace(self.parts.card, quality=quality)
+        if self.parts.text_encoder is not None and not card.prompts:
+            card.prompts = tuple(map(str, self._prompts()))
+        finished = replace(self._with(model), card=card)
         finished.save(folder / "model", torch.float16)
 
     def _with(self, model: Conditional) -> Model:
@@ -450,6 +456,9 @@ def train_diffusion(
 
     See :func:`vqdiff.training.loop.train`; ``sanity`` only checks whether one batch can be learned.
     """
+    hub = None if sanity else config.hub
+    if hub is not None:
+        hub.check()
     train(
         lambda: DiffusionTask(config),
         config.run,
@@ -459,3 +468,5 @@ def train_diffusion(
         settings=config,
         compile=config.compile,
     )
+    if hub is not None and PartialState().is_main_process:
+        hub.push(config.output / "model")
