@@ -35,6 +35,7 @@ from vqdiff.training.loop import RunConfig, train
 from vqdiff.training.resuming import data_fingerprint
 from vqdiff.training.state import TrainingBatch
 from vqdiff.training.tokenizer import HeldOut
+from vqdiff.training.upload import HubUpload
 from vqdiff.training.validation import Criterion
 
 _FEW = 32
@@ -116,6 +117,8 @@ class DenoiserTraining:
     """Whether to compile the denoiser: "auto" only for runs that it makes shorter."""
     recompute: bool = False
     """Recompute the activations inside the denoiser's blocks instead of storing them: less memory, a third slower."""
+    hub: HubUpload | None = None
+    """Where to upload the finished model, if anywhere; whether that is possible is checked before the run."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.drop < 1:
@@ -226,6 +229,8 @@ class GuidanceTraining(DenoiserTraining):
     null: NullKind = "learnable"
     freeze: bool = False
     """Train only the null condition and leave the denoiser unchanged."""
+    card: Card | None = None
+    """The finished model's card, as for ``vqdiff train diffusion``."""
 
     @property
     def tokenizer_folder(self) -> Path:
@@ -246,7 +251,7 @@ class GuidanceTraining(DenoiserTraining):
         elif isinstance(model.denoiser, ClassicDenoiser):
             model.denoiser = model.denoiser.with_null_class()
         model.denoiser.requires_grad_(not self.freeze)
-        return model
+        return replace(model, card=_further(model.card, self.card, self.data))
 
 
 class Conditional(nn.Module):
@@ -455,7 +460,10 @@ class DiffusionTask:
             size = self.parts.image_tokenizer.config.image_size
             pictures = load(self.config.data, self.held_out, size, validation=self.config.validation)
             quality |= HeldOut(pictures, 512).scores(self.parts.image_tokenizer)
-        finished = replace(self._with(model), card=replace(self.parts.card, quality=quality))
+        card = replace(self.parts.card, quality=quality)
+        if self.parts.text_encoder is not None and not card.prompts:
+            card.prompts = tuple(map(str, self._prompts()))
+        finished = replace(self._with(model), card=card)
         finished.save(folder / "model", torch.float16)
 
     def _with(self, model: Conditional) -> Model:
@@ -469,14 +477,14 @@ def _class_names(rows: Rows, num_classes: int | None) -> tuple[str, ...]:
 
 def _further(base: Card, own: Card | None, data: str | Path) -> Card:
     """The card of a model trained further: its own name and data, then the data and the licences of both."""
-    name = base.name if base.name.endswith(_FURTHER) else base.name + _FURTHER
-    own = own or Card()
+    own, unnamed = own or Card(), Card().name
+    name = base.name if base.name == unnamed or base.name.endswith(_FURTHER) else base.name + _FURTHER
     trained_on = own.trained_on or str(data)
     if base.trained_on and base.trained_on != trained_on:
         trained_on = f"{trained_on}; before that: {base.trained_on}"
     return replace(
         own,
-        name=name if own.name == Card().name else own.name,
+        name=name if own.name == unnamed else own.name,
         licenses=base.licenses | own.licenses,
         trained_on=trained_on,
         origin=base.origin | own.origin,
@@ -507,6 +515,9 @@ def train_diffusion(
             elsewhere = replace(config, output=Path(folder, "run"))
             train(lambda: DiffusionTask(elsewhere, limit=config.run.batch_size), config.run, Path(folder), sanity=True)
         return
+    hub = config.hub
+    if hub is not None:
+        hub.check()
     train(
         lambda: DiffusionTask(config),
         config.run,
@@ -515,3 +526,5 @@ def train_diffusion(
         settings=config,
         compile=config.compile,
     )
+    if hub is not None and PartialState().is_main_process:
+        hub.push(config.output / "model")
