@@ -80,7 +80,7 @@ class Copies:
         return {}
 
     def preview(self, model: nn.Module, path: Path) -> None:
-        path.write_text("a picture")
+        path.write_text("a picture", encoding="utf-8")
 
     def save(self, model: nn.Module, folder: Path) -> None:
         torch.save(model.state_dict(), folder / "finished.pt")

@@ -76,7 +76,7 @@ def test_own_pictures_with_captions(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert Image.open("apple.png").size == (128, 128)
 
     further = ["runs/further", "runs/own-diffusion/model"]  # on the same tokens, which the saved model made too
-    Path("further.toml").write_text('data = "my-tokens"\noutput = "{}"\nstart = "{}"\n'.format(*further))
+    Path("further.toml").write_text('data = "my-tokens"\noutput = "{}"\nstart = "{}"\n'.format(*further), encoding="utf-8")
     main(["train", "diffusion", "further.toml", *steps, *_set("run.learning_rate=1e-4", "compile=false")])
 
 
@@ -85,4 +85,4 @@ def _set(*changes: str) -> list[str]:
 
 
 def _log(file: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in file.read_text().splitlines()]
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
