@@ -48,6 +48,10 @@ def test_every_public_name_is_there(name: str) -> None:
     assert getattr(vqdiff, name)
 
 
+def test_dir_shows_public_names_only() -> None:
+    assert dir(vqdiff) == sorted(vqdiff.__all__)
+
+
 def test_an_unknown_public_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="no attribute 'lode'"):
         _ = vqdiff.lode  # type: ignore[attr-defined]
