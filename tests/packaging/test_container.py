@@ -28,6 +28,7 @@ if missing := [name for name in ("mmdebstrap", "unshare", "setpriv") if shutil.w
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.timeout(1500),
     pytest.mark.skipif(sys.platform == "win32" or os.getuid() != 0, reason="only root makes a Debian tree"),
 ]
 

@@ -24,7 +24,7 @@ import vqdiff
 ROOT = Path(__file__).parents[2]
 LARGEST = 100e6  # bytes of a file that the Python package index takes unasked
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
 
 @pytest.fixture(scope="module")

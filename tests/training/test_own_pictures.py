@@ -76,7 +76,8 @@ def test_own_pictures_with_captions(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert Image.open("apple.png").size == (128, 128)
 
     further = ["runs/further", "runs/own-diffusion/model"]  # on the same tokens, which the saved model made too
-    Path("further.toml").write_text('data = "my-tokens"\noutput = "{}"\nstart = "{}"\n'.format(*further), encoding="utf-8")
+    text = 'data = "my-tokens"\noutput = "{}"\nstart = "{}"\n'.format(*further)
+    Path("further.toml").write_text(text, encoding="utf-8")
     main(["train", "diffusion", "further.toml", *steps, *_set("run.learning_rate=1e-4", "compile=false")])
 
 
