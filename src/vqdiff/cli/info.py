@@ -90,6 +90,7 @@ def _describe(model: Model) -> dict[str, Any]:
         "hash": None if model.fingerprint == "unsaved" else model.fingerprint,
         "denoiser": ", ".join(filter(None, [type(model.denoiser).__name__, _sizes(model.denoiser.config)])),
         "condition": _condition(model),
+        "classes": model.class_names,
         "null": _null(model),
         "tokens": model.num_tokens,
         "codes": model.schedule.num_codes,

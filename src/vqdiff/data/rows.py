@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any, overload
+from typing import Any, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,6 +76,21 @@ def _require(given: Sequence[bool], names: Sequence[str], what: str) -> None:
             f"{name} has no {what} ({missing:,} of {len(given):,} images have none): give each one, or train a model "
             "that needs none; `vqdiff data check` lists them"
         )
+
+
+AnyRows = TypeVar("AnyRows", bound=Rows)
+
+
+def captioned(rows: AnyRows) -> AnyRows:
+    """Return the same rows with captions; those of a set of classes alone are their names.
+
+    Raises InputError if an image has none.
+    """
+    if rows.class_names and rows.labels is not None and not any(rows.captions):
+        rows.require_labels()
+        return replace(rows, captions=[[rows.class_names[label]] for label in rows.labels])
+    rows.require_captions()
+    return rows
 
 
 def emphasised(rows: Rows, emphasis: Mapping[str, Mapping[str, float]]) -> Weights:
