@@ -15,6 +15,7 @@ import vqdiff
 from bundled_model import bundled_pipeline
 from vqdiff.foundation.config import Precision
 from vqdiff.foundation.errors import InputError
+from vqdiff.foundation.html import table
 from vqdiff.foundation.processor import has_bf16_units, processor
 from vqdiff.metrics import psnr
 from vqdiff.model import Model
@@ -187,3 +188,22 @@ def test_cuda_draws_the_same_tokens_in_float32() -> None:
         *_, last = pipe.frames(["a red apple"], [0], pipe.settings(steps=8))
         tokens.append(last.tokens.cpu())
     assert (tokens[0] == tokens[1]).float().mean() > 0.9
+
+
+# --- in notebooks and consoles ----------------------------------------------------------------------------------------
+
+
+def test_a_pipeline_shows_what_it_is(pipe: Pipeline) -> None:
+    for shown in (repr(pipe), pipe._repr_html_()):
+        for fact in ("emoji", pipe.model.fingerprint, "128 × 128 pixels", "text → image", "cpu"):
+            assert fact in shown
+
+
+def test_html_of_settings_names_every_setting_and_is_escaped(pipe: Pipeline) -> None:
+    settings = pipe.settings(steps=7)
+    assert '<th scope="row">steps</th><td>7</td>' in settings._repr_html_()
+    assert all(f">{name}<" in settings._repr_html_() for name in vars(settings))
+    assert (
+        table("<b>", [("&", "<")])
+        == '<table><caption>&lt;b&gt;</caption><tr><th scope="row">&amp;</th><td>&lt;</td></tr></table>'
+    )

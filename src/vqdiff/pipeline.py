@@ -16,6 +16,7 @@ from vqdiff.checkpoints import Extras, read_model
 from vqdiff.denoisers.packed import is_packed, pack, precision_of
 from vqdiff.foundation.config import Precision
 from vqdiff.foundation.errors import InputError
+from vqdiff.foundation.html import table
 from vqdiff.foundation.images import ImageLike, to_images
 from vqdiff.foundation.options import WholeNumber, checked, whole
 from vqdiff.foundation.shapes import Float, Int
@@ -62,6 +63,27 @@ class Pipeline:
         """``read_again`` reads the networks as they were before packing, for :meth:`save`."""
         self.model = model
         self.read_again = read_again
+
+    def __repr__(self) -> str:
+        return f"<vqdiff.Pipeline {', '.join(self._facts().values())}>"
+
+    def _repr_html_(self) -> str:
+        return table("vqdiff.Pipeline", self._facts().items()) + self.model.sampling._repr_html_()
+
+    def _facts(self) -> dict[str, str]:
+        model = self.model
+        size, side, precision = (
+            model.image_tokenizer.config.image_size,
+            model.image_tokenizer.grid_size,
+            precision_of(model.denoiser),
+        )
+        condition = f"labels 0 to {model.num_classes - 1}" if model.num_classes else model.conditioned_on
+        return {
+            "model": f"{model.card.name!r} ({model.fingerprint})",
+            "condition": f"{condition} → image" if condition != "nothing" else "unconditional",
+            "image": f"{size} × {size} pixels, {side} × {side} tokens",
+            "device": f"{precision} on {model.device}",
+        }
 
     def __call__(
         self,
@@ -183,7 +205,10 @@ class Pipeline:
         """Generate one image and yield it after every step, with its tokens and the purity at every position."""
         side = self.model.image_tokenizer.grid_size
         request = self._request(DrawRequest, changes, prompts=prompt, seed=seed, negative=negative)
-        for frame in self._run(request.job(self.model)):
+        job = request.job(self.model)
+        if len(job.seeds) != 1:
+            raise InputError(f"stream generates one image at a time, not of {len(job.seeds)} prompts: call it for each")
+        for frame in self._run(job):
             yield Preview(
                 frame.step,
                 frame.steps,
@@ -274,7 +299,7 @@ class Pipeline:
 def load(
     source: str | Path = "emoji",
     *,
-    device: str = "auto",
+    device: str | torch.device = "auto",
     precision: Precision = "auto",
     batch_invariant: bool = False,
     **extras: Unpack[Extras],
@@ -298,9 +323,11 @@ def load(
 
     Raises InputError for an unknown name, a broken folder, or a device or precision that is not available.
     """
+    if not isinstance(source, str | Path):
+        raise InputError(f"the model is {source!r}: give a name, a path or a Hub id")
     if precision not in get_args(Precision):
         raise InputError(f"unknown precision {precision!r}: choose one of {', '.join(get_args(Precision))}")
-    where, path = pick_device(device), find(source)
+    where, path = pick_device(str(device)), find(source)
     bf16 = (auto_precision(where) if precision in ("auto", "int8") else precision) == "bfloat16"
     dtype = torch.bfloat16 if bf16 else None
     model = read_model(path, extras, dtype=dtype).to(where, dtype)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from contextlib import nullcontext
 from dataclasses import dataclass, fields, replace
 from functools import partial
@@ -165,7 +165,7 @@ def conditions_of(model: Model, prompts: Prompts, field: str = "prompt") -> list
     if model.text_encoder is None and model.num_classes is None:
         return [None]
     given: Any = prompts.tolist() if isinstance(prompts, np.ndarray) else prompts
-    alone = isinstance(given, str | bytes) or not isinstance(given, Iterable)
+    alone = isinstance(given, str | bytes | Mapping | Set) or not isinstance(given, Iterable)
     with about(field):
         conditions = [] if given is None else [_condition(one) for one in ([given] if alone else given)]
         if not conditions:
@@ -181,11 +181,15 @@ def conditions_of(model: Model, prompts: Prompts, field: str = "prompt") -> list
 
 def optional_condition(model: Model, prompt: Condition, field: str = "prompt") -> list[Condition]:
     """Return a list of one condition: the checked prompt, or None if there is none."""
-    return [None] if prompt is None else conditions_of(model, prompt, field)
+    conditions = [None] if prompt is None else conditions_of(model, prompt, field)
+    if len(conditions) != 1:
+        with about(field):
+            raise InputError(f"{len(conditions)} prompts where one is needed: give text, a label's number or a Blend")
+    return conditions
 
 
 def _condition(given: Any) -> Condition:
     one = given.item() if isinstance(given, np.generic) else given
-    if isinstance(one, bool) or not isinstance(one, str | int | Blend | None):
+    if isinstance(one, bool) or not isinstance(one, str | int | Blend):
         raise InputError(f"the prompt is {one!r}: give text, a label's number, a Blend, or a list of these")
     return one

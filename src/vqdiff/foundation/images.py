@@ -17,6 +17,7 @@ from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from vqdiff.foundation.errors import InputError
+from vqdiff.foundation.records import parameters
 from vqdiff.foundation.shapes import Float
 
 ImageLike = Image.Image | str | os.PathLike[str] | NDArray[Any]
@@ -186,9 +187,10 @@ def _reason(error: Exception) -> str:
 
 
 def encode_png(image: Image.Image, record: dict[str, Any]) -> bytes:
-    """Encode a PNG file with a record of how the image was made."""
+    """Encode a PNG file with a record of how the image was made, and the same as the text that galleries show."""
     info, file = PngInfo(), io.BytesIO()
     info.add_itxt("vqdiff", json.dumps(record))
+    info.add_text("parameters", parameters(record, image.size))
     image.save(file, format="PNG", pnginfo=info)
     return file.getvalue()
 

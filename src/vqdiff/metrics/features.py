@@ -124,6 +124,7 @@ class CLIP(Network):
     name = "clip"
 
     def __init__(self, folder: Path) -> None:
+        require("the CLIP score", "clip")
         from transformers import AutoTokenizer, CLIPModel
 
         try:

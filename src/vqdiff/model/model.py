@@ -136,7 +136,9 @@ class Model:
         for text in texts:
             check_prompt(text)
         if self.text_encoder is not None:
-            self.text_encoder.check([str(one) for one in conditions if isinstance(one, int)] + texts)
+            if numbers := [one for one in conditions if isinstance(one, int)]:
+                raise InputError(f"the prompt is {numbers[0]}, but this model is conditioned on text: give text")
+            self.text_encoder.check(texts)
         elif self.num_classes is not None:
             for one in conditions:
                 if one is not None:

@@ -21,10 +21,10 @@ def _service(request: Request) -> Service:
 
 
 Served = Annotated[Service, Depends(_service)]
-_FAILURES: dict[int | str, dict[str, Any]] = {"4XX": {"model": Failure}, "5XX": {"model": Failure}}
-openai = APIRouter(prefix="/v1", tags=["OpenAI-compatible"], responses=_FAILURES)
-native = APIRouter(prefix="/api", tags=["native"], responses=_FAILURES)
-health = APIRouter(tags=["health"], responses=_FAILURES)
+FAILURES: dict[int | str, dict[str, Any]] = {"4XX": {"model": Failure}, "5XX": {"model": Failure}}
+openai = APIRouter(prefix="/v1", tags=["OpenAI-compatible"], responses=FAILURES)
+native = APIRouter(prefix="/api", tags=["native"], responses=FAILURES)
+health = APIRouter(tags=["health"], responses=FAILURES)
 
 
 _TEXT = {"type": "string"}

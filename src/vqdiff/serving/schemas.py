@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
+from PIL import Image
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, create_model, model_validator
 
 from vqdiff.foundation.errors import InputError, about
@@ -21,30 +22,32 @@ from vqdiff.serving.limits import Limits
 from vqdiff.settings import SamplingSettings
 from vqdiff.text import Blend
 
-_SEEDS = 2**63
+SEEDS = 2**63
 
 
 def _whole(value: Any) -> Any:
     return int(value) if isinstance(value, str) and re.fullmatch("[0-9]{1,40}", value) else value
 
 
-def _nullable(schema: dict[str, Any]) -> None:
-    """Declare in a JSON schema that each optional field accepts null."""
+def nullable(schema: dict[str, Any]) -> None:
+    """Declare in a JSON schema that each optional field accepts null, and that an unknown one may be null."""
     for name, field in schema["properties"].items():
         if name not in schema.get("required", ()) and {"type": "null"} not in field.get("anyOf", ()):
             kept = {key: field.pop(key) for key in ("title", "description", "default") if key in field}
             schema["properties"][name] = kept | {"anyOf": [field, {"type": "null"}]}
+    if schema.get("additionalProperties") is False:
+        schema["additionalProperties"] = {"type": "null"}
 
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Seed = Annotated[
     int,
     BeforeValidator(_whole),
-    Field(ge=0, le=_SEEDS - 1),
+    Field(ge=0, le=SEEDS - 1),
     WithJsonSchema(
         {
             "anyOf": [
-                {"type": "integer", "minimum": 0, "maximum": _SEEDS - 1},
+                {"type": "integer", "minimum": 0, "maximum": SEEDS - 1},
                 {"type": "string", "pattern": "^[0-9]{1,19}$"},
             ]
         }
@@ -57,7 +60,7 @@ Seed = Annotated[
 class Finished:
     """An image as a file in base64, with its seed, its width and height in pixels, and its number of tokens.
 
-    warnings: one line for each prompt of its request of which the model knows no word.
+    warnings: one line for each prompt of its request of which the model knows no word. record: how it was made.
     """
 
     file: str
@@ -65,6 +68,7 @@ class Finished:
     size: tuple[int, int]
     tokens: int
     warnings: list[str]
+    record: dict[str, Any]
 
 
 def _parameters(cls: type[Any]) -> dict[str, Any]:
@@ -94,25 +98,29 @@ def _type(described: Option) -> Any:
     return tuple[Finite, Finite] if isinstance(described, Interval) else kind
 
 
-Settings: Any = create_model("Settings", **_parameters(SamplingSettings))
+class Body(BaseModel):
+    """The body of a request, in which null is the same as leaving a field out."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_nulls(cls, given: Any) -> Any:
+        return {name: value for name, value in given.items() if value is not None} if isinstance(given, dict) else given
+
+
+Settings: Any = create_model("Settings", __base__=Body, **_parameters(SamplingSettings))
 """The fields of `SamplingSettings`."""
 
 
 class RequestBody(Settings):
     """What to generate and how; fields that are missing or null default to the model's own."""
 
-    model_config = ConfigDict(extra="forbid", json_schema_extra=_nullable)
+    model_config = ConfigDict(extra="forbid", json_schema_extra=nullable)
 
     model: str | None = Field(None, description="A name of /v1/models; by default the first.")
     prompt: str | None = Field(None, description="What to generate: a text, or a class by its name or number.")
     n: int = Field(1, ge=1, description="Images; image i has seed + i.")
     seed: Seed | None = Field(None, description="By default a random one, which the response contains.")
     negative: str | None = Field(None, description="A prompt to guide away from.")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _drop_nulls(cls, given: Any) -> Any:
-        return {name: value for name, value in given.items() if value is not None} if isinstance(given, dict) else given
 
     @property
     def encoding(self) -> Encoding:
@@ -137,7 +145,7 @@ class RequestBody(Settings):
         with about("steps"):
             limits.check_steps(self.steps)
         with about("seed"):
-            if self.seed is not None and self.seed + self.n > _SEEDS:
+            if self.seed is not None and self.seed + self.n > SEEDS:
                 raise InputError(f"seed is {self.seed}: {self.n} images from there on exceed 2^63, give a smaller one")
 
     def request(self, model: Model, seed: int, limits: Limits) -> Request:
@@ -148,6 +156,10 @@ class RequestBody(Settings):
         """Return the fields that all requests have."""
         settings = self.settings(model)
         return {"num_images": self.n, "seed": seed, "negative": self.negative, "settings": settings}
+
+    def record(self) -> dict[str, Any]:
+        """Return what an image's metadata record besides prompt, seed and settings."""
+        return {}
 
     def answer(self, model: str, finished: Sequence[Finished]) -> BaseModel:
         """Return the response."""
@@ -195,11 +207,19 @@ class ImageRequest(RequestBody):
             common |= {"prompt": prompt, "image": limits.read_base64(self.image)}
         if self.mask is not None:
             with about("mask"):
-                mask = limits.read_base64(self.mask, "mask")
+                mask = self.read_mask(limits)
             return EditRequest(mask=mask, feather=self.feather, **common)
         if self.share is not None:
             return ReviseRequest(share=self.share, **common)
         return VaryRequest(**common) if self.strength is None else VaryRequest(strength=self.strength, **common)
+
+    def record(self) -> dict[str, Any]:
+        return {name: value for name in ("strength", "share") if (value := getattr(self, name)) is not None}
+
+    def read_mask(self, limits: Limits) -> Image.Image:
+        """Return the mask, white where to resample; raises InputError if it cannot be read."""
+        assert self.mask is not None
+        return limits.read_base64(self.mask, "mask")
 
 
 Warnings = Annotated[list[str], Field(description="A line for each prompt of which the model knows no word.")]

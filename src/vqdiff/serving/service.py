@@ -34,19 +34,19 @@ class Submitted:
         self.model, self.options, self.seed, self.ticket, self.changed = model, options, seed, ticket, changed
 
     def finish(self) -> list[Finished]:
-        """Return the finished images, as files with their settings inside."""
+        """Return the images that are finished (all, unless the request was cancelled), with their settings inside."""
         job, model = self.ticket.job, self.ticket.pipe.model
-        record = asdict(job.settings) | model.identity()
+        record = asdict(job.settings) | self.options.record() | model.identity()
         if job.negative is not None:
             record["negative"] = job.negative
         finished, remarks = list[Finished](), job.remarks(model)
-        for i, image in enumerate(self.ticket.images()):
-            seed = self.seed + i
+        for i, (drawn, _) in sorted(self.ticket.finished.copy().items()):
+            image, seed = job.finish(drawn), self.seed + i
             condition = None if job.conditions is None else job.conditions[i]
             prompt = condition if isinstance(condition, str | int | None) else asdict(condition)
-            file = self.options.encoding.encode(image, {"prompt": prompt, "seed": seed} | record)
-            content = base64.b64encode(file).decode()
-            finished.append(Finished(content, seed, image.size, model.num_tokens, remarks))
+            own = {"prompt": prompt, "seed": seed} | record
+            content = base64.b64encode(self.options.encoding.encode(image, own)).decode()
+            finished.append(Finished(content, seed, image.size, model.num_tokens, remarks, own))
         return finished
 
 

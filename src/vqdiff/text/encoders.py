@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from vqdiff.foundation.errors import InputError, InputWarning
+from vqdiff.foundation.extras import require
 from vqdiff.foundation.files import read_json
 from vqdiff.foundation.shapes import Float, Int
 from vqdiff.text.bert import Bert, BertConfig
@@ -123,6 +124,7 @@ class ClipTextEncoder:
     @classmethod
     def read(cls, folder: Path, *, shapes_only: bool = False) -> ClipTextEncoder:
         """Read what :meth:`save` wrote; raises InputError if it is broken."""
+        require("a CLIP text encoder", "clip")
         from transformers import CLIPTextModel, CLIPTokenizer
 
         try:
@@ -194,6 +196,7 @@ def _read_encoder(folder: Path, shapes_only: bool) -> Any:
     config = BertConfig.of(read_json(folder / "config.json"))
     if config is not None and weights.is_file():
         return Bert.read(config, None if shapes_only else weights)
+    require(f"the text encoder in {folder}", "clip")
     from transformers import AutoModel
 
     return _read_model(AutoModel, folder, shapes_only)
