@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Unpack, get_args
 
 import torch
@@ -19,10 +21,13 @@ from vqdiff.foundation.errors import InputError
 from vqdiff.foundation.html import table
 from vqdiff.foundation.images import ImageLike, to_images
 from vqdiff.foundation.options import WholeNumber, checked, whole
+from vqdiff.foundation.progress import in_notebook, step_bar
 from vqdiff.foundation.shapes import Float, Int
 from vqdiff.model import Job, Model
 from vqdiff.model.devices import auto_precision, pick_device
 from vqdiff.model.finding import find
+from vqdiff.model.hub import check_name, check_push, push
+from vqdiff.model.hub_page import samples_of, save_for_hub
 from vqdiff.requests import (
     DrawRequest,
     EditRequest,
@@ -49,12 +54,23 @@ class Preview:
     confidence: Float[Tensor, "h w"]
 
 
+class LoadOptions(Extras, total=False):
+    """The options of `load`."""
+
+    device: str
+    precision: Precision
+    batch_invariant: bool
+
+
 class Pipeline:
     """A model that generates PIL images from prompts and seeds.
 
     The methods that take prompts or an image also take the settings of `SamplingSettings`; those left at None default
     to the model's own. Image i of a call has seed ``seed + i`` and does not depend on ``batch_size``, the number of
     images sampled together. If ``negative`` is given, guidance moves away from it instead of the null condition.
+
+    In a notebook, methods that return images show a bar until they do; ``pipe.progress = False`` turns it off, and
+    True turns it on for a terminal, too.
 
     All methods raise InputError for an empty or too long prompt, an unknown label, or a value out of range.
     """
@@ -63,6 +79,7 @@ class Pipeline:
         """``read_again`` reads the networks as they were before packing, for :meth:`save`."""
         self.model = model
         self.read_again = read_again
+        self.progress: bool | None = None
 
     def __repr__(self) -> str:
         return f"<vqdiff.Pipeline {', '.join(self._facts().values())}>"
@@ -239,15 +256,17 @@ class Pipeline:
         self, job: Job, *, batch_size: WholeNumber = 8, on_step: Callable[[int, int], None] | None = None
     ) -> list[Image.Image]:
         """Generate the images of a job, which is not checked further."""
-        images = list[Image.Image]()
-        for part in job.parts(whole("batch_size", batch_size, least=1)):
-            frame = None
-            for frame in self._run(part):
-                if on_step is not None:
-                    done = len(images) * frame.steps + frame.step * len(part.seeds)
-                    on_step(done, len(job.seeds) * frame.steps)
-            assert frame is not None  # every sampler takes a step
-            images += [job.finish(one) for one in self.decode(frame.tokens)]
+        images, parts = list[Image.Image](), job.parts(whole("batch_size", batch_size, least=1))
+        bar = on_step is None and (in_notebook() if self.progress is None else self.progress)
+        with step_bar("generating") if bar else nullcontext(on_step) as show:
+            for part in parts:
+                frame = None
+                for frame in self._run(part):
+                    if show is not None:
+                        done = len(images) * frame.steps + frame.step * len(part.seeds)
+                        show(done, len(job.seeds) * frame.steps)
+                assert frame is not None  # every sampler takes a step
+                images += [job.finish(one) for one in self.decode(frame.tokens)]
         return images
 
     @torch.inference_mode()
@@ -288,12 +307,69 @@ class Pipeline:
 
         Raises InputError if they are packed and their source can no longer be read.
         """
+        self._as_read().save(Path(folder))
+
+    def _as_read(self) -> Model:
         model = self.model
         lowered = is_packed(model.denoiser) or precision_of(model.denoiser) != "float32"
         if lowered and self.read_again is not None:
             read = self.read_again()
             model = replace(model, denoiser=read.denoiser, image_tokenizer=read.image_tokenizer)
-        model.save(Path(folder))
+        return model
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | Path,
+        *,
+        revision: str | None = None,
+        token: str | None = None,
+        cache_dir: str | Path | None = None,
+        **options: Unpack[LoadOptions],
+    ) -> Pipeline:
+        """Load a pipeline as `load` does, which ``options`` are passed to; the others are for a model on the Hub.
+
+        revision: a branch, tag or commit. token: in place of the stored one. cache_dir: where downloads are kept.
+        """
+        return load(find(source, revision=revision, token=token, cache_dir=cache_dir), **options)
+
+    def push_to_hub(
+        self,
+        repo: str,
+        *,
+        private: bool = False,
+        token: str | None = None,
+        revision: str | None = None,
+        prompts: Prompts = None,
+    ) -> str:
+        """Upload the model to ``repo``, owner/name on the Hugging Face Hub, with a page; return the commit's address.
+
+        The upload is what `save_for_hub` writes, in one commit. private: whether a new repository is private. token: in
+        place of the stored one. revision: the branch, by default main; it is created if it is missing.
+
+        Raises InputError as `save_for_hub`, and if huggingface_hub, the token or the network fails.
+        """
+        check_push(repo, token)
+        with TemporaryDirectory() as room:
+            folder = Path(room) / "model"
+            self.save_for_hub(folder, repo, prompts=prompts)
+            message = f"{self.model.card.name}, written by vqdiff"
+            return push(folder, repo, message=message, private=private, token=token, revision=revision)
+
+    def save_for_hub(self, folder: str | Path, repo: str, *, prompts: Prompts = None) -> None:
+        """Write what `push_to_hub` uploads: the model folder and a page, README.md, with samples that are drawn here.
+
+        Weights are stored in 16 bits where that changes none of them. The folder has neither local paths nor files that
+        do not belong to a model, whatever is beside its text encoder.
+
+        prompts: of the samples, two images each; by default those of the model's card, or the first labels.
+
+        Raises InputError for a name that is not owner/name, and for a model conditioned on text without any prompt.
+        """
+        check_name(repo)
+        samples = samples_of(self.model, None if prompts is None else self.conditions(prompts))
+        images = self(list(samples.prompts), num_images=samples.each)
+        save_for_hub(self._as_read(), Path(folder), repo, samples, images)
 
 
 def load(

@@ -188,6 +188,30 @@ def test_importance_learns_where_the_loss_is(folder: Path) -> None:
     assert (task.objective.second_moment > 0).all()
 
 
+def test_a_share_is_held_out(folder: Path) -> None:
+    """The same images every time; a split named validation comes before one named test."""
+    task = DiffusionTask(config(folder, "share", "validation=0.25"))
+    assert (len(task.train_set), len(task.test_set)) == (18, 6)
+    again = DiffusionTask(config(folder, "again", "validation=0.25"))
+    assert list(again.test_set.names) == list(task.test_set.names)
+    assert not set(task.test_set.names) & set(task.train_set.names)
+    with pytest.raises(InputError, match="validation is 1"):
+        config(folder, "none", "validation=1.0")
+    for split in ("train", "test", "val"):
+        shutil.copytree(folder / "pictures", folder / "splits" / split)
+    assert DiffusionTask(config(folder, "splits-run", f"data={folder / 'splits'}")).held_out == "val"
+
+
+def test_few_held_out_images_are_measured_often(folder: Path) -> None:
+    task = DiffusionTask(config(folder, "often", "evaluate=100"))
+    assert len(task.test_set) == 1 < len(task.test_tokens)
+    scores = task.evaluate(task.model)
+    assert scores == task.evaluate(task.model)
+    assert scores["held_out_masked_nll"] == pytest.approx(np.log(16), rel=0.1)  # it knows nothing yet
+    loss = np.mean([float(task.objective(**task.batch(step, slice(0, 8)))[0].detach()) for step in range(20)])
+    assert scores["held_out_loss"] == pytest.approx(loss, rel=0.2)  # the same quantity
+
+
 def test_tokens_made_before_are_used_and_checked(folder: Path) -> None:
     tokenizer = vqdiff.model.load_component(folder / "tokenizer")
     for split in ("train", "test"):
@@ -201,9 +225,10 @@ def test_tokens_made_before_are_used_and_checked(folder: Path) -> None:
 
 
 def test_sanity_learns_one_batch_and_writes_nothing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = sorted(folder.rglob("*"))
     train_diffusion(config(folder, "sane", "run.learning_rate=0.01"), sanity=True)
     assert "one batch, step 200" in capsys.readouterr().out
-    assert not (folder / "sane" / "last.pt").exists()
+    assert sorted(folder.rglob("*")) == before
     with pytest.raises(InputError, match="a run would not learn either"):
         train_diffusion(config(folder, "insane", "run.learning_rate=1e-9"), sanity=True)
 
@@ -227,3 +252,42 @@ def test_captions_are_needed_for_text(folder: Path) -> None:
     encoder = Path(vqdiff.__file__).parent / "models" / "emoji" / "text_encoder"
     with pytest.raises(InputError, match="has no caption"):
         DiffusionTask(config(folder, "t", "condition=text", f"text_encoder={encoder}", f"data={folder / 'silent'}"))
+
+
+def test_the_finished_model_goes_to_the_hub(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is sent is the model alone, never a state of the optimizer; the sending itself is tested with a server."""
+    sent = dict[str, object]()
+
+    def push(files: Path, repo: str, **options: object) -> str:
+        sent.update(options, repo=repo, files=sorted(path.name for path in files.rglob("*") if path.is_file()))
+        return "https://hub/commit/1"
+
+    monkeypatch.setattr("vqdiff.training.upload.check_push", lambda repo: sent.setdefault("checked", repo))
+    monkeypatch.setattr("vqdiff.pipeline.check_push", lambda *_: None)
+    monkeypatch.setattr("vqdiff.pipeline.push", push)
+    train_diffusion(config(folder, "shared", "hub.push_to=ann/toy", "hub.private=true"))
+    assert "uploaded: https://hub/commit/1" in capsys.readouterr().out
+    assert (sent["checked"], sent["repo"], sent["private"]) == ("ann/toy", "ann/toy", True)
+    parts = ["config.json", "model.safetensors"] * 2
+    assert sent["files"] == sorted([*parts, "README.md", "model_index.json", "samples.png"])
+
+
+def test_a_push_that_cannot_work_stops_the_run_before_it_begins(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
+    with pytest.raises(InputError, match="no token to push to ann/toy with"):
+        train_diffusion(config(folder, "unshared", "hub.push_to=ann/toy"))
+    assert not (folder / "unshared").exists()
+
+
+def test_a_push_that_fails_says_how_to_try_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise InputError("cannot push to ann/toy: no connection")
+
+    monkeypatch.setattr("vqdiff.training.upload.check_push", lambda _: None)
+    monkeypatch.setattr("vqdiff.pipeline.check_push", fail)
+    again = "upload it with `vqdiff push .*lonely/model ann/toy --revision next`"
+    with pytest.raises(InputError, match=f"no connection; the model is complete in .*{again}"):
+        train_diffusion(config(folder, "lonely", "hub.push_to=ann/toy", "hub.revision=next"))
+    assert vqdiff.load(folder / "lonely" / "model").model.num_classes == 2

@@ -126,12 +126,7 @@ def serve(
     if token is None and not ip_address(listener.getsockname()[0]).is_loopback:
         warning = f"other machines can reach {host or 'every address'} and there is no token: all of them can use it"
         warnings.warn(f"{warning}; set VQDIFF_TOKEN", InputWarning, stacklevel=1)
-    sources = dict[str, str]()
-    for one in model:
-        name, named, source = one.partition("=")
-        if name in sources:
-            raise InputError(f"two models have the name {name!r}: rename one, --model other={source or name}")
-        sources[name] = source if named else one
+    sources = named_sources(model)
     if replicas is not None:
         from vqdiff.serving import cluster
 
@@ -157,3 +152,14 @@ def serve(
     at = f"http://{host}:{listener.getsockname()[1]}/{'' if page else 'docs'}"
     print(f"{at}: {', '.join(pipes)}, {rows} images at once", flush=True)
     uvicorn.Server(config).run(sockets=[listener])
+
+
+def named_sources(given: tuple[str, ...]) -> dict[str, str]:
+    """Return sources of models by name, as given on the command line: name=source or source."""
+    sources = dict[str, str]()
+    for one in given:
+        name, named, source = one.partition("=")
+        if name in sources:
+            raise InputError(f"two models have the name {name!r}: rename one, --model other={source or name}")
+        sources[name] = source if named else one
+    return sources

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -107,6 +107,16 @@ def converted(value: Tensor, dtype: torch.dtype) -> Tensor:
     copy = value.to(dtype)
     release(value)
     return copy
+
+
+def exact_dtype(modules: Iterable[Component]) -> torch.dtype:
+    """Return the smallest floating-point type, of 16 or 32 bits, that holds all weights as they are."""
+    weights = [value for one in modules for value in one.state_dict().values() if value.is_floating_point()]
+    halves = (torch.float16, torch.bfloat16)
+    return next(
+        (half for half in halves if all(torch.equal(value.to(half).to(value), value) for value in weights)),
+        torch.float32,
+    )
 
 
 def fingerprint(folder: Path) -> str:

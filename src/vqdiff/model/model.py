@@ -47,6 +47,11 @@ class Card:
     """For a converted model: the file each part came from."""
     notes: tuple[str, ...] = ()
     """Peculiarities of those files."""
+    datasets: tuple[str, ...] = ()
+    """Ids of its training sets on the Hugging Face Hub."""
+    limitations: str = ""
+    prompts: tuple[str, ...] = ()
+    """Prompts that show what it can draw, for the samples on its page on the Hub."""
 
 
 @dataclass

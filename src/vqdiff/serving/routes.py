@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from vqdiff.sampling import samplers
 from vqdiff.serving.events import ImageEvents, NativeEvents, events, first_and_rest
 from vqdiff.serving.openai_schemas import Edit, Generation, Images, OpenAIBody
-from vqdiff.serving.schemas import Failure, ImageRequest, ImageResponse, ModelCard, ModelList
+from vqdiff.serving.schemas import Failure, ImageRequest, ImageResponse, ModelCard, ModelList, models_in
 from vqdiff.serving.service import Service
 
 
@@ -78,19 +78,7 @@ async def draw(options: ImageRequest, request: Request, service: Served) -> Base
 @native.get("/models")
 async def native_models(service: Served) -> dict[str, Any]:
     """List the models with their sizes and default settings, and the samplers."""
-    return {
-        "models": {
-            name: {
-                "draws": pipe.model.conditioned_on,
-                "classes": pipe.model.class_names,
-                "image_size": pipe.model.image_tokenizer.config.image_size,
-                "num_tokens": pipe.model.num_tokens,
-                "settings": pipe.model.sampling,
-            }
-            for name, pipe in service.pipes.items()
-        },
-        "samplers": samplers(),
-    }
+    return {"models": models_in(service.pipes), "samplers": samplers()}
 
 
 @health.head("/healthz", include_in_schema=False)

@@ -6,7 +6,7 @@ import math
 import re
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -16,6 +16,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSche
 from vqdiff.foundation.errors import InputError, about
 from vqdiff.foundation.options import Interval, Number, Option, options_of
 from vqdiff.model import Model
+from vqdiff.pipeline import Pipeline
 from vqdiff.requests import DrawRequest, EditRequest, Request, ReviseRequest, VaryRequest
 from vqdiff.serving.encoding import Encoding
 from vqdiff.serving.limits import Limits
@@ -81,7 +82,7 @@ def _parameters(cls: type[Any]) -> dict[str, Any]:
     }
 
 
-def _field(cls: type[Any], name: str, default: Any, most: int | float = math.inf) -> Any:
+def field_of(cls: type[Any], name: str, default: Any, most: int | float = math.inf) -> Any:
     """Return a field of a pydantic model for a number that is an option of a request; most: a limit of the server."""
     described = options_of(cls)[name]
     assert isinstance(described, Number)
@@ -175,9 +176,9 @@ class ImageRequest(RequestBody):
     weight: float = Field(0.5, ge=0, le=1, description="Its weight: 0 is the first prompt, 1 the second.")
     image: str | None = Field(None, description="A PNG, JPEG or WebP file in base64.")
     mask: str | None = Field(None, description="The same for a mask of the image's size: white is resampled.")
-    feather: int = _field(EditRequest, "feather", 0, most=256)
-    strength: float | None = _field(VaryRequest, "strength", None)
-    share: float | None = _field(ReviseRequest, "share", None)
+    feather: int = field_of(EditRequest, "feather", 0, most=256)
+    strength: float | None = field_of(VaryRequest, "strength", None)
+    share: float | None = field_of(ReviseRequest, "share", None)
     stream: bool = Field(False, description="Respond with server-sent events: progress, preview, done or error.")
     previews: bool = Field(True, description="Whether the events include previews.")
 
@@ -261,6 +262,20 @@ class ModelList(BaseModel):
 
     object: Literal["list"] = "list"
     data: list[ModelCard]
+
+
+def models_in(pipes: Mapping[str, Pipeline]) -> dict[str, Any]:
+    """Return the models with what they are conditioned on, their sizes and default settings."""
+    return {
+        name: {
+            "draws": pipe.model.conditioned_on,
+            "classes": pipe.model.class_names,
+            "image_size": pipe.model.image_tokenizer.config.image_size,
+            "num_tokens": pipe.model.num_tokens,
+            "settings": pipe.model.sampling,
+        }
+        for name, pipe in pipes.items()
+    }
 
 
 class Problem(BaseModel):
