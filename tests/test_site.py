@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from vqdiff.cli import app
 
@@ -82,12 +83,36 @@ def test_every_option_of_every_command_is_described(site: Path) -> None:
             assert name in section or not name.startswith("--"), (path, name)
 
 
+def test_every_command_is_in_the_overview() -> None:
+    text = (ROOT / "docs" / "reference.md").read_text("utf-8")
+    assert all(f"`vqdiff {path}" in text for path, command in commands(app) if command.default_command)
+
+
 def test_nothing_is_fetched_from_elsewhere(site: Path) -> None:
     """Links of the text apart, no page, style or script names another host to load something from."""
     pattern = re.compile(r"""(?:src|srcset)=["']?(?:https?:)?//|<link[^>]+href=["']?(?:https?:)?//|url\(["']?https?:""")
     for file in [*site.rglob("*.html"), *site.rglob("*.css")]:
         found = [line for line in file.read_text("utf-8").splitlines() if pattern.search(line)]
         assert not found, (file, found)
+
+
+def test_notebooks_are_pages_with_their_outputs(site: Path) -> None:
+    page = (site / "tutorials" / "edit" / "index.html").read_text("utf-8")
+    assert "pipe.expand" in re.sub(r"<[^>]+>", "", page)
+    (image, *_) = re.findall(r'src="\.\./(edit-\d+\.png)"', page)
+    assert Image.open(site / "tutorials" / image).width >= 128
+    assert 'href="../../editing/"' in page
+
+
+def test_pages_for_language_models(site: Path) -> None:
+    """Every page of the navigation is listed and its file is there; the whole text has the options of the commands."""
+    listed = re.findall(r"^- \[(.+?)\]\((.+?)\)", (site / "llms.txt").read_text("utf-8"), re.MULTILINE)
+    assert len(listed) > 30
+    assert all((site / address / "index.html").exists() for _, address in listed)
+    assert ("Generate", "generating/") in listed
+    text = (site / "llms-full.txt").read_text("utf-8")
+    assert "--guidance-interval" in text
+    assert "# Edit images" in text
 
 
 @pytest.mark.slow

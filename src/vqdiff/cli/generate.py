@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -126,20 +125,14 @@ def _read_prompts(path: Path | None) -> list[str]:
 def _draw(
     pipe: Pipeline, request: DrawRequest, batch_size: int, record: dict[str, Any], output: Path, columns: int
 ) -> None:
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TimeRemainingColumn
-
     from vqdiff.foundation.images import sheet
+    from vqdiff.foundation.progress import step_bar
 
-    with Progress(
-        "generating", BarColumn(), "{task.completed}/{task.total} steps", TimeRemainingColumn(),
-        console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty(),
-    ) as progress:  # fmt: skip
-        bar = progress.add_task("generating", total=None)
+    with step_bar("generating") as show:
 
         def on_step(done: int, total: int) -> None:
             record["network_calls"] = total // (len(record["prompts"]) * record["num_images"])
-            progress.update(bar, completed=done, total=total)
+            show(done, total)
 
         images = pipe.draw(request, batch_size=batch_size, on_step=on_step)
     write_png(images[0] if len(images) == 1 else sheet(images, columns), record, output)
