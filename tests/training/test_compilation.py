@@ -89,7 +89,7 @@ class Copies:
         return 0.0, 0.0
 
     def preview(self, model: nn.Module, path: Path) -> None:
-        path.write_text("a picture")
+        path.write_text("a picture", encoding="utf-8")
 
     def save(self, model: nn.Module, folder: Path) -> None:
         torch.save(model.state_dict(), folder / "finished.pt")

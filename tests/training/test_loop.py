@@ -105,7 +105,7 @@ class Line:
         return 0.0, 0.0
 
     def preview(self, model: nn.Module, path: Path) -> None:
-        path.write_text("a picture")
+        path.write_text("a picture", encoding="utf-8")
 
     def save(self, model: nn.Module, folder: Path) -> None:
         torch.save(model.state_dict(), folder / "finished.pt")
@@ -200,13 +200,15 @@ def test_interrupted_and_resumed_equals_uninterrupted(tmp_path: Path, number: in
     assert_same_run(tmp_path / "whole", tmp_path / "broken")
 
 
-def test_killed_twenty_times_equals_uninterrupted(tmp_path: Path) -> None:
+@pytest.mark.parametrize("times", [6, pytest.param(20, marks=pytest.mark.slow)])
+def test_killed_several_times_equals_uninterrupted(times: int, tmp_path: Path) -> None:
     """SIGKILL at random moments: never a broken checkpoint, never more lost than the interval."""
-    run, folder = replace(RUN, steps=600, checkpoint_every=5, log_every=20, preview_every=600), tmp_path / "killed"
+    steps, folder = 40 * times, tmp_path / "killed"
+    run = replace(RUN, steps=steps, checkpoint_every=5, log_every=20, preview_every=steps)
     asked = tmp_path / "asked"
     train(Line, run, tmp_path / "whole", resume=False)
     moments, reached = random.Random(0), 0
-    for _ in range(20):
+    for _ in range(times):
         checkpoint, before = folder / "last.pt", _stamp(folder / "last.pt")
         child = started(train, partial(Line, pause=0.005, asked=asked), run, folder, resume=bool(before))
         while _stamp(checkpoint) == before:  # it has begun to train, however slow the machine

@@ -70,7 +70,7 @@ def print_template(stage: str, name: str, file: str, capsys: pytest.CaptureFixtu
     """``vqdiff train STAGE --template NAME > FILE``."""
     capsys.readouterr()
     main(["train", stage, "--template", name])
-    Path(file).write_text(capsys.readouterr().out)
+    Path(file).write_text(capsys.readouterr().out, encoding="utf-8")
 
 
 def test_the_quick_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -121,7 +121,7 @@ def test_own_pictures_with_their_own_tokenizer(
     monkeypatch.chdir(tmp_path)
     write_pictures(Path("my-pictures"), most=1000)
     main(["data", "check", "sample", "--no-time"])
-    Path("my-pictures/test/0.txt").write_text("a caption of more words than there is room for " * 9)
+    Path("my-pictures/test/0.txt").write_text("a caption of more words than there is room for " * 9, encoding="utf-8")
     print_template("tokenizer", "own", "tokenizer.toml", capsys)
     print_template("diffusion", "own-tokenizer", "diffusion.toml", capsys)
 
@@ -136,7 +136,8 @@ def test_own_pictures_with_their_own_tokenizer(
     assert Image.open("apple.png").size == (128, 128)
 
     further = ["runs/further", "runs/own-diffusion"]  # on the same tokens, which the saved model made too
-    Path("further.toml").write_text('data = "my-tokens"\noutput = "{}"\nstart = "{}"\n'.format(*further))
+    text = 'data = "my-tokens"\noutput = "{}"\nstart = "{}"\n'.format(*further)
+    Path("further.toml").write_text(text, encoding="utf-8")
     main(["train", "diffusion", "further.toml", *steps, *_set("run.learning_rate=1e-4", "compile=false")])
 
 
@@ -145,4 +146,4 @@ def _set(*changes: str) -> list[str]:
 
 
 def _log(file: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in file.read_text().splitlines()]
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
