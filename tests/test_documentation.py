@@ -4,28 +4,56 @@ from __future__ import annotations
 
 import importlib
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
+from vqdiff.checkpoints.presets import PRESETS
+from vqdiff.cli import app
 from vqdiff.diffusion import Schedule
 from vqdiff.foundation import extras
 from vqdiff.sampling import PlanStep, SamplingSettings, StepInput, StepSettings, Trace, sample, samplers
 
 ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+COMMANDS = [
+    pytest.param(line, id=f"{page.name}: {line}")
+    for page in PAGES
+    for block in re.findall(r"^```(?:sh|bash|console)?\n(.*?)^```", page.read_text("utf-8"), re.DOTALL | re.MULTILINE)
+    for line in block.replace("\\\n", " ").splitlines()
+    if re.match(r"(\$ )?vqdiff [a-z]", line)
+]
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_commands_of_the_pages_are_accepted(line: str) -> None:
+    """Command, arguments and options, without running it."""
+    words = shlex.split(line, comments=True)
+    ends = [words.index(word) for word in ("|", "&", "&&", ">", ";") if word in words]
+    app.parse_args(words[words.index("vqdiff") + 1 : min(ends, default=None)], print_error=False, exit_on_error=False)
+
+
+def test_presets_of_the_pages_are_there() -> None:
+    text = "".join(page.read_text("utf-8") for page in PAGES)
+    assert set(re.findall(r"--preset ([a-z][\w-]+)", text)) <= PRESETS.keys()
+
+
 MESSAGES = re.findall(r"^### `(.+)`$", (ROOT / "docs" / "troubleshooting.md").read_text("utf-8"), re.MULTILINE)
 
 
-@pytest.mark.parametrize("message", MESSAGES)
-def test_messages_of_the_troubleshooting_are_those_of_the_code(message: str) -> None:
+@pytest.fixture(scope="module")
+def code() -> str:
+    """All the code, with a text on several lines as one."""
     sources = [file.read_text("utf-8") for file in (ROOT / "src").rglob("*.py")]
-    code = re.sub(
-        r'"\s+f?"', "", "\n".join([*sources, extras.message("…", ["…"], ["…"])])
-    )  # a text on several lines is one
-    pattern = ".*?".join(map(re.escape, filter(None, message.split("…"))))
-    assert re.search(pattern, code), message
+    return re.sub(r'"\s+f?"', "", "\n".join([*sources, extras.message("…", ["…"], ["…"])]))
+
+
+@pytest.mark.parametrize("message", MESSAGES)
+def test_messages_of_the_troubleshooting_are_those_of_the_code(message: str, code: str) -> None:
+    assert re.search(".*?".join(map(re.escape, filter(None, message.split("…")))), code), message
 
 
 def test_which_settings_a_sampler_uses() -> None:

@@ -92,8 +92,9 @@ def test_labels_keep_their_meaning_when_a_model_is_trained_further(folder: Path)
     assert task.train_set.labels is not None
     assert set(task.train_set.labels.tolist()) == {1}  # not 0, though it is the only class here
     assert task.parts.class_names == ("blue", "red")
+    other = [f"data={folder / 'only-green'}", f"output={folder / 'other-on'}"]
     with pytest.raises(InputError, match="the class 'green' is not one of the known ones, blue, red"):
-        DiffusionTask(read_config(DiffusionTraining, folder / "on.toml", [f"data={folder / 'only-green'}"]))
+        DiffusionTask(read_config(DiffusionTraining, folder / "on.toml", other))
 
 
 @pytest.mark.parametrize("changes", [(), CLASSIC], ids=["modern", "classic"])

@@ -20,6 +20,7 @@ from vqdiff.foundation.files import atomic_path, read_json
 from vqdiff.interfaces import Component, Denoiser, ImageTokenizer, PreparedCondition
 from vqdiff.model.bound import BoundDenoiser
 from vqdiff.model.components import fingerprint, load_component, save_component
+from vqdiff.model.devices import with_float64
 from vqdiff.sampling import SamplingSettings, SettingChanges
 from vqdiff.text import (
     AnyTextEncoder,
@@ -88,6 +89,11 @@ class Model:
     def device(self) -> torch.device:
         """The device that the parts are on."""
         return next(self.denoiser.parameters()).device
+
+    @property
+    def sampling_device(self) -> torch.device:
+        """The device that tokens are sampled on: that of the parts, or the CPU if that has no float64."""
+        return with_float64(self.device)
 
     @property
     def conditioned_on(self) -> Literal["text", "labels", "nothing"]:
@@ -159,8 +165,10 @@ class Model:
         count = self.num_classes or 0
         if text.isdecimal() and int(text) < count:
             return int(text)
-        if not self.class_names or text.lstrip("-").isdecimal():
+        if text.lstrip("-").isdecimal():
             raise InputError(f"labels run from 0 to {count - 1}, not {given!r}")
+        if not self.class_names:
+            raise InputError(f"this model generates labels 0 to {count - 1}, not {given!r}")
         near = suggestion(text, self.class_names)
         hint = near if near.endswith("?") else f"choose one of {self._some_names()}, or a label from 0 to {count - 1}"
         raise InputError(f"this model has no class {text!r}: {hint}")
@@ -196,9 +204,9 @@ class Model:
         invariant = self.batch_invariant or self.device.type == "cpu"
         prepare = self._prepare_apart if invariant else self.denoiser.prepare
         num_images = None if condition is None else len(condition)
-        return BoundDenoiser(
-            self.denoiser, num_images, prepare(condition), None if null is None else prepare(null), invariant
-        )
+        prepared = prepare(condition), None if null is None else prepare(null)
+        elsewhere = self.device if self.sampling_device != self.device else None
+        return BoundDenoiser(self.denoiser, num_images, *prepared, invariant, elsewhere)
 
     def _prepare_apart(self, condition: Tensor | None) -> PreparedCondition | None:
         if condition is None:
