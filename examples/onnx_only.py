@@ -26,7 +26,7 @@ Denoise = Callable[[Array, int], tuple[Array, Array]]
 """(tokens (L,), t) -> logits (L, K) under the prompt, and under the null condition."""
 
 
-def main(folder: Path, prompt: str, output: Path = Path("out.png"), seed: int = 0) -> None:
+def main(folder: Path, prompt: str, output: Path, seed: int) -> None:
     """Write the image of a prompt to ``output``."""
     output.write_bytes(png(draw(folder, prompt, seed)))
     print(f"{output}: {prompt}, seed {seed}")
@@ -232,4 +232,5 @@ def png(image: Array) -> bytes:
 if __name__ == "__main__":
     if len(sys.argv) < 3:
         sys.exit(__doc__)
-    main(Path(sys.argv[1]), sys.argv[2], *map(Path, sys.argv[3:4]), *map(int, sys.argv[4:5]))
+    folder, prompt, output, seed = [*sys.argv[1:], *("out.png", "0")[len(sys.argv) - 3 :]]
+    main(Path(folder), prompt, Path(output), int(seed))
