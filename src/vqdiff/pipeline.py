@@ -222,12 +222,21 @@ class Pipeline:
                     done = len(images) * frame.steps + frame.step * len(part.seeds)
                     on_step(done, len(job.seeds) * frame.steps)
             assert frame is not None  # every sampler takes a step
+            self.check_finished(frame.tokens, part.settings.sampler)
             images += [job.finish(one) for one in self.decode(frame.tokens)]
         return images
 
     @torch.inference_mode()
     def _run(self, job: Job) -> Iterator[Frame]:
         yield from run(job.start(self.model), self.model.bind(*job.encode(self.model)))
+
+    def check_finished(self, tokens: Int[Tensor, "B L"], sampler: str) -> None:
+        """Raise InputError if a ``sampler`` of the caller's own has left MASK in tokens that should be finished."""
+        if left := int((tokens == self.model.schedule.num_codes).sum()):
+            raise InputError(
+                f"the sampler {sampler!r} has left {left} of {tokens.numel()} tokens masked: its plan "
+                "must end at t = 0, with all positions revealed"
+            )
 
     @torch.inference_mode()
     def decode(self, tokens: Int[Tensor, "B L"]) -> list[Image.Image]:

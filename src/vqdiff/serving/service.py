@@ -7,7 +7,6 @@ import base64
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import asdict
 from typing import TypeVar
 
 from fastapi import Request
@@ -36,15 +35,10 @@ class Submitted:
     def finish(self) -> list[Finished]:
         """Return the finished images, as files with their settings inside."""
         job, model = self.ticket.job, self.ticket.pipe.model
-        record = asdict(job.settings) | model.identity()
-        if job.negative is not None:
-            record["negative"] = job.negative
         finished, remarks = list[Finished](), job.remarks(model)
         for i, image in enumerate(self.ticket.images()):
             seed = self.seed + i
-            condition = None if job.conditions is None else job.conditions[i]
-            prompt = condition if isinstance(condition, str | int | None) else asdict(condition)
-            file = self.options.encoding.encode(image, {"prompt": prompt, "seed": seed} | record)
+            file = self.options.encoding.encode(image, job.record_of(i))
             content = base64.b64encode(file).decode()
             finished.append(Finished(content, seed, image.size, model.num_tokens, remarks))
         return finished
