@@ -148,7 +148,7 @@ def tokens(
 
     Args:
         data: A folder of images, parquet files or tars; or hub:owner/name on the Hugging Face Hub.
-        model: A model folder, the folder of an image tokenizer, or the name of a bundled model.
+        model: A bundled model's name, a model folder, the folder of a run, or that of an image tokenizer.
         output: The folder to write the tokens to.
         flip: Also encode the mirror image of each image; not for images with text.
         crops: Square crops of each image: the central one, and others of 80 to 100 % of its side.
@@ -161,13 +161,11 @@ def tokens(
     from vqdiff.foundation.errors import InputError
     from vqdiff.model import load_component
     from vqdiff.model.devices import pick_device
-    from vqdiff.model.finding import find
+    from vqdiff.model.finding import find_part
 
     if batch_size < 1:
         raise InputError(f"--batch-size is {batch_size}: at least 1 is needed")
-    folder = find(model)
-    part = folder / "image_tokenizer" if (folder / "model_index.json").exists() else folder
-    tokenizer: ImageTokenizer = load_component(part).to(pick_device(device))
+    tokenizer: ImageTokenizer = load_component(find_part(model, "image_tokenizer")).to(pick_device(device))
     views = Views(flip, crops)
     class_names: tuple[str, ...] = ()
     for split in split_names(data):

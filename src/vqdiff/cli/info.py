@@ -25,7 +25,7 @@ def info(
     Parameters
     ----------
     model
-        A bundled model's name, a model folder, a diffusers folder, an original checkpoint or codec (.pth), or a Hub id.
+        A bundled model's name, a folder (model, run, diffusers), an original checkpoint or codec (.pth), or a Hub id.
     image_tokenizer
         The image codec's file, if a checkpoint does not contain it.
     json_output

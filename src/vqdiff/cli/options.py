@@ -34,7 +34,7 @@ class ModelOptions:
     """Which model, and where it runs."""
 
     model: str = "emoji"
-    """A bundled model's name, a model or diffusers folder, an original checkpoint (.pth), or a Hub id."""
+    """A bundled model's name, a model, run or diffusers folder, an original checkpoint (.pth), or a Hub id."""
     image_tokenizer: Path | None = None
     """The image codec's file, if a checkpoint does not contain it."""
     device: str = "auto"

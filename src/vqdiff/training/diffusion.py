@@ -23,7 +23,7 @@ from vqdiff.foundation.images import sheet
 from vqdiff.foundation.shapes import Float, Int
 from vqdiff.interfaces import ImageTokenizer
 from vqdiff.model import Card, Model, load_component
-from vqdiff.model.finding import bundled
+from vqdiff.model.finding import find_model, find_part
 from vqdiff.pipeline import Pipeline
 from vqdiff.sampling import SamplingSettings
 from vqdiff.text import NullCondition, NullKind, read_text_encoder
@@ -115,12 +115,12 @@ class DiffusionTraining(DenoiserTraining):
     """The settings of ``vqdiff train diffusion``: a model to continue from, or the description of a new one."""
 
     start: Path | None = None
-    """Folder of a trained model to continue from, instead of all fields below except ``sampling`` and ``card``."""
+    """A trained model to continue from, as `find_model` takes it, instead of all fields below but the last two."""
     image_tokenizer: Path | None = None
-    """Folder of a trained tokenizer."""
+    """A trained tokenizer, or a model whose tokenizer to use, as `find_part` takes it."""
     condition: Literal["text", "class", "none"] = "text"
     text_encoder: Path | None = None
-    """Folder of a transformers text encoder, or a bundled model whose encoder to use; for the condition "text"."""
+    """Folder of a transformers text encoder, or a model whose encoder to use; for the condition "text"."""
     max_tokens: int = 32
     null: NullKind = "learnable"
     """∅ of the condition "text"; that of "class" is always learned."""
@@ -145,12 +145,12 @@ class DiffusionTraining(DenoiserTraining):
     @property
     def tokenizer_folder(self) -> Path:
         """The folder of the image tokenizer."""
-        return self.start / "image_tokenizer" if self.start is not None else cast("Path", self.image_tokenizer)
+        return find_part(cast("Path", self.start or self.image_tokenizer), "image_tokenizer")
 
     def assemble(self, rows: Rows, image_tokenizer: ImageTokenizer) -> Model:
         """The model to continue from, or a new denoiser with the trained parts."""
         if self.start is not None:
-            model = Model.load(self.start)
+            model = Model.load(find_model(self.start))
             if self.drop and model.text_encoder is not None and model.null_condition is None:
                 raise InputError(
                     f"{self.start} has no null condition to replace captions by: set drop = 0, or give it one with "
@@ -164,8 +164,7 @@ class DiffusionTraining(DenoiserTraining):
             raise InputError(f"condition = {self.condition!r} {wants} text_encoder")
         encoder = None
         if self.text_encoder is not None:
-            model = bundled().get(str(self.text_encoder))
-            encoder = read_text_encoder(model / "text_encoder" if model else self.text_encoder, self.max_tokens)
+            encoder = read_text_encoder(find_part(self.text_encoder, "text_encoder"), self.max_tokens)
         if self.condition == "class":
             rows.require_labels()
         noise = self.noise
@@ -198,7 +197,7 @@ class GuidanceTraining(DenoiserTraining):
     """The settings of ``vqdiff train guidance``, which gives a trained model a null condition (paper, section 3.1)."""
 
     start: Path
-    """Folder of the model to continue from; its null condition, if any, is replaced by a new one."""
+    """The model to continue from, as `find_model` takes it; a new null condition replaces that of the model."""
     null: NullKind = "learnable"
     freeze: bool = False
     """Train only the null condition and leave the denoiser unchanged."""
@@ -206,12 +205,12 @@ class GuidanceTraining(DenoiserTraining):
     @property
     def tokenizer_folder(self) -> Path:
         """The folder of the image tokenizer."""
-        return self.start / "image_tokenizer"
+        return find_part(self.start, "image_tokenizer")
 
     def assemble(self, rows: Rows, image_tokenizer: ImageTokenizer) -> Model:
         """The trained model with a new null condition."""
         del rows, image_tokenizer
-        model = Model.load(self.start)
+        model = Model.load(find_model(self.start))
         if model.text_encoder is None and model.num_classes is None:
             raise InputError(f"start: {self.start} has no text or class condition, so there is nothing to drop")
         if self.freeze and (model.text_encoder is None or self.null != "learnable"):

@@ -21,6 +21,7 @@ from vqdiff.interfaces import ImageTokenizer
 from vqdiff.metrics import frechet_distance, principal_directions, psnr, structural_similarity
 from vqdiff.metrics.features import EfficientNetLite0
 from vqdiff.model import load_component, save_component
+from vqdiff.model.finding import find_part
 from vqdiff.training.loop import RunConfig, train
 
 _POOR_USE = 0.9
@@ -38,7 +39,7 @@ class TokenizerTraining:
     vqgan: VQGANConfig | None = None
     """Train the network of the published models instead of ``model``."""
     start: Path | None = None
-    """Continue from this trained tokenizer, instead of ``model``."""
+    """Continue from this trained tokenizer, or that of a model, as `find_part` takes it, instead of ``model``."""
     grow: Path | None = None
     """Start from the weights of this smaller `CompactTokenizer` where layers match, counted from the tokens."""
     decoder_only: bool = False
@@ -69,7 +70,8 @@ class TokenizerTraining:
     def tokenizer(self) -> CompactTokenizer | VQGAN:
         """The network to train, in its initial state."""
         if self.start is not None:
-            network: CompactTokenizer | VQGAN = load_component(self.start).requires_grad_(True)
+            network: CompactTokenizer | VQGAN = load_component(find_part(self.start, "image_tokenizer"))
+            network.requires_grad_(True)
             configured = self.vqgan or (self.model if self.model != CompactConfig() else network.config)
             if configured != network.config:
                 raise InputError(f"{self.start} has other sizes than the configuration: leave out model and vqgan")
@@ -80,7 +82,8 @@ class TokenizerTraining:
             return VQGAN(self.vqgan)
         network = CompactTokenizer(self.model)
         if self.grow is not None:
-            network.grow(load_component(self.grow, {"CompactTokenizer": CompactTokenizer}))
+            smaller = find_part(self.grow, "image_tokenizer")
+            network.grow(load_component(smaller, {"CompactTokenizer": CompactTokenizer}))
         return network
 
 
