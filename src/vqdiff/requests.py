@@ -202,7 +202,7 @@ REQUESTS: dict[str, type[Request]] = {
 """The kinds of requests by the name that a record has for them."""
 
 
-def request_of(record: Mapping[str, Any], **images: ImageLike) -> Request:
+def request_of(record: Mapping[str, Any], **images: Any) -> Request:
     """Return the request that a record describes (`Request.record`, or `Job.record_of` one image).
 
     images: ``image`` and ``mask``, if the request started from them. Raises InputError if one is missing or is not the
@@ -218,7 +218,7 @@ def request_of(record: Mapping[str, Any], **images: ImageLike) -> Request:
                 f"it was made with {record['kind']}, from an {name} that it does not contain"
                 f"{f' ({file})' if file else ''}: give the {name} again"
             )
-    options, read = options_of(kind), partial(_from_json, record)
+    options, read = options_of(kind), partial(condition_of, record)
     given = {name: record[name] for name in options if name in record} | images
     try:
         values = {name: record[name] for name in options_of(SamplingSettings)}
@@ -227,7 +227,7 @@ def request_of(record: Mapping[str, Any], **images: ImageLike) -> Request:
         else:
             given["prompt"] = read(record["prompt"])
         settings = SamplingSettings.read(values, "the record")
-        request = kind(settings=settings, negative=_from_json({}, record.get("negative")), **given)
+        request = kind(settings=settings, negative=condition_of({}, record.get("negative")), **given)
     except (KeyError, TypeError) as error:
         raise InputError(f"the record is not complete: {error}") from error
     for name, found in request._given().get("inputs", {}).items():
@@ -240,8 +240,8 @@ def _as_json(condition: Any) -> Any:
     return asdict(condition) if isinstance(condition, Blend) else condition
 
 
-def _from_json(record: Mapping[str, Any], value: Any) -> Condition:
-    """A condition of a record; the record of the command line has what its prompts are blended with by itself."""
+def condition_of(record: Mapping[str, Any], value: Any) -> Condition:
+    """Return the condition that a value of a record stands for; the command line's records have blends of their own."""
     if isinstance(value, str) and "towards" in record:
         return Blend(value, record["towards"], record["weight"])
     return Blend(**value) if isinstance(value, Mapping) else value

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -33,7 +33,7 @@ class Job:
     negative: Condition = None
     canvas: Canvas | None = None
     finish: Callable[[Image.Image], Image.Image] = _unchanged
-    record: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    record: dict[str, Any] = field(default_factory=dict[str, Any])
 
     def record_of(self, index: int) -> dict[str, Any]:
         """Return the record of one image alone: its prompt and seed instead of those of all."""
