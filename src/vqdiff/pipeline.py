@@ -222,13 +222,16 @@ class Pipeline:
                     done = len(images) * frame.steps + frame.step * len(part.seeds)
                     on_step(done, len(job.seeds) * frame.steps)
             assert frame is not None  # every sampler takes a step
-            self.check_finished(frame.tokens, part.settings.sampler)
             images += [job.finish(one) for one in self.decode(frame.tokens)]
         return images
 
     @torch.inference_mode()
     def _run(self, job: Job) -> Iterator[Frame]:
-        yield from run(job.start(self.model), self.model.bind(*job.encode(self.model)))
+        frame = None
+        for frame in run(job.start(self.model), self.model.bind(*job.encode(self.model))):
+            yield frame
+        if frame is not None:
+            self.check_finished(frame.tokens, job.settings.sampler)
 
     def check_finished(self, tokens: Int[Tensor, "B L"], sampler: str) -> None:
         """Raise InputError if a ``sampler`` of the caller's own has left MASK in tokens that should be finished."""

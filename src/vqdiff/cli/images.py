@@ -52,7 +52,7 @@ class OutputOptions:
 
     def open(self) -> Destination:
         """Return where to write; raises InputError, before any work, if that is not possible."""
-        from vqdiff.foundation.files import check_replaceable, check_writable
+        from vqdiff.foundation.files import check_writable
         from vqdiff.foundation.formats import available, format_of
 
         if self.quiet:
@@ -65,7 +65,8 @@ class OutputOptions:
             return Destination(self, None, available(self.format or "png"))
         if path.is_dir() or self.output.endswith(("/", os.sep)):
             file_format = available(self.format or "png")
-            check_writable(path / "image") if path.is_dir() else check_replaceable(path)
+            existing = next(one for one in (path, *path.parents) if one.exists())
+            check_writable(existing / "image")
             return Destination(self, path, file_format, is_folder=True)
         if self.format is not None:
             raise InputError("--format is for folders and standard output: the suffix of a file says its format")

@@ -102,8 +102,14 @@ def trace(image: Image.Image) -> str:
 
     width, height = image.width * _SCALE, image.height * _SCALE
     colours = min(256, _COLOURS * max(1, image.width * image.height // _AREA))
-    large = image.convert("RGB").resize((width, height), Image.Resampling.BICUBIC)
-    flat = large.quantize(colours, Image.Quantize.MEDIANCUT, kmeans=3, dither=Image.Dither.NONE).convert("RGB")
+    image = image.convert("RGB")
+    palette = image.quantize(colours, Image.Quantize.MEDIANCUT, kmeans=3, dither=Image.Dither.NONE)
+    values = bytes(palette.getpalette() or ())
+    shades = [values[start : start + 3] for start in range(0, len(values), 3)]
+    # The mean of white and of pale edges would tint the background.
+    palette.putpalette(b"".join(b"\xff\xff\xff" if min(one) >= _WHITE else one for one in shades))
+    large = image.resize((width, height), Image.Resampling.BICUBIC)
+    flat = large.quantize(palette=palette, dither=Image.Dither.NONE).convert("RGB")
     file = io.BytesIO()
     flat.save(file, "PNG")
     svg = vtracer.convert_raw_image_to_svg(file.getvalue(), img_format="png", **_TRACING)
@@ -113,7 +119,7 @@ def trace(image: Image.Image) -> str:
 
 # Compared by eye on drawings of the bundled model: without enlarging, outlines have the steps of pixels; without few
 # colours, soft edges become stripes.
-_SCALE, _COLOURS, _AREA = 2, 24, 128 * 128
+_SCALE, _COLOURS, _AREA, _WHITE = 2, 24, 128 * 128, 244
 _TRACING: dict[str, Any] = {
     "colormode": "color",
     "hierarchical": "stacked",

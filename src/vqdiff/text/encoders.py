@@ -67,18 +67,17 @@ class TextEncoder:
     def _knows(self, text: str) -> bool:
         """Whether the vocabulary has a word of ``text``, or the text has no words.
 
-        A word is not known if it is spelled: if its pieces have fewer than two letters on average.
+        A word is not known if it is spelled: if its pieces have one or two letters each, fewer than two on average.
         """
         unknown = getattr(self.tokenizer.model, "unk_token", None)
         encoding = self.tokenizer.encode(spell_out(text), add_special_tokens=False)
-        words = dict[int | None, list[tuple[str, int]]]()
+        words = dict[int | None, list[int]]()
         for piece, word, (start, end) in zip(encoding.tokens, encoding.word_ids, encoding.offsets, strict=True):
             if piece == unknown or any(map(str.isalnum, piece)):
-                words.setdefault(word, []).append((piece, end - start))
+                words.setdefault(word, []).append(0 if piece == unknown else end - start)
         known = [
-            all(piece != unknown for piece, _ in pieces)
-            and (len(pieces) == 1 or sum(length for _, length in pieces) >= 2 * len(pieces))
-            for pieces in words.values()
+            0 not in lengths and (len(lengths) == 1 or max(lengths) > 2 or sum(lengths) >= 2 * len(lengths))
+            for lengths in words.values()
         ]
         return not known or any(known)
 
