@@ -16,7 +16,8 @@ from vqdiff.foundation.files import atomic_path, check_writable
 
 COMMANDS = ["", "generate", "info", "data", "data emoji", "data check", "train", "train tokenizer", "train diffusion"]
 COMMANDS += ["data tokens", "train guidance", "train scorer", "evaluate", "study", "serve", "bench", "bench training"]
-COMMANDS += ["edit", "expand", "vary", "revise", "redraw", "convert"]
+COMMANDS += ["edit", "expand", "vary", "revise", "redraw", "convert", "export", "push"]
+COMMANDS += ["mcp", "schema"]
 HEAVY = ["torch", "transformers", "numpy", "PIL", "datasets", "pyarrow"]
 
 
@@ -46,6 +47,10 @@ def test_importing_the_package_is_free() -> None:
 def test_every_public_name_is_there(name: str) -> None:
     assert name in dir(vqdiff)
     assert getattr(vqdiff, name)
+
+
+def test_dir_shows_public_names_only() -> None:
+    assert dir(vqdiff) == sorted(vqdiff.__all__)
 
 
 def test_an_unknown_public_name_is_an_attribute_error() -> None:

@@ -18,6 +18,7 @@ from bundled_model import bundled_pipeline
 from toy_pipelines import toy_pipeline
 from vqdiff.foundation.config import Precision
 from vqdiff.foundation.errors import InputError
+from vqdiff.foundation.html import table
 from vqdiff.foundation.processor import has_bf16_units, processor
 from vqdiff.metrics import psnr
 from vqdiff.model import Model
@@ -213,3 +214,22 @@ def test_a_sampler_that_leaves_tokens_masked_is_named() -> None:
             list(pipe.stream(sampler="lazy"))
     finally:
         vars(SAMPLERS)["_things"].pop("lazy")
+
+
+# --- in notebooks and consoles ----------------------------------------------------------------------------------------
+
+
+def test_a_pipeline_shows_what_it_is(pipe: Pipeline) -> None:
+    for shown in (repr(pipe), pipe._repr_html_()):
+        for fact in ("emoji", pipe.model.fingerprint, "128 × 128 pixels", "text → image", "cpu"):
+            assert fact in shown
+
+
+def test_html_of_settings_names_every_setting_and_is_escaped(pipe: Pipeline) -> None:
+    settings = pipe.settings(steps=7)
+    assert '<th scope="row">steps</th><td>7</td>' in settings._repr_html_()
+    assert all(f">{name}<" in settings._repr_html_() for name in vars(settings))
+    assert (
+        table("<b>", [("&", "<")])
+        == '<table><caption>&lt;b&gt;</caption><tr><th scope="row">&amp;</th><td>&lt;</td></tr></table>'
+    )

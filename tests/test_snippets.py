@@ -23,6 +23,7 @@ from vqdiff.serving.engine import Engine
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
+SERVED = ("serving.md", "integrations.md")
 ELSEWHERE = {"extending.md": "tests/test_extending.py", "migrating.md": "needs the published files"}
 
 
@@ -54,7 +55,7 @@ def test_python_of_a_page(page: Path, names: dict[str, Any], pipe: Pipeline) -> 
     if page.name == "data.md":
         shutil.copytree(ROOT / "tests" / "fixtures" / "emoji-sample", "my-pictures")
         tokenize("my-pictures", "train", pipe.model.image_tokenizer, Path("my-tokens"))
-    if page.name == "serving.md":
+    if page.name in SERVED:
         engine = Engine()
         with running(config_of(create_app({"emoji": pipe}, engine), ConnectionLimits(), stop_timeout=5)) as (
             address,

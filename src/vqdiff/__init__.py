@@ -9,17 +9,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from vqdiff.foundation.errors import InputError
     from vqdiff.pipeline import Pipeline, load
     from vqdiff.sampling import samplers
     from vqdiff.settings import Guidance
     from vqdiff.text import Blend
 
 __version__ = "0.1.0"
-__all__ = ["Blend", "Guidance", "Pipeline", "__version__", "load", "samplers"]
+__all__ = ["Blend", "Guidance", "InputError", "Pipeline", "__version__", "load", "samplers"]
 
 _HOMES = {
     "Blend": "vqdiff.text",
     "Guidance": "vqdiff.settings",
+    "InputError": "vqdiff.foundation.errors",
     "Pipeline": "vqdiff.pipeline",
     "load": "vqdiff.pipeline",
     "samplers": "vqdiff.sampling",
@@ -34,4 +36,4 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return __all__

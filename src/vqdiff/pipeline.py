@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Unpack, get_args
 
 import torch
@@ -16,12 +17,15 @@ from vqdiff.checkpoints import Extras, read_model
 from vqdiff.denoisers.packed import is_packed, pack, precision_of
 from vqdiff.foundation.config import Precision
 from vqdiff.foundation.errors import InputError
+from vqdiff.foundation.html import table
 from vqdiff.foundation.images import ImageLike, to_images
 from vqdiff.foundation.options import WholeNumber, checked, whole
 from vqdiff.foundation.shapes import Float, Int
 from vqdiff.model import Job, Model
 from vqdiff.model.devices import auto_precision, pick_device
 from vqdiff.model.finding import find
+from vqdiff.model.hub import check_name, check_push, push
+from vqdiff.model.hub_page import samples_of, save_for_hub
 from vqdiff.requests import (
     DrawRequest,
     EditRequest,
@@ -48,6 +52,14 @@ class Preview:
     confidence: Float[Tensor, "h w"]
 
 
+class LoadOptions(Extras, total=False):
+    """The options of `load`."""
+
+    device: str
+    precision: Precision
+    batch_invariant: bool
+
+
 class Pipeline:
     """A model that generates PIL images from prompts and seeds.
 
@@ -62,6 +74,27 @@ class Pipeline:
         """``read_again`` reads the networks as they were before packing, for :meth:`save`."""
         self.model = model
         self.read_again = read_again
+
+    def __repr__(self) -> str:
+        return f"<vqdiff.Pipeline {', '.join(self._facts().values())}>"
+
+    def _repr_html_(self) -> str:
+        return table("vqdiff.Pipeline", self._facts().items()) + self.model.sampling._repr_html_()
+
+    def _facts(self) -> dict[str, str]:
+        model = self.model
+        size, side, precision = (
+            model.image_tokenizer.config.image_size,
+            model.image_tokenizer.grid_size,
+            precision_of(model.denoiser),
+        )
+        condition = f"labels 0 to {model.num_classes - 1}" if model.num_classes else model.conditioned_on
+        return {
+            "model": f"{model.card.name!r} ({model.fingerprint})",
+            "condition": f"{condition} → image" if condition != "nothing" else "unconditional",
+            "image": f"{size} × {size} pixels, {side} × {side} tokens",
+            "device": f"{precision} on {model.device}",
+        }
 
     def __call__(
         self,
@@ -183,7 +216,10 @@ class Pipeline:
         """Generate one image and yield it after every step, with its tokens and the purity at every position."""
         side = self.model.image_tokenizer.grid_size
         request = self._request(DrawRequest, changes, prompts=prompt, seed=seed, negative=negative)
-        for frame in self._run(request.job(self.model)):
+        job = request.job(self.model)
+        if len(job.seeds) != 1:
+            raise InputError(f"stream generates one image at a time, not of {len(job.seeds)} prompts: call it for each")
+        for frame in self._run(job):
             yield Preview(
                 frame.step,
                 frame.steps,
@@ -275,18 +311,75 @@ class Pipeline:
 
         Raises InputError if they are packed and their source can no longer be read.
         """
+        self._as_read().save(Path(folder))
+
+    def _as_read(self) -> Model:
         model = self.model
         lowered = is_packed(model.denoiser) or precision_of(model.denoiser) != "float32"
         if lowered and self.read_again is not None:
             read = self.read_again()
             model = replace(model, denoiser=read.denoiser, image_tokenizer=read.image_tokenizer)
-        model.save(Path(folder))
+        return model
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | Path,
+        *,
+        revision: str | None = None,
+        token: str | None = None,
+        cache_dir: str | Path | None = None,
+        **options: Unpack[LoadOptions],
+    ) -> Pipeline:
+        """Load a pipeline as `load` does, which ``options`` are passed to; the others are for a model on the Hub.
+
+        revision: a branch, tag or commit. token: in place of the stored one. cache_dir: where downloads are kept.
+        """
+        return load(find(source, revision=revision, token=token, cache_dir=cache_dir), **options)
+
+    def push_to_hub(
+        self,
+        repo: str,
+        *,
+        private: bool = False,
+        token: str | None = None,
+        revision: str | None = None,
+        prompts: Prompts = None,
+    ) -> str:
+        """Upload the model to ``repo``, owner/name on the Hugging Face Hub, with a page; return the commit's address.
+
+        The upload is what `save_for_hub` writes, in one commit. private: whether a new repository is private. token: in
+        place of the stored one. revision: the branch, by default main; it is created if it is missing.
+
+        Raises InputError as `save_for_hub`, and if huggingface_hub, the token or the network fails.
+        """
+        check_push(repo, token)
+        with TemporaryDirectory() as room:
+            folder = Path(room) / "model"
+            self.save_for_hub(folder, repo, prompts=prompts)
+            message = f"{self.model.card.name}, written by vqdiff"
+            return push(folder, repo, message=message, private=private, token=token, revision=revision)
+
+    def save_for_hub(self, folder: str | Path, repo: str, *, prompts: Prompts = None) -> None:
+        """Write what `push_to_hub` uploads: the model folder and a page, README.md, with samples that are drawn here.
+
+        Weights are stored in 16 bits where that changes none of them. The folder has neither local paths nor files that
+        do not belong to a model, whatever is beside its text encoder.
+
+        prompts: of the samples, two images each; by default those of the model's card, or the first labels.
+
+        Raises InputError for a name that is not owner/name, and for a model conditioned on text without any prompt.
+        """
+        check_name(repo)
+        samples = samples_of(self.model, None if prompts is None else self.conditions(prompts))
+        images = self(list(samples.prompts), num_images=samples.each)
+        save_for_hub(self._as_read(), Path(folder), repo, samples, images)
 
 
 def load(
     source: str | Path = "emoji",
     *,
-    device: str = "auto",
+    device: str | torch.device = "auto",
     precision: Precision = "auto",
     batch_invariant: bool = False,
     **extras: Unpack[Extras],
@@ -310,9 +403,11 @@ def load(
 
     Raises InputError for an unknown name, a broken folder, or a device or precision that is not available.
     """
+    if not isinstance(source, str | Path):
+        raise InputError(f"the model is {source!r}: give a name, a path or a Hub id")
     if precision not in get_args(Precision):
         raise InputError(f"unknown precision {precision!r}: choose one of {', '.join(get_args(Precision))}")
-    where, path = pick_device(device), find(source)
+    where, path = pick_device(str(device)), find(source)
     bf16 = (auto_precision(where) if precision in ("auto", "int8") else precision) == "bfloat16"
     dtype = torch.bfloat16 if bf16 else None
     model = read_model(path, extras, dtype=dtype).to(where, dtype)

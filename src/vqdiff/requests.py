@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
@@ -282,16 +282,21 @@ def conditions_of(model: Model, prompts: Prompts, field: str = "prompt") -> list
 
 def optional_condition(model: Model, prompt: Condition, field: str = "prompt") -> list[Condition]:
     """Return a list of one condition: the checked prompt, or None if there is none."""
-    return [None] if prompt is None else conditions_of(model, prompt, field)
+    conditions = [None] if prompt is None else conditions_of(model, prompt, field)
+    if len(conditions) != 1:
+        with about(field):
+            raise InputError(f"{len(conditions)} prompts where one is needed: give text, a label's number or a Blend")
+    return conditions
 
 
 def _listed(prompts: Prompts) -> Iterable[Any]:
     given: Any = prompts.tolist() if isinstance(prompts, np.ndarray) else prompts
-    return [given] if isinstance(given, str | bytes) or not isinstance(given, Iterable) else given
+    alone = isinstance(given, str | bytes | Mapping | Set) or not isinstance(given, Iterable)
+    return [given] if alone else given
 
 
 def _condition(given: Any) -> Condition:
     one = given.item() if isinstance(given, np.generic) else given
-    if isinstance(one, bool) or not isinstance(one, str | int | Blend | None):
+    if isinstance(one, bool) or not isinstance(one, str | int | Blend):
         raise InputError(f"the prompt is {one!r}: give text, a label's number, a Blend, or a list of these")
     return one

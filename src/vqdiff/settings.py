@@ -11,6 +11,7 @@ from typing import Any, Literal, TypedDict, get_args
 
 from vqdiff.foundation.config import build
 from vqdiff.foundation.errors import InputError, about, unknown
+from vqdiff.foundation.html import table
 from vqdiff.foundation.options import Choice, Interval, Number, Whole, check_options, checked, option, options_of
 from vqdiff.plugins import SAMPLERS
 
@@ -110,6 +111,10 @@ class SamplingSettings:
 
     def __post_init__(self) -> None:
         check_options(self)
+
+    def _repr_html_(self) -> str:
+        rows = [(name, getattr(self, name), one.help) for name, one in options_of(SamplingSettings).items()]
+        return table("SamplingSettings", rows)
 
     @classmethod
     def read(cls, values: Mapping[str, Any], where: str) -> SamplingSettings:

@@ -180,5 +180,5 @@ def test_the_hub_out_of_reach(monkeypatch: pytest.MonkeyPatch) -> None:
         load("someone/something")
     assert len(str(error.value).splitlines()) == 1
     monkeypatch.setitem(sys.modules, "huggingface_hub", SimpleNamespace())
-    with pytest.raises(InputError, match="pip install huggingface_hub"):
+    with pytest.raises(InputError, match=r"pip install 'vqdiff\[hub\]'"):
         load("someone/something")

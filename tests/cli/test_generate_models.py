@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,30 @@ def test_labels(classes: list[str], tmp_path: Path, capsys: pytest.CaptureFixtur
     main(["generate", "207", *classes, *FEW, "-o", str(tmp_path / "b.png")])  # a label may also stand as a prompt
     main(["generate", "--label", "207", *classes, *FEW, "-o", str(tmp_path / "c.png")])
     assert Image.open(tmp_path / "b.png").tobytes() == Image.open(tmp_path / "c.png").tobytes()
+
+
+def test_labels_by_name(classes: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "named"
+    shutil.copytree(classes[1], folder)
+    index = json.loads((folder / "model_index.json").read_text())
+    names = [f"class {number}" for number in range(207)] + ["boat"] + [f"class {number}" for number in range(208, 1000)]
+    (folder / "model_index.json").write_text(json.dumps(index | {"class_names": names}))
+    named = ["--model", str(folder)]
+    for name, label in ("a", ["boat"]), ("b", ["--label", "Boat"]), ("c", ["--label", "207"]):
+        main(["generate", *label, *named, *FEW, "-o", str(tmp_path / f"{name}.png")])
+    a, b, c = (Image.open(tmp_path / f"{name}.png").tobytes() for name in "abc")
+    assert a == b == c
+    prompts = [json.loads(line)["prompts"] for line in capsys.readouterr().out.splitlines()]
+    assert prompts == [["boat"], ["Boat"], [207]]
+    with pytest.raises(SystemExit):
+        main(["generate", "--label", "baot", *named, *FEW, "-o", str(tmp_path / "d.png")])
+    error = capsys.readouterr().err
+    assert error == "vqdiff: error: this model has no class 'baot': did you mean 'boat'?\n"
+    assert not (tmp_path / "d.png").exists()
+    main(["info", *named[1:], "--json"])
+    assert json.loads(capsys.readouterr().out)["classes"] == names
+    main(["info", *named[1:]])
+    assert "classes: class 0; class 1; " in capsys.readouterr().out
 
 
 def test_without_a_condition(tmp_path: Path) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +13,13 @@ from golden_cases import GOLDEN
 from vqdiff.cli import main
 from vqdiff.foundation.processor import processor
 from vqdiff.model.devices import auto_precision, pick_device
+from vqdiff.pipeline import Pipeline
+from vqdiff.recipes.emoji.packages import STYLES
 
 
 def info(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> dict[str, Any]:
     main(["info", *map(str, arguments), "--json"])
     return json.loads(capsys.readouterr().out)
-
-
-def test_a_package_that_is_not_installed() -> None:
-    arguments = ["train", "tokenizer", "config.toml"]
-    code = f"import sys; sys.modules['accelerate'] = None; from vqdiff.cli import main; main({arguments})"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 2
-    assert "needs the package accelerate: pip install 'vqdiff[train,eval]'" in done.stderr
-    assert done.stderr.count("\n") == 1
 
 
 def test_the_bundled_model(capsys: pytest.CaptureFixture[str]) -> None:
@@ -95,3 +86,23 @@ def test_a_folder_of_full_size_is_not_read(tmp_path: Path) -> None:
     record, memory = memory_of(f"from vqdiff.cli import main\nmain(['info', {str(folder)!r}, '--json'])")
     assert json.loads(record)["parameters"]["denoiser"] == parameters > 1.29e9
     assert memory < 1.5e9  # its weights are 5.4e9
+
+
+def test_credits_name_every_source(capsys: pytest.CaptureFixture[str], pipe: Pipeline) -> None:
+    main(["info", "--credits"])
+    said = capsys.readouterr().out
+    for style in STYLES:
+        assert style.name in said
+        assert style.attribution in said
+        assert style.url in said
+    for license in pipe.model.card.licenses.values():
+        assert license.partition(" ")[0].rstrip(",") in said
+
+
+def test_credits_of_a_model_of_ones_own(capsys: pytest.CaptureFixture[str], pipe: Pipeline, tmp_path: Path) -> None:
+    pipe.save(tmp_path / "model")
+    main(["info", str(tmp_path / "model"), "--credits"])
+    assert "twemoji: CC-BY-4.0 (Twitter and contributors)\n" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["info", str(GOLDEN / "checkpoints" / "unconditional.pth"), "--credits"])
+    assert capsys.readouterr().err.endswith("says nothing about licences: ask where it comes from\n")

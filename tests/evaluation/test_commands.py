@@ -153,6 +153,29 @@ def test_evaluate_the_image_tokenizer(folder: Path) -> None:
     assert scores["r_precision_emoji"].mean > 0.5  # among 10 captions; by chance 0.1
 
 
+def test_evaluate_a_set_of_ones_own(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Images in folders of classes, with neither captions nor the columns of the emoji set."""
+    pictures = load(folder / "data", "train", 128)
+    for number, pixels in enumerate(pictures.pixels[:24]):
+        place = folder / "own" / "test" / ("heart", "red apple")[number % 2] / f"{number}.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(place)
+    own = EVALUATION.replace("OUT/data", "OUT/own").replace('"train"', '"test"')
+    path = config(folder, own)
+    with pytest.raises(SystemExit):
+        main(["evaluate", path])
+    error = capsys.readouterr().err
+    assert "12 images of test have 2 different captions: set trial.choices to 2 or less, or raise num_pictures" in error
+    assert not (folder / "drawn").exists()
+
+    main(["evaluate", path, "--set", "trial.choices=2", "--set", "trial.seeds=[0]"])
+    error = capsys.readouterr().err
+    assert "has no column style, gender, tone, so these scores are left out: style_accuracy_emoji, " in error
+    scores = Result.load(folder / "result.json").scores
+    assert not [name for name in scores if "accuracy" in name]
+    assert {"fd_effnet", "text_score_emoji", "r_precision_emoji_check"} <= scores.keys()
+
+
 def test_study_draws_a_table_a_plot_and_pictures(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = config(folder, STUDY + TRIAL)
     main(["study", path])
@@ -214,7 +237,9 @@ def test_study_of_token_accuracy(folder: Path) -> None:
         ("scores=[]", "at least one name"),
         ("pictures=0", "pictures must be at least 1"),
         ("output=pyproject.toml/study", "cannot create the folder"),
-        ("trial.choices=13", "12 images have 12 different captions, fewer than choices = 13"),
+        ("trial.choices=13", "choices is 13, and the 12 images of train have 12 different captions: set trial.choices"),
+        ("trial.prompts=somewhere", "no split 'somewhere'; it has test_comp, test_concept, test_style, train"),
+        ("trial.reference=somewhere", "no split 'somewhere'"),
         ("trial.num_pictures=9", "10 images are needed"),
         ("trial.seeds=[0, 11]", "the seeds 0 and 11 are nearer"),
         ("trial.data=nowhere", "vqdiff data emoji"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,6 @@ def test_a_file_without_a_record_is_one_line(content: bytes, tmp_path: Path) -> 
 
 
 def test_svg_without_its_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vqdiff.foundation.formats.find_spec", lambda _: None)
+    monkeypatch.setitem(sys.modules, "vtracer", None)
     with pytest.raises(InputError, match=r"pip install 'vqdiff\[svg\]'"):
         format_of("x.svg")

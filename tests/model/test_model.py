@@ -84,6 +84,46 @@ def test_labels_are_checked() -> None:
             class_model().encode([label])
 
 
+def test_classes_have_names(tmp_path: Path) -> None:
+    model = class_model()
+    model.save(tmp_path / "unnamed")
+    model.class_names = ("boat", "Tree", "2")
+    model.save(tmp_path / "named")
+    assert "class_names" not in json.loads((tmp_path / "unnamed" / "model_index.json").read_text())
+    named, unnamed = (Model.load(tmp_path / name) for name in ("named", "unnamed"))
+    assert (named.class_names, unnamed.class_names) == (("boat", "Tree", "2"), ())
+    assert named.fingerprint == unnamed.fingerprint  # an image does not depend on them
+    assert named.encode(["boat", "tree", " Tree ", "0", 1, "2", None]).tolist() == [0, 1, 1, 0, 1, 2, 3]
+    model.class_names = ("2", "0", "1")
+    assert model.encode(["2", 2, "1"]).tolist() == [0, 2, 2]  # a text is a name first, a number is a label
+    drawn = [Pipeline(named)(prompt, seed=3)[0].tobytes() for prompt in ("tree", "1", 1, "boat")]
+    assert drawn[0] == drawn[1] == drawn[2] != drawn[3]
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("baot", "no class 'baot': did you mean 'boat'?"),
+        ("elephant", "choose one of boat, tree, house, or a label from 0 to 2"),
+        ("7", "labels run from 0 to 2, not '7'"),
+        (-1, "labels run from 0 to 2, not -1"),
+    ],
+)
+def test_an_unknown_class_is_one_line(given: str | int, words: str) -> None:
+    model = class_model()
+    model.class_names = ("boat", "tree", "house")
+    with pytest.raises(InputError) as error:
+        Pipeline(model)(given)
+    assert words in str(error.value)
+
+
+def test_of_many_classes_some_are_named() -> None:
+    model = class_model()
+    model.class_names = tuple(f"class {number:03}" for number in range(900))
+    with pytest.raises(InputError, match=r"class 019, … \(900 in all, see vqdiff info\)"):
+        model.label("elephants")
+
+
 def test_unconditional_models_have_no_guidance() -> None:
     model = class_model()
     model.denoiser = ModernDenoiser(ModernConfig(CODES, STEPS, 4, 16, 1, 2, token_width=8)).eval()

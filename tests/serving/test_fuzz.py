@@ -21,12 +21,18 @@ def page() -> Iterator[schemathesis.BaseSchema]:
         yield schemathesis.openapi.from_url(f"{address}/openapi.json")
 
 
-POSTS = ("/v1/images/generations", "/v1/images/edits", "/api/draw")
+POSTS = ("/v1/images/generations", "/v1/images/edits", "/api/draw", "/sdapi/v1/txt2img", "/sdapi/v1/img2img")
+POSTS += ("/sdapi/v1/options",)
 CASES = [("POST", path, mode) for path in POSTS for mode in GenerationMode]
 CASES += [
     ("GET", path, GenerationMode.POSITIVE)
     for path in ("/v1/models", "/v1/models/{name}", "/api/models", "/readyz", "/metrics")
 ]
+CASES += [
+    ("GET", f"/sdapi/v1/{path}", GenerationMode.POSITIVE)
+    for path in ("progress", "options", "sd-models", "samplers", "scripts")
+]
+CASES.append(("POST", "/sdapi/v1/interrupt", GenerationMode.POSITIVE))
 
 
 @pytest.mark.parametrize(("method", "path", "mode"), CASES)

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import socket
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -18,11 +19,12 @@ from PIL import Image
 from torch import Tensor, nn
 
 from processes import exit_codes, started
+from vqdiff.foundation import progress
 from vqdiff.foundation.config import read_config
 from vqdiff.foundation.errors import InputError
 from vqdiff.image_tokenizers import CompactConfig, CompactTokenizer
 from vqdiff.model import save_component
-from vqdiff.training import loop
+from vqdiff.training import loop, preflight
 from vqdiff.training.compilation import Compilation
 from vqdiff.training.diffusion import DiffusionTraining, train_diffusion
 from vqdiff.training.loop import RunConfig, train
@@ -64,6 +66,7 @@ class Copies:
     """Learn y = x; what was shown and whether it was compiled stays to be looked at."""
 
     trained = False
+    data_fingerprint = "x"
     learning_rates: Mapping[str, float] = {}
 
     def __init__(self, spoil: Callable[[int, Tensor], Tensor] = lambda step, x: x, compiled: bool = True) -> None:
@@ -207,6 +210,22 @@ def test_what_is_right_is_used_without_a_word(
     assert "continuing" not in capsys.readouterr().out
     assert len(used) == 2 + RUN.steps  # compared, timed, and in every step
     assert records(tmp_path)[0]["calls"] == 1  # what came before changed nothing
+
+
+def test_a_short_run_is_compiled_only_if_that_pays_back(
+    compilers: dict[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(Copies, RUN, tmp_path / "short", resume=False, compile="auto")
+    assert "not compiled, as all steps take about 0 s without it" in capsys.readouterr().out
+    monkeypatch.setattr(preflight, "_COMPILING", 0)
+    monkeypatch.setattr(progress, "LINE_EVERY", 0.01)
+    compilers[Compilation.WIDEST] = lambda graph, inputs: time.sleep(0.1) or graph
+    train(Copies, RUN, tmp_path / "long", resume=False, compile="auto")
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == "compiling, usually 1–2 minutes …"
+    assert any(line.startswith("compiling: ") and line.endswith(" s so far") for line in said)
+    assert any(line.startswith("compiled after ") for line in said)
+    assert records(tmp_path / "short") == records(tmp_path / "long")
 
 
 class Compiling(Layers):

@@ -76,6 +76,24 @@ def test_classes(folder: Path, changes: tuple[str, ...]) -> None:
     assert pipe.model.num_classes == 2
     assert pipe.model.null(1).tolist() == [2]
     assert len(pipe([0, 1], guidance=2.0)) == 2
+    assert pipe.model.class_names == ("blue", "red")
+    assert pipe.model.encode(["red", "blue"]).tolist() == [1, 0]
+    assert pipe("red", seed=1)[0].tobytes() == pipe(1, seed=1)[0].tobytes()
+
+
+def test_labels_keep_their_meaning_when_a_model_is_trained_further(folder: Path) -> None:
+    train_diffusion(config(folder, "start", "run.steps=1"))
+    for name in ("red", "green"):
+        for split in ("train", "test"):
+            shutil.copytree(folder / "pictures" / "red", folder / f"only-{name}" / split / name)
+    text = f'start = "{folder / "start" / "model"}"\noutput = "{folder / "on"}"\ncompile = false\n'
+    (folder / "on.toml").write_text(text + "[run]\nsteps = 1\nbatch_size = 8\nlearning_rate = 1e-3\n")
+    task = DiffusionTask(read_config(DiffusionTraining, folder / "on.toml", [f"data={folder / 'only-red'}"]))
+    assert task.train_set.labels is not None
+    assert set(task.train_set.labels.tolist()) == {1}  # not 0, though it is the only class here
+    assert task.parts.class_names == ("blue", "red")
+    with pytest.raises(InputError, match="the class 'green' is not one of the known ones, blue, red"):
+        DiffusionTask(read_config(DiffusionTraining, folder / "on.toml", [f"data={folder / 'only-green'}"]))
 
 
 @pytest.mark.parametrize("changes", [(), CLASSIC], ids=["modern", "classic"])
@@ -208,3 +226,42 @@ def test_captions_are_needed_for_text(folder: Path) -> None:
     encoder = Path(vqdiff.__file__).parent / "models" / "emoji" / "text_encoder"
     with pytest.raises(InputError, match="has no caption"):
         DiffusionTask(config(folder, "t", "condition=text", f"text_encoder={encoder}", f"data={folder / 'silent'}"))
+
+
+def test_the_finished_model_goes_to_the_hub(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is sent is the model alone, never a state of the optimizer; the sending itself is tested with a server."""
+    sent = dict[str, object]()
+
+    def push(files: Path, repo: str, **options: object) -> str:
+        sent.update(options, repo=repo, files=sorted(path.name for path in files.rglob("*") if path.is_file()))
+        return "https://hub/commit/1"
+
+    monkeypatch.setattr("vqdiff.training.upload.check_push", lambda repo: sent.setdefault("checked", repo))
+    monkeypatch.setattr("vqdiff.pipeline.check_push", lambda *_: None)
+    monkeypatch.setattr("vqdiff.pipeline.push", push)
+    train_diffusion(config(folder, "shared", "hub.push_to=ann/toy", "hub.private=true"))
+    assert "uploaded: https://hub/commit/1" in capsys.readouterr().out
+    assert (sent["checked"], sent["repo"], sent["private"]) == ("ann/toy", "ann/toy", True)
+    parts = ["config.json", "model.safetensors"] * 2
+    assert sent["files"] == sorted([*parts, "README.md", "model_index.json", "samples.png"])
+
+
+def test_a_push_that_cannot_work_stops_the_run_before_it_begins(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
+    with pytest.raises(InputError, match="no token to push to ann/toy with"):
+        train_diffusion(config(folder, "unshared", "hub.push_to=ann/toy"))
+    assert not (folder / "unshared").exists()
+
+
+def test_a_push_that_fails_says_how_to_try_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise InputError("cannot push to ann/toy: no connection")
+
+    monkeypatch.setattr("vqdiff.training.upload.check_push", lambda _: None)
+    monkeypatch.setattr("vqdiff.pipeline.check_push", fail)
+    again = "upload it with `vqdiff push .*lonely/model ann/toy --revision next`"
+    with pytest.raises(InputError, match=f"no connection; the model is complete in .*{again}"):
+        train_diffusion(config(folder, "lonely", "hub.push_to=ann/toy", "hub.revision=next"))
+    assert vqdiff.load(folder / "lonely" / "model").model.num_classes == 2

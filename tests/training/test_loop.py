@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
 import sys
 import time
@@ -12,13 +13,19 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 import torch
+from accelerate import tracking
+from accelerate.tracking import GeneralTracker
+from accelerate.utils import LoggerType
 from torch import Tensor, nn
 
 from processes import exit_codes, started
+from vqdiff.foundation import progress
 from vqdiff.foundation.errors import InputError
+from vqdiff.training import logger
 from vqdiff.training.loop import RunConfig, make_accelerator, train
 
 RUN = RunConfig(
@@ -55,6 +62,7 @@ class Line:
 
     trained = False
     compiled = None
+    data_fingerprint = "y = 2x"
     learning_rates: Mapping[str, float] = {}
 
     def __init__(
@@ -187,8 +195,128 @@ def test_runs_are_not_overwritten_and_not_invented(tmp_path: Path) -> None:
 
 def test_another_kind_of_run_is_not_resumed(tmp_path: Path) -> None:
     train(Line, replace(RUN, ema=0.0), tmp_path, resume=False)
+    (tmp_path / "run.json").unlink()  # as of a version that wrote none
     with pytest.raises(InputError, match=r"another network, run\.ema or run\.precision"):
         train(Line, replace(RUN, steps=20), tmp_path, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"batch_size": 8}, "run.batch_size: 4 → 8"),
+        ({"ema": 0.0, "log_every": 1}, "run.ema: 0.9 → 0.0;"),
+        ({"steps": 11}, "run.steps: 12 → 11 (fewer steps end another run)"),
+        ({"seed": 1, "betas": (0.9, 0.9)}, "run.betas: [0.9, 0.99] → [0.9, 0.9]; run.seed: 0 → 1"),
+    ],
+)
+def test_a_run_is_not_resumed_as_another(changed: dict[str, Any], words: str, tmp_path: Path) -> None:
+    train(Line, RUN, tmp_path, resume=False)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def make() -> Line:
+        raise AssertionError("made before the settings were compared")
+
+    with pytest.raises(InputError) as error:
+        train(make, replace(RUN, **changed), tmp_path, resume=True)
+    assert str(error.value).startswith("this would not be the same run: ")
+    assert words in str(error.value)
+    assert "log_every" not in str(error.value)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_run_is_not_resumed_on_other_data(tmp_path: Path) -> None:
+    train(Line, RUN, tmp_path, resume=False)
+
+    class Other(Line):
+        data_fingerprint = "y = 3x"
+
+    with pytest.raises(InputError, match=r"the data of .* are no longer those .*y = 2x → y = 3x"):
+        train(Other, replace(RUN, steps=20), tmp_path, resume=True)
+
+
+def test_what_may_change_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train(Line, RUN, tmp_path, resume=False)
+    capsys.readouterr()
+    longer = replace(RUN, steps=14, log_every=1, accumulation=2)
+    train(Line, longer, tmp_path, resume=True)
+    out = capsys.readouterr().out
+    for line in "run.steps: 12 → 14", "run.log_every: 3 → 1", "run.accumulation: 1 → 2":
+        assert f"changed: {line}\n" in out
+    assert "resuming at step 12 of 14; " in out
+    train(Line, longer, tmp_path, resume=True)
+    assert "changed" not in capsys.readouterr().out
+
+
+def test_there_is_a_line_every_half_minute(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(Line, replace(RUN, log_every=12, preview_every=12), tmp_path / "quick", resume=False)
+    assert "step 5/12" not in capsys.readouterr().out
+    monkeypatch.setattr(logger, "LINE_EVERY", 0)
+    monkeypatch.setattr(progress, "LINE_EVERY", 0.02)
+
+    class Clock:
+        now = 0.0
+
+        @classmethod
+        def monotonic(cls) -> float:
+            cls.now += 0.001
+            return cls.now
+
+    class Slow(Line):
+        def preview(self, model: nn.Module, path: Path) -> None:
+            time.sleep(0.1)
+            Clock.now += 1000
+
+    monkeypatch.setattr(logger, "time", Clock)
+
+    train(Slow, replace(RUN, log_every=12, preview_every=5), tmp_path / "slow", resume=False)
+    out = capsys.readouterr().out
+    assert re.search(r"step 5/12  \S+ images/s  0:00:\d\d left\n", out)
+    assert "evaluating: 0 s so far" in out
+    rate = json.loads((tmp_path / "slow" / "log.jsonl").read_text().splitlines()[-2])["pictures_per_s"]
+    assert rate > 12 * RUN.batch_size / 10  # two previews took 2000 s, which do not count
+
+
+class Remembering(GeneralTracker):
+    """A tracker that remembers what it was told."""
+
+    name = "wandb"
+    requires_logging_directory = False
+    told: ClassVar[list[Any]] = []
+
+    def __init__(self, run_name: str, **settings: Any) -> None:
+        super().__init__()
+        self.told.append(run_name)
+
+    @property
+    def tracker(self) -> None:
+        return None
+
+    def start(self) -> None: ...
+
+    def store_init_configuration(self, values: dict[str, Any]) -> None:
+        self.told.append(values)
+
+    def log(self, values: dict[str, Any], step: int | None = None, **given: Any) -> None:
+        self.told.append((step, values))
+
+    def finish(self) -> None:
+        self.told.append("finished")
+
+
+def test_a_tracker_gets_settings_and_metrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(tracking.LOGGER_TYPE_TO_CLASS, "wandb", Remembering)
+    available = [*tracking.get_available_trackers(), LoggerType.WANDB]
+    monkeypatch.setattr("vqdiff.training.loop.get_available_trackers", lambda: available)
+    monkeypatch.setattr(tracking, "get_available_trackers", lambda: available)
+    monkeypatch.setattr(Remembering, "told", [])
+    train(Line, replace(RUN, trackers=("wandb",)), tmp_path / "named", resume=False)
+    name, settings, *logged, end = Remembering.told
+    assert (name, end) == ("named", "finished")
+    assert settings["run.learning_rate"] == RUN.learning_rate
+    records = [json.loads(line) for line in (tmp_path / "named" / "log.jsonl").read_text().splitlines()]
+    assert [{"step": step, **values} for step, values in logged] == records
 
 
 def test_a_second_sigterm_still_saves(tmp_path: Path) -> None:
@@ -255,8 +383,9 @@ def _resume_in(room: int, folder: Path) -> None:
 
 
 def test_a_tracker_that_is_not_installed_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="pip install wandb"):
-        train(Line, replace(RUN, trackers=("wandb",)), tmp_path, resume=False)
+    with pytest.raises(InputError, match="wandb is not installed: pip install wandb"):
+        train(Line, replace(RUN, trackers=("wandb",)), tmp_path / "run", resume=False)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(("units", "precision"), [(True, "bf16"), (False, "no")])

@@ -14,7 +14,7 @@ import vqdiff
 from vqdiff.foundation.config import read_config
 from vqdiff.foundation.errors import InputError
 from vqdiff.image_tokenizers import CompactTokenizer
-from vqdiff.model import Model, load_component, save_component
+from vqdiff.model import Card, Model, load_component, save_component
 from vqdiff.training import diffusion, tokenizer
 
 SAMPLE = Path(__file__).parents[1] / "fixtures" / "emoji-sample"
@@ -127,6 +127,7 @@ def test_a_trained_model_gains_a_null_condition(trained: Path) -> None:
     assert not torch.allclose(first.model.null(1), tuned.model.null(1), atol=1e-3)
     assert tuned.model.sampling == first.model.sampling
     assert len(tuned("cat", steps=2, guidance=3.0)) == 1
+    assert (tuned.model.card.name, tuned.model.card.trained_on) == ("unnamed", str(trained / "data"))
 
 
 def test_fine_tuning_to_the_empty_caption(trained: Path) -> None:
@@ -152,7 +153,24 @@ def test_a_trained_model_is_trained_further(trained: Path) -> None:
     first, further = (vqdiff.load(trained / stage / "model").model for stage in ("diffusion", "further"))
     torch.testing.assert_close(further.null(1), first.null(1), atol=5e-3, rtol=1e-2)
     assert further.sampling.steps == 7
-    assert further.card.name == first.card.name
+    assert further.card.name == first.card.name == "unnamed"
+    assert further.card.trained_on == str(trained / "data")
+
+
+def test_a_model_trained_further_says_what_both_were_trained_on(trained: Path) -> None:
+    base = Model.load(trained / "diffusion" / "model")
+    licenses = {"weights": "MIT", "drawings": "CC-BY-4.0"}
+    start = trained / "carded"
+    replace(base, card=Card("base", licenses, "drawings", {"psnr": 1.0}, {"denoiser": "a file"}, ("old",))).save(start)
+    changes = [f"start={start}", "card.name=mine", "card.licenses.photos=CC0"]
+    card = diffusion.DiffusionTask(go_on(trained, *changes, "card.trained_on=photos")).parts.card
+    assert (card.name, card.trained_on) == ("mine", "photos; before that: drawings")
+    assert card.licenses == licenses | {"photos": "CC0"}
+    assert (card.origin, card.notes, card.quality) == ({"denoiser": "a file"}, ("old",), {})
+    card = diffusion.DiffusionTask(go_on(trained, *changes, "card.trained_on=drawings")).parts.card
+    assert card.trained_on == "drawings"  # the same once more
+    card = diffusion.DiffusionTask(go_on(trained, f"start={start}")).parts.card
+    assert (card.name, card.trained_on) == ("base, trained further", f"{trained / 'data'}; before that: drawings")
 
 
 def test_a_trained_model_is_sane_where_it_gets_no_worse(trained: Path) -> None:

@@ -8,7 +8,6 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +20,7 @@ from vqdiff.bench.session import Say, Session, check_counts, less, more, picture
 from vqdiff.bench.sizes import random_architecture, step_flops, write_random
 from vqdiff.bench.workers import Worker, take_turns
 from vqdiff.checkpoints.presets import PRESETS, Architecture
-from vqdiff.foundation.errors import InputError
+from vqdiff.foundation.extras import require
 from vqdiff.foundation.progress import track
 from vqdiff.model import Model
 from vqdiff.model.devices import pick_device
@@ -55,8 +54,8 @@ class SamplingOptions:
 
     def __post_init__(self) -> None:
         check_counts(steps=self.steps, batch=self.batches)
-        if self.against_diffusers and find_spec(DIFFUSERS) is None:
-            raise InputError("diffusers is not installed: pip install 'vqdiff[bench]', or measure with --against none")
+        if self.against_diffusers:
+            require("a comparison (there is none with --against none)", "bench")
 
     @property
     def programs(self) -> dict[str, MeasuredPrecision]:

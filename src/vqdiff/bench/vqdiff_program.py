@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import CLIPTextModel, CLIPTokenizer  # noqa: F401  counts as a library, not as the program's memory
 
 from vqdiff.bench import MeasuredPrecision
 from vqdiff.bench.programs import (
@@ -31,6 +31,9 @@ from vqdiff.model import BoundDenoiser, Job
 from vqdiff.model.devices import pick_device
 from vqdiff.pipeline import load
 from vqdiff.sampling import Canvas, Frame, get_sampler, run
+
+with suppress(ImportError):
+    from transformers import CLIPTextModel, CLIPTokenizer  # noqa: F401  counts as a library, not as the program's memory
 
 
 class VQDiff:

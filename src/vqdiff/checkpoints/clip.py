@@ -14,6 +14,7 @@ from torch import Tensor
 from vqdiff.checkpoints.reading import StateDict, count, listed, shape_of
 from vqdiff.denoisers.classic import ClassicConfig
 from vqdiff.foundation.errors import InputError
+from vqdiff.foundation.extras import require
 from vqdiff.foundation.files import read_json
 from vqdiff.text import ClipTextEncoder, NullCondition, NullConfig
 
@@ -70,6 +71,7 @@ def read_clip(state: StateDict, prefix: str = "", *, shapes_only: bool = False) 
 
 def read_clip_folder(folder: Path, tokenizer: Path, state: StateDict, *, shapes_only: bool = False) -> ClipTextEncoder:
     """Read a transformers CLIP text encoder: ``state`` with the names of any version, the rest from folders."""
+    require("a CLIP text encoder", "clip")
     from transformers import CLIPTokenizer
 
     config = read_json(folder / "config.json")
@@ -86,6 +88,7 @@ def read_clip_folder(folder: Path, tokenizer: Path, state: StateDict, *, shapes_
 
 def text_model(config: dict[str, Any], state: StateDict, *, shapes_only: bool = False) -> CLIPTextModel:
     """Make a transformers ``CLIPTextModel`` with the weights ``state``, named without ``text_model.``, as float32."""
+    require("a CLIP text encoder", "clip")
     from transformers import CLIPTextConfig, CLIPTextModel
     from transformers.utils import logging
 

@@ -15,6 +15,7 @@ from cyclopts import App, CycloptsError
 
 from vqdiff import __version__
 from vqdiff.foundation.errors import InputError, InputWarning
+from vqdiff.foundation.extras import extras_with, message
 
 app = App(
     name="vqdiff",
@@ -33,11 +34,15 @@ app.command("vqdiff.cli.vary:vary", help="Noise an image part of the way and sam
 app.command("vqdiff.cli.vary:revise", help="Resample the least confident tokens of an image.")
 app.command("vqdiff.cli.redraw:redraw", help="Make an image again from the record inside it, and compare.")
 app.command("vqdiff.cli.convert:convert", help="Convert a model to a model folder or a diffusers folder.")
+app.command("vqdiff.cli.push:push", help="Upload a model to the Hugging Face Hub, with a page.")
+app.command("vqdiff.cli.export:export", help="Write a model as graphs for ONNX Runtime, OpenVINO or PyTorch.")
 app.command("vqdiff.cli.info:info", help="Describe a model, or how an image was made.")
 app.command("vqdiff.cli.data:app", name="data", help="Build, check and tokenize sets of images with captions.")
 app.command("vqdiff.cli.train:app", name="train", help="Train an image tokenizer, a diffusion model or a scorer.")
 app.command("vqdiff.cli.evaluate:evaluate", help="Evaluate a model by a protocol.")
 app.command("vqdiff.cli.serve:serve", help="Serve models over HTTP, with a web page.")
+app.command("vqdiff.cli.mcp:mcp", help="Serve tools to a program with a language model (MCP).")
+app.command("vqdiff.cli.schema:schema", help="Print commands, settings, samplers and the HTTP API as JSON.")
 app.command("vqdiff.cli.bench:app", name="bench", help="Measure speed and memory, compared with diffusers or alone.")
 app.command("vqdiff.cli.study:study", help="Measure a grid of settings: a table, a plot and images.")
 app.register_install_completion_command(help="Install completion of commands and options: bash, zsh or fish.")
@@ -60,8 +65,8 @@ def main(arguments: list[str] | None = None) -> None:
         except ModuleNotFoundError as error:
             if (error.name or "vqdiff").startswith("vqdiff"):
                 raise
-            extras = "pip install 'vqdiff[train,eval]', or 'vqdiff[serve]' to serve"
-            _stop(f"this command needs the package {error.name}: {extras}")
+            module = str(error.name).partition(".")[0]
+            _stop(message("this command", [module], extras_with(module)))
         except KeyboardInterrupt:
             sys.exit(130)
         except SystemExit as end:

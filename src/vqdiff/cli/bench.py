@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from vqdiff.bench.report import Report
 
 Output = Annotated[Path | None, Parameter(name=["--output", "-o"])]
-Batches = Annotated[tuple[int, ...], Parameter(name="--batch", consume_multiple=True, negative="")]
+Batches = Annotated[tuple[int, ...], Parameter(name="--batch", consume_multiple=True, negative="", show_default=False)]
 
 app = App(name="bench", help="Measure speed and memory, compared with diffusers or alone; run nothing else meanwhile.")
 
@@ -99,7 +99,7 @@ def training(
     steps
         Steps to time.
     batches
-        Images per step; several numbers give several rows.
+        Images per step; several numbers give several rows (default: 8).
     output
         A folder for the results as JSON and Markdown, named by date.
     """

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, Parameter
 
+from vqdiff.foundation.extras import READING, require
+
 if TYPE_CHECKING:
     from vqdiff.interfaces import ImageTokenizer
 
@@ -86,6 +88,8 @@ def check(
         time: Time the default networks on this machine for some seconds, to estimate the cost of an epoch.
         device: The device to time: auto, cpu, cuda or cuda:1.
     """
+    require("reading a set", "train", *READING)
+
     from vqdiff.data.check import check as check_data
     from vqdiff.data.image_set import cache_home
     from vqdiff.foundation.errors import InputError
@@ -156,6 +160,8 @@ def tokens(
         batch_size: Images encoded together.
         device: auto, cpu, cuda or cuda:1.
     """
+    require("reading a set", "train", *READING)
+
     from vqdiff.data import Views, tokenize
     from vqdiff.data.splits import split_names
     from vqdiff.foundation.errors import InputError

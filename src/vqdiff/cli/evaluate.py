@@ -6,6 +6,7 @@ from pathlib import Path
 
 from vqdiff.cli.options import Changes
 from vqdiff.foundation.config import Precision
+from vqdiff.foundation.extras import require
 
 
 def evaluate(
@@ -34,6 +35,8 @@ def evaluate(
     precision
         auto, float32, bfloat16 or int8 (CPUs only): what the networks compute with.
     """
+    require("evaluation", "eval")
+
     from vqdiff.evaluation.evaluate import Evaluation
     from vqdiff.evaluation.evaluate import evaluate as run
     from vqdiff.evaluation.generation import only_main_process

@@ -28,7 +28,7 @@ def generate(
     stdin: Annotated[bool, Parameter(name=["--stdin", "-"], negative="")] = False,
     output: OutputOptions = OutputOptions(),
     images: DrawOptions = DrawOptions(),
-    label: Annotated[tuple[int, ...], Parameter(negative="")] = (),
+    label: Annotated[tuple[str, ...], Parameter(negative="", show_default=False)] = (),
     unconditional: Annotated[bool, Parameter(negative="")] = False,
     like: Path | None = None,
     preset: str | None = None,
@@ -55,7 +55,7 @@ def generate(
     stdin
         Read prompts from standard input, likewise.
     label
-        Labels to generate, for a class-conditional model.
+        A class to generate, by its number or name, for a class-conditional model; may be repeated.
     unconditional
         Generate without a prompt, for an unconditional model.
     like
@@ -71,7 +71,8 @@ def generate(
     confidence
         Also write the first image's confidence (purity) at every step as a sheet of heat maps.
     """
-    wanted = [*prompts, *_read_prompts(prompts_file, stdin), *label]
+    labels = [int(one) if one.isdecimal() else one for one in label]
+    wanted = [*prompts, *_read_prompts(prompts_file, stdin), *labels]
     for name, value in (("batch-size", batch_size), ("columns", columns)):
         if value is not None:
             whole(f"--{name}", value, least=1)

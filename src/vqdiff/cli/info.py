@@ -16,6 +16,7 @@ def info(
     model: str = "emoji",
     *,
     image_tokenizer: Path | None = None,
+    credits: bool = False,
     json_output: Json = False,
 ) -> None:
     """Describe a model: kind, parts and their origin, sizes, schedule, licences, measured quality.
@@ -32,6 +33,8 @@ def info(
         an image.
     image_tokenizer
         The image codec's file, if a checkpoint does not contain it.
+    credits
+        Print instead whose works the model contains and derives from, and their licences.
     json_output
         Print JSON.
     """
@@ -48,6 +51,9 @@ def info(
     from vqdiff.model.finding import find
 
     path = find(model)
+    if credits:
+        print(_credits(path))
+        return
     parts = read(path, {"image_tokenizer": image_tokenizer}, shapes_only=True)  # names and shapes only
     if isinstance(parts, Model):
         record = {"kind": kind_of(path), **_describe(parts)}
@@ -80,6 +86,20 @@ def _plain(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
+def _credits(path: Path) -> str:
+    """The model's CREDITS.md, or the licences in its description."""
+    from vqdiff.checkpoints import read
+    from vqdiff.foundation.errors import InputError
+    from vqdiff.model import Model
+
+    if (file := path / "CREDITS.md").is_file():
+        return file.read_text("utf-8").rstrip()
+    parts = read(path, {}, shapes_only=True)
+    if isinstance(parts, Model) and parts.card.licenses:
+        return "\n".join(f"{part}: {license}" for part, license in parts.card.licenses.items())
+    raise InputError(f"{path} says nothing about licences: ask where it comes from")
+
+
 def _describe(model: Model) -> dict[str, Any]:
     import dataclasses
 
@@ -91,6 +111,7 @@ def _describe(model: Model) -> dict[str, Any]:
         "hash": None if model.fingerprint == "unsaved" else model.fingerprint,
         "denoiser": ", ".join(filter(None, [type(model.denoiser).__name__, _sizes(model.denoiser.config)])),
         "condition": _condition(model),
+        "classes": model.class_names,
         "null": _null(model),
         "tokens": model.num_tokens,
         "codes": model.schedule.num_codes,

@@ -29,7 +29,7 @@ Quiet = Annotated[bool, Parameter(name=["--quiet", "-q"], negative="")]
 Json = Annotated[bool, Parameter(name="--json", negative="")]
 """``--json``: print a record instead of a line."""
 
-Changes = Annotated[tuple[str, ...], Parameter(name="--set", negative="")]
+Changes = Annotated[tuple[str, ...], Parameter(name="--set", negative="", show_default=False)]
 """``--set key=value``, may be repeated: changes to a configuration file."""
 
 

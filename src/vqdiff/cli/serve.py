@@ -8,11 +8,12 @@ from cyclopts import Parameter
 
 from vqdiff.foundation.config import Precision
 from vqdiff.foundation.errors import InputError, InputWarning
+from vqdiff.foundation.extras import EXTRAS, require
 
 
 def serve(
     *,
-    model: Annotated[tuple[str, ...], Parameter(negative="")] = ("emoji",),
+    model: Annotated[tuple[str, ...], Parameter(negative="", show_default=", ".join)] = ("emoji",),
     device: str = "auto",
     precision: Precision = "auto",
     batch_invariant: bool = False,
@@ -20,7 +21,7 @@ def serve(
     port: int = 8000,
     page: bool = True,
     token: Annotated[str | None, Parameter(env_var="VQDIFF_TOKEN")] = None,
-    allowed_host: Annotated[tuple[str, ...], Parameter(negative="")] = (),
+    allowed_host: Annotated[tuple[str, ...], Parameter(negative="", show_default=False)] = (),
     replicas: int | None = None,
     max_rows: int | None = None,
     max_waiting: int = 64,
@@ -89,23 +90,19 @@ def serve(
     header_timeout
         Seconds until the header of a request is complete (default: 10); not with --replicas.
     """
+    require("serving", "serve", *(name for name in EXTRAS["serve"] if page or name != "gradio"))
+    if replicas is not None:
+        require("serving replicas", "ray")
+
     import signal
     import socket
     import warnings
-    from importlib.util import find_spec
     from ipaddress import ip_address
 
-    try:
-        import uvicorn
-
-        from vqdiff.serving.api import create_app, quieten
-
-        if page and find_spec("gradio") is None:  # imported last, as it takes seconds
-            raise ModuleNotFoundError(name="gradio")
-    except ModuleNotFoundError as error:
-        raise InputError(f"serving needs {error.name}: pip install 'vqdiff[serve]'") from error
+    import uvicorn
 
     from vqdiff.pipeline import load
+    from vqdiff.serving.api import create_app, quieten
     from vqdiff.serving.connections import ConnectionLimits, config_of
     from vqdiff.serving.engine import Engine, default_rows
     from vqdiff.serving.hosts import AllowedHosts
@@ -129,12 +126,7 @@ def serve(
     if token is None and not ip_address(listener.getsockname()[0]).is_loopback:
         warning = f"other machines can reach {host or 'every address'} and there is no token: all of them can use it"
         warnings.warn(f"{warning}; set VQDIFF_TOKEN", InputWarning, stacklevel=1)
-    sources = dict[str, str]()
-    for one in model:
-        name, named, source = one.partition("=")
-        if name in sources:
-            raise InputError(f"two models have the name {name!r}: rename one, --model other={source or name}")
-        sources[name] = source if named else one
+    sources = named_sources(model)
     if replicas is not None:
         from vqdiff.serving import cluster
 
@@ -160,3 +152,14 @@ def serve(
     at = f"http://{host}:{listener.getsockname()[1]}/{'' if page else 'docs'}"
     print(f"{at}: {', '.join(pipes)}, {rows} images at once", flush=True)
     uvicorn.Server(config).run(sockets=[listener])
+
+
+def named_sources(given: tuple[str, ...]) -> dict[str, str]:
+    """Return sources of models by name, as given on the command line: name=source or source."""
+    sources = dict[str, str]()
+    for one in given:
+        name, named, source = one.partition("=")
+        if name in sources:
+            raise InputError(f"two models have the name {name!r}: rename one, --model other={source or name}")
+        sources[name] = source if named else one
+    return sources

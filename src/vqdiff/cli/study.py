@@ -6,6 +6,7 @@ from pathlib import Path
 
 from vqdiff.cli.options import Changes
 from vqdiff.foundation.config import Precision
+from vqdiff.foundation.extras import require
 
 
 def study(*configs: Path, set: Changes = (), device: str = "auto", precision: Precision = "auto") -> None:
@@ -24,6 +25,8 @@ def study(*configs: Path, set: Changes = (), device: str = "auto", precision: Pr
     precision
         auto, float32, bfloat16 or int8 (CPUs only): what the networks compute with.
     """
+    require("a study", "eval")
+
     from vqdiff.evaluation.study import Study, run_study
     from vqdiff.foundation.config import read_config
     from vqdiff.foundation.errors import InputError

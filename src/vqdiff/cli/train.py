@@ -7,6 +7,7 @@ from pathlib import Path
 from cyclopts import App
 
 from vqdiff.cli.options import Changes
+from vqdiff.foundation.extras import TRAINING, require
 
 app = App(name="train", help="Train an image tokenizer, a diffusion model, or a scorer.")
 
@@ -26,6 +27,8 @@ def tokenizer(config: Path, *, set: Changes = (), resume: bool = False, sanity: 
     sanity
         Write nothing; only check whether a single batch can be learnt.
     """
+    require("training", "train", *TRAINING)
+
     from vqdiff.foundation.config import read_config
     from vqdiff.training.tokenizer import TokenizerTraining, train_tokenizer
 
@@ -47,6 +50,8 @@ def diffusion(config: Path, *, set: Changes = (), resume: bool = False, sanity: 
     sanity
         Write nothing; only check whether a single batch can be learnt.
     """
+    require("training", "train", *TRAINING)
+
     from vqdiff.foundation.config import read_config
     from vqdiff.training.diffusion import DiffusionTraining, train_diffusion
 
@@ -68,6 +73,8 @@ def guidance(config: Path, *, set: Changes = (), resume: bool = False, sanity: b
     sanity
         Write nothing; only check whether a single batch can be learnt.
     """
+    require("training", "train", *TRAINING)
+
     from vqdiff.foundation.config import read_config
     from vqdiff.training.diffusion import GuidanceTraining, train_diffusion
 
@@ -85,6 +92,8 @@ def scorer(config: Path, *, set: Changes = ()) -> None:
     set
         Change one of its values, e.g. --set epochs=10. May be repeated.
     """
+    require("training a scorer", "eval")
+
     from vqdiff.evaluation.scorer_training import ScorerTraining, train_scorers
     from vqdiff.foundation.config import read_config
 

@@ -13,6 +13,7 @@ from typing import Any
 from vqdiff.data.shards import picture_column, reader
 from vqdiff.data.sources import Row, Source, digest, file_stamps, read_inside
 from vqdiff.foundation.errors import InputError
+from vqdiff.foundation.extras import require
 from vqdiff.foundation.images import ImageError
 
 
@@ -104,8 +105,7 @@ def fetch(path: str, attempts: int = 4, pause: float = 1.0) -> bytes:
 
 
 def _datasets() -> ModuleType:
-    try:
-        import datasets
-    except ModuleNotFoundError as error:
-        raise InputError("this data set needs the library datasets: pip install 'vqdiff[train]'") from error
+    require("this data set", "train", "datasets")
+    import datasets
+
     return datasets

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any, overload
+from typing import Any, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vqdiff.data.sources import Row, order_classes
 from vqdiff.foundation.errors import InputError
+from vqdiff.foundation.extras import require
 from vqdiff.foundation.files import has_lone_surrogates
 
 CAPTION_COLUMNS = ("captions", "caption", "text", "prompt")  # in upper or lower case, as are those of labels
@@ -25,10 +26,9 @@ Table = Any
 
 def arrow() -> ModuleType:
     """Import pyarrow; InputError if it is not installed."""
-    try:
-        import pyarrow
-    except ModuleNotFoundError as error:
-        raise InputError("data sets need more packages: pip install 'vqdiff[train]'") from error
+    require("reading a set", "train", "pyarrow")
+    import pyarrow
+
     return pyarrow
 
 
@@ -76,6 +76,21 @@ def _require(given: Sequence[bool], names: Sequence[str], what: str) -> None:
             f"{name} has no {what} ({missing:,} of {len(given):,} images have none): give each one, or train a model "
             "that needs none; `vqdiff data check` lists them"
         )
+
+
+AnyRows = TypeVar("AnyRows", bound=Rows)
+
+
+def captioned(rows: AnyRows) -> AnyRows:
+    """Return the same rows with captions; those of a set of classes alone are their names.
+
+    Raises InputError if an image has none.
+    """
+    if rows.class_names and rows.labels is not None and not any(rows.captions):
+        rows.require_labels()
+        return replace(rows, captions=[[rows.class_names[label]] for label in rows.labels])
+    rows.require_captions()
+    return rows
 
 
 def emphasised(rows: Rows, emphasis: Mapping[str, Mapping[str, float]]) -> Weights:

@@ -109,14 +109,17 @@ def find(data: str | Path, split: str) -> Source:
         return _hold_out(splits["train"](), test=split == "test")
     found = [splits[name]() for name in called(split, splits)]
     if not found:
-        raise InputError(f"{data} has no split {split!r}; it has {', '.join(splits)}")
+        raise InputError(f"{data} has no split {split!r}; it has {', '.join(_with_held_out(splits))}")
     return found[0] if len(found) == 1 else _join(found)
 
 
 def split_names(data: str | Path) -> list[str]:
     """The names of a set's splits. If a set has only ``train``, a fixed 2 % of its images are ``test``."""
-    names = list(find_splits(data))
-    return ["train", "test"] if names == ["train"] else names
+    return _with_held_out(find_splits(data))
+
+
+def _with_held_out(names: Iterable[str]) -> list[str]:
+    return ["train", "test"] if list(names) == ["train"] else list(names)
 
 
 def called(split: str, names: Iterable[str]) -> list[str]:

@@ -191,13 +191,13 @@ class ModernDenoiser(nn.Module):
     def _to_patches(self, x: Shaped[Tensor, "B L E"]) -> Shaped[Tensor, "B P F"]:
         p = self.config.patch_size
         side = self.config.grid_size // p
-        return x.unflatten(1, (side, p, side, p)).permute(0, 1, 3, 2, 4, 5).reshape(len(x), side * side, -1)
+        return x.unflatten(1, (side, p, side, p)).permute(0, 1, 3, 2, 4, 5).reshape(x.shape[0], side * side, -1)
 
     def _to_tokens(self, x: Float[Tensor, "B P F"]) -> Float[Tensor, "B L E"]:
         p = self.config.patch_size
         side = self.config.grid_size // p
-        x = x.view(len(x), side, side, p, p, -1).permute(0, 1, 3, 2, 4, 5)
-        return x.reshape(len(x), self.config.grid_size**2, -1)
+        x = x.view(x.shape[0], side, side, p, p, -1).permute(0, 1, 3, 2, 4, 5)
+        return x.reshape(x.shape[0], self.config.grid_size**2, -1)
 
 
 class Block(nn.Module):

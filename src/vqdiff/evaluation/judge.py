@@ -7,6 +7,7 @@ import json
 import platform
 import shlex
 import sys
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from torch import Tensor
 
 import vqdiff
 from vqdiff.data import ImageSet, load
+from vqdiff.data.rows import captioned
 from vqdiff.denoisers.packed import precision_of
 from vqdiff.evaluation.code_hash import foreign_hash, source_hash
 from vqdiff.evaluation.generation import draw, only_main_process, processes
@@ -26,13 +28,14 @@ from vqdiff.evaluation.protocol import Measurement, Result, Subject
 from vqdiff.evaluation.scoring import Scoring
 from vqdiff.evaluation.trial import Cell, Null, Trial
 from vqdiff.foundation.config import Precision
-from vqdiff.foundation.errors import InputError
+from vqdiff.foundation.errors import InputError, InputWarning
 from vqdiff.foundation.images import batches
 from vqdiff.foundation.shapes import Int
 from vqdiff.image_tokenizers import code_use
 from vqdiff.metrics import Estimate, psnr, structural_similarity, summary
 from vqdiff.pipeline import Pipeline
 from vqdiff.pipeline import load as load_pipeline
+from vqdiff.requests import conditions_of
 from vqdiff.sampling import get_sampler
 from vqdiff.sampling.plan import PlanInput
 from vqdiff.text import NullCondition
@@ -56,26 +59,36 @@ class Judge:
             raise InputError(f"the models generate images of different sizes, {sizes}: measure them one by one")
         self.image_size = next(iter(sizes.values()))
         self.wanted = self._wanted()
-        reference = load(trial.data, trial.reference, self.image_size)
-        self.num_reference, self.reference_hash = len(reference), _hash_pixels(reference)
         trial.check_seeds(len(self.wanted))
-        self.scoring = Scoring(trial, self.wanted, reference)
-        self.captions = self.scoring.captions
+        trial.check_captions([texts[0] for texts in self.wanted.captions])
         for cell in cells:
             self._check(cell)
+        reference = load(trial.data, trial.reference, self.image_size)
+        trial.check_reference(len(reference))
+        self.num_reference, self.reference_hash = len(reference), _hash_pixels(reference)
+        self.scoring = Scoring(trial, self.wanted, reference)
+        self.captions = self.scoring.captions
+        with only_main_process() as main:
+            if main and (left_out := self.scoring.left_out()):
+                columns = ", ".join(dict.fromkeys(left_out.values()))
+                what = f"{trial.data} has no column {columns}, so these scores are left out: {', '.join(left_out)}"
+                warnings.warn(what, InputWarning, stacklevel=1)
 
     def _check(self, cell: Cell) -> None:
+        """Raise InputError if the cell's model does not take the captions, or cannot be guided."""
         model = self.pipe(cell).model
+        if cell.reconstruct:
+            return
+        conditions_of(model, [texts[0] for texts in self.wanted.captions])
         if self.settings(cell)["guidance"] != 1 and model.null(1) is None:
             raise InputError(f"{cell.model} has no null condition, so it cannot be guided: use guidance 1")
 
     def _wanted(self) -> ImageSet:
-        """The rows from whose captions images are generated."""
-        rows = load(self.trial.data, self.trial.prompts, self.image_size)
-        rows.require_captions()
+        """The rows from whose captions images are generated; those of a set of classes alone are their names."""
+        rows = captioned(load(self.trial.data, self.trial.prompts, self.image_size))
         count = self.trial.num_pictures or len(rows)
         if count > len(rows):
-            raise InputError(f"num_pictures is {count}: {self.trial.prompts} has {len(rows)}")
+            raise InputError(f"num_pictures is {count}: {self.trial.prompts} has {len(rows)} images")
         chosen = np.linspace(0, len(rows) - 1, count).round().astype(int)
         columns = {name: values[chosen] for name, values in rows.columns.items()}
         captions = [rows.captions[int(row)] for row in chosen]

@@ -34,6 +34,11 @@ class Probe:
     classes: tuple[str, ...]
     only: str | None = None
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that the factor needs."""
+        return (self.column,) if self.only is None else (self.column, self.only)
+
     def labels(self, columns: Mapping[str, NDArray[Any]]) -> Int[Tensor, "N"]:
         """The class of every row, -1 where the factor does not apply."""
         number = {name: index for index, name in enumerate(self.classes)}
@@ -107,14 +112,18 @@ class Scorer(nn.Module):
         """Class scores of one factor."""
         return self.probes[factor]((features - self.centre) / self.scale)
 
+    def labels(self, columns: Mapping[str, NDArray[Any]]) -> dict[str, Int[Tensor, "N"]]:
+        """The classes of all rows, for every factor that has its columns and applies to any row."""
+        probes = {factor: probe for factor, probe in self.config.probes.items() if set(probe.columns) <= set(columns)}
+        labels = {factor: probe.labels(columns) for factor, probe in probes.items()}
+        return {factor: classes for factor, classes in labels.items() if (classes >= 0).any()}
+
     def accuracy(self, features: Float[Tensor, "N D"], columns: Mapping[str, NDArray[Any]]) -> dict[str, float]:
-        """The share of correctly classified images, for every factor that applies to any of them."""
+        """The share of correctly classified images, for every factor in `labels`."""
         shares = dict[str, float]()
-        for factor, probe in self.config.probes.items():
-            labels = probe.labels(columns)
+        for factor, labels in self.labels(columns).items():
             known = labels >= 0
-            if known.any():
-                shares[factor] = float((self.probe(factor, features[known]).argmax(1) == labels[known]).double().mean())
+            shares[factor] = float((self.probe(factor, features[known]).argmax(1) == labels[known]).double().mean())
         return shares
 
     def project(self, features: Float[Tensor, "B D"]) -> Float[Tensor, "B components"]:

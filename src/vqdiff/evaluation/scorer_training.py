@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, logsigmoid
 
 from vqdiff.data import ImageSet, load
+from vqdiff.data.rows import captioned
 from vqdiff.evaluation.scorer import Probe, Scorer, ScorerConfig, mean_states
 from vqdiff.foundation.errors import InputError
 from vqdiff.foundation.files import atomic_path
@@ -21,7 +22,11 @@ from vqdiff.foundation.images import batches
 from vqdiff.metrics import retrieved
 from vqdiff.metrics.features import EfficientNetFeatures, EfficientNetLite0, file_hash
 from vqdiff.model import save_component
+from vqdiff.model.finding import find_part
 from vqdiff.text import TextEncoder
+
+_CHOICES = 100
+"""Captions that R-precision chooses among, where there are so many."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,7 @@ class ScorerTraining:
     data: str | Path
     output: Path
     text_encoder: Path
+    """A text encoder, or a model whose encoder to use, as `find_part` takes it; the scores need that of "emoji"."""
     heads: dict[str, Head]
     """One scorer per head: one for choosing settings, another for reporting the results."""
     probes: dict[str, Probe] = field(default_factory=dict)
@@ -66,9 +72,9 @@ class FeatureSet:
     @classmethod
     def of(cls, pictures: ImageSet, network: EfficientNetLite0, encoder: TextEncoder) -> FeatureSet:
         """Compute the features of a split."""
+        pictures = captioned(pictures)
         texts = sorted({text for row in pictures.captions for text in row})
         number = {text: index for index, text in enumerate(texts)}
-        pictures.require_captions()
         views = [network(pixels) for pixels in batches(pictures.pixels)]
         return cls(
             pictures,
@@ -88,7 +94,8 @@ def train_scorers(config: ScorerTraining) -> None:
     for name in config.heads:
         if (config.output / name).exists():
             raise InputError(f"{config.output / name} exists: choose another output")
-    network, encoder = EfficientNetLite0(), TextEncoder(config.text_encoder)
+    folder = find_part(config.text_encoder, "text_encoder")
+    network, encoder, text_hash = EfficientNetLite0(), TextEncoder(folder), file_hash(folder / "model.safetensors")
     sets = dict[str, FeatureSet]()
     for split in (config.train, *config.held_out):
         print(f"features: {split}", flush=True)
@@ -98,7 +105,7 @@ def train_scorers(config: ScorerTraining) -> None:
                 if column is not None and column not in sets[split].pictures.columns:
                     raise InputError(f"the data has no column {column!r} for a probe")
     for name, head in config.heads.items():
-        scorer = _train(config, head, sets[config.train])
+        scorer = _train(config, head, sets[config.train], text_hash)
         quality = {split: _quality(scorer, one) for split, one in sets.items()}
         folder = config.output / name
         save_component(scorer, folder, torch.float16)
@@ -113,7 +120,7 @@ def train_scorers(config: ScorerTraining) -> None:
         print(f"{folder}: {json.dumps(quality, indent=2)}", flush=True)
 
 
-def _train(config: ScorerTraining, head: Head, data: FeatureSet) -> Scorer:
+def _train(config: ScorerTraining, head: Head, data: FeatureSet, text_hash: str) -> Scorer:
     torch.manual_seed(head.seed)
     random = np.random.default_rng(head.seed)
     features = data.views.final if head.view == "final" else data.views.middle
@@ -123,13 +130,13 @@ def _train(config: ScorerTraining, head: Head, data: FeatureSet) -> Scorer:
             features.shape[1],
             data.texts.shape[1],
             config.probes,
-            file_hash(config.text_encoder / "model.safetensors"),
+            text_hash,
             hidden=head.hidden,
         )
     )
     scorer.measure(features)
     labels = {name: probe.labels(data.pictures.columns) for name, probe in config.probes.items()}
-    steps = config.epochs * len(features) // config.batch_size
+    steps = max(1, config.epochs * len(features) // config.batch_size)
     optimizer = torch.optim.AdamW(scorer.parameters(), config.learning_rate, weight_decay=config.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.learning_rate, steps)
     weights, start = data.pictures.weights, time.monotonic()
@@ -167,10 +174,12 @@ def _contrastive(scorer: Scorer, similarity: Tensor, captions: Tensor, kind: str
 def _quality(scorer: Scorer, data: FeatureSet) -> dict[str, Any]:
     """R-precision and mean cosine with every image's first caption, and the accuracy of every probe."""
     features = scorer.view(data.views)
-    first = [row[0] for row in data.captions]
+    first, captions = [row[0] for row in data.captions], [row[0] for row in data.pictures.captions]
     pictures, texts = scorer.pictures(features), scorer.texts(data.texts[first])
-    right = retrieved(pictures, texts, [row[0] for row in data.pictures.captions])
-    quality = {"pictures": len(features), "r_precision": round(float(right.float().mean()), 4)}
+    quality = dict[str, Any](pictures=len(features), choices=min(_CHOICES, len(set(captions))))
+    if quality["choices"] > 1:
+        right = retrieved(pictures, texts, captions, choices=quality["choices"])
+        quality["r_precision"] = round(float(right.float().mean()), 4)
     quality["text_score"] = round(float((pictures * texts).sum(1).mean()), 4)
     accuracy = scorer.accuracy(features, data.pictures.columns)
     return quality | {f"{name}_accuracy": round(value, 4) for name, value in accuracy.items()}

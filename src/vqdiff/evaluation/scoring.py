@@ -13,7 +13,6 @@ from torch import Tensor
 from vqdiff.data import ImageSet
 from vqdiff.evaluation.scorer import Scorer, load_scorer, mean_states, scorer_text_encoder, scorers_folder
 from vqdiff.evaluation.trial import Trial
-from vqdiff.foundation.errors import InputError
 from vqdiff.foundation.images import batches
 from vqdiff.metrics import (
     frechet_distance,
@@ -26,9 +25,6 @@ from vqdiff.metrics import (
 from vqdiff.metrics.features import CLIP, EfficientNetFeatures, EfficientNetLite0, Inception, Network
 from vqdiff.model.components import fingerprint
 
-_FEWEST = 10
-"""Number of images below which neighbourhoods and splits are meaningless."""
-
 
 class Scoring:
     """The networks of a trial, and the scores of images generated from the captions of ``wanted``."""
@@ -36,13 +32,6 @@ class Scoring:
     def __init__(self, trial: Trial, wanted: ImageSet, reference: ImageSet) -> None:
         self.trial, self.wanted = trial, wanted
         self.captions = [texts[0] for texts in wanted.captions]
-        if (different := len(set(self.captions))) < trial.choices:
-            raise InputError(
-                f"{len(self.captions)} images have {different} different captions, fewer than choices = "
-                f"{trial.choices}: raise num_pictures or lower choices"
-            )
-        if min(len(self.captions), len(reference)) < _FEWEST:
-            raise InputError(f"at least {_FEWEST} images are needed: raise num_pictures")
         self.network = EfficientNetLite0()
         self.folders = {
             Path(name).name: found if (found := scorers_folder() / name).is_dir() else Path(name)
@@ -122,12 +111,20 @@ class Scoring:
     def _r_precision(self, pictures: Tensor, texts: Tensor) -> float:
         return float(retrieved(pictures, texts, self.captions, choices=self.trial.choices).double().mean())
 
+    def left_out(self) -> dict[str, str]:
+        """The probes whose columns the data lack: the name of the score, and the first missing column."""
+        return {
+            f"{factor}_accuracy_{name}": missing[0]
+            for name, scorer in self.scorers.items()
+            for factor, probe in scorer.config.probes.items()
+            if (missing := [column for column in probe.columns if column not in self.wanted.columns])
+        }
+
     def names(self) -> list[str]:
         """The names of the scores of images generated from captions."""
         names = ["fd_effnet", "kd_effnet", "precision", "recall", "density", "coverage"]
         for name, scorer in self.scorers.items():
-            factors = [f for f, probe in scorer.config.probes.items() if (probe.labels(self.wanted.columns) >= 0).any()]
-            factors += ["role"] if "role" in self.wanted.columns else []
+            factors = [*scorer.labels(self.wanted.columns), *(["role"] if "role" in self.wanted.columns else [])]
             names += [f"text_score_{name}", f"r_precision_{name}", *(f"{factor}_accuracy_{name}" for factor in factors)]
         names += ["fid", "kid", "inception_score"] if self.inception else []
         return names + (["clip_score", "r_precision_clip"] if self.clip else [])

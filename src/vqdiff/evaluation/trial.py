@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -10,6 +11,9 @@ from typing import TYPE_CHECKING, Literal
 from vqdiff.foundation.errors import InputError
 from vqdiff.foundation.options import derived
 from vqdiff.settings import SamplingSettings
+
+_FEWEST = 10
+"""Number of images below which neighbourhoods and splits are meaningless."""
 
 Null = Literal["own", "empty", "zero"]
 """The model's own null condition; that of the empty caption; zeros."""
@@ -21,7 +25,7 @@ class Trial:
 
     data: str | Path
     prompts: str = "test_style"
-    """The split from whose captions images are generated, one each."""
+    """The split from whose captions images are generated, one each; of a set of classes alone, from their names."""
     reference: str = "test_style"
     """The split of real images to compare with."""
     num_pictures: int = 0
@@ -46,6 +50,22 @@ class Trial:
                 raise InputError(f"{name} is empty: give at least one")
         if self.batch_size < 1 or self.num_pictures < 0 or self.choices < 2:
             raise InputError("batch_size must be at least 1, num_pictures at least 0 and choices at least 2")
+
+    def check_captions(self, captions: Sequence[str]) -> None:
+        """Raise InputError if there are too few captions, or too few different ones to choose among."""
+        found, more = len(captions), "raise num_pictures or add images" if self.num_pictures else "add images"
+        if found < _FEWEST:
+            raise InputError(f"{self.prompts} gives {found} captions, and at least {_FEWEST} images are needed: {more}")
+        if (different := len(set(captions))) < self.choices:
+            raise InputError(
+                f"choices is {self.choices}, and the {found} images of {self.prompts} have {different} different "
+                f"captions: set trial.choices to {different} or less, or {more}"
+            )
+
+    def check_reference(self, num_reference: int) -> None:
+        """Raise InputError if there are too few real images."""
+        if num_reference < _FEWEST:
+            raise InputError(f"{self.reference} has {num_reference} images, at least {_FEWEST} are needed: add images")
 
     def check_seeds(self, num_pictures: int) -> None:
         """Raise InputError if two repetitions would use the same seeds."""

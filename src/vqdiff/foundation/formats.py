@@ -12,13 +12,13 @@ import json
 import os
 import warnings
 from collections.abc import Iterable, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 from xml.etree import ElementTree
 from xml.sax.saxutils import escape
 
 from vqdiff.foundation.errors import InputError, InputWarning
+from vqdiff.foundation.extras import require
 from vqdiff.foundation.records import parameters, parse_parameters
 
 if TYPE_CHECKING:
@@ -51,8 +51,8 @@ def available(name: str) -> Format:
     known = SUFFIXES.get(f".{name}")
     if known is None:
         raise InputError(f"unknown format {name!r}: choose one of {', '.join(get_args(Format))}")
-    if known == "svg" and find_spec("vtracer") is None:
-        raise InputError("svg needs the package vtracer: pip install 'vqdiff[svg]'")
+    if known == "svg":
+        require("SVG", "svg")
     return known
 
 

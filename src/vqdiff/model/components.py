@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -109,15 +109,28 @@ def converted(value: Tensor, dtype: torch.dtype) -> Tensor:
     return copy
 
 
+def exact_dtype(modules: Iterable[Component]) -> torch.dtype:
+    """Return the smallest floating-point type, of 16 or 32 bits, that holds all weights as they are."""
+    weights = [value for one in modules for value in one.state_dict().values() if value.is_floating_point()]
+    halves = (torch.float16, torch.bfloat16)
+    return next(
+        (half for half in halves if all(torch.equal(value.to(half).to(value), value) for value in weights)),
+        torch.float32,
+    )
+
+
 def fingerprint(folder: Path) -> str:
-    """Return a hash (twelve hex digits) of a folder's weights and configurations, without default settings and card."""
+    """Return a hash (twelve hex digits) of a folder's weights and configurations.
+
+    Without the default settings, the card and the names of classes, which do not change the image of a label.
+    """
     digest = hashlib.sha256()
     for path in sorted(path for path in folder.rglob("*") if path.suffix in (".json", ".safetensors")):
         content = path.read_bytes()
         if path == folder / "model_index.json":
             index = read_json(path)
             content = json.dumps(
-                {key: index[key] for key in index.keys() - {"sampling", "card"}}, sort_keys=True
+                {key: index[key] for key in index.keys() - {"sampling", "card", "class_names"}}, sort_keys=True
             ).encode()
         digest.update(path.relative_to(folder).as_posix().encode() + hashlib.sha256(content).digest())
     return digest.hexdigest()[:12]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from importlib import resources
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Unpack
 
 from vqdiff.foundation.errors import InputError, suggestion
 from vqdiff.foundation.files import read_json
-from vqdiff.model.hub import download, is_hub_id
+from vqdiff.model.hub import HubOptions, download, is_hub_id
 
 
 def bundled() -> dict[str, Path]:
@@ -17,7 +17,7 @@ def bundled() -> dict[str, Path]:
     return {path.parent.name: path.parent for path in sorted(root.glob("*/model_index.json"))}
 
 
-def find(source: str | Path) -> Path:
+def find(source: str | Path, **options: Unpack[HubOptions]) -> Path:
     """Return the folder or file that ``source`` names: a path, a bundled model or a Hub id; else raises InputError.
 
     The folder of a training run stands for what the run has made: ``runs/mine`` for ``runs/mine/model``.
@@ -25,7 +25,7 @@ def find(source: str | Path) -> Path:
     names = bundled()
     path = names.get(str(source), Path(source))
     if not path.exists() and is_hub_id(str(source)):
-        return download(str(source))
+        return download(str(source), options)
     if not path.exists():
         hint = suggestion(source, names, "bundled: ")
         raise InputError(f"no model {str(source)!r}: it is not a folder, a file or a bundled model; {hint}")

@@ -16,7 +16,7 @@ from vqdiff import __version__
 from vqdiff.denoisers.packed import precision_of
 from vqdiff.diffusion import Schedule
 from vqdiff.foundation.config import build
-from vqdiff.foundation.errors import InputError, unknown
+from vqdiff.foundation.errors import InputError, suggestion, unknown
 from vqdiff.foundation.files import atomic_path, read_json
 from vqdiff.foundation.processor import rounding_on
 from vqdiff.interfaces import Component, Denoiser, ImageTokenizer, PreparedCondition
@@ -49,6 +49,11 @@ class Card:
     """For a converted model: the file each part came from."""
     notes: tuple[str, ...] = ()
     """Peculiarities of those files."""
+    datasets: tuple[str, ...] = ()
+    """Ids of its training sets on the Hugging Face Hub."""
+    limitations: str = ""
+    prompts: tuple[str, ...] = ()
+    """Prompts that show what it can draw, for the samples on its page on the Hub."""
 
 
 @dataclass
@@ -67,6 +72,8 @@ class Model:
     card: Card = field(default_factory=Card)
     fingerprint: str = "unsaved"
     """Twelve hex digits: a hash of all that determines an image besides its prompt, seed and settings."""
+    class_names: tuple[str, ...] = ()
+    """The names of the labels of a class-conditional model, if they have names."""
     batch_invariant: bool = False
     """Whether an image is the same in any batch on a GPU too, as it always is on a CPU."""
 
@@ -130,7 +137,7 @@ class Model:
         if conditions is None or self.num_classes is None:
             return None
         self.check(conditions)
-        rows = [self.num_classes if one is None else int(str(one)) for one in conditions]
+        rows = [self.num_classes if one is None else self.label(one) for one in conditions]
         return torch.tensor(rows, device=self.device)
 
     def check(self, conditions: Sequence[Condition]) -> None:
@@ -142,13 +149,33 @@ class Model:
         for text in texts:
             check_prompt(text)
         if self.text_encoder is not None:
-            self.text_encoder.check([str(one) for one in conditions if isinstance(one, int)] + texts)
+            if numbers := [one for one in conditions if isinstance(one, int)]:
+                raise InputError(f"the prompt is {numbers[0]}, but this model is conditioned on text: give text")
+            self.text_encoder.check(texts)
         elif self.num_classes is not None:
-            if wrong := [one for one in conditions if one is not None and not str(one).isdecimal()]:
-                raise InputError(f"this model generates labels 0 to {self.num_classes - 1}, not {wrong[0]!r}")
-            labels = [int(str(one)) for one in conditions if one is not None]
-            if labels and not 0 <= min(labels) <= max(labels) < self.num_classes:
-                raise InputError(f"labels run from 0 to {self.num_classes - 1}, got {labels}")
+            for one in conditions:
+                if one is not None:
+                    self.label(one)
+
+    def label(self, given: Condition) -> int:
+        """Return the label of a class, given by its name (in any case) or its number; InputError for an unknown one."""
+        text = str(given).strip()
+        numbers = {name.casefold(): label for label, name in reversed(list(enumerate(self.class_names)))}
+        numbers |= {name: label for label, name in enumerate(self.class_names)}
+        if not isinstance(given, int) and (name := text if text in numbers else text.casefold()) in numbers:
+            return numbers[name]
+        count = self.num_classes or 0
+        if text.isdecimal() and int(text) < count:
+            return int(text)
+        if not self.class_names or text.lstrip("-").isdecimal():
+            raise InputError(f"labels run from 0 to {count - 1}, not {given!r}")
+        near = suggestion(text, self.class_names)
+        hint = near if near.endswith("?") else f"choose one of {self._some_names()}, or a label from 0 to {count - 1}"
+        raise InputError(f"this model has no class {text!r}: {hint}")
+
+    def _some_names(self, most: int = 20) -> str:
+        more = f", … ({len(self.class_names)} in all, see vqdiff info)" if len(self.class_names) > most else ""
+        return ", ".join(self.class_names[:most]) + more
 
     def _features(self, condition: Condition) -> Tensor:
         assert self.text_encoder is not None
@@ -203,6 +230,8 @@ class Model:
                 index["components"]["text_encoder"] = type(self.text_encoder).__name__
                 if isinstance(self.text_encoder, TextEncoder):
                     index["text_encoder"] = {"max_tokens": self.text_encoder.max_tokens}
+            if self.class_names:
+                index["class_names"] = list(self.class_names)
             index["schedule"] = self.schedule.to_config()
             index["sampling"] = dataclasses.asdict(self.sampling)
             index["card"] = dataclasses.asdict(self.card)
@@ -248,8 +277,14 @@ class Model:
                 SamplingSettings.read(index["sampling"], where),
                 build(Card, index["card"], where),
                 fingerprint(folder),
+                class_names(folder),
             )
         except KeyError as error:
             raise InputError(f"{where}: {error} is missing") from error
         except (TypeError, AttributeError) as error:
             raise InputError(f"{where} does not describe a model folder: {error}") from error
+
+
+def class_names(folder: Path) -> tuple[str, ...]:
+    """Return the names of the labels of the model in ``folder``; none if they have no names."""
+    return tuple(read_json(folder / "model_index.json").get("class_names", ()))

@@ -25,6 +25,7 @@ from vqdiff.serving.metrics import EngineMetrics, RequestMetrics
 from vqdiff.serving.page_routes import READER_TIMEOUT, PageRoutes
 from vqdiff.serving.routes import health, native, openai
 from vqdiff.serving.service import Service
+from vqdiff.serving.webui import Clients, webui
 
 
 def create_app(
@@ -60,9 +61,9 @@ def create_app(
         await asyncio.to_thread(service.close)
 
     app = FastAPI(title="vqdiff", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
-    app.state.service, app.state.registry = service, registry
+    app.state.service, app.state.registry, app.state.webui = service, registry, Clients()
     registry.register(EngineMetrics(engine))
-    for router in (openai, native, health):
+    for router in (openai, native, webui, health):
         app.include_router(router)
     add_docs(app)
     if shell is not None:

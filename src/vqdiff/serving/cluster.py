@@ -212,10 +212,8 @@ def _ray() -> Iterator[ModuleType]:
         # Ray's processes use only the loopback address (despite the variable's name) and a secret of this run.
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
         os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-    try:
-        import ray
-    except ModuleNotFoundError as error:
-        raise InputError(f"replicas need {error.name}: pip install 'vqdiff[ray]'") from error
+    import ray
+
     options: dict[str, Any] = {"address": "local", "include_dashboard": False} if own else {}
     ray.init(**options, logging_level=logging.ERROR)
     logging.getLogger("ray.serve").addFilter(lambda record: record.levelno >= logging.WARNING)

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from vqdiff.sampling import samplers
 from vqdiff.serving.events import ImageEvents, NativeEvents, events, first_and_rest
 from vqdiff.serving.openai_schemas import Edit, Generation, Images, OpenAIBody
-from vqdiff.serving.schemas import Failure, ImageRequest, ImageResponse, ModelCard, ModelList
+from vqdiff.serving.schemas import Failure, ImageRequest, ImageResponse, ModelCard, ModelList, models_in
 from vqdiff.serving.service import Service
 
 
@@ -21,10 +21,10 @@ def _service(request: Request) -> Service:
 
 
 Served = Annotated[Service, Depends(_service)]
-_FAILURES: dict[int | str, dict[str, Any]] = {"4XX": {"model": Failure}, "5XX": {"model": Failure}}
-openai = APIRouter(prefix="/v1", tags=["OpenAI-compatible"], responses=_FAILURES)
-native = APIRouter(prefix="/api", tags=["native"], responses=_FAILURES)
-health = APIRouter(tags=["health"], responses=_FAILURES)
+FAILURES: dict[int | str, dict[str, Any]] = {"4XX": {"model": Failure}, "5XX": {"model": Failure}}
+openai = APIRouter(prefix="/v1", tags=["OpenAI-compatible"], responses=FAILURES)
+native = APIRouter(prefix="/api", tags=["native"], responses=FAILURES)
+health = APIRouter(tags=["health"], responses=FAILURES)
 
 
 _TEXT = {"type": "string"}
@@ -78,18 +78,7 @@ async def draw(options: ImageRequest, request: Request, service: Served) -> Base
 @native.get("/models")
 async def native_models(service: Served) -> dict[str, Any]:
     """List the models with their sizes and default settings, and the samplers."""
-    return {
-        "models": {
-            name: {
-                "draws": pipe.model.conditioned_on,
-                "image_size": pipe.model.image_tokenizer.config.image_size,
-                "num_tokens": pipe.model.num_tokens,
-                "settings": pipe.model.sampling,
-            }
-            for name, pipe in service.pipes.items()
-        },
-        "samplers": samplers(),
-    }
+    return {"models": models_in(service.pipes), "samplers": samplers()}
 
 
 @health.head("/healthz", include_in_schema=False)

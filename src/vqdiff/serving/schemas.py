@@ -6,45 +6,49 @@ import math
 import re
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
+from PIL import Image
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, create_model, model_validator
 
 from vqdiff.foundation.errors import InputError, about
 from vqdiff.foundation.options import Interval, Number, Option, options_of
 from vqdiff.model import Model
+from vqdiff.pipeline import Pipeline
 from vqdiff.requests import DrawRequest, EditRequest, Request, ReviseRequest, VaryRequest
 from vqdiff.serving.encoding import Encoding
 from vqdiff.serving.limits import Limits
 from vqdiff.settings import SamplingSettings
 from vqdiff.text import Blend
 
-_SEEDS = 2**63
+SEEDS = 2**63
 
 
 def _whole(value: Any) -> Any:
     return int(value) if isinstance(value, str) and re.fullmatch("[0-9]{1,40}", value) else value
 
 
-def _nullable(schema: dict[str, Any]) -> None:
-    """Declare in a JSON schema that each optional field accepts null."""
+def nullable(schema: dict[str, Any]) -> None:
+    """Declare in a JSON schema that each optional field accepts null, and that an unknown one may be null."""
     for name, field in schema["properties"].items():
         if name not in schema.get("required", ()) and {"type": "null"} not in field.get("anyOf", ()):
             kept = {key: field.pop(key) for key in ("title", "description", "default") if key in field}
             schema["properties"][name] = kept | {"anyOf": [field, {"type": "null"}]}
+    if schema.get("additionalProperties") is False:
+        schema["additionalProperties"] = {"type": "null"}
 
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Seed = Annotated[
     int,
     BeforeValidator(_whole),
-    Field(ge=0, le=_SEEDS - 1),
+    Field(ge=0, le=SEEDS - 1),
     WithJsonSchema(
         {
             "anyOf": [
-                {"type": "integer", "minimum": 0, "maximum": _SEEDS - 1},
+                {"type": "integer", "minimum": 0, "maximum": SEEDS - 1},
                 {"type": "string", "pattern": "^[0-9]{1,19}$"},
             ]
         }
@@ -57,7 +61,7 @@ Seed = Annotated[
 class Finished:
     """An image as a file in base64, with its seed, its width and height in pixels, and its number of tokens.
 
-    warnings: one line for each prompt of its request of which the model knows no word.
+    warnings: one line for each prompt of its request of which the model knows no word. record: how it was made.
     """
 
     file: str
@@ -65,6 +69,7 @@ class Finished:
     size: tuple[int, int]
     tokens: int
     warnings: list[str]
+    record: dict[str, Any]
 
 
 def _parameters(cls: type[Any]) -> dict[str, Any]:
@@ -77,7 +82,7 @@ def _parameters(cls: type[Any]) -> dict[str, Any]:
     }
 
 
-def _field(cls: type[Any], name: str, default: Any, most: int | float = math.inf) -> Any:
+def field_of(cls: type[Any], name: str, default: Any, most: int | float = math.inf) -> Any:
     """Return a field of a pydantic model for a number that is an option of a request; most: a limit of the server."""
     described = options_of(cls)[name]
     assert isinstance(described, Number)
@@ -94,25 +99,29 @@ def _type(described: Option) -> Any:
     return tuple[Finite, Finite] if isinstance(described, Interval) else kind
 
 
-Settings: Any = create_model("Settings", **_parameters(SamplingSettings))
+class Body(BaseModel):
+    """The body of a request, in which null is the same as leaving a field out."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_nulls(cls, given: Any) -> Any:
+        return {name: value for name, value in given.items() if value is not None} if isinstance(given, dict) else given
+
+
+Settings: Any = create_model("Settings", __base__=Body, **_parameters(SamplingSettings))
 """The fields of `SamplingSettings`."""
 
 
 class RequestBody(Settings):
     """What to generate and how; fields that are missing or null default to the model's own."""
 
-    model_config = ConfigDict(extra="forbid", json_schema_extra=_nullable)
+    model_config = ConfigDict(extra="forbid", json_schema_extra=nullable)
 
     model: str | None = Field(None, description="A name of /v1/models; by default the first.")
-    prompt: str | None = Field(None, description="What to generate; a label's number for a class-conditional model.")
+    prompt: str | None = Field(None, description="What to generate: a text, or a class by its name or number.")
     n: int = Field(1, ge=1, description="Images; image i has seed + i.")
     seed: Seed | None = Field(None, description="By default a random one, which the response contains.")
     negative: str | None = Field(None, description="A prompt to guide away from.")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _drop_nulls(cls, given: Any) -> Any:
-        return {name: value for name, value in given.items() if value is not None} if isinstance(given, dict) else given
 
     @property
     def encoding(self) -> Encoding:
@@ -137,7 +146,7 @@ class RequestBody(Settings):
         with about("steps"):
             limits.check_steps(self.steps)
         with about("seed"):
-            if self.seed is not None and self.seed + self.n > _SEEDS:
+            if self.seed is not None and self.seed + self.n > SEEDS:
                 raise InputError(f"seed is {self.seed}: {self.n} images from there on exceed 2^63, give a smaller one")
 
     def request(self, model: Model, seed: int, limits: Limits) -> Request:
@@ -163,9 +172,9 @@ class ImageRequest(RequestBody):
     weight: float = Field(0.5, ge=0, le=1, description="Its weight: 0 is the first prompt, 1 the second.")
     image: str | None = Field(None, description="A PNG, JPEG or WebP file in base64.")
     mask: str | None = Field(None, description="The same for a mask of the image's size: white is resampled.")
-    feather: int = _field(EditRequest, "feather", 0, most=256)
-    strength: float | None = _field(VaryRequest, "strength", None)
-    share: float | None = _field(ReviseRequest, "share", None)
+    feather: int = field_of(EditRequest, "feather", 0, most=256)
+    strength: float | None = field_of(VaryRequest, "strength", None)
+    share: float | None = field_of(ReviseRequest, "share", None)
     stream: bool = Field(False, description="Respond with server-sent events: progress, preview, done or error.")
     previews: bool = Field(True, description="Whether the events include previews.")
 
@@ -195,11 +204,16 @@ class ImageRequest(RequestBody):
             common |= {"prompt": prompt, "image": limits.read_base64(self.image)}
         if self.mask is not None:
             with about("mask"):
-                mask = limits.read_base64(self.mask, "mask")
+                mask = self.read_mask(limits)
             return EditRequest(mask=mask, feather=self.feather, **common)
         if self.share is not None:
             return ReviseRequest(share=self.share, **common)
         return VaryRequest(**common) if self.strength is None else VaryRequest(strength=self.strength, **common)
+
+    def read_mask(self, limits: Limits) -> Image.Image:
+        """Return the mask, white where to resample; raises InputError if it cannot be read."""
+        assert self.mask is not None
+        return limits.read_base64(self.mask, "mask")
 
 
 Warnings = Annotated[list[str], Field(description="A line for each prompt of which the model knows no word.")]
@@ -241,6 +255,20 @@ class ModelList(BaseModel):
 
     object: Literal["list"] = "list"
     data: list[ModelCard]
+
+
+def models_in(pipes: Mapping[str, Pipeline]) -> dict[str, Any]:
+    """Return the models with what they are conditioned on, their sizes and default settings."""
+    return {
+        name: {
+            "draws": pipe.model.conditioned_on,
+            "classes": pipe.model.class_names,
+            "image_size": pipe.model.image_tokenizer.config.image_size,
+            "num_tokens": pipe.model.num_tokens,
+            "settings": pipe.model.sampling,
+        }
+        for name, pipe in pipes.items()
+    }
 
 
 class Problem(BaseModel):

@@ -33,14 +33,13 @@ class Submitted:
         self.model, self.options, self.seed, self.ticket, self.changed = model, options, seed, ticket, changed
 
     def finish(self) -> list[Finished]:
-        """Return the finished images, as files with their settings inside."""
+        """Return the images that are finished (all, unless the request was cancelled), with their settings inside."""
         job, model = self.ticket.job, self.ticket.pipe.model
         finished, remarks = list[Finished](), job.remarks(model)
-        for i, image in enumerate(self.ticket.images()):
-            seed = self.seed + i
-            file = self.options.encoding.encode(image, job.record_of(i))
-            content = base64.b64encode(file).decode()
-            finished.append(Finished(content, seed, image.size, model.num_tokens, remarks))
+        for i, (drawn, _) in sorted(self.ticket.finished.copy().items()):
+            image, seed, own = job.finish(drawn), self.seed + i, job.record_of(i)
+            content = base64.b64encode(self.options.encoding.encode(image, own)).decode()
+            finished.append(Finished(content, seed, image.size, model.num_tokens, remarks, own))
         return finished
 
 

@@ -6,13 +6,16 @@ from dataclasses import dataclass
 
 from vqdiff.foundation.errors import InputError
 from vqdiff.foundation.files import has_lone_surrogates
+from vqdiff.foundation.options import number_of
 
 
 @dataclass(frozen=True)
 class Blend:
     """A condition between two prompts: linear interpolation of their text features, position by position, with padding.
 
-    weight: in [0, 1]; 0 is exactly ``first``, 1 exactly ``second``. Raises InputError for other weights.
+    weight: in [0, 1]; 0 is exactly ``first``, 1 exactly ``second``.
+
+    Raises InputError for other weights, and for parts that are not text.
     """
 
     first: str
@@ -20,7 +23,10 @@ class Blend:
     weight: float = 0.5
 
     def __post_init__(self) -> None:
-        if not 0 <= self.weight <= 1:
+        for prompt in self.parts:
+            if not isinstance(prompt, str):
+                raise InputError(f"a Blend is of two prompts, not of {prompt!r}: give text")
+        if not 0 <= number_of("the weight between two prompts", self.weight) <= 1:
             raise InputError(f"the weight between two prompts is {self.weight}: give a number from 0 to 1")
 
     @property

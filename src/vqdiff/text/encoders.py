@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from vqdiff.foundation.errors import InputError, InputWarning
+from vqdiff.foundation.extras import require
 from vqdiff.foundation.files import read_json
 from vqdiff.foundation.shapes import Float, Int
 from vqdiff.text.bert import Bert, BertConfig
@@ -67,7 +68,7 @@ class TextEncoder:
     def _knows(self, text: str) -> bool:
         """Whether the vocabulary has a word of ``text``, or the text has no words.
 
-        A word is not known if it is spelled: if its pieces have one or two letters each, fewer than two on average.
+        A word is not known if it is spelled: if it has several pieces, with fewer than 1.5 letters on average.
         """
         unknown = getattr(self.tokenizer.model, "unk_token", None)
         encoding = self.tokenizer.encode(spell_out(text), add_special_tokens=False)
@@ -76,8 +77,7 @@ class TextEncoder:
             if piece == unknown or any(map(str.isalnum, piece)):
                 words.setdefault(word, []).append(0 if piece == unknown else end - start)
         known = [
-            0 not in lengths and (len(lengths) == 1 or max(lengths) > 2 or sum(lengths) >= 2 * len(lengths))
-            for lengths in words.values()
+            0 not in lengths and (len(lengths) == 1 or sum(lengths) >= 1.5 * len(lengths)) for lengths in words.values()
         ]
         return not known or any(known)
 
@@ -133,6 +133,7 @@ class ClipTextEncoder:
     @classmethod
     def read(cls, folder: Path, *, shapes_only: bool = False) -> ClipTextEncoder:
         """Read what :meth:`save` wrote; raises InputError if it is broken."""
+        require("a CLIP text encoder", "clip")
         from transformers import CLIPTextModel, CLIPTokenizer
 
         try:
@@ -204,6 +205,7 @@ def _read_encoder(folder: Path, shapes_only: bool) -> Any:
     config = BertConfig.of(read_json(folder / "config.json"))
     if config is not None and weights.is_file():
         return Bert.read(config, None if shapes_only else weights)
+    require(f"the text encoder in {folder}", "clip")
     from transformers import AutoModel
 
     return _read_model(AutoModel, folder, shapes_only)

@@ -24,13 +24,16 @@ from vqdiff.foundation.shapes import Float, Int
 from vqdiff.interfaces import ImageTokenizer
 from vqdiff.model import Card, Model, load_component
 from vqdiff.model.finding import find_model, find_part
+from vqdiff.model.model import class_names
 from vqdiff.pipeline import Pipeline
 from vqdiff.sampling import SamplingSettings
 from vqdiff.text import NullCondition, NullKind, read_text_encoder
 from vqdiff.training.conditions import encode_conditions
 from vqdiff.training.loop import RunConfig, train
+from vqdiff.training.resuming import data_fingerprint
 from vqdiff.training.state import TrainingBatch
 from vqdiff.training.tokenizer import HeldOut
+from vqdiff.training.upload import HubUpload
 
 
 @dataclass(frozen=True)
@@ -101,9 +104,12 @@ class DenoiserTraining:
     """Number of held-out images whose loss is measured at every preview."""
     prompts: tuple[str, ...] = ()
     """Prompts of the sample grid, two images each; by default held-out captions or the first labels."""
-    compile: bool = True
+    compile: bool | Literal["auto"] = "auto"
+    """Whether to compile the denoiser: "auto" only for runs that it makes shorter."""
     recompute: bool = False
     """Recompute the activations inside the denoiser's blocks instead of storing them: less memory, a third slower."""
+    hub: HubUpload | None = None
+    """Where to upload the finished model, if anywhere; whether that is possible is checked before the run."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.drop < 1:
@@ -131,7 +137,7 @@ class DiffusionTraining(DenoiserTraining):
     sampling: SamplingSettings | None = None
     """The finished model's default settings, also used for the sample grid; by default those of ``start``."""
     card: Card | None = None
-    """The finished model's card, by default that of ``start``; its measured quality is added."""
+    """The finished model's card; its measured quality is added, and the licences and data of ``start``."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -158,7 +164,12 @@ class DiffusionTraining(DenoiserTraining):
                 )
             for part in filter(None, (model.denoiser, model.null_condition)):
                 part.requires_grad_(True)
-            return replace(model, sampling=self.sampling or model.sampling, card=self.card or model.card)
+            return replace(
+                model,
+                sampling=self.sampling or model.sampling,
+                card=_further(model.card, self.card, self.data),
+                class_names=_class_names(rows, model.num_classes),
+            )
         if (self.condition == "text") != (self.text_encoder is not None):
             wants = "wants a" if self.text_encoder is None else "takes no"
             raise InputError(f"condition = {self.condition!r} {wants} text_encoder")
@@ -188,7 +199,14 @@ class DiffusionTraining(DenoiserTraining):
             denoiser = ClassicDenoiser(ClassicConfig(**common, **vars(self.classic), **side, null_class=labelled))
         null = NullCondition.of(self.null, encoder) if encoder is not None else None
         return Model(
-            schedule, denoiser, image_tokenizer, encoder, null, self.sampling or SamplingSettings(), self.card or Card()
+            schedule,
+            denoiser,
+            image_tokenizer,
+            encoder,
+            null,
+            self.sampling or SamplingSettings(),
+            self.card or Card(),
+            class_names=_class_names(rows, common["num_classes"]),
         )
 
 
@@ -201,6 +219,8 @@ class GuidanceTraining(DenoiserTraining):
     null: NullKind = "learnable"
     freeze: bool = False
     """Train only the null condition and leave the denoiser unchanged."""
+    card: Card | None = None
+    """The finished model's card, as for ``vqdiff train diffusion``."""
 
     @property
     def tokenizer_folder(self) -> Path:
@@ -221,7 +241,7 @@ class GuidanceTraining(DenoiserTraining):
         elif isinstance(model.denoiser, ClassicDenoiser):
             model.denoiser = model.denoiser.with_null_class()
         model.denoiser.requires_grad_(not self.freeze)
-        return model
+        return replace(model, card=_further(model.card, self.card, self.data))
 
 
 class Conditional(nn.Module):
@@ -297,7 +317,9 @@ class DiffusionTask:
         self.config, self.device = config, PartialState().device or torch.device("cpu")
         self.trained = config.start is not None
         image_tokenizer: ImageTokenizer = load_component(config.tokenizer_folder).to(self.device)
-        self.train_set = self._tokens("train", image_tokenizer)
+        known = () if config.start is None else class_names(find_model(config.start))
+        self.train_set = self._tokens("train", image_tokenizer, known)  # the labels of ``start`` keep their meaning
+        self.data_fingerprint = data_fingerprint(self.train_set.tokens, self.train_set.captions, self.train_set.labels)
         self.test_set = self._tokens(config.held_out, image_tokenizer, self.train_set.class_names)
         self.weights = emphasised(self.train_set, config.emphasis)
         self.parts = config.assemble(self.train_set, image_tokenizer)
@@ -384,11 +406,39 @@ class DiffusionTask:
             size = self.parts.image_tokenizer.config.image_size
             pictures = load(self.config.data, self.config.held_out, size)
             quality |= HeldOut(pictures, 512).scores(self.parts.image_tokenizer)
-        finished = replace(self._with(model), card=replace(self.parts.card, quality=quality))
+        card = replace(self.parts.card, quality=quality)
+        if self.parts.text_encoder is not None and not card.prompts:
+            card.prompts = tuple(map(str, self._prompts()))
+        finished = replace(self._with(model), card=card)
         finished.save(folder / "model", torch.float16)
 
     def _with(self, model: Conditional) -> Model:
         return replace(self.parts, denoiser=model.denoiser, null_condition=model.null_condition)
+
+
+def _class_names(rows: Rows, num_classes: int | None) -> tuple[str, ...]:
+    """The names of a model's labels, if it has labels and they have names."""
+    return rows.class_names if len(rows.class_names) == num_classes else ()
+
+
+def _further(base: Card, own: Card | None, data: str | Path) -> Card:
+    """The card of a model trained further: its own name and data, then the data and the licences of both."""
+    own, unnamed = own or Card(), Card().name
+    name = base.name if base.name == unnamed or base.name.endswith(_FURTHER) else base.name + _FURTHER
+    trained_on = own.trained_on or str(data)
+    if base.trained_on and base.trained_on != trained_on:
+        trained_on = f"{trained_on}; before that: {base.trained_on}"
+    return replace(
+        own,
+        name=name if own.name == unnamed else own.name,
+        licenses=base.licenses | own.licenses,
+        trained_on=trained_on,
+        origin=base.origin | own.origin,
+        notes=tuple(dict.fromkeys([*base.notes, *own.notes])),
+    )
+
+
+_FURTHER = ", trained further"
 
 
 def _default(key: Field[Any]) -> object:
@@ -406,4 +456,17 @@ def train_diffusion(
 
     See :func:`vqdiff.training.loop.train`; ``sanity`` only checks whether one batch can be learned.
     """
-    train(lambda: DiffusionTask(config), config.run, config.output, resume=resume, sanity=sanity)
+    hub = None if sanity else config.hub
+    if hub is not None:
+        hub.check()
+    train(
+        lambda: DiffusionTask(config),
+        config.run,
+        config.output,
+        resume=resume,
+        sanity=sanity,
+        settings=config,
+        compile=config.compile,
+    )
+    if hub is not None and PartialState().is_main_process:
+        hub.push(config.output / "model")

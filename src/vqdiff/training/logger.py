@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from vqdiff.foundation.errors import InputError
 from vqdiff.foundation.files import atomic_path
+from vqdiff.foundation.progress import LINE_EVERY, still
 from vqdiff.training.preflight import Preflight
 
 
@@ -24,13 +26,19 @@ class RunLogger:
     A context manager that starts and ends the trackers.
     """
 
-    def __init__(self, accelerator: Accelerator, output: Path, steps: int, batch_size: int) -> None:
+    def __init__(
+        self, accelerator: Accelerator, output: Path, steps: int, batch_size: int, settings: Mapping[str, Any]
+    ) -> None:
+        """``settings``, plain values by name, go to the trackers other than TensorBoard."""
         self.accelerator, self.file = accelerator, output / "log.jsonl"
-        self.steps, self.batch_size = steps, batch_size
+        self.steps, self.batch_size, self.settings = steps, batch_size, dict(settings)
 
     def __enter__(self) -> RunLogger:
         self.file.parent.mkdir(parents=True, exist_ok=True)
         self.accelerator.init_trackers(self.file.parent.name)
+        for tracker in self.accelerator.trackers:
+            if tracker.name != "tensorboard":  # whose form of it is another folder in output
+                tracker.store_init_configuration(self.settings)
         return self
 
     def __exit__(
@@ -42,7 +50,8 @@ class RunLogger:
     def begin(self, step: int, meters: Mapping[str, Any], plan: Preflight) -> None:
         """Print the plan, and remove the records of steps that will be repeated."""
         self.sums, self.counted = dict(meters.get("sums", {})), meters.get("counted", 0.0)
-        self.last, self.clock = step, time.monotonic()
+        self.last = step
+        self.clock = self.said = time.monotonic()
         # Images per second, if the devices did nothing but matrix products.
         self.fastest = plan.peak * self.accelerator.num_processes / max(plan.flops, 1)
         if self.accelerator.is_main_process and self.file.exists():
@@ -52,13 +61,28 @@ class RunLogger:
             with atomic_path(self.file) as path:
                 path.write_text("".join(kept))
         left = _clock(plan.seconds * (self.steps - step))
-        self._say(f"{plan}; {self.steps - step:,} steps of {self.batch_size} images: about {left}")
+        on = f"resuming at step {step:,} of {self.steps:,}; " if step else ""
+        self._say(f"{on}{plan}; {self.steps - step:,} steps of {self.batch_size} images: about {left}")
 
     def add(self, metrics: Mapping[str, Tensor], weight: float) -> None:
         """Add the metrics of a step with the given weight."""
         for name, value in metrics.items():
             self.sums[name] = self.sums.get(name, 0.0) + weight * value.detach().double()
         self.counted += weight
+
+    def progress(self, step: int) -> None:
+        """Print a line if none was printed for half a minute."""
+        if step > self.last and time.monotonic() - self.said > LINE_EVERY:
+            rate = self._rate(step)
+            self._say(f"step {step}/{self.steps}  {rate:.3g} images/s  {self._left(step, rate)} left")
+
+    @contextmanager
+    def paused(self, what: str) -> Iterator[None]:
+        """A context whose time does not count as training, and which says every half minute that it goes on."""
+        start = time.monotonic()
+        with still(what, self._say):
+            yield
+        self.clock += time.monotonic() - start
 
     def meters(self) -> dict[str, Any]:
         """The sums since the means were last written, over all processes; for :meth:`begin`."""
@@ -72,22 +96,28 @@ class RunLogger:
         """Write the means since the last call, and the speed."""
         values = {name: float(total) / self.counted for name, total in self.meters()["sums"].items()}
         self.sums, self.counted = {}, 0.0
-        rate = (step - self.last) * self.batch_size / (time.monotonic() - self.clock)
+        rate = self._rate(step)
         self.last, self.clock = step, time.monotonic()
         share = rate / self.fastest
         self._record(
             step, values | {"learning_rate": learning_rate, "pictures_per_s": rate, "share_of_matmul_peak": share}
         )
-        left = _clock((self.steps - step) * self.batch_size / rate)
         self._say(
-            f"step {step}/{self.steps}  {_numbers(values)}  {rate:.1f} images/s ({share:.0%} of peak)  {left} left"
+            f"step {step}/{self.steps}  {_numbers(values)}  {rate:.1f} images/s ({share:.0%} of peak)  "
+            f"{self._left(step, rate)} left"
         )
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Write held-out metrics; the time they took does not count as training."""
+        """Write held-out metrics."""
         self._record(step, values)
         self._say(f"step {step}  held out: {_numbers(values)}")
-        self.last, self.clock = step, time.monotonic()
+
+    def _rate(self, step: int) -> float:
+        """Images per second since the means were last written."""
+        return (step - self.last) * self.batch_size / (time.monotonic() - self.clock)
+
+    def _left(self, step: int, rate: float) -> str:
+        return _clock((self.steps - step) * self.batch_size / rate)
 
     def _record(self, step: int, values: Mapping[str, float]) -> None:
         if self.accelerator.is_main_process:
@@ -99,6 +129,7 @@ class RunLogger:
             self.accelerator.log(dict(values), step)
 
     def _say(self, line: str) -> None:
+        self.said = time.monotonic()
         self.accelerator.print(line, flush=True)
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import Literal, Protocol, cast, runtime_checkable
+from typing import Any, Literal, Protocol, cast, runtime_checkable
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
@@ -29,6 +29,7 @@ from vqdiff.foundation.processor import has_bf16_units
 from vqdiff.training.diagnosis import diagnose
 from vqdiff.training.logger import RunLogger
 from vqdiff.training.preflight import check_sanity, preflight
+from vqdiff.training.resuming import RunRecord, flat
 from vqdiff.training.state import RunState, Trained, TrainingBatch
 
 _PATIENCE = timedelta(hours=6)
@@ -112,6 +113,11 @@ class TrainingTask(Protocol[Trained]):
         ...
 
     @property
+    def data_fingerprint(self) -> str:
+        """Identifies the training data, wherever they are stored."""
+        ...
+
+    @property
     def trained(self) -> bool:
         """Whether the model had been trained before."""
         ...
@@ -139,15 +145,27 @@ class TrainingTask(Protocol[Trained]):
 
 
 def train(
-    make_task: Callable[[], TrainingTask[Trained]], run: RunConfig, output: Path, *, resume: bool, sanity: bool = False
+    make_task: Callable[[], TrainingTask[Trained]],
+    run: RunConfig,
+    output: Path,
+    *,
+    resume: bool,
+    sanity: bool = False,
+    settings: Any = None,
+    compile: bool | Literal["auto"] = True,
 ) -> None:
     """Train a task and write ``log.jsonl``, TensorBoard events, ``preview-*.png``, ``last.pt`` and the component.
 
     If started by ``accelerate launch`` or ``torchrun``, the processes share every batch.
     ``resume`` continues from ``last.pt``, also with another number of processes; without it, an ``output`` that already
-    holds one is an InputError before the task is made. Ctrl-C and SIGTERM finish the current step, write a
-    checkpoint and raise KeyboardInterrupt. A loss or gradient that is not finite is an InputError that names the step
-    and the cause; ``last.pt`` is left unchanged, and ``broken.pt`` holds the state before that step.
+    holds one is an InputError before the task is made. ``settings``, a dataclass with ``run`` in it, are stored in
+    ``run.json``: what differs when the run is resumed is printed, or an InputError if it would be another run.
+
+    Ctrl-C and SIGTERM finish the current step, write a checkpoint and raise KeyboardInterrupt. A loss or gradient that
+    is not finite is an InputError that names the step and the cause; ``last.pt`` is left unchanged, and ``broken.pt``
+    holds the state before that step.
+
+    ``compile`` is whether to compile the task's part for it: "auto" only if that pays back.
 
     ``sanity`` writes nothing and only fits the first batch repeatedly; InputError if that cannot be learned.
     """
@@ -156,12 +174,19 @@ def train(
         raise InputError(f"{output} already holds a run: pass --resume to continue it, or choose another output")
     if resume and not checkpoint.exists():
         raise InputError(f"nothing to resume in {output}: there is no last.pt")
+    settings = _RunAlone(run) if settings is None else settings
+    record = RunRecord.read(output) if resume else None
+    changes = [] if record is None else record.changes(settings)
     accelerator = make_accelerator(run, output)
     shares = run.shares(accelerator.process_index, accelerator.num_processes)
     with accelerator.main_process_first():  # the first one prepares files that the others use
         if accelerator.is_main_process and not sanity:
             clear_rooms(output)
         task = make_task()
+    if record is not None:
+        record.check_data(task.data_fingerprint, output)
+    for change in changes:
+        accelerator.print(f"changed: {change}", flush=True)
     if sanity:
         check_sanity(task.objective, task.batch(0, shares[0]), run.learning_rate, accelerator, trained=task.trained)
         return
@@ -169,8 +194,12 @@ def train(
     shard = run.shard and accelerator.num_processes > 1
     state = RunState(task.objective, task.model, optimizer, accelerator, averaged=run.ema > 0, shard=shard)
     meters = state.load(checkpoint) if resume else {}
-    plan = preflight(state, task.compiled, task.batch(state.step, shares[0]), len(shares))
-    with _stop_requests() as stopped, RunLogger(accelerator, output, run.steps, run.batch_size) as logger:
+    worth = run.steps - state.step if compile == "auto" else None
+    plan = preflight(state, task.compiled, task.batch(state.step, shares[0]), len(shares), worth)
+    log = RunLogger(accelerator, output, run.steps, run.batch_size, flat(settings))
+    with _stop_requests() as stopped, log as logger:
+        if accelerator.is_main_process:
+            RunRecord.of(settings, task.data_fingerprint).write(output)
         logger.begin(state.step, meters, plan)
         for batches in _prefetched(task, range(state.step, run.steps), shares, accelerator.device):
             for group in state.optimizer.param_groups:
@@ -197,13 +226,15 @@ def train(
             state.follow(min(run.ema, step / (step + 10)))
             if step % run.log_every == 0 or last:
                 logger.write_means(step, run.learning_rate_at(step - 1))
+            logger.progress(step)
             if step % run.preview_every == 0 or last:
-                with state.finished() as model, accelerator.autocast():
+                with logger.paused("evaluating"), state.finished() as model, accelerator.autocast():
                     if model is not None:
                         logger.write(step, task.evaluate(model))
                         task.preview(model, output / f"preview-{step:07d}.png")
             if step % run.checkpoint_every == 0 or last or stopping:
-                state.save(checkpoint, logger.meters())
+                with logger.paused("saving"):
+                    state.save(checkpoint, logger.meters())
             if stopping and not last:
                 accelerator.print(f"stopped at step {step}; continue with --resume", flush=True)
                 raise KeyboardInterrupt
@@ -212,10 +243,15 @@ def train(
             task.save(model, output)
 
 
+@dataclass(frozen=True)
+class _RunAlone:
+    run: RunConfig
+
+
 def make_accelerator(run: RunConfig, output: Path) -> Accelerator:
     """Set up the processes, precision and trackers of a run; InputError for what is not available here."""
     if missing := set(run.trackers) - {str(tracker) for tracker in get_available_trackers()}:
-        raise InputError(f"run.trackers: {min(missing)} is not installed: `pip install {min(missing)}`")
+        raise InputError(f"run.trackers: {min(missing)} is not installed: pip install {min(missing)}")
     cpu, precision = not torch.accelerator.is_available(), run.precision
     if precision == "auto":
         device = torch.accelerator.current_accelerator() or torch.device("cpu")

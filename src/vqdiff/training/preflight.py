@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,9 +12,15 @@ from torch import Tensor, nn
 
 from vqdiff.foundation.errors import InputError
 from vqdiff.foundation.profiling import count_flops, matmul_peak, now, peak_memory, reset_peak_memory
-from vqdiff.training.attempt import Attempt, attempt
+from vqdiff.foundation.progress import still
+from vqdiff.training.attempt import Attempt, attempt, summed
 from vqdiff.training.compilation import Compilation, choose_compilation
 from vqdiff.training.state import RunState, TrainingBatch
+
+_COMPILING = 100
+"""Seconds that compiling the denoiser takes."""
+_SAVED = 0.2
+"""Share of the time of a step that it saves."""
 
 
 @dataclass(frozen=True)
@@ -39,11 +46,17 @@ class Preflight:
         )
 
 
-def preflight(state: RunState, compiled: nn.Module | None, batch: TrainingBatch, parts: int) -> Preflight:
+def preflight(
+    state: RunState,
+    compiled: nn.Module | None,
+    batch: TrainingBatch,
+    parts: int,
+    steps: int | None = None,
+) -> Preflight:
     """Compute one of the ``parts`` of a batch to count, compare and time it; ``state`` is not changed.
 
-    ``compiled``, a part of the objective, is compiled if that does not change its loss and gradient;
-    see :func:`choose_compilation`.
+    ``compiled``, a part of the objective, is compiled if that does not change its loss and gradient (see
+    :func:`choose_compilation`), and if it is worth it for so many ``steps`` (None: in any case).
 
     Raises InputError if it does not fit into the device's memory.
     """
@@ -54,11 +67,9 @@ def preflight(state: RunState, compiled: nn.Module | None, batch: TrainingBatch,
         if compiled is None:
             compilation, flops = Compilation.NONE, count_flops(lambda: _compute(state, batches))
         else:
-            compilation, flops = _compile(state, compiled, batches)
+            compilation, flops = _compile(state, compiled, batches, None if steps is None else steps * parts)
         reset_peak_memory(device)
-        start = now(device)
-        _compute(state, batches)
-        seconds = now(device) - start
+        seconds = _seconds(state, batches)
     except torch.OutOfMemoryError as error:
         raise InputError(
             f"{_rows(batch)} images at once do not fit into the memory of {device}: lower run.batch_size, or raise "
@@ -69,11 +80,37 @@ def preflight(state: RunState, compiled: nn.Module | None, batch: TrainingBatch,
     return Preflight(trained, flops / _rows(batch), seconds * parts, memory, matmul_peak(device, dtype), compilation)
 
 
-def _compile(state: RunState, part: nn.Module, batches: Sequence[TrainingBatch]) -> tuple[Compilation, int]:
-    """Compile as far as that does not change the result; flops are counted without it."""
+def _compile(
+    state: RunState, part: nn.Module, batches: Sequence[TrainingBatch], times: int | None
+) -> tuple[Compilation, int]:
+    """Compile as far as that does not change the result, and pays back; flops are counted without it."""
     eager = list[Attempt]()
     flops = count_flops(lambda: eager.append(attempt(state, batches)))
-    return choose_compilation(state, part, batches, eager[0]), flops
+    if times is not None:
+        seconds = float(summed(state, torch.tensor(_seconds(state, batches)))) / state.accelerator.num_processes
+        if seconds * times * _SAVED < _COMPILING:
+            state.accelerator.print(
+                f"not compiled, as all steps take about {seconds * times:.0f} s without it, and compiling alone "
+                f"{_COMPILING} s (compile = true compiles anyway)",
+                flush=True,
+            )
+            return Compilation.NONE, flops
+
+    def say(line: str) -> None:
+        state.accelerator.print(line, flush=True)
+
+    say("compiling, usually 1–2 minutes …")
+    start = time.monotonic()
+    with still("compiling", say):
+        found = choose_compilation(state, part, batches, eager[0])
+    say(f"{found.value} after {time.monotonic() - start:.0f} s, which do not count below")
+    return found, flops
+
+
+def _seconds(state: RunState, batches: Sequence[TrainingBatch]) -> float:
+    start = now(state.accelerator.device)
+    _compute(state, batches)
+    return now(state.accelerator.device) - start
 
 
 def _compute(state: RunState, batches: Sequence[TrainingBatch]) -> None:

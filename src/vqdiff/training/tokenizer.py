@@ -23,6 +23,7 @@ from vqdiff.metrics.features import EfficientNetLite0
 from vqdiff.model import load_component, save_component
 from vqdiff.model.finding import find_part
 from vqdiff.training.loop import RunConfig, train
+from vqdiff.training.resuming import data_fingerprint
 
 _POOR_USE = 0.9
 """Share of the codes below which a warning is printed, if there are enough tokens to tell."""
@@ -101,6 +102,7 @@ class TokenizerTask:
         self.learning_rates: Mapping[str, float] = {"discriminator.": config.adversarial.learning_rate}
         size = network.config.image_size
         self.train_set, test_set = (load(config.data, split, size) for split in ("train", config.held_out))
+        self.data_fingerprint = data_fingerprint(self.train_set.pixels, self.train_set.captions, self.train_set.labels)
         self.weights = emphasised(self.train_set, config.emphasis)
         self.held_out = HeldOut(test_set, config.evaluate)
 
@@ -182,4 +184,4 @@ class HeldOut:
 
 def train_tokenizer(config: TokenizerTraining, *, resume: bool = False, sanity: bool = False) -> None:
     """Train and write ``output/image_tokenizer``; see :func:`vqdiff.training.loop.train`."""
-    train(lambda: TokenizerTask(config), config.run, config.output, resume=resume, sanity=sanity)
+    train(lambda: TokenizerTask(config), config.run, config.output, resume=resume, sanity=sanity, settings=config)

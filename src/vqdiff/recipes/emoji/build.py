@@ -13,13 +13,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from importlib.util import find_spec
 from itertools import islice
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from vqdiff.foundation.errors import InputError
+from vqdiff.foundation.extras import READING, require
 from vqdiff.foundation.files import atomic_path
 from vqdiff.recipes.emoji import card
 from vqdiff.recipes.emoji.colours import main_colour
@@ -82,9 +82,7 @@ def build(
     """
     if output.is_file() or (output.is_dir() and any(output.iterdir())):
         raise InputError(f"{output} exists already; name a new folder, or remove it to build the set again")
-    for module in ("resvg_py", "pyarrow"):
-        if find_spec(module) is None:
-            raise InputError(f"{module} is needed to build the set; pip install 'vqdiff[train]'")
+    require("building the set", "train", *READING, "resvg_py")
     contents = contents or Contents()
     needed = packages_for(contents)
     archives = {package: fetch(package, cache) for package in track(needed, "Fetching packages", len(needed))}

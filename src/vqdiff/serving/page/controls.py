@@ -112,8 +112,10 @@ class Controls:
         if model.text_encoder is not None:
             prompt = {"label": "Prompt", "value": self._prompt, "visible": True}
         else:
-            label = f"Label, 0 to {(model.num_classes or 1) - 1}"
-            prompt = {"label": label, "value": "0", "visible": model.num_classes is not None}
+            label, names = f"Label, 0 to {(model.num_classes or 1) - 1}", model.class_names
+            label = f"Class: {', '.join(names[:12])}{', …' if len(names) > 12 else ''}" if names else label
+            value = names[0] if names else "0"
+            prompt = {"label": label, "value": value, "visible": model.num_classes is not None}
         return {
             "prompt": prompt,
             "style": {"choices": [_ANY, *known], "value": _ANY, "visible": bool(known)},
