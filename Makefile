@@ -13,7 +13,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help generate test lint format docs bench study
+.PHONY: help generate test lint format docs notebooks bench study
 
 help: ## list the targets
 	@sed -nE 's/^([a-z]+):.*## (.*)/make \1\t\2/p' Makefile | expand -t 16
@@ -37,6 +37,10 @@ format: $(VENV)/dev ## format the code
 docs: $(VENV)/docs ## build the pages into site/
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo "site/index.html"
+
+notebooks: export SHARE ?= 0.05
+notebooks: $(VENV)/dev ## run the notebooks; SHARE is the part of the training of notebooks/digits.ipynb
+	@$(BIN)/pytest --nbmake --nbmake-timeout 1800 -n 0 -q $(or $(ARGS),notebooks)
 
 bench: $(VENV)/core ## time images of the bundled model, cold and warm (ARGS="--batch 1 -o benchmarks/results")
 	@$(BIN)/vqdiff bench --size emoji $(ARGS)

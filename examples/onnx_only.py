@@ -124,26 +124,35 @@ def sample(
 
     The guidance scale must be constant, and the sampler purity or fewer-tokens.
     """
-    by_purity = {"purity": True, "fewer-tokens": False}[settings["sampler"]]
-    L, mask = tokens_of["num_tokens"], tokens_of["mask"]
-    gamma_bar, steps = np.array(schedule["gamma_bar"]), min(settings["steps"], L)
+    L, mask, gamma_bar = tokens_of["num_tokens"], tokens_of["mask"], np.array(schedule["gamma_bar"])
+    steps = min(settings["steps"], L)
     left = [L - step * L // steps for step in range(steps + 1)]
     tokens = np.full(L, mask)
     for step, (before, after) in enumerate(pairwise(left), 1):
-        u_order, u = uniforms(seed, step, L)
-        masked = np.flatnonzero(tokens == mask)
-        cond, null = (logits[masked] for logits in denoise(tokens, time_of(gamma_bar, before / L)))
-        log_p0 = log_softmax(guide(cond, null, np.float32(settings["guidance"])))
-        purity = np.exp(log_p0.max(1))
-        # An exponential race: the first arrivals are draws without replacement, with weights ∝ purity.
-        order = np.log(u_order[masked]) / purity if by_purity else u_order[masked]
-        first = np.argsort(-order, kind="stable")[: before - after]
-        log_p0 = truncate(log_p0[first], np.float32(settings["truncation"]))
-        if by_purity:
-            sharper = 1 + np.float32(settings["prior_scale"]) * purity[first]
-            log_p0 = log_softmax(sharper[:, None] * log_p0)
-        tokens[masked[first]] = draw_categorical(log_p0, u[masked[first]])
+        logits = denoise(tokens, time_of(gamma_bar, before / L))
+        tokens = reveal(tokens, tokens == mask, logits, before - after, settings, uniforms(seed, step, L))
     return tokens
+
+
+def reveal(
+    tokens: Array, masked: Array, logits: tuple[Array, Array], count: int, settings: dict[str, Any], u: Array
+) -> Array:
+    """Return the tokens with ``count`` of the masked positions filled; u: two random numbers per position."""
+    by_purity = {"purity": True, "fewer-tokens": False}[settings["sampler"]]
+    places = np.flatnonzero(masked)
+    cond, null = (each[places] for each in logits)
+    log_p0 = log_softmax(guide(cond, null, np.float32(settings["guidance"])))
+    purity = np.exp(log_p0.max(1))
+    # An exponential race: the first arrivals are draws without replacement, with weights ∝ purity.
+    order = np.log(u[0, places]) / purity if by_purity else u[0, places]
+    first = np.argsort(-order, kind="stable")[:count]
+    log_p0 = truncate(log_p0[first], np.float32(settings["truncation"]))
+    if by_purity:
+        sharper = 1 + np.float32(settings["prior_scale"]) * purity[first]
+        log_p0 = log_softmax(sharper[:, None] * log_p0)
+    filled = tokens.copy()
+    filled[places[first]] = draw_categorical(log_p0, u[1, places[first]])
+    return filled
 
 
 def guide(cond: Array, null: Array, scale: np.float32) -> Array:

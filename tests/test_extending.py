@@ -74,7 +74,7 @@ def test_the_page_works_as_it_stands(
     assert [one.tobytes() for one in names["again"]] == [one.tobytes() for one in names["images"]]
     main(["info", "unigram"])
     assert "denoiser: Unigram\n" in capsys.readouterr().out
-    index = json.loads(Path("unigram", "model_index.json").read_text())
+    index = json.loads(Path("unigram", "model_index.json").read_text(encoding="utf-8"))
     assert index["components"] == {"denoiser": "Unigram", "image_tokenizer": "GreyTokenizer"}
 
     file = io.BytesIO()

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from vqdiff.cli import app
 
@@ -88,6 +89,25 @@ def test_nothing_is_fetched_from_elsewhere(site: Path) -> None:
     for file in [*site.rglob("*.html"), *site.rglob("*.css")]:
         found = [line for line in file.read_text("utf-8").splitlines() if pattern.search(line)]
         assert not found, (file, found)
+
+
+def test_notebooks_are_pages_with_their_outputs(site: Path) -> None:
+    page = (site / "tutorials" / "edit" / "index.html").read_text("utf-8")
+    assert "pipe.expand" in re.sub(r"<[^>]+>", "", page)
+    (image, *_) = re.findall(r'src="\.\./(edit-\d+\.png)"', page)
+    assert Image.open(site / "tutorials" / image).width >= 128
+    assert 'href="../../editing/"' in page
+
+
+def test_pages_for_language_models(site: Path) -> None:
+    """Every page of the navigation is listed and its file is there; the whole text has the options of the commands."""
+    listed = re.findall(r"^- \[(.+?)\]\((.+?)\)", (site / "llms.txt").read_text("utf-8"), re.MULTILINE)
+    assert len(listed) > 30
+    assert all((site / address / "index.html").exists() for _, address in listed)
+    assert ("Generate", "generating/") in listed
+    text = (site / "llms-full.txt").read_text("utf-8")
+    assert "--guidance-interval" in text
+    assert "# Edit images" in text
 
 
 @pytest.mark.slow

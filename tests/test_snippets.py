@@ -48,13 +48,16 @@ def names(pipe: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> di
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_python_of_a_page(page: Path, names: dict[str, Any], pipe: Pipeline) -> None:
+def test_python_of_a_page(page: Path, names: dict[str, Any], pipe: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     if page.name in ELSEWHERE:
         pytest.skip(ELSEWHERE[page.name])
     program = "\n".join(python_of(page))
     if page.name == "data.md":
         shutil.copytree(ROOT / "tests" / "fixtures" / "emoji-sample", "my-pictures")
         tokenize("my-pictures", "train", pipe.model.image_tokenizer, Path("my-tokens"))
+    if page.name == "integrations.md":
+        (Path.cwd() / "extras").symlink_to(ROOT / "extras", target_is_directory=True)
+        monkeypatch.setattr("diffusers.utils.dynamic_modules_utils.HF_MODULES_CACHE", str(Path.cwd() / "modules"))
     if page.name in SERVED:
         engine = Engine()
         with running(config_of(create_app({"emoji": pipe}, engine), ConnectionLimits(), stop_timeout=5)) as (

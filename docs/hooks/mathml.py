@@ -7,14 +7,15 @@ import re
 
 from latex2mathml.converter import convert
 from mkdocs.exceptions import PluginError
+from mkdocs.structure.pages import Page
 
 _FORMULA = re.compile(r'class="arithmatex">\\([(\[])(.*?)\\[)\]]<', re.DOTALL)
 _SOURCE = re.compile(r"\[([^\]]+)\]\(\.\./[^)]+\)")
 
 
-def on_page_markdown(markdown: str, **_: object) -> str:
+def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
     """Unlink what lies outside of the site: `../src/…` is there where the repository is read, and not here."""
-    return _SOURCE.sub(r"`\1`", markdown)
+    return markdown if "/" in page.file.src_uri else _SOURCE.sub(r"`\1`", markdown)
 
 
 def on_page_content(content: str, **_: object) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,7 @@ from vqdiff.foundation.errors import InputError
 from vqdiff.foundation.html import table
 from vqdiff.foundation.images import ImageLike, to_images
 from vqdiff.foundation.options import WholeNumber, checked, whole
+from vqdiff.foundation.progress import in_notebook, step_bar
 from vqdiff.foundation.shapes import Float, Int
 from vqdiff.model import Job, Model
 from vqdiff.model.devices import auto_precision, pick_device
@@ -67,6 +69,9 @@ class Pipeline:
     to the model's own. Image i of a call has seed ``seed + i`` and does not depend on ``batch_size``, the number of
     images sampled together. If ``negative`` is given, guidance moves away from it instead of the null condition.
 
+    In a notebook, methods that return images show a bar until they do; ``pipe.progress = False`` turns it off, and
+    True turns it on for a terminal, too.
+
     All methods raise InputError for an empty or too long prompt, an unknown label, or a value out of range.
     """
 
@@ -74,6 +79,7 @@ class Pipeline:
         """``read_again`` reads the networks as they were before packing, for :meth:`save`."""
         self.model = model
         self.read_again = read_again
+        self.progress: bool | None = None
 
     def __repr__(self) -> str:
         return f"<vqdiff.Pipeline {', '.join(self._facts().values())}>"
@@ -250,15 +256,17 @@ class Pipeline:
         self, job: Job, *, batch_size: WholeNumber = 8, on_step: Callable[[int, int], None] | None = None
     ) -> list[Image.Image]:
         """Generate the images of a job, which is not checked further."""
-        images = list[Image.Image]()
-        for part in job.parts(whole("batch_size", batch_size, least=1)):
-            frame = None
-            for frame in self._run(part):
-                if on_step is not None:
-                    done = len(images) * frame.steps + frame.step * len(part.seeds)
-                    on_step(done, len(job.seeds) * frame.steps)
-            assert frame is not None  # every sampler takes a step
-            images += [job.finish(one) for one in self.decode(frame.tokens)]
+        images, parts = list[Image.Image](), job.parts(whole("batch_size", batch_size, least=1))
+        bar = on_step is None and (in_notebook() if self.progress is None else self.progress)
+        with step_bar("generating") if bar else nullcontext(on_step) as show:
+            for part in parts:
+                frame = None
+                for frame in self._run(part):
+                    if show is not None:
+                        done = len(images) * frame.steps + frame.step * len(part.seeds)
+                        show(done, len(job.seeds) * frame.steps)
+                assert frame is not None  # every sampler takes a step
+                images += [job.finish(one) for one in self.decode(frame.tokens)]
         return images
 
     @torch.inference_mode()

@@ -29,8 +29,8 @@ def folder(tmp_path: Path) -> Path:
 
 
 def edit(file: Path, drop: tuple[str, ...] = (), **values: object) -> None:
-    config = json.loads(file.read_text()) | values
-    file.write_text(json.dumps({key: value for key, value in config.items() if key not in drop}))
+    config = json.loads(file.read_text(encoding="utf-8")) | values
+    file.write_text(json.dumps({key: value for key, value in config.items() if key not in drop}), encoding="utf-8")
 
 
 def as_of_2022(folder: Path) -> None:
@@ -168,7 +168,7 @@ def cut(file: Path) -> None:
 
 
 def pointer(file: Path) -> None:
-    file.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0123\nsize 5440000000\n")
+    file.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0123\nsize 5440000000\n", encoding="utf-8")
 
 
 def transpose(file: Path) -> None:

@@ -36,9 +36,17 @@ def test_check_counts_and_shows(tmp_path, capsys):
     folder = with_metadata(tmp_path / "set", numbered(9))
     main(["data", "check", str(folder), "--image-size", "16"])
     out = capsys.readouterr().out
+    assert not (folder / "tokens").exists()
     assert "train: 9 images\n  sizes: 16 × 16 to 16 × 16, median 16 × 16; 0 (0%) below 16\n" in out
-    assert f"with the default networks, in {auto_precision(pick_device('auto'))}:\n" in out
-    assert re.search(r"  denoiser: [\d.]+ ms per image, 0:00:\d\d per epoch of 9 images\n", out)
+    where = pick_device("auto")
+    assert f"training with the recipe own-100 on {where}, in {auto_precision(where)}:\n" in out
+    assert re.search(r"\n  about \d+ (seconds|minutes) in all: \d+ seconds to prepare, \d+ \w+ to train, ", out)
+    commands = [line.strip() for line in out.splitlines() if line.startswith("  vqdiff ")]
+    assert commands == [
+        "vqdiff train diffusion --template own-100 > my-100.toml",
+        f"vqdiff train diffusion my-100.toml --set data={folder}",
+        "vqdiff generate 'number 0' --model runs/mine",
+    ]
     assert f"contact sheet: {folder / '.cache' / 'contact-sheet.png'}" in out
     with Image.open(folder / ".cache" / "contact-sheet.png") as sheet:
         assert sheet.size == (8 * 100 + 4, 2 * 100 + 4)

@@ -82,7 +82,7 @@ def test_a_full_disk_is_one_line(folder: Path) -> None:
     if not Path("/dev/full").exists():
         pytest.skip("no /dev/full here")
     argv, environment = command("info")
-    with open("/dev/full", "w") as full:
+    with open("/dev/full", "w", encoding="utf-8") as full:
         done = subprocess.run(argv, env=environment, stdout=full, stderr=subprocess.PIPE, text=True)
     assert done.returncode == 2
     assert done.stderr == "vqdiff: error: cannot write: No space left on device; free some space\n"

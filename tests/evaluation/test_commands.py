@@ -111,7 +111,7 @@ def test_the_scorers_know_real_drawings(folder: Path) -> None:
 
 
 def test_two_processes_share_the_drawing(folder: Path) -> None:
-    path = config(folder, EVALUATION)
+    path = config(folder, EVALUATION.replace("[0, 100]", "[0]"))
     main(["evaluate", path])
     alone = Result.load(folder / "result.json")
     tokens = {file: file.read_bytes() for file in (folder / "drawn").rglob("*.safetensors")}
@@ -206,7 +206,8 @@ def test_a_study_of_guidance_over_time(folder: Path, capsys: pytest.CaptureFixtu
 
 def test_a_broken_sampler_is_seen_by_a_study(folder: Path) -> None:
     """A changed sampler of the same name draws again, since its code is part of the key of what is kept, and worse."""
-    path = config(folder, STUDY.replace('["purity", "halton"]', '["purity"]').replace("[1, 2]", "[8]") + TRIAL)
+    study = STUDY.replace('["purity", "halton"]', '["purity"]').replace("[1, 2]", "[8]")
+    path = config(folder, study + TRIAL.replace("[0, 100]", "[0]"))
     package, code = Path(vqdiff.__file__).parent, Path(inspect.getfile(Reveal))
     changed = linked_copy(package, folder / "changed" / "vqdiff") / code.relative_to(package)
     overwrite(changed, code.read_bytes() + b"\n\ndef draw_categorical(log_p, u):\n    return log_p.argmin(-1)\n")
@@ -274,7 +275,16 @@ def test_train_scorer_and_use_it(folder: Path) -> None:
         card = json.loads((folder / "scorers" / name / "card.json").read_text())
         assert card["quality"]["train"]["r_precision"] > 0.8  # by chance 0.01
         assert card["quality"]["train"]["style_accuracy"] > 0.8
-    main(["evaluate", config(folder, EVALUATION), "--set", f'trial.scorers=["{folder / "scorers" / "emoji"}"]'])
+    one_seed = ["--set", "trial.seeds=[0]"]
+    main(
+        [
+            "evaluate",
+            config(folder, EVALUATION),
+            *one_seed,
+            "--set",
+            f'trial.scorers=["{folder / "scorers" / "emoji"}"]',
+        ]
+    )
     assert Result.load(folder / "result.json").measurement.scorer == "emoji"
     text = head + small + "\n".join(lines)
     with pytest.raises(SystemExit):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -21,6 +23,10 @@ from vqdiff.text import TextEncoder
 
 ROOT = Path(__file__).parents[2]
 L, K, T = 64, 90, 20
+
+
+def run(*arguments: object, folder: Path) -> None:
+    subprocess.run([sys.executable, *map(str, arguments)], check=True, cwd=folder)
 
 
 def _example() -> ModuleType:
@@ -92,3 +98,41 @@ def test_the_file_is_a_png(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
     (tmp_path / "a.png").write_bytes(example.png(pixels))
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "a.png")), pixels)
+
+
+@pytest.mark.slow
+def test_an_image_of_the_bundled_model_is_ours(tmp_path: Path) -> None:
+    """Step by step from the same tokens, since a different rounding may decide between two near-equal tokens."""
+    folder = tmp_path / "emoji"
+    run("-m", "vqdiff", "export", "emoji", "-o", folder, folder=tmp_path)
+    blocked = "import sys; sys.modules['torch'] = sys.modules['vqdiff'] = None; import runpy; sys.argv = sys.argv[1:]"
+    blocked += "; runpy.run_path(sys.argv[0], run_name='__main__')"
+    run("-c", blocked, ROOT / "examples" / "onnx_only.py", folder, "a red apple", "apple.png", "3", folder=tmp_path)
+    drawn = np.asarray(Image.open(tmp_path / "apple.png")).astype(int)
+
+    pipe = bundled_pipeline("float32")
+    settings, K, L = pipe.model.sampling, pipe.model.schedule.num_codes, pipe.model.num_tokens
+    manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
+    condition, networks = example.text_condition(folder, manifest, "a red apple"), example.Networks(folder)
+    bound = pipe.model.bind(pipe.model.encode(["a red apple"]), pipe.model.null(1))
+    gamma_bar, tokens, different = pipe.model.schedule.gamma_bar.numpy(), torch.full((1, L), K), list[int]()
+    for frame in pipe.frames(["a red apple"], [3], settings):
+        masked = (tokens == K)[0].numpy()
+        t = example.time_of(gamma_bar, masked.mean())
+        logits = networks("denoiser", tokens.repeat(2, 1).numpy(), np.full(2, t), condition)
+        with torch.inference_mode():
+            wanted = bound(tokens.repeat(2, 1), torch.full((2,), t)).numpy()
+        assert np.abs(logits - wanted).max() < 1e-3 * np.abs(wanted).max()
+        count, u = int(frame.revealed.sum()), example.uniforms(3, frame.step, L)
+        found = example.reveal(tokens[0].numpy(), masked, tuple(logits), count, vars(settings), u)
+        different.append(int((found != frame.tokens[0].numpy()).sum()))
+        tokens = frame.tokens
+    assert max(different) <= 4
+    assert sum(different) <= 8
+
+    def denoise(tokens: Any, t: int) -> Any:
+        return tuple(networks("denoiser", np.stack([tokens] * 2), np.full(2, t), condition))
+
+    free = example.sample(denoise, manifest["schedule"], manifest["tokens"], manifest["sampling"], 3)
+    image = np.asarray(pipe.decode(torch.from_numpy(free)[None])[0]).astype(int)
+    assert np.abs(image - drawn).max() <= 1

@@ -121,7 +121,7 @@ def test_explain_and_models() -> None:
         ("edit", {"image": in_base64(Image.new("RGB", (600, 8))), "strength": 0.5}, "may have 512"),
         ("edit", {"image": in_base64(Image.new("RGB", (32, 32)))}, "give one of region, mask and strength"),
         ("edit", {"image": in_base64(Image.new("RGB", (32, 32))), "region": [0, 0, 33, 8]}, "within 32×32 pixels"),
-        ("explain", {"prompt": "2", "n": 2}, "n: Input should be 1"),
+        ("explain", {"prompt": "2", "n": 2}, "n: Input should be less than or equal to 1"),
         ("paint", {}, "choose one of draw, edit, explain, models"),
     ],
 )

@@ -69,7 +69,7 @@ def test_memory_holds_a_batch_and_the_file_is_mapped(tmp_path: Path) -> None:
     drawn = captions.draw(np.arange(1000), np.random.default_rng(0), slice(None))
     assert torch.equal(drawn[:, 3, 7], torch.arange(1000.0) + 1)
     if sys.platform == "linux":
-        assert str(file) in Path("/proc/self/maps").read_text()
+        assert str(file) in Path("/proc/self/maps").read_text(encoding="utf-8")
 
 
 def test_other_programs_can_read_the_file(tmp_path: Path) -> None:

@@ -92,8 +92,9 @@ def test_labels_keep_their_meaning_when_a_model_is_trained_further(folder: Path)
     assert task.train_set.labels is not None
     assert set(task.train_set.labels.tolist()) == {1}  # not 0, though it is the only class here
     assert task.parts.class_names == ("blue", "red")
+    other = [f"data={folder / 'only-green'}", f"output={folder / 'other-on'}"]
     with pytest.raises(InputError, match="the class 'green' is not one of the known ones, blue, red"):
-        DiffusionTask(read_config(DiffusionTraining, folder / "on.toml", [f"data={folder / 'only-green'}"]))
+        DiffusionTask(read_config(DiffusionTraining, folder / "on.toml", other))
 
 
 @pytest.mark.parametrize("changes", [(), CLASSIC], ids=["modern", "classic"])
@@ -187,6 +188,30 @@ def test_importance_learns_where_the_loss_is(folder: Path) -> None:
     assert (task.objective.second_moment > 0).all()
 
 
+def test_a_share_is_held_out(folder: Path) -> None:
+    """The same images every time; a split named validation comes before one named test."""
+    task = DiffusionTask(config(folder, "share", "validation=0.25"))
+    assert (len(task.train_set), len(task.test_set)) == (18, 6)
+    again = DiffusionTask(config(folder, "again", "validation=0.25"))
+    assert list(again.test_set.names) == list(task.test_set.names)
+    assert not set(task.test_set.names) & set(task.train_set.names)
+    with pytest.raises(InputError, match="validation is 1"):
+        config(folder, "none", "validation=1.0")
+    for split in ("train", "test", "val"):
+        shutil.copytree(folder / "pictures", folder / "splits" / split)
+    assert DiffusionTask(config(folder, "splits-run", f"data={folder / 'splits'}")).held_out == "val"
+
+
+def test_few_held_out_images_are_measured_often(folder: Path) -> None:
+    task = DiffusionTask(config(folder, "often", "evaluate=100"))
+    assert len(task.test_set) == 1 < len(task.test_tokens)
+    scores = task.evaluate(task.model)
+    assert scores == task.evaluate(task.model)
+    assert scores["held_out_masked_nll"] == pytest.approx(np.log(16), rel=0.1)  # it knows nothing yet
+    loss = np.mean([float(task.objective(**task.batch(step, slice(0, 8)))[0].detach()) for step in range(20)])
+    assert scores["held_out_loss"] == pytest.approx(loss, rel=0.2)  # the same quantity
+
+
 def test_tokens_made_before_are_used_and_checked(folder: Path) -> None:
     tokenizer = vqdiff.model.load_component(folder / "tokenizer")
     for split in ("train", "test"):
@@ -200,9 +225,10 @@ def test_tokens_made_before_are_used_and_checked(folder: Path) -> None:
 
 
 def test_sanity_learns_one_batch_and_writes_nothing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = sorted(folder.rglob("*"))
     train_diffusion(config(folder, "sane", "run.learning_rate=0.01"), sanity=True)
     assert "one batch, step 200" in capsys.readouterr().out
-    assert not (folder / "sane" / "last.pt").exists()
+    assert sorted(folder.rglob("*")) == before
     with pytest.raises(InputError, match="a run would not learn either"):
         train_diffusion(config(folder, "insane", "run.learning_rate=1e-9"), sanity=True)
 

@@ -98,9 +98,16 @@ def assert_same(one: Path, other: Path) -> None:
         torch.testing.assert_close(theirs[name], value, atol=5e-3, rtol=1e-2)
 
 
-@pytest.mark.parametrize("processes", [2, 3])
-@pytest.mark.parametrize("shard", [False, True], ids=["ddp", "fsdp"])
-def test_processes_compute_what_one_does(folder: Path, processes: int, shard: bool) -> None:
+@pytest.mark.parametrize(
+    ("shard", "processes"),
+    [
+        pytest.param(False, 3, id="ddp-3"),
+        pytest.param(True, 2, id="fsdp-2"),
+        pytest.param(False, 2, id="ddp-2", marks=pytest.mark.slow),
+        pytest.param(True, 3, id="fsdp-3", marks=pytest.mark.slow),
+    ],
+)
+def test_processes_compute_what_one_does(folder: Path, shard: bool, processes: int) -> None:
     name = f"{processes}-{shard}"
     run(folder, name, f"run.shard={json.dumps(shard)}", "run.accumulation=2", processes=processes)
     assert_same(folder / "one", folder / name)

@@ -20,13 +20,16 @@ import torch
 from accelerate import tracking
 from accelerate.tracking import GeneralTracker
 from accelerate.utils import LoggerType
+from PIL import Image
 from torch import Tensor, nn
 
 from processes import exit_codes, started
 from vqdiff.foundation import progress
 from vqdiff.foundation.errors import InputError
 from vqdiff.training import logger
+from vqdiff.training.duration import in_words
 from vqdiff.training.loop import RunConfig, make_accelerator, train
+from vqdiff.training.validation import Criterion
 
 RUN = RunConfig(
     steps=12,
@@ -64,6 +67,8 @@ class Line:
     compiled = None
     data_fingerprint = "y = 2x"
     learning_rates: Mapping[str, float] = {}
+    criterion = Criterion("held_out")
+    legend = "weight: the slope"
 
     def __init__(
         self,
@@ -96,8 +101,11 @@ class Line:
     def evaluate(self, model: nn.Module) -> dict[str, float]:
         return {"held_out": float((model(torch.ones(1)).detach() - 2).abs())}
 
+    def upkeep(self, model: nn.Module) -> tuple[float, float]:
+        return 0.0, 0.0
+
     def preview(self, model: nn.Module, path: Path) -> None:
-        path.write_text("a picture")
+        path.write_text("a picture", encoding="utf-8")
 
     def save(self, model: nn.Module, folder: Path) -> None:
         torch.save(model.state_dict(), folder / "finished.pt")
@@ -116,6 +124,56 @@ def test_a_run_leaves_what_it_promises(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.glob("preview*")) == ["preview-0000006.png", "preview-0000012.png"]
     assert list(tmp_path.glob("events.out.tfevents*"))
     assert records[-1]["held_out"] < records[2]["held_out"]
+    assert Image.open(tmp_path / "curve.png").width > 500
+
+
+class Overfitting(Line):
+    """Held-out data lie on y = x: training towards y = 2x is right for a while only."""
+
+    def evaluate(self, model: nn.Module) -> dict[str, float]:
+        return {"held_out": float((model(torch.ones(1)).detach() - 1).abs())}
+
+
+EARLY = replace(RUN, steps=200, learning_rate=0.02, validate_every=2, patience=3, checkpoint_every=5, ema=0.0)
+
+
+def test_a_run_stops_when_held_out_images_no_longer_profit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train(Overfitting, EARLY, tmp_path / "whole", resume=False)
+    scores = {r["step"]: r["held_out"] for r in losses(tmp_path / "whole") if "held_out" in r}
+    best = min(scores, key=lambda step: scores[step])
+    assert list(scores) == list(range(2, best + 7, 2))
+    assert best + 6 < EARLY.steps
+    saved = finished(tmp_path / "whole")
+    assert float((saved["weight"] + saved["bias"] - 1).abs()) == pytest.approx(scores[best], abs=1e-6)
+    assert f"finished at step {best + 6}, with the weights of step {best}" in capsys.readouterr().out
+
+    with pytest.raises(KeyboardInterrupt):  # after the best, before the end
+        train(lambda: Overfitting(stop_at=best + 3), EARLY, tmp_path / "broken", resume=False)
+    train(Overfitting, EARLY, tmp_path / "broken", resume=True)
+    assert_same_run(tmp_path / "whole", tmp_path / "broken")
+
+    train(Overfitting, EARLY, tmp_path / "broken", resume=True)  # there is nothing left to do
+    assert_same_run(tmp_path / "whole", tmp_path / "broken")
+    train(Overfitting, replace(EARLY, patience=5), tmp_path / "broken", resume=True)
+    assert max(r["step"] for r in losses(tmp_path / "broken")) == best + 10
+
+
+def test_the_whole_time_is_announced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    class Slow(Line):
+        def upkeep(self, model: nn.Module) -> tuple[float, float]:
+            return 300.0, 1800.0
+
+    train(Slow, RUN, tmp_path, resume=False)
+    out = capsys.readouterr().out
+    assert re.search(r"about 70 minutes in all: \d+ seconds to prepare, \d+ seconds to train, 70 minutes for ", out)
+    assert "weight: the slope" in out
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(41.3, "41 seconds"), (840, "14 minutes"), (8500, "2 h 20 min"), (3e5, "3.5 days")]
+)
+def test_durations_in_words(seconds: float, words: str) -> None:
+    assert in_words(seconds) == words
 
 
 def losses(folder: Path) -> list[dict[str, float]]:
@@ -142,13 +200,15 @@ def test_interrupted_and_resumed_equals_uninterrupted(tmp_path: Path, number: in
     assert_same_run(tmp_path / "whole", tmp_path / "broken")
 
 
-def test_killed_twenty_times_equals_uninterrupted(tmp_path: Path) -> None:
+@pytest.mark.parametrize("times", [6, pytest.param(20, marks=pytest.mark.slow)])
+def test_killed_several_times_equals_uninterrupted(times: int, tmp_path: Path) -> None:
     """SIGKILL at random moments: never a broken checkpoint, never more lost than the interval."""
-    run, folder = replace(RUN, steps=600, checkpoint_every=5, log_every=20, preview_every=600), tmp_path / "killed"
+    steps, folder = 40 * times, tmp_path / "killed"
+    run = replace(RUN, steps=steps, checkpoint_every=5, log_every=20, preview_every=steps)
     asked = tmp_path / "asked"
     train(Line, run, tmp_path / "whole", resume=False)
     moments, reached = random.Random(0), 0
-    for _ in range(20):
+    for _ in range(times):
         checkpoint, before = folder / "last.pt", _stamp(folder / "last.pt")
         child = started(train, partial(Line, pause=0.005, asked=asked), run, folder, resume=bool(before))
         while _stamp(checkpoint) == before:  # it has begun to train, however slow the machine

@@ -175,12 +175,33 @@ def test_scores_know_perfect_from_poor(capsys: pytest.CaptureFixture[str]) -> No
     assert scores["rfd_effnet"] == pytest.approx(0, abs=1e-3)
     assert scores["codes_used"] == 1
     assert scores["perplexity"] == pytest.approx(2, rel=0.01)
-    assert "warning" not in capsys.readouterr().out
     poor = held_out.scores(Copier(4, inverted=True))
     assert poor["psnr"] == pytest.approx(0)
     assert poor["ssim"] < 0
     assert poor["rfd_effnet"] > 1
-    assert "only 50% of the codes" in capsys.readouterr().out
+    assert poor["codes_used"] == 0.5
+
+
+def test_few_images_cannot_tell_which_codes_are_used(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    task, model = TokenizerTask(config(trained)), Copier(4)  # uses two codes
+    task.held_out = HeldOut(black_and_white(), 70)
+    assert task.evaluate(model)["codes_used"] == 0.5
+    assert "held-out images use 50% of the codes" in capsys.readouterr().out
+    task.held_out.pictures = task.held_out.pictures[:1, :8, :8]
+    assert "codes_used" not in task.evaluate(model)
+    assert "of the codes" not in capsys.readouterr().out
+
+
+def test_sanity_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for number in range(6):
+        (tmp_path / "set").mkdir(exist_ok=True)
+        Image.new("RGB", (8, 8), (40 * number, 0, 90)).save(tmp_path / "set" / f"{number}.png")
+    before = sorted(tmp_path.rglob("*"))
+    small = {"image_size": 8, "channels": [8, 8], "encoder_blocks": [0, 0], "decoder_blocks": [0, 0], "num_codes": 4}
+    changes = {"data": "set", "model": small | {"code_dim": 4}, "perceptual": {"weight": 0.0}, "adversarial": {}}
+    train_tokenizer(config(tmp_path / "run", **changes), sanity=True)
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_scores_are_not_taken_in_bfloat16() -> None:

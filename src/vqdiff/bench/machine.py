@@ -34,5 +34,5 @@ def describe_machine(device: torch.device) -> dict[str, Any]:
 
 def _processor() -> dict[str, str]:
     path = Path("/proc/cpuinfo")
-    lines = path.read_text().splitlines() if path.is_file() else []
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     return {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +12,9 @@ from cyclopts import App, Parameter
 from vqdiff.foundation.extras import READING, require
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from vqdiff.data.check import SplitReport
     from vqdiff.interfaces import ImageTokenizer
 
 app = App(name="data", help="Build, check and tokenize sets of images.")
@@ -75,7 +79,7 @@ def check(
     time: bool = True,
     device: str = "auto",
 ) -> None:
-    """Read every image and caption of a set: print a summary, the cost of training, and all faults.
+    """Read every image and caption of a set: print a summary, all faults, and how to train on it in how much time.
 
     Broken images, text that cannot be read, missing captions and all other
     faults are listed, and give exit code 2; training itself skips broken
@@ -85,7 +89,7 @@ def check(
         data: A folder of images, parquet files or tars; or hub:owner/name on the Hugging Face Hub.
         image_size: The size in pixels to train at; smaller images are counted.
         output: The contact sheet to write, a PNG (default: in the folder's .cache).
-        time: Time the default networks on this machine for some seconds, to estimate the cost of an epoch.
+        time: Time the recipe for a set of this size on this machine, for some seconds, and print its commands.
         device: The device to time: auto, cpu, cuda or cuda:1.
     """
     require("reading a set", "train", *READING)
@@ -102,13 +106,13 @@ def check(
     check_writable(output)
     if image_size < 1:
         raise InputError(f"--image-size is {image_size}: give a number of pixels, at least 1")
-    pictures, faults, train = [], [], 0
+    pictures, faults, reports = [], [], []
     for report in check_data(data, pictures):
         print(*report.summary(image_size), sep="\n")
         faults += report.faults()
-        train += len(report.sizes) if report.name == "train" else 0
-    if time and train:
-        _print_cost(train, image_size, device)
+        reports.append(report)
+    if time and any(report.sizes for report in reports if report.name == "train"):
+        _print_recipe(data, reports, device)
     if pictures:
         with atomic_path(output) as path:
             sheet(pictures, columns=8).save(path)
@@ -118,17 +122,36 @@ def check(
         raise InputError(f"{len(faults)} faults in {data}, listed above: fix or remove them")
 
 
-def _print_cost(pictures: int, image_size: int, device: str) -> None:
-    from datetime import timedelta
-
+def _print_recipe(data: str, reports: Sequence[SplitReport], device: str) -> None:
+    """Print how long the recipe for a set of this size takes in all, and the commands that run it."""
+    from vqdiff.data import held_out_split
+    from vqdiff.foundation.errors import InputError
     from vqdiff.model.devices import auto_precision, pick_device
+    from vqdiff.recipes.training import path_of, recommended
     from vqdiff.training.cost import measure_cost
 
-    where = pick_device(device)
-    print(f"training on {where} at {image_size} pixels with the default networks, in {auto_precision(where)}:")
-    for stage, seconds in vars(measure_cost(image_size, where)).items():
-        epoch = timedelta(seconds=round(pictures * seconds))
-        print(f"  {stage}: {1000 * seconds:.3g} ms per image, {epoch} per epoch of {pictures:,} images")
+    train = next(report for report in reports if report.name == "train")
+    held_out = sum(len(report.sizes) for report in reports if report.name.startswith(held_out_split(data)))
+    captions = {text for report in reports for text in report.captions}
+    condition = "text" if captions else "class" if train.labels else "none"
+    recipe, where = recommended(len(train.sizes)), pick_device(device)
+    counts = len(train.sizes), held_out or max(1, len(train.sizes) // 20)
+    print(f"training with the recipe {recipe} on {where}, in {auto_precision(where)}:")
+    try:
+        print(f"  {measure_cost(recipe, data, counts, captions, condition, where)}")
+    except InputError as error:
+        print(f"  it cannot start: {error}")
+    own = path_of("diffusion", recipe).stem.replace("own", "my") + ".toml"
+    drawing = {
+        "text": f"vqdiff generate {shlex.quote(min(train.captions, key=len, default=''))}",
+        "class": "vqdiff generate --label 0",
+        "none": "vqdiff generate --unconditional",
+    }
+    print(f"  vqdiff train diffusion --template {recipe} > {own}")
+    if condition != "text":
+        print(f'  (in {own}, write condition = "{condition}" in place of text_encoder = …)')
+    print(f"  vqdiff train diffusion {own} --set data={shlex.quote(data)}")
+    print(f"  {drawing[condition]} --model runs/mine")
 
 
 @app.command
@@ -139,6 +162,7 @@ def tokens(
     output: Annotated[Path, Parameter(name=["--output", "-o"])],
     flip: bool = False,
     crops: int = 1,
+    validation: float = 0.02,
     bf16: bool = False,
     batch_size: int = 64,
     device: str = "auto",
@@ -156,13 +180,14 @@ def tokens(
         output: The folder to write the tokens to.
         flip: Also encode the mirror image of each image; not for images with text.
         crops: Square crops of each image: the central one, and others of 80 to 100 % of its side.
+        validation: The share of the images that is held out, if the set has no other split than train.
         bf16: Encode in bfloat16: faster on devices with units for it; a few tokens differ.
         batch_size: Images encoded together.
         device: auto, cpu, cuda or cuda:1.
     """
     require("reading a set", "train", *READING)
 
-    from vqdiff.data import Views, tokenize
+    from vqdiff.data import Views, check_share, tokenize
     from vqdiff.data.splits import split_names
     from vqdiff.foundation.errors import InputError
     from vqdiff.model import load_component
@@ -171,13 +196,12 @@ def tokens(
 
     if batch_size < 1:
         raise InputError(f"--batch-size is {batch_size}: at least 1 is needed")
+    check_share(validation)
+    options = {"views": Views(flip, crops), "bf16": bf16, "batch_size": batch_size, "validation": validation}
     tokenizer: ImageTokenizer = load_component(find_part(model, "image_tokenizer")).to(pick_device(device))
-    views = Views(flip, crops)
     class_names: tuple[str, ...] = ()
     for split in split_names(data):
-        made = tokenize(
-            data, split, tokenizer, output, views=views, bf16=bf16, batch_size=batch_size, class_names=class_names
-        )
+        made = tokenize(data, split, tokenizer, output, class_names=class_names, **options)
         class_names = class_names or made.class_names
         count, each, length = made.tokens.shape
         size = made.tokens.nbytes / 1e6

@@ -7,6 +7,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -174,20 +175,15 @@ def _finished(
     pipe: Pipeline, job: Job, batch_size: int, record: dict[str, Any], *, quiet: bool
 ) -> Iterator[Image.Image]:
     """Yield the images as they are finished, with a progress bar on a terminal; ``record`` gets the network calls."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TimeRemainingColumn
+    from vqdiff.foundation.progress import step_bar
 
-    with Progress(
-        "generating", BarColumn(), "{task.completed}/{task.total} steps", TimeRemainingColumn(),
-        console=Console(stderr=True), transient=True, disable=quiet or not sys.stderr.isatty(),
-    ) as progress:  # fmt: skip
-        bar, before = progress.add_task("generating", total=None), 0
+    with nullcontext(lambda done, total: None) if quiet else step_bar("generating") as show:
+        before = 0
         for part in job.parts(batch_size):
 
             def on_step(done: int, total: int, before: int = before, count: int = len(part.seeds)) -> None:
-                record["network_calls"] = total // count
-                total_of_all = record["network_calls"] * len(job.seeds)
-                progress.update(bar, completed=record["network_calls"] * before + done, total=total_of_all)
+                calls = record["network_calls"] = total // count
+                show(calls * before + done, calls * len(job.seeds))
 
             yield from pipe.sample(part, batch_size=batch_size, on_step=on_step)
             before += len(part.seeds)

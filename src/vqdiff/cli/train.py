@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from cyclopts import App
 
@@ -13,20 +14,32 @@ app = App(name="train", help="Train an image tokenizer, a diffusion model, or a 
 
 
 @app.command
-def tokenizer(config: Path, *, set: Changes = (), resume: bool = False, sanity: bool = False) -> None:
+def tokenizer(
+    config: Path | None = None,
+    *,
+    set: Changes = (),
+    resume: bool = False,
+    sanity: bool = False,
+    template: str | None = None,
+) -> None:
     """Train an image tokenizer.
 
     Parameters
     ----------
     config
-        A TOML file, see configs/.
+        A TOML file; --template prints one.
     set
         Change one of its values, e.g. --set run.steps=100. May be repeated.
     resume
         Resume from the last checkpoint.
     sanity
         Write nothing; only check whether a single batch can be learnt.
+    template
+        Print a commented configuration instead: "own" for pictures of your own, and others by size.
     """
+    if config is None or template is not None:
+        _print_template("tokenizer", config, template)
+        return
     require("training", "train", *TRAINING)
 
     from vqdiff.foundation.config import read_config
@@ -36,20 +49,32 @@ def tokenizer(config: Path, *, set: Changes = (), resume: bool = False, sanity: 
 
 
 @app.command
-def diffusion(config: Path, *, set: Changes = (), resume: bool = False, sanity: bool = False) -> None:
+def diffusion(
+    config: Path | None = None,
+    *,
+    set: Changes = (),
+    resume: bool = False,
+    sanity: bool = False,
+    template: str | None = None,
+) -> None:
     """Train a denoiser and its null condition on a trained image tokenizer.
 
     Parameters
     ----------
     config
-        A TOML file, see configs/.
+        A TOML file; --template prints one.
     set
         Change one of its values, e.g. --set run.steps=100. May be repeated.
     resume
         Resume from the last checkpoint.
     sanity
         Write nothing; only check whether a single batch can be learnt.
+    template
+        Print a commented configuration instead: "own" for pictures of your own, and others by size.
     """
+    if config is None or template is not None:
+        _print_template("diffusion", config, template)
+        return
     require("training", "train", *TRAINING)
 
     from vqdiff.foundation.config import read_config
@@ -98,3 +123,15 @@ def scorer(config: Path, *, set: Changes = ()) -> None:
     from vqdiff.foundation.config import read_config
 
     train_scorers(read_config(ScorerTraining, config, set))
+
+
+def _print_template(stage: Literal["tokenizer", "diffusion"], config: Path | None, template: str | None) -> None:
+    """Print a configuration; InputError unless exactly one of the two arguments is given."""
+    from vqdiff.foundation.errors import InputError
+    from vqdiff.recipes.training import names, path_of
+
+    if template is None:
+        raise InputError(f"name a configuration, or print one with --template ({', '.join(names(stage))})")
+    if config is not None:
+        raise InputError(f"--template prints a configuration, {config} is one to train with: leave out either")
+    print(path_of(stage, template).read_text("utf-8"), end="")

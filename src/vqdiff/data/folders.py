@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -60,7 +61,9 @@ def read_folder(folder: Path, root: Path, files: Sequence[PurePosixPath]) -> Sou
 
     def unread() -> list[str]:
         read = {*pictures, *tables, *beside.values(), *described.columns}
-        return [printable(str(path.relative_to(root))) for path in below if path not in read and not path.is_dir()]
+        return [
+            printable(path.relative_to(root).as_posix()) for path in below if path not in read and not path.is_dir()
+        ]
 
     return Source(
         rows,
@@ -81,7 +84,8 @@ class _Described:
         for table in tables:
             name = table.relative_to(folder).as_posix()
             for entry in _entries(table, name):
-                path = None if entry.fault else inside(folder, table.parent, entry.file)
+                file = entry.file if os.path.exists(table.parent / entry.file) else entry.file.replace("\\", "/")
+                path = None if entry.fault else inside(folder, table.parent, file)
                 if path is None:
                     fault = entry.fault or (
                         f"names {entry.file}, which lies outside of {folder}: name files relative to the table's folder"

@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 from vqdiff.data.cache import make_cache
 from vqdiff.data.rows import Rows, describe
 from vqdiff.data.sources import digest
-from vqdiff.data.splits import find
+from vqdiff.data.splits import HELD_OUT, find
 
 Pixels = NDArray[np.uint8]
 
@@ -30,14 +30,23 @@ class ImageSet(Rows):
     """``(N, H, W, 3)``, memory-mapped."""
 
 
-def load(data: str | Path, split: str, image_size: int, class_names: tuple[str, ...] = ()) -> ImageSet:
+def load(
+    data: str | Path,
+    split: str,
+    image_size: int,
+    class_names: tuple[str, ...] = (),
+    *,
+    validation: float = HELD_OUT,
+    cache: Path | None = None,
+    limit: int | None = None,
+) -> ImageSet:
     """Load the images of one split as squares of ``image_size`` pixels.
 
     `vqdiff.data.splits.find_splits` describes what ``data`` may be. ``split`` may be the prefix of a name: ``"test"``
-    takes ``test_comp`` and ``test_style``. If a set has only ``train``, a fixed 2 % of its images are
-    ``test``. Images are put on white, cropped to the central square and resized; the result is stored in
-    ``data/.cache``, or in the user's cache if ``data`` is not a writable folder. An image that cannot be
-    read is left out, with a warning that names it.
+    takes ``test_comp`` and ``test_style``. If a set has only ``train``, the share ``validation`` of its images, chosen
+    by their names, are ``test``. ``limit`` takes only the first images of a split. Images are put on white, cropped to
+    the central square and resized; the result is stored in ``cache``, by default ``data/.cache``, or the user's cache
+    if ``data`` is not a writable folder. An image that cannot be read is left out, with a warning that names it.
 
     Captions and labels are optional; see `Rows.require_captions` and `Rows.require_labels`. ``class_names`` gives
     the names of the labels, such as the ``class_names`` of the train split when loading another. Weights are
@@ -45,11 +54,11 @@ def load(data: str | Path, split: str, image_size: int, class_names: tuple[str, 
 
     Raises InputError for a missing folder, no images, an unknown split, an unknown class, or no readable image.
     """
-    source = find(data, split)
-    home = cache_home(data)
+    source = find(data, split, validation, limit)
+    home = cache or cache_home(data)
     origin = digest((source.origin, _DECODING))
     folder = home / f"{split}-{image_size}-{origin}"
-    cache = make_cache(
+    made = make_cache(
         folder,
         source,
         {"data": origin, "image_size": image_size},
@@ -60,10 +69,10 @@ def load(data: str | Path, split: str, image_size: int, class_names: tuple[str, 
     )
     for stale in set(home.glob(f"{split}-{image_size}-{'?' * len(origin)}*")) - {folder}:
         shutil.rmtree(stale, ignore_errors=True)
-    cache.warn(f"{data} {split}")
-    fields = describe(cache.table, class_names or cache.class_names, f"{data} {split}")
+    made.warn(f"{data} {split}")
+    fields = describe(made.table, class_names or made.class_names, f"{data} {split}")
     fields |= {"captions": list(fields["captions"]), "columns": dict(fields["columns"])}
-    return ImageSet(pixels=cache.array, **fields)
+    return ImageSet(pixels=made.array, **fields)
 
 
 def cache_home(data: str | Path) -> Path:

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path, PurePosixPath
 
 from vqdiff.data.folders import list_files, read_folder
@@ -30,7 +30,8 @@ HUB = "hub:"
 
 _SPLIT = re.compile(r"(train|validation|valid|val|test)(_\w+)?")
 _SHARD_NUMBER = re.compile(r"(-\d+-of-\d+|[-_.]?\d+)$")
-_HELD_OUT = 0.02  # share of a set without a test split
+HELD_OUT = 0.02
+"""The share of its images that is held out of a set with no other split than train, by default."""
 
 
 def find_splits(data: str | Path) -> Splits:
@@ -102,11 +103,22 @@ def saved(data: str) -> Splits | None:
     return saved_splits(folder) if is_saved else None
 
 
-def find(data: str | Path, split: str) -> Source:
-    """The rows of one split; see `called` and `split_names`."""
+def find(data: str | Path, split: str, validation: float = HELD_OUT, limit: int | None = None) -> Source:
+    """The rows of one split, or the first ``limit`` of them; see `called` and `split_names`.
+
+    ``validation`` is the share of its images that is the split ``test`` of a set that only has ``train``.
+    """
+    source = _find(data, split, validation)
+    if limit is None:
+        return source
+    count = None if source.count is None else min(limit, source.count)
+    return replace(source, rows=lambda: islice(source.rows(), limit), names=None, count=count)
+
+
+def _find(data: str | Path, split: str, validation: float) -> Source:
     splits = find_splits(data)
     if split in ("train", "test") and list(splits) == ["train"]:
-        return _hold_out(splits["train"](), test=split == "test")
+        return _hold_out(splits["train"](), validation, test=split == "test")
     found = [splits[name]() for name in called(split, splits)]
     if not found:
         raise InputError(f"{data} has no split {split!r}; it has {', '.join(_with_held_out(splits))}")
@@ -114,12 +126,27 @@ def find(data: str | Path, split: str) -> Source:
 
 
 def split_names(data: str | Path) -> list[str]:
-    """The names of a set's splits. If a set has only ``train``, a fixed 2 % of its images are ``test``."""
+    """The names of a set's splits. If a set has only ``train``, a fixed share of its images are ``test``."""
     return _with_held_out(find_splits(data))
 
 
 def _with_held_out(names: Iterable[str]) -> list[str]:
     return ["train", "test"] if list(names) == ["train"] else list(names)
+
+
+def check_share(validation: float) -> None:
+    """Raise InputError unless such a share of a set can be held out."""
+    if not 0 < validation < 1:
+        raise InputError(f"validation is {validation}: give the share of the images to hold out, such as 0.05")
+
+
+def held_out_split(data: str | Path) -> str:
+    """The split to measure on while training: ``validation`` under any of its names if there is one, else ``test``.
+
+    ``data`` is a set of images, or the folder of its tokens.
+    """
+    names = [path.parent.name for path in Path(data).glob("*/about.json")] or split_names(data)
+    return next((name for name in ("validation", "valid", "val") if called(name, names)), "test")
 
 
 def called(split: str, names: Iterable[str]) -> list[str]:
@@ -155,14 +182,14 @@ def _join(sources: Sequence[Source]) -> Source:
     )
 
 
-def _hold_out(source: Source, *, test: bool) -> Source:
+def _hold_out(source: Source, share: float, *, test: bool) -> Source:
     """Hold out the images whose names have the smallest hashes."""
-    limit, count = round(_HELD_OUT * 2**160).to_bytes(20), None
+    limit, count = round(share * 2**160).to_bytes(20), None
     if source.names:
         hashes = sorted(map(_hash, source.names()))
         if len(hashes) < 2:
             raise InputError("one image cannot be divided into train and test; add images or make two sub-folders")
-        held_out = max(1, round(_HELD_OUT * len(hashes)))
+        held_out = min(max(1, round(share * len(hashes))), len(hashes) - 1)
         limit, count = hashes[held_out], held_out if test else len(hashes) - held_out
 
     def belongs(row: Row) -> bool:
@@ -170,9 +197,8 @@ def _hold_out(source: Source, *, test: bool) -> Source:
             return bool(row.faults) or not test
         return (_hash(row.name) < limit) == test
 
-    return Source(
-        lambda: filter(belongs, source.rows()), digest((source.origin, test)), None, count, source.class_names
-    )
+    origin = (source.origin, test) if share == HELD_OUT else (source.origin, test, share)
+    return Source(lambda: filter(belongs, source.rows()), digest(origin), None, count, source.class_names)
 
 
 def _hash(name: str) -> bytes:

@@ -20,7 +20,7 @@ from vqdiff.data.cache import RECORD_EVERY, Cache, make_cache, open_cache
 from vqdiff.data.image_set import square
 from vqdiff.data.rows import Rows, describe, join_tables
 from vqdiff.data.sources import Source
-from vqdiff.data.splits import called, find
+from vqdiff.data.splits import HELD_OUT, called, find
 from vqdiff.foundation.errors import InputError
 from vqdiff.foundation.images import to_pixels
 from vqdiff.interfaces import ImageTokenizer
@@ -104,19 +104,21 @@ def tokenize(
     bf16: bool = False,
     batch_size: int = 64,
     class_names: tuple[str, ...] = (),
+    validation: float = HELD_OUT,
+    limit: int | None = None,
     record_every: float = RECORD_EVERY,
 ) -> TokenSet:
     """Tokenize one split into ``folder/split`` and open it; if it is there already, only open it.
 
     Images are read, decoded, tokenized and written batch by batch, on the device of ``tokenizer``. An interrupted
     call continues where its progress was last recorded, which is done every ``record_every`` seconds. ``views`` may
-    add mirror images and crops; ``bf16`` encodes in bfloat16, which changes a few tokens. ``data``, ``split`` and
-    ``class_names`` are those of `vqdiff.data.load`.
+    add mirror images and crops; ``bf16`` encodes in bfloat16, which changes a few tokens. The other arguments are those
+    of `vqdiff.data.load`.
 
     Raises InputError if ``folder/split`` holds tokens of another tokenizer, of other images or of other views.
     """
     views = views or Views()
-    source, size = find(data, split), tokenizer.config.image_size
+    source, size = find(data, split, validation, limit), tokenizer.config.image_size
     device = next((value.device for value in tokenizer.state_dict().values()), torch.device("cpu"))
     dtype = np.int16 if tokenizer.num_codes <= 2**15 else np.int32
 

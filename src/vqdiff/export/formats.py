@@ -135,6 +135,7 @@ class TorchExport(Format):
 
 
 FORMATS: dict[str, Format] = {"onnx": Onnx(), "openvino": OpenVino(), "torch-export": TorchExport()}
+"""The formats by name."""
 
 
 @torch.no_grad()

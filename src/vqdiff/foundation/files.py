@@ -11,9 +11,10 @@ import re
 import shutil
 import sys
 import tempfile
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import TYPE_CHECKING, Any
 
 from vqdiff.foundation.errors import InputError
@@ -21,6 +22,7 @@ from vqdiff.foundation.errors import InputError
 if TYPE_CHECKING:
     from torch import Tensor
 
+ON_WINDOWS = os.name == "nt"
 _ROOM, _ROOM_END = ".vqdiff-", ".tmp"
 
 
@@ -131,6 +133,8 @@ def clear_rooms(folder: Path) -> None:
 
 @contextmanager
 def _room_beside(path: Path) -> Iterator[Path]:
+    if ON_WINDOWS and _is_reserved(path.name):
+        raise InputError(f"cannot write {path}: Windows reserves this name; choose another")
     try:
         with tempfile.TemporaryDirectory(prefix=_ROOM, suffix=_ROOM_END, dir=path.parent) as room:
             yield Path(room)
@@ -138,6 +142,14 @@ def _room_beside(path: Path) -> Iterator[Path]:
         raise InputError(
             f"cannot write {path}: {error.strerror or error}; name a path in an existing, writable folder"
         ) from error
+
+
+def _is_reserved(name: str) -> bool:
+    """Whether Windows would write to a device, or drop a part of the name."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # its successor comes with Python 3.13
+        device = PureWindowsPath(name).is_reserved()
+    return device or name.endswith((".", " ")) or any(letter in '<>:"|?*' for letter in name)
 
 
 def release(value: Tensor) -> None:

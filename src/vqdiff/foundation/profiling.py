@@ -50,7 +50,7 @@ def peak_memory(device: torch.device) -> int:
 
         return psutil.Process().memory_info().peak_wset
     if sys.platform == "linux":  # getrusage would include the parent process's peak
-        lines = Path("/proc/self/status").read_text().splitlines()
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
         return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) * 1024
     import resource
 
@@ -65,4 +65,4 @@ def reset_peak_memory(device: torch.device) -> None:
         with suppress(AttributeError):  # glibc only, which would otherwise keep freed memory
             ctypes.CDLL(None).malloc_trim(0)
         with suppress(OSError):  # a container may forbid it
-            Path("/proc/self/clear_refs").write_text("5")
+            Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")

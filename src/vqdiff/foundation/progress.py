@@ -1,4 +1,7 @@
-"""Progress on stderr, a bar on a terminal and a line every half minute in a log; lines for what takes long."""
+"""Progress on stderr, a bar on a terminal and a line every half minute in a log; lines for what takes long.
+
+The bar of a call, in a notebook or on a terminal.
+"""
 
 from __future__ import annotations
 
@@ -63,3 +66,44 @@ def still(description: str, say: Callable[[str], None]) -> Iterator[None]:
     finally:
         done.set()
         thread.join()
+
+
+@contextmanager
+def step_bar(description: str) -> Iterator[Callable[[int, int], None]]:
+    """Yield ``show(done, total)``, which draws a bar in a notebook or on a terminal; the bar disappears at the end."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    if console.is_jupyter:
+        yield from _notebook_bar()
+        return
+    columns = (BarColumn(), "{task.completed}/{task.total} steps", TimeRemainingColumn())
+    with Progress(
+        "{task.description}", *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as progress:
+        bar = progress.add_task(description, total=None)
+        yield lambda done, total: progress.update(bar, completed=done, total=total)
+
+
+def in_notebook() -> bool:
+    """Return whether this runs in the kernel of a notebook; imports nothing unless IPython is loaded."""
+    if "IPython" not in sys.modules:
+        return False
+    from rich.console import Console
+
+    return Console().is_jupyter
+
+
+def _notebook_bar() -> Iterator[Callable[[int, int], None]]:
+    """One output that is replaced in place: it needs no widgets, and leaves nothing in a saved notebook."""
+    from IPython.display import HTML, DisplayHandle  # pyright: ignore[reportMissingImports]
+
+    output = DisplayHandle()
+    output.display(HTML(""))
+    try:
+        yield lambda done, total: output.update(
+            HTML(f'<progress max="{total}" value="{done}"></progress> {done}/{total} steps')
+        )
+    finally:
+        output.update(HTML(""))

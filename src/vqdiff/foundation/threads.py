@@ -25,7 +25,7 @@ def release_threads() -> None:
 def gnu_openmp() -> ctypes.CDLL | None:
     """The OpenMP library that is loaded, if it is GNU's."""
     with suppress(OSError, AttributeError):
-        lines = Path("/proc/self/maps").read_text().splitlines()
+        lines = Path("/proc/self/maps").read_text(encoding="utf-8").splitlines()
         found = next((line.split()[-1] for line in lines if "libgomp" in line), None)
         library = None if found is None else ctypes.CDLL(found)
         return library if library is not None and library.omp_pause_resource_all is not None else None

@@ -167,8 +167,10 @@ class Model:
         count = self.num_classes or 0
         if text.isdecimal() and int(text) < count:
             return int(text)
-        if not self.class_names or text.lstrip("-").isdecimal():
+        if text.lstrip("-").isdecimal():
             raise InputError(f"labels run from 0 to {count - 1}, not {given!r}")
+        if not self.class_names:
+            raise InputError(f"this model generates labels 0 to {count - 1}, not {given!r}")
         near = suggestion(text, self.class_names)
         hint = near if near.endswith("?") else f"choose one of {self._some_names()}, or a label from 0 to {count - 1}"
         raise InputError(f"this model has no class {text!r}: {hint}")

@@ -1,1 +1,1 @@
-"""Data sets that this project builds for itself."""
+"""Data sets that this project builds for itself, and recipes for training on those of others."""

@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from inspect import cleandoc
-from typing import Any, Literal
+from typing import Any
 
 import anyio
 import mcp_types as types
@@ -71,7 +71,7 @@ class Explain(RequestBody):
 
     model_config = ConfigDict(strict=True)
 
-    n: Literal[1] = Field(1, description="One image.")
+    n: int = Field(1, ge=1, le=1, description="One image.")
 
 
 class Models(Body):

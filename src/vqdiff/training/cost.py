@@ -1,61 +1,89 @@
-"""The cost of training here, before there is a configuration: the default networks, timed on one batch."""
+"""The cost of training on a set here, before there is a run: the recipe for its size, tried on a few of its images."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from contextlib import redirect_stdout
+from dataclasses import replace
+from functools import partial
+from io import StringIO
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Literal
 
 import torch
-from torch import Tensor
-from torch.nn import functional as F
 
-from vqdiff.denoisers import ModernConfig, ModernDenoiser
+from vqdiff.foundation.config import read_config
 from vqdiff.foundation.processor import bf16_where_faster
-from vqdiff.image_tokenizers import CompactConfig, CompactTokenizer
+from vqdiff.recipes.training import path_of
+from vqdiff.training.diffusion import DiffusionTask, DiffusionTraining
+from vqdiff.training.duration import Duration
 
-_BATCH = 8
-_TEXT = 32, 384  # tokens and width of a caption's features
-
-
-@dataclass(frozen=True)
-class Cost:
-    """Seconds per image of each stage, forward and backward, in the precision of ``run.precision = "auto"``."""
-
-    tokenizer: float
-    denoiser: float
+_FEW = 16
 
 
-def measure_cost(image_size: int, device: torch.device) -> Cost:
-    """Time the default networks at ``image_size``, rounded up to whole patches; takes a few seconds."""
-    config = CompactConfig()
-    config = CompactConfig(image_size=-(-image_size // (2 * config.patch_size)) * 2 * config.patch_size)
-    tokenizer = CompactTokenizer(config).to(device)
-    sizes = ModernConfig(config.num_codes, num_steps=100, grid_size=tokenizer.grid_size, text_width=_TEXT[1])
-    denoiser = ModernDenoiser(sizes).to(device)
-    pixels = torch.rand(_BATCH, 3, config.image_size, config.image_size, device=device)
-    tokens = torch.randint(config.num_codes, (_BATCH, tokenizer.grid_size**2), device=device)
-    t = torch.randint(1, sizes.num_steps + 1, (_BATCH,), device=device)
-    text = torch.randn(_BATCH, *_TEXT, device=device)
+def measure_cost(
+    recipe: str,
+    data: str | Path,
+    images: tuple[int, int],
+    captions: Iterable[str],
+    condition: Literal["text", "class", "none"],
+    device: torch.device,
+) -> Duration:
+    """Estimate how long the whole run of a recipe for a denoiser takes on ``device``; this takes some seconds.
 
-    def reconstruct() -> Tensor:
-        out = tokenizer(pixels)
-        return F.l1_loss(out.pixels, pixels) + out.loss
+    images: how many there are to train on and to measure on. captions: all that differ. Compiling is not counted.
+    Nothing is written.
 
-    def predict() -> Tensor:
-        return F.cross_entropy(denoiser(tokens, t, text).flatten(0, 1).float(), tokens.flatten())
+    Raises InputError for what would stop a run.
+    """
+    config = read_config(DiffusionTraining, path_of("diffusion", recipe))
+    if condition != "text":
+        config = replace(config, condition=condition, text_encoder=None)
+    with TemporaryDirectory() as folder, redirect_stdout(StringIO()):
+        config, start = replace(config, data=data, output=Path(folder)), time.monotonic()
+        task = DiffusionTask(config, limit=_FEW, device=device)
+        preparing = time.monotonic() - start
+        preparing += sum(images) * _tokenizing(task) + _encoding(task, sorted(captions))
+        batch = {name: value.to(device) for name, value in task.batch(0, slice(None)).items()}
+        task.objective.to(device).train()
 
-    return Cost(_time(reconstruct, device) / _BATCH, _time(predict, device) / _BATCH)
+        def step() -> None:
+            with bf16_where_faster(device):
+                loss, _ = task.objective(**batch)
+            loss.backward()
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
 
-
-def _time(loss: Callable[[], Tensor], device: torch.device) -> float:
-    seconds = 0.0
-    for _ in range(2):  # the first call is for warm-up
-        start = time.perf_counter()
+        seconds = min(_timed(step) for _ in range(3))
+        task.objective.eval()
         with bf16_where_faster(device):
-            value = loss()
-        value.backward()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        seconds = time.perf_counter() - start
-    return seconds
+            evaluating, preview = task.upkeep(task.model)
+    evaluating *= task.measurements(images[1]) / task.measurements(len(task.test_set))
+    steps = config.run.steps
+    return Duration(preparing, steps * seconds, config.run.upkeep(0, evaluating, preview))
+
+
+def _tokenizing(task: DiffusionTask) -> float:
+    """Seconds per image, in all its views."""
+    tokenizer, views = task.parts.image_tokenizer, task.config.views
+    size = tokenizer.config.image_size
+    pixels = torch.rand(_FEW, 3, size, size, device=task.device)
+    with torch.no_grad():
+        return min(_timed(partial(tokenizer.encode, pixels)) for _ in range(2)) / _FEW * len(views)
+
+
+def _encoding(task: DiffusionTask, captions: list[str]) -> float:
+    """Seconds for all captions."""
+    if (encoder := task.parts.text_encoder) is None:
+        return 0.0
+    some = [encoder.fit(text) for text in captions[:: -(-len(captions) // _FEW)]]
+    with bf16_where_faster(task.device):
+        return min(_timed(partial(encoder.encode, some)) for _ in range(2)) / len(some) * len(captions)
+
+
+def _timed(work: Callable[[], object]) -> float:
+    start = time.monotonic()
+    work()
+    return time.monotonic() - start

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -13,9 +15,9 @@ from accelerate import PartialState
 from accelerate.utils import gather
 from torch import Tensor, nn
 
-from vqdiff.data import Rows, TokenSet, Views, emphasised, load, tokenize
+from vqdiff.data import HELD_OUT, Rows, TokenSet, Views, check_share, emphasised, held_out_split, load, tokenize
 from vqdiff.denoisers import ClassicConfig, ClassicDenoiser, ModernConfig, ModernDenoiser
-from vqdiff.diffusion import LossHistory, Schedule, diffusion_loss
+from vqdiff.diffusion import DiffusionLoss, LossHistory, Schedule, diffusion_loss
 from vqdiff.diffusion.schedule import draw_forward
 from vqdiff.foundation.errors import InputError
 from vqdiff.foundation.files import atomic_path
@@ -34,6 +36,10 @@ from vqdiff.training.resuming import data_fingerprint
 from vqdiff.training.state import TrainingBatch
 from vqdiff.training.tokenizer import HeldOut
 from vqdiff.training.upload import HubUpload
+from vqdiff.training.validation import Criterion
+
+_FEW = 32
+"""Measurements of held-out loss at least, however few images there are."""
 
 
 @dataclass(frozen=True)
@@ -99,9 +105,12 @@ class DenoiserTraining:
     """Share of captions or labels replaced by the null condition."""
     emphasis: dict[str, dict[str, float]] = field(default_factory=dict)
     """Column → value → factor: how much more or less often than the set's weights say its rows are sampled."""
-    held_out: str = "test"
+    held_out: str = ""
+    """The split to measure on; by default ``validation`` if there is one, else ``test``."""
+    validation: float = HELD_OUT
+    """The share of the images that is held out, if the set has no other split than train and is not tokenized yet."""
     evaluate: int = 256
-    """Number of held-out images whose loss is measured at every preview."""
+    """The largest number of held-out images to measure on."""
     prompts: tuple[str, ...] = ()
     """Prompts of the sample grid, two images each; by default held-out captions or the first labels."""
     compile: bool | Literal["auto"] = "auto"
@@ -114,6 +123,7 @@ class DenoiserTraining:
     def __post_init__(self) -> None:
         if not 0 <= self.drop < 1:
             raise InputError(f"drop is {self.drop}: give a share of at least 0 and below 1")
+        check_share(self.validation)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -289,17 +299,7 @@ class DiffusionObjective(nn.Module):
             each = drop.view(-1, *[1] * (condition.ndim - 1))
             condition = torch.where(each, self.model.null(condition), condition)
         xt = draw_forward(self.schedule, x0, t, noise)
-        logits = self.model.denoiser(xt, t, condition).float()
-        losses = diffusion_loss(
-            self.schedule,
-            logits,
-            x0,
-            xt,
-            t,
-            aux_weight=self.config.aux_weight,
-            mask_weight=self.config.mask_weight,
-            adaptive=self.config.adaptive,
-        )
+        losses = self.losses(self.model.denoiser(xt, t, condition).float(), x0, xt, t)
         if self.config.importance:
             history.update(cast("Tensor", gather(t)), cast("Tensor", gather(losses.bound.detach())))
             self.second_moment.copy_(history.second_moment)
@@ -307,20 +307,50 @@ class DiffusionObjective(nn.Module):
         means = {name: getattr(losses, name).detach().mean() / x0.shape[1] for name in ("kl", "nll", "aux")}
         return (losses.total / (p * self.schedule.num_steps)).mean() / x0.shape[1], means
 
+    def losses(
+        self, logits: Float[Tensor, "B L K"], x0: Int[Tensor, "B L"], xt: Int[Tensor, "B L"], t: Int[Tensor, "B"]
+    ) -> DiffusionLoss:
+        """The losses of each image, as configured."""
+        config = self.config
+        return diffusion_loss(
+            self.schedule,
+            logits,
+            x0,
+            xt,
+            t,
+            aux_weight=config.aux_weight,
+            mask_weight=config.mask_weight,
+            adaptive=config.adaptive,
+        )
+
 
 class DiffusionTask:
     """Train a model's denoiser on the tokens of a set, and measure it on held-out ones."""
 
     learning_rates: Mapping[str, float] = {}
+    criterion = Criterion("held_out_loss")
+    legend = (
+        "loss = kl + nll + λ·aux, in nats per token, lower is better; kl: error of one denoising step, nll: of the "
+        "last, aux: of predicting the image at once; held_out_…: of images not trained on, …_null: without caption"
+    )
 
-    def __init__(self, config: DiffusionTraining | GuidanceTraining) -> None:
-        self.config, self.device = config, PartialState().device or torch.device("cpu")
+    def __init__(
+        self,
+        config: DiffusionTraining | GuidanceTraining,
+        *,
+        limit: int | None = None,
+        device: torch.device | None = None,
+    ) -> None:
+        """``limit``: how many images of each split to use at most; ``device``: by default that of the process."""
+        self.config, self.limit = config, limit
+        self.device = device or PartialState().device or torch.device("cpu")
         self.trained = config.start is not None
         image_tokenizer: ImageTokenizer = load_component(config.tokenizer_folder).to(self.device)
         known = () if config.start is None else class_names(find_model(config.start))
         self.train_set = self._tokens("train", image_tokenizer, known)  # the labels of ``start`` keep their meaning
         self.data_fingerprint = data_fingerprint(self.train_set.tokens, self.train_set.captions, self.train_set.labels)
-        self.test_set = self._tokens(config.held_out, image_tokenizer, self.train_set.class_names)
+        self.held_out = config.held_out or held_out_split(config.data)
+        self.test_set = self._tokens(self.held_out, image_tokenizer, self.train_set.class_names)
         self.weights = emphasised(self.train_set, config.emphasis)
         self.parts = config.assemble(self.train_set, image_tokenizer)
         for part in filter(None, (self.parts.image_tokenizer, self.parts.text_encoder)):
@@ -330,6 +360,7 @@ class DiffusionTask:
             for name, rows in (("train", self.train_set), ("held-out", self.test_set))
         )
         rows = np.linspace(0, len(self.test_set) - 1, min(config.evaluate, len(self.test_set))).astype(int)
+        rows = np.resize(rows, self.measurements(len(rows)))
         self.test_tokens = torch.from_numpy(self.test_set.tokens[rows, 0].astype(np.int64))
         self.given = None if held_out is None else held_out.draw(rows, np.random.default_rng(0), slice(None))
         self.objective = DiffusionObjective(self.parts, config.loss)
@@ -337,6 +368,10 @@ class DiffusionTask:
         if isinstance(self.parts.denoiser, ClassicDenoiser | ModernDenoiser):
             self.parts.denoiser.recompute = config.recompute
         self.compiled = self.model.get_submodule("denoiser") if config.compile else None
+
+    def measurements(self, images: int) -> int:
+        """How often the loss is measured on so many held-out images: on each of a few at several times t."""
+        return min(self.config.evaluate, max(images, _FEW))
 
     def _tokens(self, split: str, image_tokenizer: ImageTokenizer, class_names: tuple[str, ...] = ()) -> TokenSet:
         data, config = self.config.data, self.config
@@ -346,6 +381,7 @@ class DiffusionTask:
             return found
         bf16 = config.run.precision == "bf16"
         options: dict[str, Any] = {"views": config.views, "bf16": bf16, "class_names": class_names}
+        options |= {"validation": config.validation, "limit": self.limit}
         return tokenize(data, split, image_tokenizer, config.output / "tokens", **options)
 
     def batch(self, step: int, share: slice) -> TrainingBatch:
@@ -366,24 +402,42 @@ class DiffusionTask:
             batch["condition"] = self.conditions.draw(rows, random, share)
         return batch
 
-    @torch.no_grad()
     def evaluate(self, model: Conditional) -> dict[str, float]:
-        """Mean cross-entropy (nats) of x0 at masked positions of held-out images, under their conditions and ∅."""
-        schedule, x0, noise = self.parts.schedule, self.test_tokens, torch.Generator().manual_seed(0)
+        """The loss on held-out images, and the mean cross-entropy (nats) at masked positions, also under ∅.
+
+        Every call draws the same times and the same noise.
+        """
+        return self._scores(model, len(self.test_tokens))
+
+    @torch.no_grad()
+    def _scores(self, model: Conditional, count: int) -> dict[str, float]:
+        schedule, x0, noise = self.parts.schedule, self.test_tokens[:count], torch.Generator().manual_seed(0)
         t = ((torch.arange(len(x0)) + 0.5) * schedule.num_steps / len(x0)).long() + 1
         xt = draw_forward(schedule, x0, t, torch.rand(x0.shape, generator=noise, dtype=torch.float64))
         masked = xt == schedule.num_codes
-        known = {"": self.given} if self.given is None else {"": self.given, "_null": model.null(self.given)}
+        given = None if self.given is None else self.given[:count]
+        known = {"": given} if given is None else {"": given, "_null": model.null(given)}
         values = dict[str, float]()
         for name, condition in known.items():
-            total = 0.0
+            total = loss = 0.0
             for part in torch.arange(len(x0)).split(64):
                 given = None if condition is None else condition[part].to(self.device)
-                logits = model.denoiser(xt[part].to(self.device), t[part].to(self.device), given).cpu()
-                logits, true = logits[masked[part]].float(), x0[part][masked[part]]
-                total += float(nn.functional.cross_entropy(logits, true, reduction="sum"))
+                logits = model.denoiser(xt[part].to(self.device), t[part].to(self.device), given).cpu().float()
+                true = x0[part][masked[part]]
+                total += float(nn.functional.cross_entropy(logits[masked[part]], true, reduction="sum"))
+                if not name:
+                    loss += float(self.objective.losses(logits, x0[part], xt[part], t[part]).total.sum())
+            if not name:
+                values["held_out_loss"] = loss / x0.numel()
             values[f"held_out_masked_nll{name}"] = total / max(1, int(masked.sum()))
         return values
+
+    def upkeep(self, model: Conditional) -> tuple[float, float]:
+        prompts, few, start = self._prompts(), min(16, len(self.test_tokens)), time.monotonic()
+        self._scores(model, few)
+        evaluating, start = (time.monotonic() - start) * len(self.test_tokens) / few, time.monotonic()
+        Pipeline(self._with(model))(prompts[:1])
+        return evaluating, (time.monotonic() - start) * 2 * len(prompts)
 
     def preview(self, model: Conditional, path: Path) -> None:
         """Generate two images of every prompt."""
@@ -404,7 +458,7 @@ class DiffusionTask:
         quality = self.evaluate(model)
         if not _is_tokens(self.config.data):
             size = self.parts.image_tokenizer.config.image_size
-            pictures = load(self.config.data, self.config.held_out, size)
+            pictures = load(self.config.data, self.held_out, size, validation=self.config.validation)
             quality |= HeldOut(pictures, 512).scores(self.parts.image_tokenizer)
         card = replace(self.parts.card, quality=quality)
         if self.parts.text_encoder is not None and not card.prompts:
@@ -456,7 +510,12 @@ def train_diffusion(
 
     See :func:`vqdiff.training.loop.train`; ``sanity`` only checks whether one batch can be learned.
     """
-    hub = None if sanity else config.hub
+    if sanity:
+        with TemporaryDirectory() as folder:
+            elsewhere = replace(config, output=Path(folder, "run"))
+            train(lambda: DiffusionTask(elsewhere, limit=config.run.batch_size), config.run, Path(folder), sanity=True)
+        return
+    hub = config.hub
     if hub is not None:
         hub.check()
     train(
@@ -464,7 +523,6 @@ def train_diffusion(
         config.run,
         config.output,
         resume=resume,
-        sanity=sanity,
         settings=config,
         compile=config.compile,
     )

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast, runtime_checkable
 
@@ -27,10 +29,12 @@ from vqdiff.foundation.errors import InputError
 from vqdiff.foundation.files import clear_rooms
 from vqdiff.foundation.processor import has_bf16_units
 from vqdiff.training.diagnosis import diagnose
+from vqdiff.training.duration import Duration
 from vqdiff.training.logger import RunLogger
-from vqdiff.training.preflight import check_sanity, preflight
+from vqdiff.training.preflight import Preflight, check_sanity, preflight
 from vqdiff.training.resuming import RunRecord, flat
 from vqdiff.training.state import RunState, Trained, TrainingBatch
+from vqdiff.training.validation import Criterion, Validation, draw_curve
 
 _PATIENCE = timedelta(hours=6)
 """How long processes wait for the first one, which reads and tokenizes the images."""
@@ -64,6 +68,10 @@ class RunConfig:
     seed: int = 0
     log_every: int = 50
     preview_every: int = 1000
+    validate_every: int = 0
+    """Steps between measurements on held-out images; 0: with every preview."""
+    patience: int = 0
+    """Stop after so many measurements in a row without a better score, and keep the best weights; 0: never stop."""
     checkpoint_every: int = 500
     trackers: tuple[Tracker, ...] = ()
     """Trackers in addition to ``log.jsonl`` and TensorBoard."""
@@ -72,6 +80,22 @@ class RunConfig:
         for name in ("steps", "batch_size", "accumulation", "warmup", "log_every", "preview_every", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise InputError(f"run.{name} is {getattr(self, name)}: it must be at least 1")
+        for name in ("validate_every", "patience"):
+            if getattr(self, name) < 0:
+                raise InputError(f"run.{name} is {getattr(self, name)}: it must be at least 0")
+
+    @property
+    def validation_interval(self) -> int:
+        """Steps between measurements on held-out images."""
+        return self.validate_every or self.preview_every
+
+    def upkeep(self, step: int, evaluate: float, preview: float) -> float:
+        """The cost of all held-out scores and previews after ``step``, given that of one of each."""
+        last = (evaluate if self.steps % self.validation_interval else 0) + (
+            preview if self.steps % self.preview_every else 0
+        )
+        times = [self.steps // every - step // every for every in (self.validation_interval, self.preview_every)]
+        return times[0] * evaluate + times[1] * preview + last
 
     def learning_rate_at(self, step: int) -> float:
         """Linear warm-up, constant, linear decay to zero."""
@@ -113,6 +137,16 @@ class TrainingTask(Protocol[Trained]):
         ...
 
     @property
+    def criterion(self) -> Criterion:
+        """The held-out metric that tells which weights are best."""
+        ...
+
+    @property
+    def legend(self) -> str:
+        """What the metrics mean, in one line."""
+        ...
+
+    @property
     def data_fingerprint(self) -> str:
         """Identifies the training data, wherever they are stored."""
         ...
@@ -139,6 +173,10 @@ class TrainingTask(Protocol[Trained]):
         """Write a sample grid to ``path``."""
         ...
 
+    def upkeep(self, model: Trained) -> tuple[float, float]:
+        """Seconds that `evaluate` and `preview` take, measured on a part of their work."""
+        ...
+
     def save(self, model: Trained, folder: Path) -> None:
         """Write the finished component."""
         ...
@@ -149,12 +187,15 @@ def train(
     run: RunConfig,
     output: Path,
     *,
-    resume: bool,
+    resume: bool = False,
     sanity: bool = False,
     settings: Any = None,
     compile: bool | Literal["auto"] = True,
 ) -> None:
     """Train a task and write ``log.jsonl``, TensorBoard events, ``preview-*.png``, ``last.pt`` and the component.
+
+    ``curve.png`` shows the training loss and the held-out score. With ``run.patience``, the run ends when the score no
+    longer improves, and the best weights are saved.
 
     If started by ``accelerate launch`` or ``torchrun``, the processes share every batch.
     ``resume`` continues from ``last.pt``, also with another number of processes; without it, an ``output`` that already
@@ -169,7 +210,7 @@ def train(
 
     ``sanity`` writes nothing and only fits the first batch repeatedly; InputError if that cannot be learned.
     """
-    checkpoint = output / "last.pt"
+    began, checkpoint = time.monotonic(), output / "last.pt"
     if checkpoint.exists() and not resume and not sanity:
         raise InputError(f"{output} already holds a run: pass --resume to continue it, or choose another output")
     if resume and not checkpoint.exists():
@@ -196,12 +237,17 @@ def train(
     meters = state.load(checkpoint) if resume else {}
     worth = run.steps - state.step if compile == "auto" else None
     plan = preflight(state, task.compiled, task.batch(state.step, shares[0]), len(shares), worth)
+    validation = Validation(task.criterion, run.patience, meters.get("validation"))
     log = RunLogger(accelerator, output, run.steps, run.batch_size, flat(settings))
     with _stop_requests() as stopped, log as logger:
         if accelerator.is_main_process:
             RunRecord.of(settings, task.data_fingerprint).write(output)
         logger.begin(state.step, meters, plan)
-        for batches in _prefetched(task, range(state.step, run.steps), shares, accelerator.device):
+        accelerator.print(_duration(task, state, run, plan, began), task.legend, sep="\n", flush=True)
+        if not (drawing := find_spec("matplotlib") is not None):
+            accelerator.print("curve.png is not drawn: that needs pip install 'vqdiff[eval]'", flush=True)
+        steps = range(state.step, state.step if validation.exhausted else run.steps)
+        for batches in _prefetched(task, steps, shares, accelerator.device):
             for group in state.optimizer.param_groups:
                 group["lr"] = run.learning_rate_at(state.step) * group["factor"]
             finite, before = True, [buffer.clone() for buffer in state.buffers()]
@@ -209,15 +255,15 @@ def train(
                 finite = finite and bool(loss.isfinite())
                 logger.add({"loss": loss, **metrics}, 1 / len(batches))
             finite = state.clip(run.clip) and finite
-            finite, stopping = _agreed(accelerator, finite, bool(stopped))
-            if not finite:
+            broken, stopping = _anywhere(accelerator, not finite, bool(stopped))
+            if broken:
                 state.go_back(before)
                 found = diagnose(state, batches, plan.compilation)
-                broken = output / "broken.pt"
-                state.save(broken, {})
+                spoiled = output / "broken.pt"
+                state.save(spoiled, {})
                 then = f"continue from {checkpoint} with --resume" if checkpoint.exists() else "start again"
                 raise InputError(
-                    f"not finite at step {state.step}: {found}, and {then}; the state before that step is in {broken}"
+                    f"not finite at step {state.step}: {found}, and {then}; the state before that step is in {spoiled}"
                 )
             state.optimizer.step()
             state.optimizer.zero_grad()
@@ -227,20 +273,45 @@ def train(
             if step % run.log_every == 0 or last:
                 logger.write_means(step, run.learning_rate_at(step - 1))
             logger.progress(step)
-            if step % run.preview_every == 0 or last:
+            if step % run.validation_interval == 0 or last:
                 with logger.paused("evaluating"), state.finished() as model, accelerator.autocast():
                     if model is not None:
-                        logger.write(step, task.evaluate(model))
+                        scores = task.evaluate(model)
+                        logger.write(step, scores)
+                        validation.note(step, scores[task.criterion.name], model)
+                        accelerator.print(f"step {step}  {validation}", flush=True)
+                        if drawing:
+                            draw_curve(output / "log.jsonl", output / "curve.png", task.criterion)
+                last = last or _anywhere(accelerator, validation.exhausted)[0]
+            if step % run.preview_every == 0 or last:
+                with logger.paused("generating a preview"), state.finished() as model, accelerator.autocast():
+                    if model is not None:
                         task.preview(model, output / f"preview-{step:07d}.png")
             if step % run.checkpoint_every == 0 or last or stopping:
                 with logger.paused("saving"):
-                    state.save(checkpoint, logger.meters())
+                    state.save(checkpoint, logger.meters() | {"validation": validation.state()})
             if stopping and not last:
                 accelerator.print(f"stopped at step {step}; continue with --resume", flush=True)
                 raise KeyboardInterrupt
+            if last:
+                break
+    if run.patience:
+        accelerator.print(f"finished at step {state.step}, with the weights of step {validation.step}", flush=True)
     with state.finished() as model:
         if model is not None:
+            validation.restore(model)
             task.save(model, output)
+
+
+def _duration(
+    task: TrainingTask[Trained], state: RunState[Trained], run: RunConfig, plan: Preflight, began: float
+) -> Duration:
+    """How long the whole run takes, or what is left of it; in the main process."""
+    prepared, once = time.monotonic() - began, (0.0, 0.0)
+    with state.finished() as model, state.accelerator.autocast():
+        if model is not None:
+            once = task.upkeep(model)
+    return Duration(prepared, plan.seconds * (run.steps - state.step), run.upkeep(state.step, *once))
 
 
 @dataclass(frozen=True)
@@ -300,13 +371,12 @@ def _prefetched(
             yield [{name: value.to(device, non_blocking=True) for name, value in batch.items()} for batch in batches]
 
 
-def _agreed(accelerator: Accelerator, finite: bool, stopping: bool) -> tuple[bool, bool]:
-    """Whether the loss is finite in all processes, and whether any received a request to stop."""
+def _anywhere(accelerator: Accelerator, *flags: bool) -> Sequence[bool]:
+    """Whether each flag is set in any process."""
     if accelerator.num_processes == 1:
-        return finite, stopping
-    flags = torch.tensor([not finite, stopping], dtype=torch.float32, device=accelerator.device)
-    broken, stops = cast("Tensor", accelerator.reduce(flags, "sum")).tolist()
-    return not broken, stops > 0
+        return flags
+    counts = torch.tensor(flags, dtype=torch.float32, device=accelerator.device)
+    return [count > 0 for count in cast("Tensor", accelerator.reduce(counts, "sum")).tolist()]
 
 
 @contextmanager

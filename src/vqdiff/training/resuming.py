@@ -20,7 +20,9 @@ _FREE = {
     *("data", "output", "image_tokenizer"),
     # what is measured, shown, and written about the finished model, and where it goes
     *("held_out", "evaluate", "prompts", "sampling", "card", "hub"),
-    *("run.log_every", "run.preview_every", "run.checkpoint_every", "run.trackers"),
+    *("run.log_every", "run.preview_every", "run.validate_every", "run.checkpoint_every", "run.trackers"),
+    # when to stop
+    "run.patience",
     # how the same step is computed
     *("compile", "recompute", "run.accumulation", "run.shard"),
     # the remedy for a loss that is not finite

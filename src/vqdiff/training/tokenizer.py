@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from vqdiff.data import ImageSet, emphasised, load
+from vqdiff.data import HELD_OUT, ImageSet, check_share, emphasised, held_out_split, load
 from vqdiff.foundation.errors import InputError
 from vqdiff.foundation.files import atomic_path
 from vqdiff.foundation.images import grid, to_pixels
@@ -24,9 +26,12 @@ from vqdiff.model import load_component, save_component
 from vqdiff.model.finding import find_part
 from vqdiff.training.loop import RunConfig, train
 from vqdiff.training.resuming import data_fingerprint
+from vqdiff.training.validation import Criterion
 
 _POOR_USE = 0.9
-"""Share of the codes below which a warning is printed, if there are enough tokens to tell."""
+"""Share of the codes below which a line is printed."""
+_TOKENS_PER_CODE = 20
+"""So many tokens are needed to tell which codes are used: few images cannot use all of them."""
 
 
 @dataclass(frozen=True)
@@ -53,12 +58,15 @@ class TokenizerTraining:
     """Mirror half of the images."""
     emphasis: dict[str, dict[str, float]] = field(default_factory=dict)
     """Column → value → factor: how much more or less often than the set's weights say its rows are sampled."""
-    held_out: str = "test"
-    """The splits whose names start with this are the held-out images."""
+    held_out: str = ""
+    """The split to measure on, or what several begin with; by default ``validation`` if there is one, else ``test``."""
+    validation: float = HELD_OUT
+    """The share of the images that is held out, if the set has no other split than train."""
     evaluate: int = 512
-    """Number of held-out images scored at every preview."""
+    """The largest number of held-out images to score."""
 
     def __post_init__(self) -> None:
+        check_share(self.validation)
         if self.run.shard and self.adversarial.weight:
             raise InputError(
                 "run.shard does not work with an adversarial term, which needs a whole layer: set it to false"
@@ -92,8 +100,14 @@ class TokenizerTask:
     """Train a tokenizer to reconstruct images."""
 
     compiled = None
+    criterion = Criterion("psnr", larger_is_better=True, like_loss=False)
+    legend = (
+        "loss: all terms, weighted, lower is better; psnr (dB), ssim: of reconstructions of held-out images, higher is "
+        "better; codes_used: the share of the codebook they use, perplexity: how many codes, weighted by frequency"
+    )
 
-    def __init__(self, config: TokenizerTraining) -> None:
+    def __init__(self, config: TokenizerTraining, *, cache: Path | None = None, limit: int | None = None) -> None:
+        """``cache``: another folder for decoded images; ``limit``: how many images of each split to use at most."""
         self.config, self.trained = config, config.start is not None
         torch.manual_seed(config.run.seed)
         network = config.tokenizer()
@@ -101,7 +115,10 @@ class TokenizerTask:
         self.objective: nn.Module = TokenizerObjective(network, config.loss, config.perceptual, config.adversarial)
         self.learning_rates: Mapping[str, float] = {"discriminator.": config.adversarial.learning_rate}
         size = network.config.image_size
-        self.train_set, test_set = (load(config.data, split, size) for split in ("train", config.held_out))
+        splits = ("train", config.held_out or held_out_split(config.data))
+        self.train_set, test_set = (
+            load(config.data, split, size, validation=config.validation, cache=cache, limit=limit) for split in splits
+        )
         self.data_fingerprint = data_fingerprint(self.train_set.pixels, self.train_set.captions, self.train_set.labels)
         self.weights = emphasised(self.train_set, config.emphasis)
         self.held_out = HeldOut(test_set, config.evaluate)
@@ -115,7 +132,20 @@ class TokenizerTask:
         return {"pixels": torch.where(mirrored, pixels.flip(3), pixels), "step": torch.tensor(step)}
 
     def evaluate(self, model: ImageTokenizer) -> dict[str, float]:
-        return self.held_out.scores(model)
+        scores = self.held_out.scores(model)
+        if scores.get("codes_used", 1) < _POOR_USE:
+            print(
+                f"held-out images use {scores['codes_used']:.0%} of the codes: a smaller codebook would do as well",
+                flush=True,
+            )
+        return scores
+
+    def upkeep(self, model: ImageTokenizer) -> tuple[float, float]:
+        pictures, start = self.held_out.pictures, time.monotonic()
+        few = min(8, len(pictures))
+        self.held_out.scores(model, few, few)
+        each = (time.monotonic() - start) / few
+        return each * len(pictures), each * min(24, len(pictures))
 
     @torch.no_grad()
     def preview(self, model: ImageTokenizer, path: Path) -> None:
@@ -150,32 +180,31 @@ class HeldOut:
             print("rfd_effnet is not measured, as it needs more packages: pip install 'vqdiff[eval]'", flush=True)
 
     @torch.no_grad()
-    def scores(self, model: ImageTokenizer, batch_size: int = 64) -> dict[str, float]:
+    def scores(self, model: ImageTokenizer, batch_size: int = 64, count: int | None = None) -> dict[str, float]:
         """PSNR (dB) and SSIM after rounding to 8 bits, Fréchet distance to the originals, and codebook use.
 
+        ``count`` limits the number of images. ``codes_used`` is left out if they have too few tokens to use all codes.
         ``rfd_effnet`` is in 64 principal directions of the originals' EfficientNet-Lite0 features, and is not FID. It
         is left out if the network's package is missing.
         """
         device = next(model.parameters()).device
         pixels, decoded, tokens = list[Tensor](), list[Tensor](), list[Tensor]()
-        for start in range(0, len(self.pictures), batch_size):
-            pixels.append(to_pixels(self.pictures[start : start + batch_size]))
+        pictures = self.pictures[:count]
+        for start in range(0, len(pictures), batch_size):
+            pixels.append(to_pixels(pictures[start : start + batch_size]))
             tokens.append(model.encode(pixels[-1].to(device)))
             decoded.append((model.decode(tokens[-1]).float() * 255).round().cpu() / 255)
         codes = torch.cat(tokens)
         use = code_use(codes, model.num_codes)
-        if use.used < _POOR_USE and codes.numel() > 20 * model.num_codes:
-            print(
-                f"warning: held-out images use only {use.used:.0%} of the codes; fewer codes would suffice", flush=True
-            )
         with torch.autocast("cpu", enabled=False):  # variances are small differences of large numbers
             fidelity = self._fidelity(pixels, decoded)
-        return fidelity | {"codes_used": use.used, "perplexity": use.perplexity}
+        told = {"codes_used": use.used} if codes.numel() >= _TOKENS_PER_CODE * model.num_codes else {}
+        return fidelity | told | {"perplexity": use.perplexity}
 
     def _fidelity(self, pixels: list[Tensor], decoded: list[Tensor]) -> dict[str, float]:
         real, copies = torch.cat(pixels), torch.cat(decoded)
         scores = {"psnr": float(psnr(copies, real).mean()), "ssim": structural_similarity(copies, real)}
-        if self.network is not None and len(self.pictures) > 1:
+        if self.network is not None and len(real) > 1:
             near, far = (torch.cat([self.network(part).final for part in parts]) for parts in (pixels, decoded))
             directions = principal_directions(near, self.components).to(near)
             scores["rfd_effnet"] = frechet_distance(near @ directions.T, far @ directions.T)
@@ -184,4 +213,9 @@ class HeldOut:
 
 def train_tokenizer(config: TokenizerTraining, *, resume: bool = False, sanity: bool = False) -> None:
     """Train and write ``output/image_tokenizer``; see :func:`vqdiff.training.loop.train`."""
-    train(lambda: TokenizerTask(config), config.run, config.output, resume=resume, sanity=sanity, settings=config)
+    if sanity:
+        with TemporaryDirectory() as folder:
+            path, few = Path(folder), config.run.batch_size
+            train(lambda: TokenizerTask(config, cache=path / "images", limit=few), config.run, path, sanity=True)
+        return
+    train(lambda: TokenizerTask(config), config.run, config.output, resume=resume, settings=config)

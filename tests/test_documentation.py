@@ -1,0 +1,96 @@
+"""Tables and quotations of the documentation agree with the code."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from vqdiff.checkpoints.presets import PRESETS
+from vqdiff.cli import app
+from vqdiff.diffusion import Schedule
+from vqdiff.foundation import extras
+from vqdiff.sampling import PlanStep, SamplingSettings, StepInput, StepSettings, Trace, sample, samplers
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+COMMANDS = [
+    pytest.param(line, id=f"{page.name}: {line}")
+    for page in PAGES
+    for block in re.findall(r"^```(?:sh|bash|console)?\n(.*?)^```", page.read_text("utf-8"), re.DOTALL | re.MULTILINE)
+    for line in block.replace("\\\n", " ").splitlines()
+    if re.match(r"(\$ )?vqdiff [a-z]", line)
+]
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_commands_of_the_pages_are_accepted(line: str) -> None:
+    """Command, arguments and options, without running it."""
+    words = shlex.split(line, comments=True)
+    ends = [words.index(word) for word in ("|", "&", "&&", ">", ";") if word in words]
+    app.parse_args(words[words.index("vqdiff") + 1 : min(ends, default=None)], print_error=False, exit_on_error=False)
+
+
+def test_presets_of_the_pages_are_there() -> None:
+    text = "".join(page.read_text("utf-8") for page in PAGES)
+    assert set(re.findall(r"--preset ([a-z][\w-]+)", text)) <= PRESETS.keys()
+
+
+MESSAGES = re.findall(r"^### `(.+)`$", (ROOT / "docs" / "troubleshooting.md").read_text("utf-8"), re.MULTILINE)
+
+
+@pytest.fixture(scope="module")
+def code() -> str:
+    """All the code, with a text on several lines as one."""
+    sources = [file.read_text("utf-8") for file in (ROOT / "src").rglob("*.py")]
+    return re.sub(r'"\s+f?"', "", "\n".join([*sources, extras.message("…", ["…"], ["…"])]))
+
+
+@pytest.mark.parametrize("message", MESSAGES)
+def test_messages_of_the_troubleshooting_are_those_of_the_code(message: str, code: str) -> None:
+    assert re.search(".*?".join(map(re.escape, filter(None, message.split("…")))), code), message
+
+
+def test_which_settings_a_sampler_uses() -> None:
+    """The table of docs/generating.md, by what each sampler does with another value."""
+    text = (ROOT / "docs" / "generating.md").read_text("utf-8")
+    table = text.partition("Which settings a sampler uses")[2].partition("###")[0]
+    rows = re.findall(r"^\| (`.*`) \| (yes|no) \| (yes|no) \|", table, re.MULTILINE)
+    used = {name: (row[1] == "yes", row[2] == "yes") for row in rows for name in re.findall(r"`([\w-]+)`", row[0])}
+    assert used.keys() == samplers().keys()
+
+    schedule = Schedule.linear(20, 8)
+    table_of_logits = torch.randn(64, 8, generator=torch.Generator().manual_seed(0)) * 2
+
+    def denoise(tokens: Tensor, t: Tensor) -> Tensor:
+        return table_of_logits * (1 + (tokens % 3 == 0).double().mean(1)[:, None, None])
+
+    def final(sampler: str, truncation: float, prior_scale: float) -> Tensor:
+        settings = SamplingSettings(sampler, 8, 1.0, truncation=truncation, prior_scale=prior_scale)
+        return Trace.collect(sample(denoise, schedule, num_tokens=64, seeds=range(8), settings=settings)).final
+
+    for name, row in used.items():
+        plain = final(name, 1.0, 0.0)
+        assert tuple(not torch.equal(plain, other) for other in (final(name, 0.5, 0.0), final(name, 1.0, 4.0))) == row
+
+
+@pytest.mark.parametrize(("kind", "prefix"), [(StepInput, "x"), (PlanStep, "x.now"), (StepSettings, "x.settings")])
+def test_what_a_step_gets_is_on_the_page_about_extensions(kind: type, prefix: str) -> None:
+    text = (ROOT / "docs" / "extending.md").read_text("utf-8")
+    table = text.partition(f"| `{prefix}.…` |")[2].partition("\n\n")[0]
+    named = set(re.findall(r"`(\w+)", " ".join(line.split("|")[1] for line in table.splitlines()[2:])))
+    fields = getattr(kind, "_fields", None) or kind.__dataclass_fields__  # type: ignore[attr-defined]
+    assert set(fields) <= named
+    assert all(hasattr(kind, name) or name in fields for name in named)
+
+
+def test_functions_for_samplers_are_there() -> None:
+    text = (ROOT / "docs" / "extending.md").read_text("utf-8")
+    for name in re.findall(r"`(vqdiff\.(?:sampling|diffusion)[\w.]*)`", text):
+        module, _, thing = name.rpartition(".")
+        assert hasattr(importlib.import_module(module), thing) or importlib.import_module(name)
