@@ -24,6 +24,7 @@ from vqdiff.serving.engine import Engine
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
 SERVED = ("serving.md", "integrations.md")
+MARKS = {"integrations.md": pytest.mark.slow}  # it starts a server of tools; all that it shows has tests of its own
 ELSEWHERE = {"extending.md": "tests/test_extending.py", "migrating.md": "needs the published files"}
 
 
@@ -47,7 +48,7 @@ def names(pipe: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> di
     return {"__name__": "page", "vqdiff": vqdiff, "pipe": pipe, "image": image, "mask": mask}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [pytest.param(one, marks=MARKS.get(one.name, ()), id=one.name) for one in PAGES])
 def test_python_of_a_page(page: Path, names: dict[str, Any], pipe: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     if page.name in ELSEWHERE:
         pytest.skip(ELSEWHERE[page.name])

@@ -289,11 +289,12 @@ class Pipeline:
     def decode(self, tokens: Int[Tensor, "B L"]) -> list[Image.Image]:
         """Decode finished tokens to images."""
         # One by one: in another batch, convolutions round differently, enough to change 8-bit values.
-        return [to_images(self.model.image_tokenizer.decode(one[None]))[0] for one in tokens]
+        return [to_images(self.model.image_tokenizer.decode(one[None]))[0] for one in tokens.to(self.model.device)]
 
     @torch.inference_mode()
     def preview(self, tokens: Int[Tensor, "B L"]) -> Float[Tensor, "B 3 H W"]:
         """Decode tokens of which some are still MASK; the patches of those are light grey."""
+        tokens = tokens.to(self.model.device)
         masked = tokens == self.model.schedule.num_codes
         pixels = self.model.image_tokenizer.decode(tokens.masked_fill(masked, 0))
         side = self.model.image_tokenizer.grid_size

@@ -192,7 +192,8 @@ class ReviseRequest(_ImageRequest, ReviseOptions):
     def job(self, model: Model) -> Job:
         settings, image = model.settings(self.settings), self._opened()
         condition, x0 = optional_condition(model, self.prompt), tokenize(model, image)
-        redraw = least_confident(model.bind(model.encode(condition)), model.schedule, x0.to(model.device), self.share)
+        where = model.sampling_device
+        redraw = least_confident(model.bind(model.encode(condition)), model.schedule, x0.to(where), self.share)
         return self._resample(model, settings, image, condition, redraw=redraw.cpu(), x0=x0)
 
 

@@ -98,5 +98,9 @@ def device_without_float64() -> Iterator[Mode]:
     if not _ready:
         _setup_privateuseone_for_python_backend()
         _ready = True
-    with Mode() as mode:
-        yield mode
+    torch._C._set_only_lift_cpu_tensors(True)  # torch.tensor(…, device=…) makes them on the CPU first, which is seen
+    try:
+        with Mode() as mode:
+            yield mode
+    finally:
+        torch._C._set_only_lift_cpu_tensors(False)

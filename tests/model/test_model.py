@@ -96,8 +96,8 @@ def test_classes_have_names(tmp_path: Path) -> None:
     assert named.encode(["boat", "tree", " Tree ", "0", 1, "2", None]).tolist() == [0, 1, 1, 0, 1, 2, 3]
     model.class_names = ("2", "0", "1")
     assert model.encode(["2", 2, "1"]).tolist() == [0, 2, 2]  # a text is a name first, a number is a label
-    drawn = [Pipeline(named)(prompt, seed=3)[0].tobytes() for prompt in ("tree", "1", 1, "boat")]
-    assert drawn[0] == drawn[1] == drawn[2] != drawn[3]
+    drawn = [Pipeline(named)(prompt, seed=3)[0].tobytes() for prompt in ("tree", "1", 1)]
+    assert drawn[0] == drawn[1] == drawn[2]
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,7 @@ class ModelOptions:
     image_tokenizer: Path | None = None
     """The image codec's file, if a checkpoint does not contain it."""
     device: str = "auto"
-    """auto, cpu or cuda."""
+    """auto, cpu, cuda or mps."""
     precision: Precision = "auto"
     """auto, float32, bfloat16 or int8 (CPUs only): what the networks compute with."""
     batch_invariant: bool = False

@@ -40,7 +40,7 @@ def push(
     image_tokenizer
         The image codec's file, if a checkpoint does not contain it.
     device
-        Where the samples are drawn: auto, cpu or cuda.
+        Where the samples are drawn: auto, cpu, cuda or mps.
     """
     from vqdiff.foundation.files import check_replaceable
     from vqdiff.model.hub import check_name, check_push

@@ -36,7 +36,7 @@ def serve(
     timeout: float = 120.0,
     header_timeout: float | None = None,
 ) -> None:
-    """Serve models: a web page, an OpenAI-compatible HTTP API, and a native one with all options.
+    """Serve models: a web page, HTTP APIs like OpenAI's and AUTOMATIC1111's, and a native one with all options.
 
     The page is at /, the OpenAPI page at /docs. On SIGTERM and Ctrl-C, the server finishes the accepted requests.
 

@@ -55,7 +55,7 @@ def measure_accuracy(title: str, config: Accuracy, judge: Judge, output: Path) -
         raise InputError(f"bins is {config.bins}: it must be at least 1")
     if not all(1 <= t <= schedule.num_steps for t in config.times):
         raise InputError(f"times are {config.times}: they must be from 1 to {schedule.num_steps}")
-    tokens = judge.tokens(Cell(config.model, reconstruct=True), seed=0).to(model.device)
+    tokens = judge.tokens(Cell(config.model, reconstruct=True), seed=0).to(model.sampling_device)
     commonest = int(tokens.flatten().bincount().argmax())
     found = list[Bin]()
     for t in config.times:
@@ -64,9 +64,9 @@ def measure_accuracy(title: str, config: Accuracy, judge: Judge, output: Path) -
         for start in range(0, len(tokens), 16):
             x0 = tokens[start : start + 16]
             times = torch.full((len(x0),), t)
-            xt = q_sample(schedule, x0.cpu(), times, generator=random).to(model.device)
+            xt = q_sample(schedule, x0.cpu(), times, generator=random).to(model.sampling_device)
             denoise = model.bind(model.encode(judge.captions[start : start + 16]))
-            log_p0 = denoise(xt, times.to(model.device)).float().log_softmax(-1)
+            log_p0 = denoise(xt, times.to(model.sampling_device)).float().log_softmax(-1)
             counted = xt == schedule.num_codes
             if not config.blank:
                 counted &= x0 != commonest

@@ -28,12 +28,16 @@ class BoundDenoiser:
     null: PreparedCondition | None = None
     batch_invariant: bool = False
     """Whether the prediction for an image must not depend on the batch, not even by rounding."""
+    device: torch.device | None = None
+    """Where the networks are, if that is not where images are sampled: tokens are sent there, and logits back."""
 
     def __call__(self, tokens: Tensor, t: Tensor) -> Tensor:
         return self.logits(self.features(tokens, t))
 
     def features(self, tokens: Tensor, t: Tensor) -> Tensor:
         """Return the denoiser's features of every position."""
+        if self.device is not None:
+            tokens, t = tokens.to(self.device), t.to(self.device)
         guided = self.null is not None and len(tokens) != self.num_images
         condition = self._both if guided else self.condition
         if not self._one_by_one or len(tokens) == 1:
@@ -44,8 +48,10 @@ class BoundDenoiser:
     def logits(self, features: Tensor) -> Tensor:
         """Return the logits of x0 at positions with these features, (B, M, E) or (M, E)."""
         if not self._one_by_one or features.ndim == 2:
-            return self.denoiser.logits(features)
-        return torch.cat([self.denoiser.logits(aligned(one)) for one in features.split(1)])
+            logits = self.denoiser.logits(features)
+        else:
+            logits = torch.cat([self.denoiser.logits(aligned(one)) for one in features.split(1)])
+        return logits if self.device is None else logits.cpu()
 
     @property
     def _one_by_one(self) -> bool:

@@ -18,15 +18,26 @@ def auto_precision(device: torch.device) -> Literal["float32", "bfloat16"]:
 def pick_device(name: str) -> torch.device:
     """Return the torch device ``name``; "auto" is CUDA if available, else the CPU.
 
-    Raises InputError if it is not available, and for "mps": sampling needs float64, which Apple's GPUs lack.
+    "mps", Apple's GPU, is never chosen by "auto": it has not been tried on that hardware.
+
+    Raises InputError if it is not available.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name.startswith("mps"):
-        raise InputError("the device 'mps' has no float64, which sampling needs: use cpu")
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"the device {name!r} is not there: use cpu or auto ({str(error).splitlines()[0]})") from error
     return device
+
+
+def with_float64(device: torch.device) -> torch.device:
+    """Return ``device`` if it has float64, which sampling and the training loss need, else the CPU.
+
+    The GPUs of Apple, and some others, lack it.
+    """
+    return device if device.type in _WITH_FLOAT64 else torch.device("cpu")
+
+
+_WITH_FLOAT64 = ("cpu", "cuda", "meta")

@@ -57,7 +57,7 @@ class Job:
             seeds=self.seeds,
             settings=self.settings if self.guided else replace(self.settings, guidance=1.0),
             canvas=self.canvas,
-            device=model.device,
+            device=model.sampling_device,
         )
 
     @torch.inference_mode()

@@ -22,6 +22,7 @@ from vqdiff.foundation.processor import rounding_on
 from vqdiff.interfaces import Component, Denoiser, ImageTokenizer, PreparedCondition
 from vqdiff.model.bound import BoundDenoiser
 from vqdiff.model.components import fingerprint, load_component, save_component
+from vqdiff.model.devices import with_float64
 from vqdiff.sampling import SamplingSettings, SettingChanges
 from vqdiff.text import (
     AnyTextEncoder,
@@ -96,6 +97,11 @@ class Model:
     def device(self) -> torch.device:
         """The device that the parts are on."""
         return next(self.denoiser.parameters()).device
+
+    @property
+    def sampling_device(self) -> torch.device:
+        """The device that tokens are sampled on: that of the parts, or the CPU if that has no float64."""
+        return with_float64(self.device)
 
     @property
     def conditioned_on(self) -> Literal["text", "labels", "nothing"]:
@@ -206,9 +212,9 @@ class Model:
         invariant = self.batch_invariant or self.device.type == "cpu"
         prepare = self._prepare_apart if invariant else self.denoiser.prepare
         num_images = None if condition is None else len(condition)
-        return BoundDenoiser(
-            self.denoiser, num_images, prepare(condition), None if null is None else prepare(null), invariant
-        )
+        prepared = prepare(condition), None if null is None else prepare(null)
+        elsewhere = self.device if self.sampling_device != self.device else None
+        return BoundDenoiser(self.denoiser, num_images, *prepared, invariant, elsewhere)
 
     def _prepare_apart(self, condition: Tensor | None) -> PreparedCondition | None:
         if condition is None:

@@ -90,9 +90,14 @@ def predict(
 
 
 def take(x: Float[Tensor, "N L E"], positions: Int[Tensor, "N M"]) -> Float[Tensor, "N M E"]:
-    """Return the vectors at M positions of each row, copied whole, which is much faster than with `gather`."""
+    """Return the vectors at M positions of each row, copied whole, which is much faster than with `gather`.
+
+    The positions may be on another device.
+    """
     first = x.shape[1] * torch.arange(len(x), device=x.device)[:, None]
-    return x.flatten(0, 1).index_select(0, (positions + first).flatten()).view(*positions.shape, x.shape[2])
+    return (
+        x.flatten(0, 1).index_select(0, (positions.to(x.device) + first).flatten()).view(*positions.shape, x.shape[2])
+    )
 
 
 def _already_logits(features: Tensor) -> Tensor:

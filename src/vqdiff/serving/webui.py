@@ -146,7 +146,7 @@ async def progress(
     first, elapsed = runs[0].ticket, time.monotonic() - runs[0].begun
     taken, images = first.taken, len(first.steps)
     state = ProgressState(
-        job=drawn_by(runs[0]), job_count=len(runs), interrupted=runs[0].interrupted,
+        job=_kind(runs[0]), job_count=len(runs), interrupted=runs[0].interrupted,
         sampling_step=min(taken // images, first.steps[0]), sampling_steps=first.steps[0],
     )  # fmt: skip
     current = None
@@ -158,7 +158,7 @@ async def progress(
     return ProgressResponse(progress=done / total, eta_relative=left, state=state, current_image=current)
 
 
-def drawn_by(run: Run) -> str:
+def _kind(run: Run) -> str:
     """Return the kind of a request, as the web UI calls it."""
     return "txt2img" if run.ticket.job.canvas is None else "img2img"
 

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from vqdiff.foundation.errors import InputError
 from vqdiff.foundation.files import clear_rooms
 from vqdiff.foundation.processor import has_bf16_units
+from vqdiff.model.devices import with_float64
 from vqdiff.training.diagnosis import diagnose
 from vqdiff.training.duration import Duration
 from vqdiff.training.logger import RunLogger
@@ -323,14 +324,14 @@ def make_accelerator(run: RunConfig, output: Path) -> Accelerator:
     """Set up the processes, precision and trackers of a run; InputError for what is not available here."""
     if missing := set(run.trackers) - {str(tracker) for tracker in get_available_trackers()}:
         raise InputError(f"run.trackers: {min(missing)} is not installed: pip install {min(missing)}")
-    cpu, precision = not torch.accelerator.is_available(), run.precision
+    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    device, precision = with_float64(found or torch.device("cpu")), run.precision
     if precision == "auto":
-        device = torch.accelerator.current_accelerator() or torch.device("cpu")
         precision = "bf16" if has_bf16_units(device) else "fp32"
     AcceleratorState._reset_state()  # an earlier run in this process may have had another precision
     try:
         return Accelerator(
-            cpu=cpu,  # without accelerators, processes are joined only with this option
+            cpu=device.type == "cpu",  # without accelerators, processes are joined only with this option
             mixed_precision="no" if precision == "fp32" else precision,
             log_with=["tensorboard", *run.trackers],
             project_dir=output.parent,
