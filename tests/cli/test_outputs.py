@@ -44,7 +44,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_folder_has_a_file_of_each_image(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    Path("prompts.txt").write_text("# three\na cat\n\n  # and\nCON\n")
+    Path("prompts.txt").write_text("# three\na cat\n\n  # and\nCON\n", encoding="utf-8")
     assert run("-f", "prompts.txt", "-n", "2", "-o", "new/pictures/", "--format", "webp", "--json") == 0
     records = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     made = sorted(path.name for path in Path("new/pictures").iterdir())
@@ -107,7 +107,7 @@ def test_a_broken_prompt_creates_no_folder(folder: Path) -> None:
 
 
 def test_standard_output(folder: Path, capfdbinary: pytest.CaptureFixture[bytes], monkeypatch: Any) -> None:
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("a cat\n# no\n红苹果\n".encode())))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("a cat\n# no\n红苹果\n".encode()), encoding="utf-8"))
     assert run("a dog", "-", "-o", "-", "--format", "jpg") == 0
     sys.stdout.flush()
     out, err = capfdbinary.readouterr()
@@ -118,7 +118,7 @@ def test_standard_output(folder: Path, capfdbinary: pytest.CaptureFixture[bytes]
 
 
 def test_prompts_from_standard_input(folder: Path, monkeypatch: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"a cat\r\n#\r\n")))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"a cat\r\n#\r\n"), encoding="utf-8"))
     assert run("--prompts-file", "-", "--json") == 0
     assert json.loads(capsys.readouterr().out)["prompts"] == ["a cat"]
 
@@ -171,7 +171,7 @@ def test_completion_knows_commands_and_options(
 ) -> None:
     monkeypatch.setenv("HOME", str(folder))
     main(["--install-completion", "--shell", shell, "--output", "script"])
-    script = Path("script").read_text()
+    script = Path("script").read_text(encoding="utf-8")
     assert all(name in script for name in ("generate", "redraw", "tokenizer", "guidance-schedule"))
     assert str(folder) in "".join(capsys.readouterr()).replace("\n", "")
 
