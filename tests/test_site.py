@@ -83,6 +83,11 @@ def test_every_option_of_every_command_is_described(site: Path) -> None:
             assert name in section or not name.startswith("--"), (path, name)
 
 
+def test_every_command_is_in_the_overview() -> None:
+    text = (ROOT / "docs" / "reference.md").read_text("utf-8")
+    assert all(f"`vqdiff {path}" in text for path, command in commands(app) if command.default_command)
+
+
 def test_nothing_is_fetched_from_elsewhere(site: Path) -> None:
     """Links of the text apart, no page, style or script names another host to load something from."""
     pattern = re.compile(r"""(?:src|srcset)=["']?(?:https?:)?//|<link[^>]+href=["']?(?:https?:)?//|url\(["']?https?:""")

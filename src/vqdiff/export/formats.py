@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
+from torch.overrides import TorchFunctionMode
 
 from vqdiff.export.graphs import Graph
 from vqdiff.foundation.errors import InputError
@@ -143,8 +144,17 @@ def trace(network: nn.Module, graph: Graph, batch: Batch) -> ExportedProgram:
     """Trace a network that takes any number of positional inputs, those of ``graph``."""
     rows = {} if batch else {0: Dim("batch", min=1)}
     # Traced with two rows: a dimension of 1 would be taken for one that broadcasts.
-    with _quiet():
+    with _quiet(), _AttentionWithHeads():
         return torch.export.export(network, graph.example(batch or 2), dynamic_shapes=((rows,) * len(graph.inputs),))
+
+
+class _AttentionWithHeads(TorchFunctionMode):
+    """Gives attention without heads a single one, since the exporter to ONNX knows no other."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is nn.functional.scaled_dot_product_attention and args[0].ndim == 3 and not kwargs:
+            return func(*(each[:, None] for each in args))[:, 0]
+        return func(*args, **(kwargs or {}))
 
 
 @contextmanager

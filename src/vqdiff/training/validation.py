@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from vqdiff.foundation.errors import InputError
 from vqdiff.foundation.files import atomic_path
 
 
@@ -84,8 +85,11 @@ def draw_curve(log: Path, file: Path, criterion: Criterion) -> None:
         axes.set_ylabel(criterion.name)
     _plot(axes, records, criterion.name, "held out", "tab:orange", marker="o")
     figure.legend(loc="outside upper right", ncols=2)
-    with atomic_path(file) as path:
-        figure.savefig(path, dpi=120)
+    try:
+        with atomic_path(file) as path:
+            figure.savefig(path, dpi=120)
+    except InputError as error:  # no reason to stop: if the disk is full, the checkpoint will be
+        print(f"{file.name} is not drawn: {error}", flush=True)
 
 
 def _plot(axes: Any, records: list[dict[str, Any]], name: str, label: str, colour: str, **style: Any) -> None:
