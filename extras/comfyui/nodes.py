@@ -120,8 +120,8 @@ class Draw:
         settings: dict[str, Any] | None = None,
     ) -> tuple[torch.Tensor]:
         """Return the images; image i has seed + i."""
-        given: dict[str, Any] = {"num_images": num_images, "seed": seed, "negative": negative or None}
-        return (to_tensor(pipe(prompt or None, **given, **(settings or {}))),)
+        given: dict[str, Any] = {"seed": seed, "negative": negative or None, **(settings or {})}
+        return (to_tensor(pipe(prompt or None, num_images=num_images, **given)),)
 
 
 class Edit:

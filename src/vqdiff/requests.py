@@ -283,7 +283,7 @@ def conditions_of(model: Model, prompts: Prompts, field: str = "prompt") -> list
 
 def optional_condition(model: Model, prompt: Condition, field: str = "prompt") -> list[Condition]:
     """Return a list of one condition: the checked prompt, or None if there is none."""
-    conditions = [None] if prompt is None else conditions_of(model, prompt, field)
+    conditions: list[Condition] = [None] if prompt is None else conditions_of(model, prompt, field)
     if len(conditions) != 1:
         with about(field):
             raise InputError(f"{len(conditions)} prompts where one is needed: give text, a label's number or a Blend")

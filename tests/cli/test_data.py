@@ -40,7 +40,7 @@ def test_check_counts_and_shows(tmp_path, capsys):
     assert "train: 9 images\n  sizes: 16 × 16 to 16 × 16, median 16 × 16; 0 (0%) below 16\n" in out
     where = pick_device("auto")
     assert f"training with the recipe own-100 on {where}, in {auto_precision(where)}:\n" in out
-    assert re.search(r"\n  about \d+ (seconds|minutes) in all: \d+ seconds to prepare, \d+ \w+ to train, ", out)
+    assert re.search(r"\n  about .* in all: .* to prepare, .* to train, ", out)
     commands = [line.strip() for line in out.splitlines() if line.startswith("  vqdiff ")]
     assert commands == [
         "vqdiff train diffusion --template own-100 > my-100.toml",

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import json
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
+from torch import Tensor
 
 import vqdiff
 from bundled_model import linked_copy, overwrite
@@ -55,6 +59,23 @@ sampler = ["purity", "halton"]
 steps = [1, 2]
 guidance = [1.0]
 """
+
+
+@pytest.fixture(scope="module", autouse=True)
+def features_of_the_same_pixels_are_computed_once() -> Iterator[None]:
+    """Those of the real drawings take longer than all else here, and are the same in every test."""
+    known, compute = dict[bytes, dict[str, Tensor]](), Scoring.features
+
+    def features(scoring: Scoring, pictures: Iterator[Tensor]) -> dict[str, Tensor]:
+        pixels = list(pictures)
+        key = hashlib.sha256(torch.cat(pixels).numpy().tobytes()).digest()
+        if key not in known:
+            known[key] = compute(scoring, iter(pixels))
+        return known[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Scoring, "features", features)
+        yield
 
 
 @pytest.fixture

@@ -81,7 +81,7 @@ def test_the_quick_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
     short = ["run.steps=3", "run.batch_size=4", "run.validate_every=1", "run.patience=1", "sampling.steps=2"]
     main(["train", "diffusion", "my-100.toml", *_set("data=my-pictures", *short, 'prompts=["a cat"]', "evaluate=4")])
     out = capsys.readouterr().out
-    assert "seconds in all: " in out
+    assert " in all: " in out
     assert "kl: error of one denoising step" in out
     assert "of the codes" not in out
     assert {"model", "curve.png", "preview-0000003.png"} <= {path.name for path in Path("runs/mine").iterdir()}
