@@ -118,7 +118,7 @@ def _parameter(name: str, one: Option, **more: Any) -> Parameter:
 def _models_own(name: str) -> str:
     """The default of a sampling setting: that of the model, such as the bundled one."""
     config = json.loads((Path(__file__).parents[1] / "models" / "emoji" / "model_index.json").read_text("utf-8"))
-    value = getattr(SamplingSettings.read(config["sampling"], "emoji"), name)
+    value = config["sampling"].get(name, getattr(SamplingSettings, name))  # unchecked: the samplers need torch
     shown = " ".join(f"{one:g}" for one in value) if isinstance(value, tuple) else str(value).removesuffix(".0")
     return f"the model's own; emoji: {shown}"
 
