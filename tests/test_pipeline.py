@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import copy
 import pickle
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 import vqdiff
 from bundled_model import bundled_pipeline
+from toy_pipelines import toy_pipeline
 from vqdiff.foundation.config import Precision
 from vqdiff.foundation.errors import InputError
 from vqdiff.foundation.html import table
@@ -22,6 +25,9 @@ from vqdiff.model import Model
 from vqdiff.model.devices import pick_device
 from vqdiff.model.finding import bundled
 from vqdiff.pipeline import Pipeline
+from vqdiff.plugins import SAMPLERS
+from vqdiff.sampling import Reveal
+from vqdiff.sampling.step import StepInput
 
 needs_int8 = pytest.mark.skipif(processor().int8 is None, reason="needs a CPU with VNNI")
 needs_bf16 = pytest.mark.skipif(not has_bf16_units(torch.device("cpu")), reason="bfloat16 is slow here")
@@ -188,6 +194,26 @@ def test_cuda_draws_the_same_tokens_in_float32() -> None:
         *_, last = pipe.frames(["a red apple"], [0], pipe.settings(steps=8))
         tokens.append(last.tokens.cpu())
     assert (tokens[0] == tokens[1]).float().mean() > 0.9
+
+
+@dataclass(frozen=True)
+class _Lazy(Reveal):
+    """Reveals nothing."""
+
+    def step(self, x: StepInput) -> Tensor:
+        return x.tokens
+
+
+def test_a_sampler_that_leaves_tokens_masked_is_named() -> None:
+    pipe = toy_pipeline("unconditional")
+    SAMPLERS.register("lazy", _Lazy())
+    try:
+        with pytest.raises(InputError, match="the sampler 'lazy' has left 64 of 64 tokens masked"):
+            pipe(sampler="lazy")
+        with pytest.raises(InputError, match="'lazy'"):
+            list(pipe.stream(sampler="lazy"))
+    finally:
+        vars(SAMPLERS)["_things"].pop("lazy")
 
 
 # --- in notebooks and consoles ----------------------------------------------------------------------------------------

@@ -271,7 +271,19 @@ class Pipeline:
 
     @torch.inference_mode()
     def _run(self, job: Job) -> Iterator[Frame]:
-        yield from run(job.start(self.model), self.model.bind(*job.encode(self.model)))
+        frame = None
+        for frame in run(job.start(self.model), self.model.bind(*job.encode(self.model))):
+            yield frame
+        if frame is not None:
+            self.check_finished(frame.tokens, job.settings.sampler)
+
+    def check_finished(self, tokens: Int[Tensor, "B L"], sampler: str) -> None:
+        """Raise InputError if a ``sampler`` of the caller's own has left MASK in tokens that should be finished."""
+        if left := int((tokens == self.model.schedule.num_codes).sum()):
+            raise InputError(
+                f"the sampler {sampler!r} has left {left} of {tokens.numel()} tokens masked: its plan "
+                "must end at t = 0, with all positions revealed"
+            )
 
     @torch.inference_mode()
     def decode(self, tokens: Int[Tensor, "B L"]) -> list[Image.Image]:

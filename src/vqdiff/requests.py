@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence, Set
 from contextlib import nullcontext
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -17,8 +18,8 @@ from torch import Tensor
 
 from vqdiff.foundation import fitting
 from vqdiff.foundation.errors import InputError, about
-from vqdiff.foundation.images import ImageLike, as_image, to_pixels
-from vqdiff.foundation.options import check_options
+from vqdiff.foundation.images import ImageLike, as_image, on_white, to_pixels
+from vqdiff.foundation.options import check_options, options_of
 from vqdiff.foundation.shapes import Bool, Int
 from vqdiff.model import Job, Model
 from vqdiff.sampling import Canvas, SamplingSettings, get_sampler, least_confident
@@ -39,12 +40,33 @@ class Request(ImagesOptions, ABC):
     negative: Condition = None
     settings: SamplingSettings | None = None
 
+    kind: ClassVar[str]
+    """What a record calls this kind of request."""
+
     def __post_init__(self) -> None:
         check_options(self)
 
     @abstractmethod
     def job(self, model: Model) -> Job:
         """Check the request against a model; raises InputError, with the field, for what the model cannot do."""
+
+    @abstractmethod
+    def _given(self) -> dict[str, Any]:
+        """What a record says about the prompts and the images."""
+
+    def record(self, model: Model) -> dict[str, Any]:
+        """Return how the images are made, to be kept with them; `request_of` returns the request again.
+
+        It contains the kind, the prompts, the seed of each image, all settings, the model's `identity`, and hashes of
+        the images that were given.
+        """
+        given = self._given()
+        count = self.num_images * len(given.get("prompts", [None]))
+        seeds = {} if count == 1 else {"seeds": list(range(self.seed, self.seed + count))}
+        negative = {} if self.negative is None else {"negative": _as_json(self.negative)}
+        options = {name: getattr(self, name) for name in options_of(type(self))}
+        settings = asdict(model.settings(self.settings))
+        return {"kind": self.kind} | given | options | seeds | negative | settings | model.identity()
 
     def _avoided(self, model: Model, settings: SamplingSettings) -> Condition:
         """The negative prompt, checked."""
@@ -58,13 +80,20 @@ class Request(ImagesOptions, ABC):
 class DrawRequest(Request):
     """``num_images`` images of each prompt (or label, or `Blend` of two prompts), prompt by prompt."""
 
+    kind: ClassVar[str] = "generate"
+
     prompts: Prompts = None
 
+    def _given(self) -> dict[str, Any]:
+        return {"prompts": [_as_json(one) for one in _listed(self.prompts)]}
+
     def job(self, model: Model) -> Job:
-        conditions = [one for one in conditions_of(model, self.prompts) for _ in range(self.num_images)]
+        prompts = conditions_of(model, self.prompts)
+        conditions = [one for one in prompts for _ in range(self.num_images)]
         settings = model.settings(self.settings)
         seeds = range(self.seed, self.seed + len(conditions))
-        return Job(conditions, seeds, settings, self._avoided(model, settings))
+        avoided = self._avoided(model, settings)
+        return Job(conditions, seeds, settings, avoided, record=replace(self, prompts=prompts).record(model))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +126,11 @@ class _ImageRequest(Request):
             start=None if start is None else [start] * count,
         )
         finish = partial(fitting.unfit, size=image.size)
-        return Job(condition * count, seeds, settings, self._avoided(model, settings), canvas, finish)
+        avoided = self._avoided(model, settings)
+        return Job(condition * count, seeds, settings, avoided, canvas, finish, self.record(model))
+
+    def _given(self) -> dict[str, Any]:
+        return {"prompt": _as_json(self.prompt), "inputs": {"image": _input(np.asarray(on_white(self._opened())))}}
 
     def _opened(self) -> Image.Image:
         with about("image"):
@@ -108,7 +141,14 @@ class _ImageRequest(Request):
 class EditRequest(_ImageRequest, EditOptions):
     """Resample the white part of ``mask``; see `Pipeline.edit`."""
 
+    kind: ClassVar[str] = "edit"
+
     mask: ImageLike
+
+    def _given(self) -> dict[str, Any]:
+        given = super()._given()
+        given["inputs"]["mask"] = _input(fitting.white(self.mask, self._opened().size))
+        return given
 
     def job(self, model: Model) -> Job:
         settings, image = model.settings(self.settings), self._opened()
@@ -123,15 +163,19 @@ class EditRequest(_ImageRequest, EditOptions):
 class ExpandRequest(_ImageRequest, ExpandOptions):
     """Extend the image at its sides; see `Pipeline.expand`."""
 
+    kind: ClassVar[str] = "expand"
+
     def job(self, model: Model) -> Job:
         canvas, mask = fitting.expand(self._opened(), self.left, self.top, self.right, self.bottom)
         same: dict[str, Any] = {one.name: getattr(self, one.name) for one in fields(_ImageRequest)} | {"image": canvas}
-        return EditRequest(mask=mask, feather=self.feather, **same).job(model)
+        return replace(EditRequest(mask=mask, feather=self.feather, **same).job(model), record=self.record(model))
 
 
 @dataclass(frozen=True, kw_only=True)
 class VaryRequest(_ImageRequest, VaryOptions):
     """Noise the image to the time strength·T and sample from there; see `Pipeline.vary`."""
+
+    kind: ClassVar[str] = "vary"
 
     def job(self, model: Model) -> Job:
         settings, start = model.settings(self.settings), round(self.strength * model.schedule.num_steps)
@@ -142,6 +186,8 @@ class VaryRequest(_ImageRequest, VaryOptions):
 class ReviseRequest(_ImageRequest, ReviseOptions):
     """Resample the least confident tokens; see `Pipeline.revise`."""
 
+    kind: ClassVar[str] = "revise"
+
     @torch.inference_mode()
     def job(self, model: Model) -> Job:
         settings, image = model.settings(self.settings), self._opened()
@@ -149,6 +195,63 @@ class ReviseRequest(_ImageRequest, ReviseOptions):
         where = model.sampling_device
         redraw = least_confident(model.bind(model.encode(condition)), model.schedule, x0.to(where), self.share)
         return self._resample(model, settings, image, condition, redraw=redraw.cpu(), x0=x0)
+
+
+REQUESTS: dict[str, type[Request]] = {
+    one.kind: one for one in (DrawRequest, EditRequest, ExpandRequest, VaryRequest, ReviseRequest)
+}
+"""The kinds of requests by the name that a record has for them."""
+
+
+def request_of(record: Mapping[str, Any], **images: Any) -> Request:
+    """Return the request that a record describes (`Request.record`, or `Job.record_of` one image).
+
+    images: ``image`` and ``mask``, if the request started from them. Raises InputError if one is missing or is not the
+    one of the record, or if the record is not complete.
+    """
+    kind = REQUESTS.get(record.get("kind", ""))
+    if kind is None:
+        raise InputError("the record lacks the kind of request, so the image cannot be made from it again")
+    for name, about_input in (inputs := record.get("inputs", {})).items():
+        if name not in images:
+            file = about_input.get("file")
+            raise InputError(
+                f"it was made with {record['kind']}, from an {name} that it does not contain"
+                f"{f' ({file})' if file else ''}: give the {name} again"
+            )
+    options, read = options_of(kind), partial(condition_of, record)
+    given = {name: record[name] for name in options if name in record} | images
+    try:
+        values = {name: record[name] for name in options_of(SamplingSettings)}
+        if kind is DrawRequest:
+            given["prompts"] = [read(one) for one in record.get("prompts") or [record["prompt"]]]
+        else:
+            given["prompt"] = read(record["prompt"])
+        settings = SamplingSettings.read(values, "the record")
+        request = kind(settings=settings, negative=condition_of({}, record.get("negative")), **given)
+    except (KeyError, TypeError) as error:
+        raise InputError(f"the record is not complete: {error}") from error
+    for name, found in request._given().get("inputs", {}).items():
+        if found["hash"] != inputs.get(name, found)["hash"]:
+            raise InputError(f"this {name} is not the one that the record names: its pixels differ")
+    return request
+
+
+def _as_json(condition: Any) -> Any:
+    return asdict(condition) if isinstance(condition, Blend) else condition
+
+
+def condition_of(record: Mapping[str, Any], value: Any) -> Condition:
+    """Return the condition that a value of a record stands for; the command line's records have blends of their own."""
+    if isinstance(value, str) and "towards" in record:
+        return Blend(value, record["towards"], record["weight"])
+    return Blend(**value) if isinstance(value, Mapping) else value
+
+
+def _input(pixels: NDArray[Any]) -> dict[str, str]:
+    """What a record says about an image that a request starts from: a hash of its shape and pixels."""
+    shape = repr(pixels.shape).encode()
+    return {"hash": hashlib.sha256(shape + np.ascontiguousarray(pixels).tobytes()).hexdigest()[:16]}
 
 
 @torch.inference_mode()
@@ -165,10 +268,8 @@ def conditions_of(model: Model, prompts: Prompts, field: str = "prompt") -> list
     """
     if model.text_encoder is None and model.num_classes is None:
         return [None]
-    given: Any = prompts.tolist() if isinstance(prompts, np.ndarray) else prompts
-    alone = isinstance(given, str | bytes | Mapping | Set) or not isinstance(given, Iterable)
     with about(field):
-        conditions = [] if given is None else [_condition(one) for one in ([given] if alone else given)]
+        conditions = [] if prompts is None else [_condition(one) for one in _listed(prompts)]
         if not conditions:
             raise InputError("no prompt: describe the image to generate")
         towards = [one.second for one in conditions if isinstance(one, Blend)]
@@ -187,6 +288,12 @@ def optional_condition(model: Model, prompt: Condition, field: str = "prompt") -
         with about(field):
             raise InputError(f"{len(conditions)} prompts where one is needed: give text, a label's number or a Blend")
     return conditions
+
+
+def _listed(prompts: Prompts) -> Iterable[Any]:
+    given: Any = prompts.tolist() if isinstance(prompts, np.ndarray) else prompts
+    alone = isinstance(given, str | bytes | Mapping | Set) or not isinstance(given, Iterable)
+    return [given] if alone else given
 
 
 def _condition(given: Any) -> Condition:

@@ -43,7 +43,8 @@ class SamplingSettings:
     sampler: str = option(
         "purity",
         Choice(
-            help="A name of vqdiff.samplers().",
+            help="How to sample: purity, fewer-tokens, confidence, halton, strided, posterior-guided, ancestral, "
+            "reference-fast, reference-fewer-tokens, reference-purity, or another name of vqdiff.samplers().",
             kind="sampler",
             names=SAMPLERS.names,
             name_of=SAMPLERS.name_of,
@@ -204,14 +205,14 @@ class ImagesOptions(SeedOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EditOptions(SeedOptions):
+class EditOptions(ImagesOptions):
     """The options of an `EditRequest`."""
 
     feather: int = option(0, Whole(help="Width in pixels of a soft seam inside the white part.", least=0))
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExpandOptions(SeedOptions):
+class ExpandOptions(ImagesOptions):
     """The options of an `ExpandRequest`."""
 
     left: int = option(0, Whole(help="Pixels to add at the left."))
@@ -229,7 +230,7 @@ class VaryOptions(ImagesOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReviseOptions(SeedOptions):
+class ReviseOptions(ImagesOptions):
     """The options of a `ReviseRequest`."""
 
     share: float = option(0.25, Number(help="Resample this share of the tokens, the least confident.", least=0, most=1))

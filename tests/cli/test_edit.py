@@ -40,7 +40,9 @@ def test_edit(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
         stored = json.loads(out.text["vqdiff"])  # type: ignore[attr-defined]
         drawn, before, white = np.asarray(out), np.asarray(picture), np.asarray(mask) > 0
     assert stored | {"output": "out.png"} == record
-    assert {"prompt": "a green apple", "seed": 5, "edited": "picture.png", "steps": 2}.items() <= stored.items()
+    assert {"kind": "edit", "prompt": "a green apple", "seed": 5, "steps": 2}.items() <= stored.items()
+    assert {name: one["file"] for name, one in stored["inputs"].items()} == {"image": "picture.png", "mask": "mask.png"}
+    assert len({one["hash"] for one in stored["inputs"].values()}) == 2
     guidance = {"guidance": 4.0, "guidance_schedule": "cosine", "guidance_interval": [0.0, 1.0]}
     assert guidance.items() <= stored.items()
     assert stored["negative"] == "red"
@@ -50,10 +52,18 @@ def test_edit(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_expand_without_a_prompt(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("expand", "picture.png", "--left", "30", "--bottom", "5", "--steps", "1", "-o", "wide.png") == 0
-    assert capsys.readouterr().out.strip() == "wide.png: seed 0"
+    assert capsys.readouterr().out.strip() == "wide.png: no prompt, seed 0"
     with Image.open("wide.png") as out, Image.open("picture.png") as picture:
         assert out.size == (120, 65)
         assert out.crop((30, 0, 120, 60)).tobytes() == picture.tobytes()
+
+
+def test_several_edits_are_a_row(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("edit", "picture.png", "mask.png", "a cat", "-n", "2", "--steps", "1", "-o", "two.png") == 0
+    assert capsys.readouterr().out == "two.png: 2 images of 'a cat', seeds 0 to 1\n"
+    assert run("edit", "picture.png", "mask.png", "a cat", "--seed", "1", "--steps", "1", "-o", "second.png") == 0
+    with Image.open("two.png") as two, Image.open("second.png") as second:
+        assert two.crop((98, 4, 188, 64)).tobytes() == second.tobytes()
 
 
 @pytest.mark.parametrize(

@@ -50,10 +50,11 @@ def test_what_a_terminal_cannot_show_is_replaced(arguments: list[str], folder: P
         (["info"], "", "stdout", 141),
         (["info"], "1", "stdout", 141),
         (["data", "check", "set", "--no-time"], "", "stdout", 141),
-        (["--help"], "", "stdout", 1),  # rich has a way of its own to end
+        (["--help"], "", "stdout", 141),
+        (["generate", "--help"], "1", "stdout", 141),
         (["generate", ""], "", "stderr", 141),
     ],
-    ids=["info", "unbuffered", "check", "help", "mistake"],
+    ids=["info", "unbuffered", "check", "help", "of a command", "mistake"],
 )
 def test_a_pipe_whose_reader_has_gone(
     arguments: list[str], stream: str, code: int, unbuffered: str, folder: Path
@@ -139,7 +140,7 @@ def test_arguments_that_are_no_text(arguments: list[str], folder: Path, capfd: p
 
 def test_a_name_that_is_no_text_is_written_all_the_same(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["generate", "a cat", "--steps", "1", "-o", f"{NO_TEXT}.png", "--device", "cpu"])
-    assert capsys.readouterr().out == "caf?.png: 1 × a cat, seed 0\n"
+    assert capsys.readouterr().out == "caf?.png: 'a cat', seed 0\n"
     assert os.listdir(os.fsencode(folder)).count(b"caf\xe9.png") == 1
 
 

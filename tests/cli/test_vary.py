@@ -40,10 +40,10 @@ def test_vary(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_revise(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("revise", "picture.png", "--share", "0.5", "--steps", "1") == 0
-    assert capsys.readouterr().out.strip() == "out.png: seed 0"
+    assert capsys.readouterr().out.strip() == "out.png: no prompt, seed 0"
     with Image.open("out.png") as out:
         assert out.size == (40, 30)
-        assert {"revised": "picture.png", "share": 0.5}.items() <= json.loads(out.text["vqdiff"]).items()
+        assert {"kind": "revise", "share": 0.5}.items() <= json.loads(out.text["vqdiff"]).items()
 
 
 @pytest.mark.parametrize(

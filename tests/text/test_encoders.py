@@ -101,10 +101,10 @@ def test_emoji_are_read_as_their_names(emoji: str, name: str, encoder: TextEncod
 
 
 def test_a_prompt_without_a_known_word_is_reported(encoder: TextEncoder) -> None:
-    for text in ("تفاحة", "קפה", "קפה!"):
+    for text in ("تفاحة", "קפה", "קפה!", "xyzzy qqq"):  # the last is spelled by pieces of single letters
         with pytest.warns(InputWarning, match=f"no word of the prompt '{text}' is known to this model"):
             encoder.check([text])
-    assert encoder.remarks(["a red apple", "🍎", "קפה cup", "xylograph", "", "!"]) == []
+    assert encoder.remarks(["a red apple", "🍎", "קפה cup", "xylograph", "qqq cat", "x", "letter x", "", "!"]) == []
     assert len(encoder.remarks(["קפה", "קפה"])) == 1
 
 

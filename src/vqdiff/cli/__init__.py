@@ -32,10 +32,11 @@ app.command("vqdiff.cli.edit:edit", help="Resample a part of an image.")
 app.command("vqdiff.cli.edit:expand", help="Extend an image at its sides.")
 app.command("vqdiff.cli.vary:vary", help="Noise an image part of the way and sample from there.")
 app.command("vqdiff.cli.vary:revise", help="Resample the least confident tokens of an image.")
+app.command("vqdiff.cli.redraw:redraw", help="Make an image again from the record inside it, and compare.")
 app.command("vqdiff.cli.convert:convert", help="Convert a model to a model folder or a diffusers folder.")
 app.command("vqdiff.cli.push:push", help="Upload a model to the Hugging Face Hub, with a page.")
 app.command("vqdiff.cli.export:export", help="Write a model as graphs for ONNX Runtime, OpenVINO or PyTorch.")
-app.command("vqdiff.cli.info:info", help="Describe a model: parts and their origin, sizes, licences, quality.")
+app.command("vqdiff.cli.info:info", help="Describe a model, or how an image was made.")
 app.command("vqdiff.cli.data:app", name="data", help="Build, check and tokenize sets of images with captions.")
 app.command("vqdiff.cli.train:app", name="train", help="Train an image tokenizer, a diffusion model or a scorer.")
 app.command("vqdiff.cli.evaluate:evaluate", help="Evaluate a model by a protocol.")
@@ -44,13 +45,14 @@ app.command("vqdiff.cli.mcp:mcp", help="Serve tools to a program with a language
 app.command("vqdiff.cli.schema:schema", help="Print commands, settings, samplers and the HTTP API as JSON.")
 app.command("vqdiff.cli.bench:app", name="bench", help="Measure speed and memory, compared with diffusers or alone.")
 app.command("vqdiff.cli.study:study", help="Measure a grid of settings: a table, a plot and images.")
+app.register_install_completion_command(help="Install completion of commands and options: bash, zsh or fish.")
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; invalid input is one line on stderr and exit code 2, Ctrl-C is exit code 130.
 
     Characters that stdout or stderr cannot encode are replaced. If the reader of a pipe has gone, the command ends
-    silently, with the exit code 141 of other programs that a closed pipe ends (--help: 1, set by rich).
+    silently, with the exit code 141 of other programs that a closed pipe ends.
     """
     try:
         _prepare_streams()
@@ -67,6 +69,10 @@ def main(arguments: list[str] | None = None) -> None:
             _stop(message("this command", [module], extras_with(module)))
         except KeyboardInterrupt:
             sys.exit(130)
+        except SystemExit as end:
+            if isinstance(end.__context__, BrokenPipeError):  # rich prints the help, and has a way of its own to end
+                sys.exit(141)
+            raise
         except OSError as error:
             if error.errno != errno.ENOSPC:
                 raise

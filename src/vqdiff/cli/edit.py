@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vqdiff.cli.images import generate_from_image
-from vqdiff.cli.options import EditOptions, ExpandOptions, Json, ModelOptions, Output, PromptOptions, SettingOptions
+from vqdiff.cli.images import OutputOptions, generate_from_image
+from vqdiff.cli.options import EditOptions, ExpandOptions, ModelOptions, PromptOptions, SettingOptions
 
 
 def edit(
@@ -15,11 +15,10 @@ def edit(
     /,
     *,
     options: EditOptions = EditOptions(),
-    output: Output = Path("out.png"),
+    output: OutputOptions = OutputOptions(),
     model: ModelOptions = ModelOptions(),
     conditions: PromptOptions = PromptOptions(),
     settings: SettingOptions = SettingOptions(),
-    json_output: Json = False,
 ) -> None:
     """Resample the white part of a mask; all other pixels stay exactly as they are.
 
@@ -33,12 +32,7 @@ def edit(
         An image of the same size: white where to resample, black where to keep.
     prompt
         What the image is conditioned on; without it, the null condition.
-    output
-        The PNG file to write.
-    json_output
-        Print a JSON record instead of a line.
     """
-    from vqdiff.foundation.images import read_image
     from vqdiff.requests import EditRequest
 
     generate_from_image(
@@ -49,10 +43,8 @@ def edit(
         model,
         conditions,
         settings,
-        mask=read_image(mask),
-        record={"edited": image.name},
-        output=output,
-        json_output=json_output,
+        output,
+        mask=mask,
     )
 
 
@@ -62,11 +54,10 @@ def expand(
     /,
     *,
     options: ExpandOptions = ExpandOptions(),
-    output: Output = Path("out.png"),
+    output: OutputOptions = OutputOptions(),
     model: ModelOptions = ModelOptions(),
     conditions: PromptOptions = PromptOptions(),
     settings: SettingOptions = SettingOptions(),
-    json_output: Json = False,
 ) -> None:
     """Extend an image at its sides; its own pixels stay exactly as they are.
 
@@ -76,10 +67,6 @@ def expand(
         The image to extend.
     prompt
         What the whole image is conditioned on; without it, the null condition.
-    output
-        The PNG file to write.
-    json_output
-        Print a JSON record instead of a line.
     """
     from vqdiff.requests import ExpandRequest
 
@@ -91,7 +78,5 @@ def expand(
         model,
         conditions,
         settings,
-        record={"expanded": image.name},
-        output=output,
-        json_output=json_output,
+        output,
     )

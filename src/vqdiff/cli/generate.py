@@ -1,31 +1,36 @@
-"""``vqdiff generate``: prompts → PNG files."""
+"""``vqdiff generate``: prompts → images."""
 
 from __future__ import annotations
 
-import json
+import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from vqdiff.cli.images import record_of, write_png
-from vqdiff.cli.options import ImagesOptions, Json, ModelOptions, Output, PromptOptions, SettingOptions, checked
+from vqdiff.cli.images import OutputOptions, warn_of_another_model
+from vqdiff.cli.options import DrawOptions, ImagesOptions, ModelOptions, PromptOptions, SettingOptions, checked
 from vqdiff.foundation.errors import InputError
 from vqdiff.foundation.options import whole
 
 if TYPE_CHECKING:
     from vqdiff.pipeline import Pipeline, Preview
-    from vqdiff.requests import DrawRequest
 
 
 def generate(
     *prompts: str,
-    prompts_file: Annotated[Path | None, Parameter(name=["--prompts-file", "-f"])] = None,
-    output: Output = Path("out.png"),
-    images: ImagesOptions = ImagesOptions(),
+    prompts_file: Annotated[
+        Path | None,
+        Parameter(name=["--prompts-file", "-f"], allow_leading_hyphen=True),  # - is a value
+    ] = None,
+    stdin: Annotated[bool, Parameter(name=["--stdin", "-"], negative="")] = False,
+    output: OutputOptions = OutputOptions(),
+    images: DrawOptions = DrawOptions(),
     label: Annotated[tuple[str, ...], Parameter(negative="", show_default=False)] = (),
     unconditional: Annotated[bool, Parameter(negative="")] = False,
+    like: Path | None = None,
     preset: str | None = None,
     batch_size: int = 8,
     columns: int | None = None,
@@ -34,25 +39,27 @@ def generate(
     model: ModelOptions = ModelOptions(),
     conditions: PromptOptions = PromptOptions(),
     settings: SettingOptions = SettingOptions(),
-    json_output: Json = False,
 ) -> None:
     """Generate images from prompts.
 
-    One image is written as it is; several become one grid, with a row for each prompt. The PNG contains prompt, seed,
-    settings and model as metadata. Settings that are not given default to the model's own.
+    One image is written as it is; several become one grid, with a row for each prompt, or the files of a folder. Each
+    file contains how it was made: see vqdiff info and vqdiff redraw. Settings that are not given default to the
+    model's own.
 
     Parameters
     ----------
     prompts
         What to generate; several prompts generate several images.
     prompts_file
-        A file of prompts, one per line.
-    output
-        The PNG file to write.
+        A file of prompts, one per line, or - for standard input; empty lines and lines that begin with # are skipped.
+    stdin
+        Read prompts from standard input, likewise.
     label
         A class to generate, by its number or name, for a class-conditional model; may be repeated.
     unconditional
         Generate without a prompt, for an unconditional model.
+    like
+        An image of vqdiff: its prompts, seed and settings apply where no other is given.
     preset
         Published sampling settings, such as ithq-guided; the other options override it.
     batch_size
@@ -60,50 +67,57 @@ def generate(
     columns
         Columns of the grid (default: the images per prompt, or all images if that is 1).
     gif
-        Also write the denoising of the first image as an animation.
+        Also write the denoising of the first image as an animation, a .gif file.
     confidence
         Also write the first image's confidence (purity) at every step as a sheet of heat maps.
-    json_output
-        Print a JSON record instead of a line.
     """
     labels = [int(one) if one.isdecimal() else one for one in label]
-    wanted = [*prompts, *_read_prompts(prompts_file), *labels]
-    counts = checked(images)
+    wanted = [*prompts, *_read_prompts(prompts_file, stdin), *labels]
     for name, value in (("batch-size", batch_size), ("columns", columns)):
         if value is not None:
             whole(f"--{name}", value, least=1)
+    destination = output.open()
+    _check_traces(gif, confidence)
+    record = _record_of(like)
+    given = {name: record[name] for name in vars(images) if name in record}
+    counts = checked(ImagesOptions(**given | _explicit(images)))
 
-    from vqdiff.foundation.files import check_writable
-    from vqdiff.requests import DrawRequest
+    from vqdiff.requests import DrawRequest, condition_of
 
-    for path in (output, gif, confidence):
-        if path is not None:
-            check_writable(path)
-
+    if record and model == ModelOptions():
+        model = replace(model, model=_bundled(record, model.model))
     pipe = model.load()
     _check_kind(pipe, bool(label), unconditional)
+    if like is not None:
+        warn_of_another_model(record, pipe, like)
     own = pipe.model.sampling
+    read = {name: record.get(name) for name in vars(settings)}
     if preset is not None:
         from vqdiff.checkpoints.presets import preset_of
 
-        own = preset_of(preset)
-    chosen = own.changed(**vars(settings))
-    given = [None] if pipe.model.conditioned_on == "nothing" else wanted
-    record: dict[str, Any] = {"prompts": given, **counts}
-    record |= record_of(pipe, conditions, chosen)
-    prompted = [conditions.condition(prompt) for prompt in given]
-    request = DrawRequest(prompts=prompted, negative=conditions.negative, settings=chosen, **counts)
-    columns = columns or (images.num_images if images.num_images > 1 else len(given))
-    _draw(pipe, request, batch_size, record, output, columns)
-    if gif is not None or confidence is not None:
-        previews = pipe.stream(prompted[0], seed=images.seed, negative=conditions.negative, **vars(chosen))
-        _trace(previews, gif, confidence)
-    if json_output:
-        print(json.dumps(record | {"output": str(output)}))
+        own, read = preset_of(preset), {}
+    chosen = own.changed(**read | _explicit(settings))
+    negative = record.get("negative") if conditions.negative is None else conditions.negative
+    if wanted or not record:
+        prompted = [conditions.condition(one) for one in wanted]
     else:
-        shown = record["prompts"]
-        what = ", ".join(str(one) for one in shown if one is not None)
-        print(f"{output}: {len(shown) * images.num_images} × {what[:60]}, seed {images.seed}")
+        prompted = [condition_of(record, one) for one in record.get("prompts", [record.get("prompt")])]
+    if pipe.model.conditioned_on == "nothing":
+        prompted = [None]
+    request = DrawRequest(prompts=prompted, negative=condition_of({}, negative), settings=chosen, **counts)
+    job = request.job(pipe.model)
+    if wanted:
+        job = replace(job, record=job.record | {"prompts": wanted} | conditions.record())
+    columns = columns or (request.num_images if request.num_images > 1 else len(prompted))
+    destination.draw(pipe, job, columns=columns, batch_size=batch_size)
+    if gif is not None or confidence is not None:
+        previews = pipe.stream(prompted[0], seed=request.seed, negative=request.negative, **vars(chosen))
+        _trace(previews, job.record_of(0), gif, confidence)
+
+
+def _explicit(group: object) -> dict[str, Any]:
+    """The options of a group that were given."""
+    return {name: value for name, value in vars(group).items() if value is not None}
 
 
 def _check_kind(pipe: Pipeline, labels: bool, unconditional: bool) -> None:
@@ -114,41 +128,56 @@ def _check_kind(pipe: Pipeline, labels: bool, unconditional: bool) -> None:
         raise InputError(f"--unconditional is for unconditional models; this one is conditioned on {kind}")
 
 
-def _read_prompts(path: Path | None) -> list[str]:
-    if path is None:
-        return []
-    from vqdiff.foundation.files import read_text
+def _read_prompts(path: Path | None, stdin: bool) -> list[str]:
+    """The prompts in the lines of a file and of standard input."""
+    from vqdiff.foundation.files import decode_text, read_text
 
-    return [line.strip() for line in read_text(path).split("\n") if line.strip()]
-
-
-def _draw(
-    pipe: Pipeline, request: DrawRequest, batch_size: int, record: dict[str, Any], output: Path, columns: int
-) -> None:
-    from vqdiff.foundation.images import sheet
-    from vqdiff.foundation.progress import step_bar
-
-    with step_bar("generating") as show:
-
-        def on_step(done: int, total: int) -> None:
-            record["network_calls"] = total // (len(record["prompts"]) * record["num_images"])
-            show(done, total)
-
-        images = pipe.draw(request, batch_size=batch_size, on_step=on_step)
-    write_png(images[0] if len(images) == 1 else sheet(images, columns), record, output)
+    text = "" if path in (None, Path("-")) else read_text(path)
+    if stdin or path == Path("-"):
+        text += "\n" + decode_text(sys.stdin.buffer.read(), "standard input")
+    lines = (line.strip() for line in text.split("\n"))
+    return [line for line in lines if line and not line.startswith("#")]
 
 
-def _trace(previews: Iterator[Preview], gif: Path | None, confidence: Path | None) -> None:
+def _record_of(picture: Path | None) -> dict[str, Any]:
+    if picture is None:
+        return {}
+    from vqdiff.foundation.formats import read_record
+
+    return read_record(picture)
+
+
+def _bundled(record: dict[str, Any], otherwise: str) -> str:
+    from vqdiff.model.finding import bundled
+
+    return record["model"] if record.get("model") in bundled() else otherwise
+
+
+def _check_traces(gif: Path | None, confidence: Path | None) -> None:
+    from vqdiff.foundation.files import check_writable
+    from vqdiff.foundation.formats import format_of
+
+    if gif is not None:
+        if gif.suffix.lower() != ".gif":
+            raise InputError(f"cannot write {gif}: an animation is a .gif file, end its name in .gif")
+        check_writable(gif)
+    if confidence is not None:
+        format_of(confidence)
+        check_writable(confidence)
+
+
+def _trace(previews: Iterator[Preview], record: dict[str, Any], gif: Path | None, confidence: Path | None) -> None:
     from vqdiff.foundation.files import atomic_path
+    from vqdiff.foundation.formats import encode, format_of, save_animation
     from vqdiff.foundation.images import heat_map, sheet
 
     frames = list(previews)
     if gif is not None:
-        images = [frame.image for frame in frames]
-        times = [120] * (len(images) - 1) + [2000]
+        times = [120] * (len(frames) - 1) + [2000]
         with atomic_path(gif) as path:
-            images[0].save(path, format="GIF", save_all=True, append_images=images[1:], duration=times, loop=0)
+            save_animation([frame.image for frame in frames], times, record | {"shows": "denoising"}, path)
     if confidence is not None:
         size = frames[0].image.size
+        maps = sheet([heat_map(frame.confidence, size) for frame in frames], columns=5)
         with atomic_path(confidence) as path:
-            sheet([heat_map(frame.confidence, size) for frame in frames], columns=5).save(path, format="PNG")
+            path.write_bytes(encode(maps, record | {"shows": "confidence"}, format_of(confidence)))

@@ -1,4 +1,4 @@
-"""``vqdiff info``: describe a model."""
+"""``vqdiff info``: describe a model, or how an image was made."""
 
 from __future__ import annotations
 
@@ -21,12 +21,16 @@ def info(
 ) -> None:
     """Describe a model: kind, parts and their origin, sizes, schedule, licences, measured quality.
 
-    Also prints the processor's units for matrix products, and what --device auto and --precision auto mean here.
+    Of an image file that vqdiff has written: how it was made, from the record inside it.
+
+    Of a model, also prints the processor's units for matrix products, and what --device auto and --precision auto
+    mean here.
 
     Parameters
     ----------
     model
-        A bundled model's name, a folder (model, run, diffusers), an original checkpoint or codec (.pth), or a Hub id.
+        A bundled model's name, a folder (model, run, diffusers), an original checkpoint or codec (.pth), a Hub id, or
+        an image.
     image_tokenizer
         The image codec's file, if a checkpoint does not contain it.
     credits
@@ -34,7 +38,11 @@ def info(
     json_output
         Print JSON.
     """
-    import json
+    from vqdiff.foundation.formats import holds_image, read_record
+
+    if holds_image(Path(model)):
+        _print(read_record(Path(model)), json_output)
+        return
 
     from vqdiff.checkpoints import kind_of, read
     from vqdiff.foundation.processor import processor
@@ -53,16 +61,29 @@ def info(
         record = {"kind": "image tokenizer", **_describe_tokenizer(parts), "parameters": _count(parts)}
     device = pick_device("auto")
     record |= {"processor": str(processor()), "auto": f"{auto_precision(device)} on {device}"}
+    _print(record, json_output)
+
+
+def _print(record: dict[str, Any], json_output: bool) -> None:
+    import json
+
     if json_output:
         print(json.dumps(record))
         return
     for key, value in record.items():
         if isinstance(value, dict):
-            value = ", ".join(f"{k} {v}" for k, v in value.items())
-        if isinstance(value, tuple):
-            value = "; ".join(value)
+            value = ", ".join(f"{k} {_plain(v)}" for k, v in value.items())
+        if isinstance(value, tuple | list):
+            value = "; ".join(map(_plain, value))
         if value not in ("", None):
-            print(f"{key}: {value}")
+            print(f"{key}: {_plain(value)}")
+
+
+def _plain(value: object) -> str:
+    """A value as a line shows it."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {one}" for key, one in value.items())
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _credits(path: Path) -> str:

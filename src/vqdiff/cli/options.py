@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from dataclasses import dataclass, make_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,7 +13,7 @@ from cyclopts import Parameter
 from vqdiff import settings
 from vqdiff.foundation.config import Precision
 from vqdiff.foundation.errors import InputError
-from vqdiff.foundation.options import derived, option, options_of
+from vqdiff.foundation.options import Option, option, options_of
 from vqdiff.settings import SamplingSettings
 
 if TYPE_CHECKING:
@@ -19,7 +21,10 @@ if TYPE_CHECKING:
     from vqdiff.text import Condition
 
 Output = Annotated[Path, Parameter(name=["--output", "-o"])]
-"""``--output``, ``-o``: the file to write."""
+"""``--output``, ``-o``: the file or folder to write."""
+
+Quiet = Annotated[bool, Parameter(name=["--quiet", "-q"], negative="")]
+"""``--quiet``, ``-q``: print nothing but errors."""
 
 Json = Annotated[bool, Parameter(name="--json", negative="")]
 """``--json``: print a record instead of a line."""
@@ -91,10 +96,31 @@ _ALIASES = {"num_images": "-n"}
 def _group(cls: type[Any]) -> type[Any]:
     """Return ``cls`` as a group of options for the command line, with the help and defaults of its fields."""
     members = [
-        (name, Annotated[one.type, Parameter(help=one.help, alias=_ALIASES.get(name))], option(getattr(cls, name), one))
+        (name, Annotated[one.type, _parameter(name, one)], option(getattr(cls, name), one))
         for name, one in options_of(cls).items()
     ]
     return Parameter(name="*")(make_dataclass(cls.__name__, members, frozen=True, namespace={"__module__": __name__}))
+
+
+def _optional(cls: type[Any], default: Callable[[str], str]) -> type[Any]:
+    """Return ``cls`` as a group of options that are None unless they are given; ``default`` is what the help shows."""
+    members = [
+        (name, Annotated[one.type | None, _parameter(name, one, show_default=default(name))], option(None, one))
+        for name, one in options_of(cls).items()
+    ]
+    return Parameter(name="*")(make_dataclass(cls.__name__, members, frozen=True, namespace={"__module__": __name__}))
+
+
+def _parameter(name: str, one: Option, **more: Any) -> Parameter:
+    return Parameter(help=one.help, alias=_ALIASES.get(name), negative="", **more)
+
+
+def _models_own(name: str) -> str:
+    """The default of a sampling setting: that of the model, such as the bundled one."""
+    config = json.loads((Path(__file__).parents[1] / "models" / "emoji" / "model_index.json").read_text("utf-8"))
+    value = config["sampling"].get(name, getattr(SamplingSettings, name))  # unchecked: the samplers need torch
+    shown = " ".join(f"{one:g}" for one in value) if isinstance(value, tuple) else str(value).removesuffix(".0")
+    return f"the model's own; emoji: {shown}"
 
 
 def checked(group: object) -> dict[str, Any]:
@@ -108,17 +134,14 @@ def checked(group: object) -> dict[str, Any]:
 if TYPE_CHECKING:
     from vqdiff.settings import EditOptions, ExpandOptions, ImagesOptions, ReviseOptions, VaryOptions
 
+    class DrawOptions:
+        """The fields of `ImagesOptions`; those not given are None."""
+
     class SettingOptions:
         """The fields of `SamplingSettings`; those not given default to the model's own."""
 else:
     EditOptions, ExpandOptions = _group(settings.EditOptions), _group(settings.ExpandOptions)
     ImagesOptions, ReviseOptions = _group(settings.ImagesOptions), _group(settings.ReviseOptions)
     VaryOptions = _group(settings.VaryOptions)
-    SettingOptions = Parameter(name="*")(
-        derived(
-            "SettingOptions",
-            SamplingSettings,
-            lambda one: Annotated[one.type | None, Parameter(help=one.help, negative="")],
-            None,
-        )
-    )
+    DrawOptions = _optional(settings.ImagesOptions, lambda name: str(getattr(settings.ImagesOptions, name)))
+    SettingOptions = _optional(SamplingSettings, _models_own)

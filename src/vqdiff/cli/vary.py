@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vqdiff.cli.images import generate_from_image
-from vqdiff.cli.options import Json, ModelOptions, Output, PromptOptions, ReviseOptions, SettingOptions, VaryOptions
+from vqdiff.cli.images import OutputOptions, generate_from_image
+from vqdiff.cli.options import ModelOptions, PromptOptions, ReviseOptions, SettingOptions, VaryOptions
 
 
 def vary(
@@ -14,11 +14,10 @@ def vary(
     /,
     *,
     options: VaryOptions = VaryOptions(),
-    output: Output = Path("out.png"),
+    output: OutputOptions = OutputOptions(),
     model: ModelOptions = ModelOptions(),
     conditions: PromptOptions = PromptOptions(),
     settings: SettingOptions = SettingOptions(),
-    json_output: Json = False,
 ) -> None:
     """Noise an image part of the way and sample from there.
 
@@ -30,10 +29,6 @@ def vary(
         The image to vary.
     prompt
         What the image is conditioned on; without it, the null condition.
-    output
-        The PNG file to write.
-    json_output
-        Print a JSON record instead of a line.
     """
     from vqdiff.requests import VaryRequest
 
@@ -45,9 +40,7 @@ def vary(
         model,
         conditions,
         settings,
-        record={"varied": image.name},
-        output=output,
-        json_output=json_output,
+        output,
     )
 
 
@@ -57,11 +50,10 @@ def revise(
     /,
     *,
     options: ReviseOptions = ReviseOptions(),
-    output: Output = Path("out.png"),
+    output: OutputOptions = OutputOptions(),
     model: ModelOptions = ModelOptions(),
     conditions: PromptOptions = PromptOptions(),
     settings: SettingOptions = SettingOptions(),
-    json_output: Json = False,
 ) -> None:
     """Resample the least confident tokens of an image.
 
@@ -71,10 +63,6 @@ def revise(
         The image to revise.
     prompt
         What the image is conditioned on; without it, the null condition.
-    output
-        The PNG file to write.
-    json_output
-        Print a JSON record instead of a line.
     """
     from vqdiff.requests import ReviseRequest
 
@@ -86,7 +74,5 @@ def revise(
         model,
         conditions,
         settings,
-        record={"revised": image.name},
-        output=output,
-        json_output=json_output,
+        output,
     )

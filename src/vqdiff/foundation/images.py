@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,11 +12,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
-from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from vqdiff.foundation.errors import InputError
-from vqdiff.foundation.records import parameters
 from vqdiff.foundation.shapes import Float
 
 ImageLike = Image.Image | str | os.PathLike[str] | NDArray[Any]
@@ -184,15 +181,6 @@ def _reason(error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
         return "it is not an image in a known format"
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
-
-
-def encode_png(image: Image.Image, record: dict[str, Any]) -> bytes:
-    """Encode a PNG file with a record of how the image was made, and the same as the text that galleries show."""
-    info, file = PngInfo(), io.BytesIO()
-    info.add_itxt("vqdiff", json.dumps(record))
-    info.add_text("parameters", parameters(record, image.size))
-    image.save(file, format="PNG", pnginfo=info)
-    return file.getvalue()
 
 
 def grid(pixels: Float[Tensor, "B 3 H W"], columns: int, gap: int = 4) -> Image.Image:

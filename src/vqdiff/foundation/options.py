@@ -51,7 +51,7 @@ class Number(Option):
         number = number_of(name, value)
         if not (self.least <= number <= self.most and number > self.above):
             off = "" if math.isnan(self.off) else f", {self.off:g} is off"
-            raise InputError(f"{name} is {number}: {self._range()}{off}")
+            raise InputError(f"{name} is {_shown(number)}: {self._range()}{off}")
         return float(number)
 
     @property
@@ -112,6 +112,11 @@ class Interval(Option):
         except (TypeError, ValueError) as error:
             raise InputError(f"{name} is {value!r}: give two rising numbers from 0 to 1") from error
         return low, high
+
+
+def _shown(number: int | float) -> str:
+    """A number as a person would type it: 0, not 0.0."""
+    return str(number).removesuffix(".0")
 
 
 WholeNumber = SupportsIndex | float

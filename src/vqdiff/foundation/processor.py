@@ -54,6 +54,15 @@ def processor() -> Processor:
     )
 
 
+def rounding_on(device: torch.device) -> dict[str, str | int]:
+    """Return what the rounding of numbers on a device depends on, besides their precision: an image's record has it."""
+    known: dict[str, str | int] = {"torch": torch.__version__, "device": device.type}
+    if device.type == "cuda":
+        return known | {"units": torch.cuda.get_device_name(device)}
+    units = (processor().vectors, processor().bfloat16, processor().int8)
+    return known | {"units": ", ".join(dict.fromkeys(filter(None, units))), "threads": torch.get_num_threads()}
+
+
 def can_pack(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether the layers of `vqdiff.denoisers.layers` work on this device in this precision."""
     if device.type != "cpu" or not processor().packing:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from PIL import Image
@@ -23,7 +24,7 @@ class Job:
     """Images to sample with the same settings: a condition and a seed each (conditions None: unconditional).
 
     negative: what guidance moves away from instead of the null condition. canvas: what sampling starts from instead of
-    noise. finish: applied to each sampled image.
+    noise. finish: applied to each sampled image. record: how the images are made (`vqdiff.requests.Request.record`).
     """
 
     conditions: Sequence[Condition] | None
@@ -32,6 +33,15 @@ class Job:
     negative: Condition = None
     canvas: Canvas | None = None
     finish: Callable[[Image.Image], Image.Image] = _unchanged
+    record: dict[str, Any] = field(default_factory=dict[str, Any])
+
+    def record_of(self, index: int) -> dict[str, Any]:
+        """Return the record of one image alone: its prompt and seed instead of those of all."""
+        left_out = ("prompts", "seeds", "num_images")
+        shared = {name: value for name, value in self.record.items() if name not in left_out}
+        prompts = self.record.get("prompts")
+        prompt = shared.pop("prompt", None) if prompts is None else prompts[index * len(prompts) // len(self.seeds)]
+        return {"kind": shared.pop("kind", "generate"), "prompt": prompt} | shared | {"seed": self.seeds[index]}
 
     @property
     def guided(self) -> bool:

@@ -12,11 +12,13 @@ from typing import Any, Literal, Unpack
 import torch
 from torch import Tensor
 
+from vqdiff import __version__
 from vqdiff.denoisers.packed import precision_of
 from vqdiff.diffusion import Schedule
 from vqdiff.foundation.config import build
 from vqdiff.foundation.errors import InputError, suggestion, unknown
 from vqdiff.foundation.files import atomic_path, read_json
+from vqdiff.foundation.processor import rounding_on
 from vqdiff.interfaces import Component, Denoiser, ImageTokenizer, PreparedCondition
 from vqdiff.model.bound import BoundDenoiser
 from vqdiff.model.components import fingerprint, load_component, save_component
@@ -76,9 +78,15 @@ class Model:
     batch_invariant: bool = False
     """Whether an image is the same in any batch on a GPU too, as it always is on a CPU."""
 
-    def identity(self) -> dict[str, str]:
-        """Return what an image's metadata record about the model, besides its settings."""
-        return {"model": self.card.name, "model_hash": self.fingerprint, "precision": precision_of(self.denoiser)}
+    def identity(self) -> dict[str, Any]:
+        """Return what an image's record says about the model, and about what else determines how its numbers round."""
+        return {
+            "model": self.card.name,
+            "model_hash": self.fingerprint,
+            "precision": precision_of(self.denoiser),
+            "version": __version__,
+            **rounding_on(self.device),
+        }
 
     @property
     def num_tokens(self) -> int:

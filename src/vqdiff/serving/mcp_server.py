@@ -22,12 +22,11 @@ from pydantic import ConfigDict, Field, ValidationError
 from vqdiff import __version__
 from vqdiff.explanation import explain
 from vqdiff.foundation.errors import InputError, about
-from vqdiff.foundation.images import encode_png
+from vqdiff.foundation.formats import encode
 from vqdiff.model import Model
 from vqdiff.pipeline import Pipeline
 from vqdiff.requests import EditRequest, Request, VaryRequest
 from vqdiff.sampling import samplers
-from vqdiff.serving.encoding import Encoding
 from vqdiff.serving.limits import Limits
 from vqdiff.serving.schemas import Body, RequestBody, field_of, models_in, nullable
 
@@ -117,17 +116,20 @@ class Tools:
             return self._explain(asked, pipe, seed)
         request = self._request(asked, pipe.model, seed)
         job = request.job(pipe.model)
-        record = {"prompt": asked.prompt, "negative": asked.negative} | asdict(job.settings) | pipe.model.identity()
         content: Content = []
         for i, image in enumerate(pipe.sample(job, on_step=on_step)):
             number = self._remember(image)
-            content += [_image(image, record | {"seed": seed + i}), _text({"image": number, "seed": seed + i})]
+            content += [_image(image, job.record_of(i)), _text({"image": number, "seed": seed + i})]
         return content + [_text({"warning": remark}) for remark in job.remarks(pipe.model)]
 
     def _explain(self, asked: Explain, pipe: Pipeline, seed: int) -> Content:
         settings = asdict(asked.settings(pipe.model))
         told = explain(pipe, asked.prompt, seed=seed, negative=asked.negative, **settings)
-        record = {"prompt": asked.prompt, "seed": seed} | settings | pipe.model.identity()
+        record = (
+            {"kind": "generate", "prompt": asked.prompt, "seed": seed, "negative": asked.negative}
+            | settings
+            | pipe.model.identity()
+        )
         summary = {"image": self._remember(told.image), "seed": seed} | dict(told.summary())
         return [_image(told.image, record), _image(told.maps(), {}), _text(summary)]
 
@@ -176,9 +178,9 @@ def _text(value: Mapping[str, Any]) -> types.TextContent:
 
 
 def _image(image: Image.Image, record: dict[str, Any]) -> types.ImageContent:
-    file, kind = encode_png(image, record), "png"
+    file, kind = encode(image, record), "png"
     if len(file) > _MOST_BYTES:
-        file, kind = Encoding("jpeg", 90).encode(image, record), "jpeg"
+        file, kind = encode(image, record, "jpeg", quality=90), "jpeg"
     return types.ImageContent(type="image", data=base64.b64encode(file).decode(), mime_type=f"image/{kind}")
 
 

@@ -186,6 +186,7 @@ class RunningBatch:
                 continue
             try:
                 tokens = self.batch.tokens[i].cpu()
+                self.pipe.check_finished(tokens[None], row.ticket.job.settings.sampler)
                 row.ticket.store(row.number, self.pipe.decode(tokens[None].to(self.batch.tokens.device))[0], tokens)
             except Exception as error:
                 row.ticket.fail(error)

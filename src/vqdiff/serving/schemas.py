@@ -158,10 +158,6 @@ class RequestBody(Settings):
         settings = self.settings(model)
         return {"num_images": self.n, "seed": seed, "negative": self.negative, "settings": settings}
 
-    def record(self) -> dict[str, Any]:
-        """Return what an image's metadata record besides prompt, seed and settings."""
-        return {}
-
     def answer(self, model: str, finished: Sequence[Finished]) -> BaseModel:
         """Return the response."""
         return ImageResponse.of(model, finished)
@@ -213,9 +209,6 @@ class ImageRequest(RequestBody):
         if self.share is not None:
             return ReviseRequest(share=self.share, **common)
         return VaryRequest(**common) if self.strength is None else VaryRequest(strength=self.strength, **common)
-
-    def record(self) -> dict[str, Any]:
-        return {name: value for name in ("strength", "share") if (value := getattr(self, name)) is not None}
 
     def read_mask(self, limits: Limits) -> Image.Image:
         """Return the mask, white where to resample; raises InputError if it cannot be read."""

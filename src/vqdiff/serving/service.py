@@ -7,7 +7,6 @@ import base64
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import asdict
 from typing import TypeVar
 
 from fastapi import Request
@@ -36,15 +35,9 @@ class Submitted:
     def finish(self) -> list[Finished]:
         """Return the images that are finished (all, unless the request was cancelled), with their settings inside."""
         job, model = self.ticket.job, self.ticket.pipe.model
-        record = asdict(job.settings) | self.options.record() | model.identity()
-        if job.negative is not None:
-            record["negative"] = job.negative
         finished, remarks = list[Finished](), job.remarks(model)
         for i, (drawn, _) in sorted(self.ticket.finished.copy().items()):
-            image, seed = job.finish(drawn), self.seed + i
-            condition = None if job.conditions is None else job.conditions[i]
-            prompt = condition if isinstance(condition, str | int | None) else asdict(condition)
-            own = {"prompt": prompt, "seed": seed} | record
+            image, seed, own = job.finish(drawn), self.seed + i, job.record_of(i)
             content = base64.b64encode(self.options.encoding.encode(image, own)).decode()
             finished.append(Finished(content, seed, image.size, model.num_tokens, remarks, own))
         return finished

@@ -66,11 +66,20 @@ class TextEncoder:
         ]
 
     def _knows(self, text: str) -> bool:
-        """Whether the vocabulary has a word of ``text``, or the text has no words."""
+        """Whether the vocabulary has a word of ``text``, or the text has no words.
+
+        A word is not known if it is spelled: if it has several pieces, with fewer than 1.5 letters on average.
+        """
         unknown = getattr(self.tokenizer.model, "unk_token", None)
-        pieces = self.tokenizer.encode(spell_out(text), add_special_tokens=False).tokens
-        words = [piece for piece in pieces if piece == unknown or any(map(str.isalnum, piece))]
-        return not words or any(piece != unknown for piece in words)
+        encoding = self.tokenizer.encode(spell_out(text), add_special_tokens=False)
+        words = dict[int | None, list[int]]()
+        for piece, word, (start, end) in zip(encoding.tokens, encoding.word_ids, encoding.offsets, strict=True):
+            if piece == unknown or any(map(str.isalnum, piece)):
+                words.setdefault(word, []).append(0 if piece == unknown else end - start)
+        known = [
+            0 not in lengths and (len(lengths) == 1 or sum(lengths) >= 1.5 * len(lengths)) for lengths in words.values()
+        ]
+        return not known or any(known)
 
     def fit(self, text: str) -> str:
         """Return the leading words of ``text`` that fit."""

@@ -1,0 +1,148 @@
+"""An image knows how it was made: ``vqdiff info``, ``redraw`` and ``generate --like``."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from vqdiff.cli import main
+from vqdiff.foundation.formats import encode, read_record
+from vqdiff.pipeline import load
+
+
+def run(*arguments: str | Path) -> int:
+    try:
+        main([*map(str, arguments)])
+    except SystemExit as end:
+        return int(end.code or 0)
+    return 0
+
+
+load_once = cache(load)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("vqdiff.pipeline.load", load_once)  # a command reads the model in seconds
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.webp", "a.jpg", "a.svg"])
+def test_a_grid_is_made_again(name: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--negative", "red", "--towards", "a dog", "--columns", "3", "--seed", "4", "--steps", "1"]
+    assert run("generate", "a cat", "a house", "-n", "2", "-o", name, *options) == 0
+    capsys.readouterr()
+    assert run("redraw", name, "-o", f"again-{name}") == 0
+    assert "the same" in capsys.readouterr().out
+    kept, again = read_record(folder / name), read_record(folder / f"again-{name}")
+    assert kept == again
+    assert kept["seeds"] == [4, 5, 6, 7]
+    if not name.endswith(".svg"):
+        with Image.open(name) as one, Image.open(f"again-{name}") as two:
+            assert one.tobytes() == two.tobytes()
+
+
+def test_a_file_that_was_changed_is_not_the_same(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("generate", "a cat", "--steps", "1", "-o", "a.png") == 0
+    record = read_record(folder / "a.png")
+    with Image.open("a.png") as image:
+        image.putpixel((3, 4), (0, 0, 0))
+        Path("b.png").write_bytes(encode(image, record | {"torch": "1.0", "precision": "float32"}))
+        image.save("c.png")
+        image.crop((0, 0, 9, 9)).save("d.jpg", exif=Image.Exif())
+    capsys.readouterr()
+    assert run("redraw", "b.png") == 1
+    line = capsys.readouterr().out
+    assert line.startswith("b.png: not the same: 1 of 16384 pixels differ, by ")
+    assert "the version of torch was 1.0, is 2" in line
+    assert run("redraw", "b.png", "--json") == 1
+    assert json.loads(capsys.readouterr().out)["same"] is False
+    assert run("redraw", "b.png", "-q") == 1
+    assert capsys.readouterr() == ("", "")
+    for name in ("c.png", "d.jpg"):
+        assert run("redraw", name) == 2
+        assert "has no record" in capsys.readouterr().err
+
+
+def test_another_model_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("generate", "a cat", "--steps", "1", "-o", "a.png") == 0
+    record = read_record(folder / "a.png")
+    with Image.open("a.png") as image:
+        Path("b.png").write_bytes(encode(image, record | {"model_hash": "0" * 12}))
+        Path("c.png").write_bytes(encode(image, record | {"model": "mine"}))
+    capsys.readouterr()
+    for name, says in (("b.png", "is another model"), ("c.png", "made by the model 'mine'")):
+        assert run("redraw", name) == 2
+        error = capsys.readouterr().err
+        assert says in error
+        assert error.count("\n") == 1
+    assert run("redraw", "c.png", "--model", "emoji") == 0
+
+
+def test_an_edit_is_made_again_from_the_same_images(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Image.linear_gradient("L").resize((90, 60)).save("picture.png")
+    mask = Image.new("L", (90, 60))
+    mask.paste(255, (10, 10, 40, 50))
+    mask.save("mask.png")
+    assert run("edit", "picture.png", "mask.png", "a cat", "--feather", "2", "--steps", "1", "-o", "a.png") == 0
+    assert run("vary", "picture.png", "-n", "2", "--steps", "1", "-o", "b.png") == 0
+    assert run("expand", "picture.png", "--left", "9", "--steps", "1", "-o", "c.png") == 0
+    assert run("revise", "picture.png", "--share", "0.5", "--steps", "1", "-o", "d.png") == 0
+    Image.open("picture.png").convert("RGB").save("copy.webp", lossless=True)  # the same pixels
+    for name in ("a.png", "b.png", "c.png", "d.png"):
+        more = ["--mask", "mask.png"] if name == "a.png" else []
+        assert run("redraw", name, "--image", "copy.webp", *more) == 0
+    capsys.readouterr()
+    for arguments, says in (
+        (["a.png"], "from an image that it does not contain (picture.png): give the image again"),
+        (["a.png", "--image", "picture.png"], "(mask.png)"),
+        (["a.png", "--image", "mask.png", "--mask", "mask.png"], "this image is not the one"),
+        (["b.png", "--image", "mask.png"], "this image is not the one"),
+    ):
+        assert run("redraw", *arguments) == 2
+        error = capsys.readouterr().err
+        assert says in error
+        assert error.count("\n") == 1
+
+
+def test_an_animation_says_why_it_is_not_made_again(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("generate", "a cat", "--steps", "2", "--gif", "a.gif", "--confidence", "b.webp") == 0
+    for name, shows in (("a.gif", "denoising"), ("b.webp", "confidence")):
+        assert read_record(folder / name)["shows"] == shows
+        assert run("redraw", name) == 2
+        assert f"it shows the {shows} of an image" in capsys.readouterr().err
+    assert run("generate", "--like", "a.gif", "-o", "again.png") == 0
+    with Image.open("again.png") as one, Image.open("out.png") as two:
+        assert one.tobytes() == two.tobytes()
+
+
+def test_info_shows_a_record(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("generate", "a cat", "a dog", "--steps", "1", "--guidance", "3", "-o", "a.webp") == 0
+    capsys.readouterr()
+    assert run("info", "a.webp") == 0
+    lines = dict(line.split(": ", 1) for line in capsys.readouterr().out.splitlines())
+    assert {"prompts": "a cat; a dog", "seeds": "0; 1", "guidance": "3", "model": "emoji"}.items() <= lines.items()
+    assert run("info", "a.webp", "--json") == 0
+    assert json.loads(capsys.readouterr().out) == read_record(folder / "a.webp")
+
+
+def test_like_another_image(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("generate", "a cat", "--negative", "red", "--steps", "2", "--guidance", "3", "-o", "a.png") == 0
+    assert run("generate", "--like", "a.png", "-o", "same.png") == 0
+    assert Path("same.png").read_bytes() == Path("a.png").read_bytes()
+    assert run("generate", "--like", "a.png", "--seed", "7", "--steps", "1", "-o", "b.png") == 0
+    changed = {"seed": 7, "steps": 1, "network_calls": 1}
+    assert read_record(folder / "b.png") == read_record(folder / "a.png") | changed
+    assert run("generate", "a dog", "--like", "a.png", "-n", "2", "-o", "c.png") == 0
+    record = read_record(folder / "c.png")
+    assert (record["prompts"], record["negative"], record["seeds"]) == (["a dog"], "red", [0, 1])
+    capsys.readouterr()
+    with Image.open("a.png") as image:
+        Path("d.png").write_bytes(encode(image, read_record(folder / "a.png") | {"model_hash": "0" * 12}))
+    assert run("generate", "--like", "d.png", "-o", "e.png") == 0
+    assert "was made by the model emoji (000000000000)" in capsys.readouterr().err
