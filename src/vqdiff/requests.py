@@ -212,7 +212,10 @@ def request_of(record: Mapping[str, Any], **images: Any) -> Request:
     kind = REQUESTS.get(record.get("kind", ""))
     if kind is None:
         raise InputError("the record lacks the kind of request, so the image cannot be made from it again")
-    for name, about_input in (inputs := record.get("inputs", {})).items():
+    inputs = record.get("inputs", {})
+    if extra := images.keys() - inputs.keys():
+        raise InputError(f"it was made with {record['kind']}, which takes no {min(extra)}: leave it out")
+    for name, about_input in inputs.items():
         if name not in images:
             file = about_input.get("file")
             raise InputError(
@@ -242,7 +245,7 @@ def _as_json(condition: Any) -> Any:
 
 
 def condition_of(record: Mapping[str, Any], value: Any) -> Condition:
-    """Return the condition that a value of a record stands for; the command line's records have blends of their own."""
+    """Return the condition that a value of a record stands for; older records have ``towards`` for a blend."""
     if isinstance(value, str) and "towards" in record:
         return Blend(value, record["towards"], record["weight"])
     return Blend(**value) if isinstance(value, Mapping) else value

@@ -71,7 +71,8 @@ def test_the_record_tells_what_guided(tmp_path: Path, capsys: pytest.CaptureFixt
     record = json.loads(capsys.readouterr().out)
     guidance = {"guidance": 3.0, "guidance_schedule": "constant", "guidance_interval": [0.2, 0.8]}
     assert guidance.items() <= record.items()
-    assert {"prompts": ["a cat"], "negative": "red", "towards": "a dog", "weight": 0.25}.items() <= record.items()
+    blend = {"first": "a cat", "second": "a dog", "weight": 0.25}
+    assert {"prompts": [blend], "negative": "red"}.items() <= record.items()
 
 
 def test_the_record_tells_the_calls_that_were_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

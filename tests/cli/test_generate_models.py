@@ -98,6 +98,7 @@ def test_presets(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["a boat", "--label", "3", *PIPELINE], "conditioned on text"),
         (["--unconditional", *PIPELINE], "conditioned on text"),
         (["--label", "3", *UNCONDITIONAL], "conditioned on nothing"),
+        (["a cat", *UNCONDITIONAL], "this model is unconditional: leave out the prompt"),
         (["a boat", *PIPELINE, "--preset", "ithq-gided"], "unknown preset 'ithq-gided'"),
         (["a boat", *PIPELINE, "--image-tokenizer", "some.pth"], "complete by itself"),
         (["--unconditional", *UNCONDITIONAL[:2]], "load it with image_tokenizer="),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 
 import pytest
 from hypothesis import given
@@ -47,6 +48,13 @@ def test_no_name_twice() -> None:
     assert names("{prompt}", images, ".png", taken=["A-CAT.png"]) == ["a-Cat-2.png", "a-cat-3.png", "a-cat-4.png"]
 
 
+def test_many_equal_and_very_long_prompts_are_named_quickly() -> None:
+    start = time.process_time()
+    assert names("{prompt}", [("a cat", 0)] * 2000, ".png")[-1] == "a-cat-2000.png"
+    assert len(names("{prompt}", [("x" * 20_000, 0)], ".png")[0]) == 120
+    assert time.process_time() - start < 3
+
+
 def test_a_long_prompt_is_cut_before_the_seed() -> None:
     (name,) = names(PATTERN, [("红苹果" * 50, 12345)], ".webp")
     assert len(name.encode()) <= 120
@@ -78,3 +86,4 @@ def test_prompts_as_a_line_shows_them() -> None:
     assert quoted([207, "it's"]) == '207, "it\'s"'
     assert quoted(list("abcdef")) == "'a', 'b', … (4 more)"
     assert len(quoted(["x" * 100])) == 42
+    assert quoted([{"first": "a cat", "second": "a dog", "weight": 0.5}]) == "'a cat'"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from vqdiff.cli import main
 from vqdiff.foundation.formats import encode, read_record
@@ -45,6 +46,41 @@ def test_a_grid_is_made_again(name: str, folder: Path, capsys: pytest.CaptureFix
     if not name.endswith(".svg"):
         with Image.open(name) as one, Image.open(f"again-{name}") as two:
             assert one.tobytes() == two.tobytes()
+
+
+def test_formats_are_mixed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("generate", "a cat", "--steps", "1", "-o", "a.jpg") == 0
+    record = read_record(folder / "a.jpg")
+    assert run("redraw", "a.jpg", "-o", "b.png") == 0
+    assert "quality" not in read_record(folder / "b.png")
+    with Image.open("b.png") as image:
+        Path("c.webp").write_bytes(encode(image, record, "webp", quality=80))
+        Path("d.png").write_bytes(encode(image, record))
+        meta = PngInfo()
+        meta.add_itxt("vqdiff", json.dumps(record))  # with a quality, as of a file that another program converted
+        image.save("e.png", pnginfo=meta)
+    capsys.readouterr()
+    for name in ("b.png", "c.webp", "d.png", "e.png"):
+        assert run("redraw", name) == 0, name
+        assert ("the file is lossy" in capsys.readouterr().out) == (name == "c.webp")
+
+
+def test_a_record_chooses_no_file_and_may_be_damaged(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("generate", "a cat", "--steps", "1", "--device", "cpu", "-o", "a.png") == 0
+    record = read_record(folder / "a.png")
+    Path("mine").mkdir()
+    changes = ({"model": "mine"}, {"model": None}, {"model_hash": None}, {"precision": 5}, {"threads": "many"})
+    codes = []
+    with Image.open("a.png") as image:
+        for change in (*changes, {"threads": 10**6}):
+            Path("b.png").write_bytes(encode(image, record | change))
+            codes.append(run("redraw", "b.png"))
+    assert codes == [2, 2, 2, 2, 0, 0]
+    error = capsys.readouterr().err
+    assert error.count("its record is not complete") == 3
+    assert "'mine'" in error.splitlines()[0]
+    assert run("redraw", "a.png", "--image", "a.png") == 2
+    assert capsys.readouterr().err.endswith("it was made with generate, which takes no image: leave it out\n")
 
 
 def test_a_file_that_was_changed_is_not_the_same(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -141,6 +177,11 @@ def test_like_another_image(folder: Path, capsys: pytest.CaptureFixture[str]) ->
     assert run("generate", "a dog", "--like", "a.png", "-n", "2", "-o", "c.png") == 0
     record = read_record(folder / "c.png")
     assert (record["prompts"], record["negative"], record["seeds"]) == (["a dog"], "red", [0, 1])
+    assert run("generate", "--like", "a.png", "--towards", "a dog", "-n", "3", "--columns", "2", "-o", "f.png") == 0
+    assert read_record(folder / "f.png")["prompts"] == [{"first": "a cat", "second": "a dog", "weight": 0.5}]
+    assert run("generate", "--like", "f.png", "--towards", "a house", "-o", "g.png") == 0
+    record = read_record(folder / "g.png")
+    assert (record["prompts"][0]["second"], record["columns"]) == ("a house", 2)
     capsys.readouterr()
     with Image.open("a.png") as image:
         Path("d.png").write_bytes(encode(image, read_record(folder / "a.png") | {"model_hash": "0" * 12}))

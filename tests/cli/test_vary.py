@@ -30,7 +30,8 @@ def test_vary(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     common = ["vary", "picture.png", "--steps", "2", "--json"]
     assert run(*common, "a cat", "--towards", "a dog", "--weight", "0.3", "-n", "3", "-o", "three.png") == 0
     record = json.loads(capsys.readouterr().out)
-    asked = {"prompt": "a cat", "towards": "a dog", "weight": 0.3, "strength": 0.5, "num_images": 3}
+    blend = {"first": "a cat", "second": "a dog", "weight": 0.3}
+    asked = {"prompt": blend, "strength": 0.5, "num_images": 3}
     assert asked.items() <= record.items()
     assert run(*common, "a cat", "--towards", "a dog", "--weight", "0.3", "--seed", "2", "-o", "third.png") == 0
     with Image.open("three.png") as three, Image.open("third.png") as third:

@@ -109,6 +109,7 @@ def test_every_template_is_a_configuration(stage: Any, cls: type, capsys: pytest
     assert capsys.readouterr().out == path_of(stage, "own").read_text("utf-8")
     for name in names(stage):
         read_config(cls, path_of(stage, name))
+        assert path_of(stage, name).read_bytes().isascii()  # a redirected stdout of Windows is not UTF-8
     for arguments in (["--template", "owm"], ["--template"], []):
         with pytest.raises(SystemExit) as stop:
             main([*command, *arguments])

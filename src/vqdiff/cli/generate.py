@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -73,21 +72,20 @@ def generate(
     """
     labels = [int(one) if one.isdecimal() else one for one in label]
     wanted = [*prompts, *_read_prompts(prompts_file, stdin), *labels]
+    record = _record_of(like)
+    columns = columns or record.get("columns")
     for name, value in (("batch-size", batch_size), ("columns", columns)):
         if value is not None:
             whole(f"--{name}", value, least=1)
     destination = output.open()
     _check_traces(gif, confidence)
-    record = _record_of(like)
     given = {name: record[name] for name in vars(images) if name in record}
     counts = checked(ImagesOptions(**given | _explicit(images)))
 
     from vqdiff.requests import DrawRequest, condition_of
 
-    if record and model == ModelOptions():
-        model = replace(model, model=_bundled(record, model.model))
     pipe = model.load()
-    _check_kind(pipe, bool(label), unconditional)
+    _check_kind(pipe, bool(wanted), bool(label), unconditional)
     if like is not None:
         warn_of_another_model(record, pipe, like)
     own = pipe.model.sampling
@@ -98,16 +96,12 @@ def generate(
         own, read = preset_of(preset), {}
     chosen = own.changed(**read | _explicit(settings))
     negative = record.get("negative") if conditions.negative is None else conditions.negative
-    if wanted or not record:
-        prompted = [conditions.condition(one) for one in wanted]
-    else:
-        prompted = [condition_of(record, one) for one in record.get("prompts", [record.get("prompt")])]
+    recorded = record.get("prompts", [record.get("prompt")]) if record else []
+    prompted = [conditions.condition(one) for one in wanted or [condition_of(record, one) for one in recorded]]
     if pipe.model.conditioned_on == "nothing":
         prompted = [None]
     request = DrawRequest(prompts=prompted, negative=condition_of({}, negative), settings=chosen, **counts)
     job = request.job(pipe.model)
-    if wanted:
-        job = replace(job, record=job.record | {"prompts": wanted} | conditions.record())
     columns = columns or (request.num_images if request.num_images > 1 else len(prompted))
     destination.draw(pipe, job, columns=columns, batch_size=batch_size)
     if gif is not None or confidence is not None:
@@ -120,12 +114,14 @@ def _explicit(group: object) -> dict[str, Any]:
     return {name: value for name, value in vars(group).items() if value is not None}
 
 
-def _check_kind(pipe: Pipeline, labels: bool, unconditional: bool) -> None:
+def _check_kind(pipe: Pipeline, prompts: bool, labels: bool, unconditional: bool) -> None:
     kind = pipe.model.conditioned_on
     if labels and kind != "labels":
         raise InputError(f"--label is for class-conditional models; this one is conditioned on {kind}")
     if unconditional and kind != "nothing":
         raise InputError(f"--unconditional is for unconditional models; this one is conditioned on {kind}")
+    if prompts and kind == "nothing":
+        raise InputError("this model is unconditional: leave out the prompt")
 
 
 def _read_prompts(path: Path | None, stdin: bool) -> list[str]:
@@ -145,12 +141,6 @@ def _record_of(picture: Path | None) -> dict[str, Any]:
     from vqdiff.foundation.formats import read_record
 
     return read_record(picture)
-
-
-def _bundled(record: dict[str, Any], otherwise: str) -> str:
-    from vqdiff.model.finding import bundled
-
-    return record["model"] if record.get("model") in bundled() else otherwise
 
 
 def _check_traces(gif: Path | None, confidence: Path | None) -> None:

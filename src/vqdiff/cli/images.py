@@ -167,8 +167,7 @@ def generate_from_image(
     common: dict[str, Any] = {"prompt": prompts.condition(prompt), "negative": prompts.negative, "settings": chosen}
     job = kind(**given, **common, **values).job(pipe.model)
     inputs = {name: {"file": files[name].name} | hashed for name, hashed in job.record["inputs"].items()}
-    record = job.record | {"prompt": prompt, "inputs": inputs} | prompts.record()
-    destination.draw(pipe, replace(job, record=record), columns=len(job.seeds))
+    destination.draw(pipe, replace(job, record=job.record | {"inputs": inputs}), columns=len(job.seeds))
 
 
 def _finished(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from string import Formatter
 from typing import Any
 
@@ -38,15 +39,15 @@ def names(pattern: str, images: Iterable[tuple[str, int]], suffix: str, taken: I
     to an earlier one where case does not count, gets a number at its end.
     """
     used = {_folded(name) for name in taken}
+    numbers = Counter[str]()
     found = list[str]()
     for index, (prompt, seed) in enumerate(images):
-        number = 1
-        while True:
-            end = ("" if number == 1 else f"-{number}") + suffix
-            name = _fitting(pattern, {"index": index, "seed": seed}, prompt, end)
-            if _folded(name) not in used:
-                break
-            number += 1
+        values = {"index": index, "seed": seed}
+        name = _fitting(pattern, values, prompt, suffix)
+        same = _folded(name)
+        while _folded(name) in used:
+            numbers[same] += 1
+            name = _fitting(pattern, values, prompt, f"-{numbers[same] + 1}{suffix}")
         used.add(_folded(name))
         found.append(name)
     return found
@@ -54,7 +55,7 @@ def names(pattern: str, images: Iterable[tuple[str, int]], suffix: str, taken: I
 
 def _fitting(pattern: str, values: dict[str, Any], prompt: str, end: str) -> str:
     """The name with as much of the prompt as fits."""
-    letters = unicodedata.normalize("NFC", prompt)
+    letters = unicodedata.normalize("NFC", prompt)[:_LONGEST]
     while True:
         name = _safe(pattern.format(prompt=letters, **values))
         if len((name + end).encode()) <= _LONGEST:
@@ -76,7 +77,8 @@ def _folded(name: str) -> str:
 
 
 def quoted(prompts: Sequence[object]) -> str:
-    """Return prompts as a line shows them: the first two in quotes, cut where they are long, and how many are left."""
-    shown = [repr(one if len(one) <= 40 else one[:39] + "…") if isinstance(one, str) else str(one) for one in prompts]
+    """Return prompts, or the first of a blend, as a line shows them: two in quotes and cut, and how many are left."""
+    plain = [one["first"] if isinstance(one, Mapping) else one for one in prompts]
+    shown = [repr(one if len(one) <= 40 else one[:39] + "…") if isinstance(one, str) else str(one) for one in plain]
     left = f", … ({len(shown) - 2} more)" if len(shown) > 3 else ""
     return ", ".join(shown[: 2 if left else 3]) + left

@@ -74,20 +74,16 @@ class PromptOptions:
     weight: float = 0.5
     """The weight of the second prompt: 0 is the first prompt, 1 the second."""
 
-    def condition(self, prompt: str | int | None) -> Condition:
-        """Return the prompt, or its blend with the second one."""
+    def condition(self, prompt: Condition) -> Condition:
+        """Return the prompt, or its blend with the second one, which replaces that of a blend."""
         from vqdiff.text import Blend
 
         if self.towards is None:
             return prompt
+        prompt = prompt.first if isinstance(prompt, Blend) else prompt
         if not isinstance(prompt, str):
             raise InputError("--towards needs a prompt to start from")
         return Blend(prompt, self.towards, self.weight)
-
-    def record(self) -> dict[str, Any]:
-        """Return these options as an image's metadata."""
-        blend = {} if self.towards is None else {"towards": self.towards, "weight": self.weight}
-        return blend if self.negative is None else {"negative": self.negative} | blend
 
 
 _ALIASES = {"num_images": "-n"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,21 +55,23 @@ def redraw(
     image_tokenizer
         The image codec's file, if a checkpoint does not contain it.
     device
-        auto, cpu or cuda (default: cpu if the image was made on one, else auto).
+        auto, cpu, cuda or mps (default: cpu if the image was made on one, else auto).
     precision
         auto, float32, bfloat16 or int8 (default: the one of the record).
     json_output
         Print a JSON record instead of a line.
     quiet
-        Print nothing but errors: the exit code tells.
+        Print nothing but errors: see the exit code.
     """
     from vqdiff.foundation.files import check_writable
     from vqdiff.foundation.formats import encode, format_of, read_record
     from vqdiff.foundation.images import read_image, sheet
+    from vqdiff.model.finding import bundled
     from vqdiff.requests import REQUESTS, request_of
 
     record = read_record(picture)
-    if "shows" in record or record.get("kind") not in REQUESTS:
+    complete = all(isinstance(record.get(name), str) for name in ("kind", "model", "model_hash", "precision"))
+    if "shows" in record or not complete or record["kind"] not in REQUESTS:
         reason = f"it shows the {record['shows']} of an image" if "shows" in record else "its record is not complete"
         raise InputError(f"{picture} cannot be made again: {reason}")
     if output is not None:
@@ -78,7 +81,14 @@ def redraw(
     try:
         request = request_of(record, **inputs)
     except InputError as error:
-        raise InputError(f"{picture} cannot be made again: {error}; name it with --image or --mask") from error
+        missing = record.get("inputs", {}).keys() - inputs.keys()
+        hint = "; name it with --image or --mask" if missing else ""
+        raise InputError(f"{picture} cannot be made again: {error}{hint}") from error
+    if model is None and record["model"] not in bundled():  # whoever wrote the record does not choose what is opened
+        raise InputError(
+            f"{picture} was made by the model {record['model']!r} ({record['model_hash']}), which is not bundled: name "
+            "it with --model"
+        )
     pipe = _load(picture, record, ModelOptions(
         model or record["model"],
         image_tokenizer,
@@ -107,14 +117,8 @@ def _load(picture: Path, record: dict[str, Any], options: ModelOptions) -> Pipel
     """Load the model of a record, with as many threads as it was made with; InputError if it is another."""
     import torch
 
-    from vqdiff.model.finding import bundled
-
-    if options.model == record["model"] and options.model not in bundled() and not Path(options.model).exists():
-        raise InputError(
-            f"{picture} was made by the model {record['model']!r} ({record['model_hash']}), which is not "
-            "bundled: name it with --model"
-        )
-    if options.device == "cpu" and (threads := record.get("threads")):
+    threads = record.get("threads")
+    if options.device == "cpu" and isinstance(threads, int) and 0 < threads <= (os.cpu_count() or 1):
         torch.set_num_threads(threads)
     pipe = options.load()
     if pipe.model.fingerprint != record["model_hash"]:
@@ -135,7 +139,7 @@ def _compare(picture: Path, record: dict[str, Any], drawn: Image.Image) -> _Foun
     import numpy as np
     from PIL import Image
 
-    from vqdiff.foundation.formats import SUFFIXES, encode
+    from vqdiff.foundation.formats import encode
 
     content = picture.read_bytes()
     if content.lstrip().startswith(b"<"):
@@ -145,8 +149,8 @@ def _compare(picture: Path, record: dict[str, Any], drawn: Image.Image) -> _Foun
         )
     with Image.open(io.BytesIO(content)) as opened:
         file, name = opened.convert("RGB"), (opened.format or "").lower()
-    lossy = name == "jpeg" or "quality" in record
-    if lossy and name in SUFFIXES.values():
+    lossy = name == "jpeg" or (name == "webp" and "quality" in record)
+    if lossy:
         again = encode(drawn, {}, "jpeg" if name == "jpeg" else "webp", quality=record.get("quality"))
         drawn = Image.open(io.BytesIO(again)).convert("RGB")
     about = f"the file is lossy: the image made again, as {name} of the same quality, is " if lossy else ""

@@ -140,5 +140,5 @@ def print_template(
     if template is None:
         raise InputError(f"name a configuration, or print one with --template ({', '.join(names(stage))})")
     if config is not None:
-        raise InputError(f"--template prints a configuration, {config} is one to use: leave out either")
+        raise InputError(f"--template prints a configuration, {config} is one to use: leave out one of them")
     print(path_of(stage, template).read_text("utf-8"), end="")

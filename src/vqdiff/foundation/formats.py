@@ -65,6 +65,7 @@ def encode(
     such as that of a preview, is not written as `parameters`. One that is too long for a JPEG file is left out, with a
     warning.
     """
+    record = {key: value for key, value in record.items() if key != "quality"}  # of the file that it was read from
     if file_format == "svg":
         return _with_metadata(trace(image), record)
     file = io.BytesIO()
