@@ -111,6 +111,20 @@ def test_captions_in_a_tar_too(tmp_path):
     assert captions(tmp_path)["a.tar: zz"] == ["fine"]
 
 
+def test_names_in_a_table_are_not_looked_up_before_they_are_checked(tmp_path, monkeypatch):
+    folder, looked_up = with_metadata(tmp_path, numbered(3)), list[str]()
+    (folder / "a").mkdir()
+    (folder / "00.png").replace(folder / "a" / "00.png")
+    lines = (folder / "metadata.jsonl").read_text().replace('"00.png', '"a\\\\00.png').splitlines()
+    (folder / "metadata.jsonl").write_text("\n".join([*lines, '{"file_name": "../elsewhere.png"}']))
+
+    exists = os.path.exists
+    monkeypatch.setattr("os.path.exists", lambda path: looked_up.append(str(path)) or exists(path))
+    (fault,) = checked(folder).faults()
+    assert "names ../elsewhere.png" in fault
+    assert not [path for path in looked_up if path.endswith(("elsewhere.png", "01.png"))]
+
+
 def test_every_entry_of_a_table_that_says_nothing_is_named(tmp_path):
     folder = with_metadata(tmp_path, numbered(3))
     lines = (folder / "metadata.jsonl").read_text().splitlines()

@@ -68,7 +68,8 @@ def features_of_the_same_pixels_are_computed_once() -> Iterator[None]:
 
     def features(scoring: Scoring, pictures: Iterator[Tensor]) -> dict[str, Tensor]:
         pixels = list(pictures)
-        key = hashlib.sha256(torch.cat(pixels).numpy().tobytes()).digest()
+        networks = "".join(network.fingerprint for network in scoring.networks)
+        key = hashlib.sha256(torch.cat(pixels).numpy().tobytes() + networks.encode()).digest()
         if key not in known:
             known[key] = compute(scoring, iter(pixels))
         return known[key]
@@ -195,6 +196,22 @@ def test_evaluate_a_set_of_ones_own(folder: Path, capsys: pytest.CaptureFixture[
     scores = Result.load(folder / "result.json").scores
     assert not [name for name in scores if "accuracy" in name]
     assert {"fd_effnet", "text_score_emoji", "r_precision_emoji_check"} <= scores.keys()
+
+
+def test_long_captions_are_truncated_as_in_training(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Also that the held-out share of a set with only train is the one that is set."""
+    pictures = load(folder / "data", "train", 128)
+    place = folder / "own" / "train"
+    place.mkdir(parents=True)
+    for number, pixels in enumerate(pictures.pixels[:20]):
+        Image.fromarray(pixels).save(place / f"{number}.png")
+        (place / f"{number}.txt").write_text(f"image {number} " + "of more words than there is room for " * 9)
+    path = config(folder, EVALUATION.replace("OUT/data", "OUT/own").replace('"train"', '"test"'))
+    changes = ("trial.num_pictures=0", "trial.validation=0.5", "trial.choices=5", "trial.seeds=[0]", "sampling.steps=1")
+    main(["evaluate", path, *(word for change in changes for word in ("--set", change))])
+    count = Result.load(folder / "result.json").measurement.num_pictures
+    assert count == 10
+    assert f"{count} of {count} captions are too long for emoji and are truncated: 'image " in capsys.readouterr().err
 
 
 def test_study_draws_a_table_a_plot_and_pictures(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -190,12 +190,12 @@ def test_a_run_goes_on_with_what_is_right(
     compilers.update(dict.fromkeys([Compilation.WIDEST, Compilation.NARROW][:wrong], call))
     capsys.readouterr()
     train(Copies, RUN, tmp_path / "run", resume=False)
-    said = [line for line in capsys.readouterr().out.splitlines() if "continuing" in line]
-    assert len(said) == wrong
-    assert all(words in line for line in said)
-    assert said[0].startswith("compiled, ")
-    assert said[0].endswith("continuing compiled for vectors of 256 bits")
-    assert said[-1].endswith(["continuing compiled for vectors of 256 bits", "continuing uncompiled"][wrong - 1])
+    lines = [line for line in capsys.readouterr().out.splitlines() if "continuing" in line]
+    assert len(lines) == wrong
+    assert all(words in line for line in lines)
+    assert lines[0].startswith("compiled, ")
+    assert lines[0].endswith("continuing compiled for vectors of 256 bits")
+    assert lines[-1].endswith(["continuing compiled for vectors of 256 bits", "continuing uncompiled"][wrong - 1])
     assert records(tmp_path / "run") == records(tmp_path / "eager")
 
 
@@ -227,10 +227,10 @@ def test_a_short_run_is_compiled_only_if_that_pays_back(
     monkeypatch.setattr(progress, "LINE_EVERY", 0.01)
     compilers[Compilation.WIDEST] = lambda graph, inputs: time.sleep(0.1) or graph
     train(Copies, RUN, tmp_path / "long", resume=False, compile="auto")
-    said = capsys.readouterr().out.splitlines()
-    assert said[0] == "compiling, usually 1–2 minutes …"
-    assert any(line.startswith("compiling: ") and line.endswith(" s so far") for line in said)
-    assert any(line.startswith("compiled after ") for line in said)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "compiling, usually 1–2 minutes …"
+    assert any(line.startswith("compiling: ") and line.endswith(" s so far") for line in lines)
+    assert any(line.startswith("compiled after ") for line in lines)
     assert records(tmp_path / "short") == records(tmp_path / "long")
 
 

@@ -237,7 +237,7 @@ def test_sanity_learns_one_batch_and_writes_nothing(folder: Path, capsys: pytest
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (("condition=text",), "wants a text_encoder"),
+        (("condition=text",), "needs a text_encoder"),
         (("text_encoder=somewhere",), "takes no text_encoder"),
         (("drop=1.0",), "drop is 1.0"),
         (("emphasis.colour.red=2.0",), "no column 'colour'"),

@@ -10,14 +10,14 @@ import signal
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 import torch
-from accelerate import tracking
+from accelerate import Accelerator, tracking
 from accelerate.tracking import GeneralTracker
 from accelerate.utils import LoggerType
 from PIL import Image
@@ -29,7 +29,7 @@ from vqdiff.foundation.errors import InputError
 from vqdiff.training import logger
 from vqdiff.training.duration import in_words
 from vqdiff.training.loop import RunConfig, make_accelerator, train
-from vqdiff.training.validation import Criterion
+from vqdiff.training.validation import Criterion, Validation
 
 RUN = RunConfig(
     steps=12,
@@ -137,7 +137,9 @@ class Overfitting(Line):
 EARLY = replace(RUN, steps=200, learning_rate=0.02, validate_every=2, patience=3, checkpoint_every=5, ema=0.0)
 
 
-def test_a_run_stops_when_held_out_images_no_longer_profit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_stops_when_held_out_images_no_longer_profit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     train(Overfitting, EARLY, tmp_path / "whole", resume=False)
     scores = {r["step"]: r["held_out"] for r in losses(tmp_path / "whole") if "held_out" in r}
     best = min(scores, key=lambda step: scores[step])
@@ -152,10 +154,54 @@ def test_a_run_stops_when_held_out_images_no_longer_profit(tmp_path: Path, capsy
     train(Overfitting, EARLY, tmp_path / "broken", resume=True)
     assert_same_run(tmp_path / "whole", tmp_path / "broken")
 
-    train(Overfitting, EARLY, tmp_path / "broken", resume=True)  # there is nothing left to do
+    with monkeypatch.context() as patch:
+        patch.setattr("vqdiff.training.loop.preflight", None)  # which takes minutes, and there is nothing left to do
+        train(Overfitting, replace(EARLY, steps=300), tmp_path / "broken", resume=True)
+    assert f"stopped by itself at step {best + 6}: raise run.patience to continue" in capsys.readouterr().out
     assert_same_run(tmp_path / "whole", tmp_path / "broken")
     train(Overfitting, replace(EARLY, patience=5), tmp_path / "broken", resume=True)
     assert max(r["step"] for r in losses(tmp_path / "broken")) == best + 10
+
+
+def test_patience_begins_when_it_is_asked_for(tmp_path: Path) -> None:
+    train(Overfitting, replace(EARLY, steps=50, patience=0), tmp_path)  # the best score was long ago
+    train(Overfitting, replace(EARLY, steps=200, patience=1), tmp_path, resume=True)
+    scores = {r["step"]: r["held_out"] for r in losses(tmp_path) if r["step"] > 50 and "held_out" in r}
+    assert scores
+    best = min(scores, key=lambda step: scores[step])
+    saved = finished(tmp_path)
+    assert float((saved["weight"] + saved["bias"] - 1).abs()) == pytest.approx(scores[best], abs=1e-6)
+
+
+def test_without_patience_the_last_weights_are_saved(tmp_path: Path) -> None:
+    train(Overfitting, EARLY, tmp_path)
+    train(Overfitting, replace(EARLY, patience=0), tmp_path, resume=True)
+    saved, last = finished(tmp_path), torch.load(tmp_path / "last.pt", weights_only=True)
+    assert last["step"] == EARLY.steps
+    assert all(torch.equal(saved[name.removeprefix("model.")], value) for name, value in last["weights"].items())
+
+
+def test_a_checkpoint_with_weights_can_be_replaced_while_they_are_in_use(tmp_path: Path) -> None:
+    file = tmp_path / "last.pt"
+    model, validation = nn.Linear(1, 1), Validation(Criterion("held_out"), 2)
+    validation.note(1, 0.5, model)
+    torch.save(validation.state(), file)
+    state = torch.load(file, weights_only=True, mmap=True)
+    kept = Validation(Criterion("held_out"), 2, state).weights
+    assert {value.data_ptr() for value in kept.values()}.isdisjoint(v.data_ptr() for v in state["weights"].values())
+
+
+@dataclass(frozen=True)
+class Measured:
+    run: RunConfig
+    evaluate: int = 0
+
+
+def test_scores_of_other_images_are_not_compared(tmp_path: Path) -> None:
+    train(Overfitting, EARLY, tmp_path, settings=Measured(EARLY))
+    end = max(r["step"] for r in losses(tmp_path))
+    train(Line, EARLY, tmp_path, resume=True, settings=Measured(EARLY, evaluate=1))
+    assert max(r["step"] for r in losses(tmp_path)) > end
 
 
 def test_the_whole_time_is_announced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -170,7 +216,7 @@ def test_the_whole_time_is_announced(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 
 @pytest.mark.parametrize(
-    ("seconds", "words"), [(41.3, "41 seconds"), (840, "14 minutes"), (8500, "2 h 20 min"), (3e5, "3.5 days")]
+    ("seconds", "words"), [(41.3, "41 s"), (840, "14 minutes"), (8500, "2 h 20 min"), (3e5, "3.5 days")]
 )
 def test_durations_in_words(seconds: float, words: str) -> None:
     assert in_words(seconds) == words
@@ -339,15 +385,15 @@ def test_there_is_a_line_every_half_minute(
 
 
 class Remembering(GeneralTracker):
-    """A tracker that remembers what it was told."""
+    """A tracker that remembers what it received."""
 
     name = "wandb"
     requires_logging_directory = False
-    told: ClassVar[list[Any]] = []
+    received: ClassVar[list[Any]] = []
 
     def __init__(self, run_name: str, **settings: Any) -> None:
         super().__init__()
-        self.told.append(run_name)
+        self.received.append(run_name)
 
     @property
     def tracker(self) -> None:
@@ -356,13 +402,13 @@ class Remembering(GeneralTracker):
     def start(self) -> None: ...
 
     def store_init_configuration(self, values: dict[str, Any]) -> None:
-        self.told.append(values)
+        self.received.append(values)
 
     def log(self, values: dict[str, Any], step: int | None = None, **given: Any) -> None:
-        self.told.append((step, values))
+        self.received.append((step, values))
 
     def finish(self) -> None:
-        self.told.append("finished")
+        self.received.append("finished")
 
 
 def test_a_tracker_gets_settings_and_metrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -370,13 +416,22 @@ def test_a_tracker_gets_settings_and_metrics(tmp_path: Path, monkeypatch: pytest
     available = [*tracking.get_available_trackers(), LoggerType.WANDB]
     monkeypatch.setattr("vqdiff.training.loop.get_available_trackers", lambda: available)
     monkeypatch.setattr(tracking, "get_available_trackers", lambda: available)
-    monkeypatch.setattr(Remembering, "told", [])
+    monkeypatch.setattr(Remembering, "received", [])
     train(Line, replace(RUN, trackers=("wandb",)), tmp_path / "named", resume=False)
-    name, settings, *logged, end = Remembering.told
+    name, settings, *logged, end = Remembering.received
     assert (name, end) == ("named", "finished")
     assert settings["run.learning_rate"] == RUN.learning_rate
     records = [json.loads(line) for line in (tmp_path / "named" / "log.jsonl").read_text().splitlines()]
     assert [{"step": step, **values} for step, values in logged] == records
+
+
+def test_a_tracker_that_does_not_start_is_bad_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(accelerator: Accelerator, name: str) -> None:
+        raise RuntimeError("no API key configured")
+
+    monkeypatch.setattr(Accelerator, "init_trackers", refuse)
+    with pytest.raises(InputError, match=r"run\.trackers: no API key configured"):
+        train(Line, RUN, tmp_path)
 
 
 def test_a_second_sigterm_still_saves(tmp_path: Path) -> None:

@@ -13,6 +13,8 @@ from PIL import Image
 
 from vqdiff.cli import main
 from vqdiff.data import load
+from vqdiff.evaluation.evaluate import Evaluation
+from vqdiff.evaluation.scorer_training import ScorerTraining
 from vqdiff.foundation.config import read_config
 from vqdiff.recipes.training import names, path_of, recommended
 from vqdiff.training.diffusion import DiffusionTraining
@@ -93,17 +95,24 @@ def test_the_quick_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 
 @pytest.mark.parametrize(
     ("stage", "cls"),
-    [("tokenizer", TokenizerTraining), ("diffusion", DiffusionTraining)],
-    ids=["tokenizer", "diffusion"],
+    [
+        ("tokenizer", TokenizerTraining),
+        ("diffusion", DiffusionTraining),
+        ("scorer", ScorerTraining),
+        ("evaluation", Evaluation),
+    ],
+    ids=["tokenizer", "diffusion", "scorer", "evaluation"],
 )
 def test_every_template_is_a_configuration(stage: Any, cls: type, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "own" in names(stage)
+    command = ["evaluate"] if stage == "evaluation" else ["train", stage]
+    main([*command, "--template", "own"])
+    assert capsys.readouterr().out == path_of(stage, "own").read_text("utf-8")
     for name in names(stage):
         read_config(cls, path_of(stage, name))
         assert path_of(stage, name).read_bytes().isascii()  # a redirected stdout of Windows is not UTF-8
     for arguments in (["--template", "owm"], ["--template"], []):
         with pytest.raises(SystemExit) as stop:
-            main(["train", stage, *arguments])
+            main([*command, *arguments])
         assert stop.value.code == 2
         assert "own" in capsys.readouterr().err or arguments == ["--template"]
 

@@ -48,11 +48,11 @@ def test_what_shows_measures_and_places_may_change(record: RunRecord) -> None:
         card=Card("name"),
         run=replace(CONFIG.run, trackers=("wandb",), learning_rate=1e-4, steps=11),
     )
-    said = [str(change) for change in record.changes(changed)]
-    assert "data: pictures → moved" in said
-    assert "run.steps: 10 → 11" in said
-    assert "run.learning_rate: 0.001 → 0.0001" in said
-    assert len(said) == 8
+    lines = [str(change) for change in record.changes(changed)]
+    assert "data: pictures → moved" in lines
+    assert "run.steps: 10 → 11" in lines
+    assert "run.learning_rate: 0.001 → 0.0001" in lines
+    assert len(lines) == 8
 
 
 @pytest.mark.parametrize(

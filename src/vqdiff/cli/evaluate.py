@@ -5,17 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 
 from vqdiff.cli.options import Changes
+from vqdiff.cli.train import print_template
 from vqdiff.foundation.config import Precision
 from vqdiff.foundation.extras import require
 
 
 def evaluate(
-    config: Path,
+    config: Path | None = None,
     *,
     set: Changes = (),
     against: Path | None = None,
     device: str = "auto",
     precision: Precision = "auto",
+    template: str | None = None,
 ) -> None:
     """Generate images from the captions of a split, score them, and write the result as JSON and Markdown.
 
@@ -25,7 +27,7 @@ def evaluate(
     Parameters
     ----------
     config
-        A TOML file, see configs/.
+        A TOML file; --template prints one.
     set
         Change one of its values, e.g. --set sampling.guidance=2. May be repeated.
     against
@@ -34,7 +36,12 @@ def evaluate(
         auto, cpu or cuda.
     precision
         auto, float32, bfloat16 or int8 (CPUs only): what the networks compute with.
+    template
+        Print a commented configuration instead: "own", for a model and pictures of your own.
     """
+    if config is None or template is not None:
+        print_template("evaluation", config, template)
+        return
     require("evaluation", "eval")
 
     from vqdiff.evaluation.evaluate import Evaluation

@@ -33,12 +33,12 @@ def tokenizer(
     resume
         Resume from the last checkpoint.
     sanity
-        Write nothing; only check whether a single batch can be learnt.
+        Write nothing; only check whether a single batch can be learned.
     template
-        Print a commented configuration instead: "own" for pictures of your own, and others by size.
+        Print a commented configuration instead: "own", for pictures of your own.
     """
     if config is None or template is not None:
-        _print_template("tokenizer", config, template)
+        print_template("tokenizer", config, template)
         return
     require("training", "train", *TRAINING)
 
@@ -68,12 +68,12 @@ def diffusion(
     resume
         Resume from the last checkpoint.
     sanity
-        Write nothing; only check whether a single batch can be learnt.
+        Write nothing; only check whether a single batch can be learned.
     template
         Print a commented configuration instead: "own" for pictures of your own, and others by size.
     """
     if config is None or template is not None:
-        _print_template("diffusion", config, template)
+        print_template("diffusion", config, template)
         return
     require("training", "train", *TRAINING)
 
@@ -96,7 +96,7 @@ def guidance(config: Path, *, set: Changes = (), resume: bool = False, sanity: b
     resume
         Resume from the last checkpoint.
     sanity
-        Write nothing; only check whether a single batch can be learnt.
+        Write nothing; only check whether a single batch can be learned.
     """
     require("training", "train", *TRAINING)
 
@@ -107,16 +107,21 @@ def guidance(config: Path, *, set: Changes = (), resume: bool = False, sanity: b
 
 
 @app.command
-def scorer(config: Path, *, set: Changes = ()) -> None:
+def scorer(config: Path | None = None, *, set: Changes = (), template: str | None = None) -> None:
     """Train the scorers that evaluate generated drawings; needs the extra ``eval``.
 
     Parameters
     ----------
     config
-        A TOML file, see configs/.
+        A TOML file; --template prints one.
     set
         Change one of its values, e.g. --set epochs=10. May be repeated.
+    template
+        Print a commented configuration instead: "own", for pictures of your own.
     """
+    if config is None or template is not None:
+        print_template("scorer", config, template)
+        return
     require("training a scorer", "eval")
 
     from vqdiff.evaluation.scorer_training import ScorerTraining, train_scorers
@@ -125,7 +130,9 @@ def scorer(config: Path, *, set: Changes = ()) -> None:
     train_scorers(read_config(ScorerTraining, config, set))
 
 
-def _print_template(stage: Literal["tokenizer", "diffusion"], config: Path | None, template: str | None) -> None:
+def print_template(
+    stage: Literal["tokenizer", "diffusion", "scorer", "evaluation"], config: Path | None, template: str | None
+) -> None:
     """Print a configuration; InputError unless exactly one of the two arguments is given."""
     from vqdiff.foundation.errors import InputError
     from vqdiff.recipes.training import names, path_of
@@ -133,5 +140,5 @@ def _print_template(stage: Literal["tokenizer", "diffusion"], config: Path | Non
     if template is None:
         raise InputError(f"name a configuration, or print one with --template ({', '.join(names(stage))})")
     if config is not None:
-        raise InputError(f"--template prints a configuration, {config} is one to train with: leave out one of them")
+        raise InputError(f"--template prints a configuration, {config} is one to use: leave out one of them")
     print(path_of(stage, template).read_text("utf-8"), end="")

@@ -84,7 +84,9 @@ class _Described:
         for table in tables:
             name = table.relative_to(folder).as_posix()
             for entry in _entries(table, name):
-                file = entry.file if os.path.exists(table.parent / entry.file) else entry.file.replace("\\", "/")
+                file = entry.file
+                if os.sep == "/" and "\\" in file and not os.path.exists(table.parent / file):
+                    file = file.replace("\\", "/")  # written on Windows
                 path = None if entry.fault else inside(folder, table.parent, file)
                 if path is None:
                     fault = entry.fault or (

@@ -49,7 +49,7 @@ class Bin:
 @torch.inference_mode()
 def measure_accuracy(title: str, config: Accuracy, judge: Judge, output: Path) -> list[Bin]:
     """Measure, and write ``table.md``, ``results.json`` and ``plot.png``."""
-    model = judge.pipe(Cell(config.model)).model
+    model, captions = judge.pipe(Cell(config.model)).model, judge.fitted(Cell(config.model))
     schedule = model.schedule
     if config.bins < 1:
         raise InputError(f"bins is {config.bins}: it must be at least 1")
@@ -65,7 +65,7 @@ def measure_accuracy(title: str, config: Accuracy, judge: Judge, output: Path) -
             x0 = tokens[start : start + 16]
             times = torch.full((len(x0),), t)
             xt = q_sample(schedule, x0.cpu(), times, generator=random).to(model.sampling_device)
-            denoise = model.bind(model.encode(judge.captions[start : start + 16]))
+            denoise = model.bind(model.encode(captions[start : start + 16]))
             log_p0 = denoise(xt, times.to(model.sampling_device)).float().log_softmax(-1)
             counted = xt == schedule.num_codes
             if not config.blank:

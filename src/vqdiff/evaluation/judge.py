@@ -39,6 +39,7 @@ from vqdiff.requests import conditions_of
 from vqdiff.sampling import get_sampler
 from vqdiff.sampling.plan import PlanInput
 from vqdiff.text import NullCondition
+from vqdiff.text.emoji_names import spell_out
 
 
 class Judge:
@@ -60,35 +61,53 @@ class Judge:
         self.image_size = next(iter(sizes.values()))
         self.wanted = self._wanted()
         trial.check_seeds(len(self.wanted))
-        trial.check_captions([texts[0] for texts in self.wanted.captions])
+        self.captions = [texts[0] for texts in self.wanted.captions]
+        trial.check_captions(self.captions)
         for cell in cells:
             self._check(cell)
-        reference = load(trial.data, trial.reference, self.image_size)
+        reference = load(trial.data, trial.reference, self.image_size, validation=trial.validation)
         trial.check_reference(len(reference))
         self.num_reference, self.reference_hash = len(reference), _hash_pixels(reference)
         self.scoring = Scoring(trial, self.wanted, reference)
-        self.captions = self.scoring.captions
         with only_main_process() as main:
             if main and (left_out := self.scoring.left_out()):
                 columns = ", ".join(dict.fromkeys(left_out.values()))
                 what = f"{trial.data} has no column {columns}, so these scores are left out: {', '.join(left_out)}"
                 warnings.warn(what, InputWarning, stacklevel=1)
+            for cell in {cell.model: cell for cell in cells if main and not cell.reconstruct}.values():
+                self._report_truncated(cell)
 
     def _check(self, cell: Cell) -> None:
         """Raise InputError if the cell's model does not take the captions, or cannot be guided."""
         model = self.pipe(cell).model
         if cell.reconstruct:
             return
-        conditions_of(model, [texts[0] for texts in self.wanted.captions])
+        conditions_of(model, self.fitted(cell))
         if self.settings(cell)["guidance"] != 1 and model.null(1) is None:
             raise InputError(f"{cell.model} has no null condition, so it cannot be guided: use guidance 1")
 
+    def fitted(self, cell: Cell) -> list[str]:
+        """The captions, as much of each as the cell's model has room for."""
+        encoder = self.pipe(cell).model.text_encoder
+        return self.captions if encoder is None else [encoder.fit(text) for text in self.captions]
+
+    def _report_truncated(self, cell: Cell) -> None:
+        pairs = zip(self.captions, self.fitted(cell), strict=True)
+        if cut := [text for text, kept in pairs if kept not in (text, spell_out(text))]:
+            warnings.warn(
+                f"{len(cut):,} of {len(self.captions):,} captions are too long for {cell.model} and are truncated: "
+                f"{cut[0][:40]!r} …",
+                InputWarning,
+                stacklevel=1,
+            )
+
     def _wanted(self) -> ImageSet:
         """The rows from whose captions images are generated; those of a set of classes alone are their names."""
-        rows = captioned(load(self.trial.data, self.trial.prompts, self.image_size))
-        count = self.trial.num_pictures or len(rows)
+        trial = self.trial
+        rows = captioned(load(trial.data, trial.prompts, self.image_size, validation=trial.validation))
+        count = trial.num_pictures or len(rows)
         if count > len(rows):
-            raise InputError(f"num_pictures is {count}: {self.trial.prompts} has {len(rows)} images")
+            raise InputError(f"num_pictures is {count}: {trial.prompts} has {len(rows)} images")
         chosen = np.linspace(0, len(rows) - 1, count).round().astype(int)
         columns = {name: values[chosen] for name, values in rows.columns.items()}
         captions = [rows.captions[int(row)] for row in chosen]
@@ -198,7 +217,7 @@ class Judge:
         ]
         key += [json.dumps(asdict(settings)), str(self.trial.batch_size), self._code(cell, SAMPLING_MODULES)]
         folder = self.trial.drawn / _hash([*key, *self.captions]) / str(seed)
-        return draw(pipe, self.captions, seed, settings, folder, batch_size=self.trial.batch_size)
+        return draw(pipe, self.fitted(cell), seed, settings, folder, batch_size=self.trial.batch_size)
 
     def _code(self, cell: Cell, modules: Sequence[str]) -> str:
         """A hash of the code of these modules, and of other packages' parts that the cell uses."""

@@ -137,13 +137,13 @@ def _head(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
 
 @torch.no_grad()
 def mean_states(encoder: TextEncoder, texts: Sequence[str], batch_size: int = 256) -> Float[Tensor, "B C"]:
-    """The mean of each text's token features."""
+    """The mean of each text's token features; of a text that is too long, of as much as fits."""
     order = sorted(range(len(texts)), key=lambda row: len(texts[row]))
     means = torch.empty(len(texts), encoder.width)
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
         with bf16_where_faster(encoder.model.device):
-            states = encoder.encode([texts[row] for row in rows]).float()
+            states = encoder.encode([encoder.fit(texts[row]) for row in rows]).float()
         means[rows] = (states.sum(1) / states.ne(0).any(-1).sum(1, keepdim=True)).cpu()
     return means
 

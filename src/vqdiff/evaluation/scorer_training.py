@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, logsigmoid
 
-from vqdiff.data import ImageSet, load
+from vqdiff.data import HELD_OUT, ImageSet, check_share, load
 from vqdiff.data.rows import captioned
 from vqdiff.evaluation.scorer import Probe, Scorer, ScorerConfig, mean_states
 from vqdiff.foundation.errors import InputError
@@ -53,10 +53,15 @@ class ScorerTraining:
     image_size: int = 128
     train: str = "train"
     held_out: tuple[str, ...] = ("test_style", "test_comp", "test_concept")
+    validation: float = HELD_OUT
+    """The share of the images that is the split ``test``, if the set has no other split than ``train``."""
     epochs: int = 25
     batch_size: int = 512
     learning_rate: float = 2e-3
     weight_decay: float = 0.05
+
+    def __post_init__(self) -> None:
+        check_share(self.validation)
 
 
 @dataclass(frozen=True)
@@ -99,7 +104,8 @@ def train_scorers(config: ScorerTraining) -> None:
     sets = dict[str, FeatureSet]()
     for split in (config.train, *config.held_out):
         print(f"features: {split}", flush=True)
-        sets[split] = FeatureSet.of(load(config.data, split, config.image_size), network, encoder)
+        pictures = load(config.data, split, config.image_size, validation=config.validation)
+        sets[split] = FeatureSet.of(pictures, network, encoder)
         for probe in config.probes.values():
             for column in (probe.column, probe.only):
                 if column is not None and column not in sets[split].pictures.columns:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from vqdiff.data import HELD_OUT, check_share
 from vqdiff.foundation.errors import InputError
 from vqdiff.foundation.options import derived
 from vqdiff.settings import SamplingSettings
@@ -28,6 +29,8 @@ class Trial:
     """The split from whose captions images are generated, one each; of a set of classes alone, from their names."""
     reference: str = "test_style"
     """The split of real images to compare with."""
+    validation: float = HELD_OUT
+    """The share of the images that is the split ``test``, if the set has no other split than ``train``."""
     num_pictures: int = 0
     """How many captions of the split to use, evenly spaced; 0 for all."""
     seeds: tuple[int, ...] = (0, 1_000_000, 2_000_000)
@@ -50,6 +53,7 @@ class Trial:
                 raise InputError(f"{name} is empty: give at least one")
         if self.batch_size < 1 or self.num_pictures < 0 or self.choices < 2:
             raise InputError("batch_size must be at least 1, num_pictures at least 0 and choices at least 2")
+        check_share(self.validation)
 
     def check_captions(self, captions: Sequence[str]) -> None:
         """Raise InputError if there are too few captions, or too few different ones to choose among."""

@@ -181,8 +181,8 @@ class DiffusionTraining(DenoiserTraining):
                 class_names=_class_names(rows, model.num_classes),
             )
         if (self.condition == "text") != (self.text_encoder is not None):
-            wants = "wants a" if self.text_encoder is None else "takes no"
-            raise InputError(f"condition = {self.condition!r} {wants} text_encoder")
+            needs = "needs a" if self.text_encoder is None else "takes no"
+            raise InputError(f"condition = {self.condition!r} {needs} text_encoder")
         encoder = None
         if self.text_encoder is not None:
             encoder = read_text_encoder(find_part(self.text_encoder, "text_encoder"), self.max_tokens)

@@ -26,9 +26,9 @@ class Duration:
 
 
 def in_words(seconds: int | float) -> str:
-    """A duration to two digits or so: 40 seconds, 14 minutes, 2 h 20 min, 3.1 days."""
+    """A duration to two digits or so: 40 s, 14 minutes, 2 h 20 min, 3.1 days."""
     if seconds < 99.5:
-        return f"{seconds:.0f} seconds"
+        return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     if minutes < 100:
         return f"{minutes} minutes"

@@ -35,7 +35,10 @@ class RunLogger:
 
     def __enter__(self) -> RunLogger:
         self.file.parent.mkdir(parents=True, exist_ok=True)
-        self.accelerator.init_trackers(self.file.parent.name)
+        try:
+            self.accelerator.init_trackers(self.file.parent.name)
+        except Exception as error:  # each service has its own
+            raise InputError(f"run.trackers: {error}") from error
         for tracker in self.accelerator.trackers:
             if tracker.name != "tensorboard":  # whose form of it is another folder in output
                 tracker.store_init_configuration(self.settings)
@@ -51,7 +54,7 @@ class RunLogger:
         """Print the plan, and remove the records of steps that will be repeated."""
         self.sums, self.counted = dict(meters.get("sums", {})), meters.get("counted", 0.0)
         self.last = step
-        self.clock = self.said = time.monotonic()
+        self.clock = self.printed = time.monotonic()
         # Images per second, if the devices did nothing but matrix products.
         self.fastest = plan.peak * self.accelerator.num_processes / max(plan.flops, 1)
         if self.accelerator.is_main_process and self.file.exists():
@@ -60,9 +63,8 @@ class RunLogger:
             kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
             with atomic_path(self.file) as path:
                 path.write_text("".join(kept))
-        left = _clock(plan.seconds * (self.steps - step))
         on = f"resuming at step {step:,} of {self.steps:,}; " if step else ""
-        self._say(f"{on}{plan}; {self.steps - step:,} steps of {self.batch_size} images: about {left}")
+        self._say(f"{on}{plan}; {self.steps - step:,} steps of {self.batch_size} images")
 
     def add(self, metrics: Mapping[str, Tensor], weight: float) -> None:
         """Add the metrics of a step with the given weight."""
@@ -72,7 +74,7 @@ class RunLogger:
 
     def progress(self, step: int) -> None:
         """Print a line if none was printed for half a minute."""
-        if step > self.last and time.monotonic() - self.said > LINE_EVERY:
+        if step > self.last and time.monotonic() - self.printed > LINE_EVERY:
             rate = self._rate(step)
             self._say(f"step {step}/{self.steps}  {rate:.3g} images/s  {self._left(step, rate)} left")
 
@@ -129,7 +131,7 @@ class RunLogger:
             self.accelerator.log(dict(values), step)
 
     def _say(self, line: str) -> None:
-        self.said = time.monotonic()
+        self.printed = time.monotonic()
         self.accelerator.print(line, flush=True)
 
 

@@ -236,9 +236,14 @@ def train(
     shard = run.shard and accelerator.num_processes > 1
     state = RunState(task.objective, task.model, optimizer, accelerator, averaged=run.ema > 0, shard=shard)
     meters = state.load(checkpoint) if resume else {}
+    comparable = not any(change.remeasures for change in changes)
+    validation = Validation(task.criterion, run.patience, meters.get("validation") if comparable else None)
+    if validation.exhausted:
+        accelerator.print(f"the run had stopped by itself at step {state.step}: raise run.patience to continue")
+        _finish(task, state, validation, output)
+        return
     worth = run.steps - state.step if compile == "auto" else None
     plan = preflight(state, task.compiled, task.batch(state.step, shares[0]), len(shares), worth)
-    validation = Validation(task.criterion, run.patience, meters.get("validation"))
     log = RunLogger(accelerator, output, run.steps, run.batch_size, flat(settings))
     with _stop_requests() as stopped, log as logger:
         if accelerator.is_main_process:
@@ -247,8 +252,7 @@ def train(
         accelerator.print(_duration(task, state, run, plan, began), task.legend, sep="\n", flush=True)
         if not (drawing := find_spec("matplotlib") is not None):
             accelerator.print("curve.png is not drawn: that needs pip install 'vqdiff[eval]'", flush=True)
-        steps = range(state.step, state.step if validation.exhausted else run.steps)
-        for batches in _prefetched(task, steps, shares, accelerator.device):
+        for batches in _prefetched(task, range(state.step, run.steps), shares, accelerator.device):
             for group in state.optimizer.param_groups:
                 group["lr"] = run.learning_rate_at(state.step) * group["factor"]
             finite, before = True, [buffer.clone() for buffer in state.buffers()]
@@ -296,8 +300,15 @@ def train(
                 raise KeyboardInterrupt
             if last:
                 break
-    if run.patience:
-        accelerator.print(f"finished at step {state.step}, with the weights of step {validation.step}", flush=True)
+    _finish(task, state, validation, output)
+
+
+def _finish(task: TrainingTask[Trained], state: RunState[Trained], validation: Validation, output: Path) -> None:
+    """Save the finished component: the best weights, or else the last."""
+    if validation.patience:
+        state.accelerator.print(
+            f"finished at step {state.step}, with the weights of step {validation.step}", flush=True
+        )
     with state.finished() as model:
         if model is not None:
             validation.restore(model)

@@ -103,7 +103,7 @@ def _compile(
     start = time.monotonic()
     with still("compiling", say):
         found = choose_compilation(state, part, batches, eager[0])
-    say(f"{found.value} after {time.monotonic() - start:.0f} s, which do not count below")
+    say(f"{found.value} after {time.monotonic() - start:.0f} s (not included in the estimates below)")
     return found, flops
 
 

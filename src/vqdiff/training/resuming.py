@@ -50,6 +50,11 @@ class Change:
         parts = self.name.split(".")
         return any(".".join(parts[:end]) in _FREE for end in range(1, len(parts) + 1))
 
+    @property
+    def remeasures(self) -> bool:
+        """Whether held-out scores from before cannot be compared with those to come."""
+        return self.name in ("held_out", "evaluate")
+
     def __str__(self) -> str:
         return f"{self.name}: {self.before} → {self.now}"
 

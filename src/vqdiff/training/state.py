@@ -134,9 +134,9 @@ class RunState(Generic[Trained]):
         """Move the average towards the weights."""
         if self.average is None:
             return
-        learnt = dict(self._model.named_parameters())
+        trained = dict(self._model.named_parameters())
         for name, value in self._weights().items():
-            if name in learnt:
+            if name in trained:
                 self.average[name].lerp_(value, 1 - decay)
             else:
                 self.average[name].copy_(value)

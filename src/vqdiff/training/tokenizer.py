@@ -198,8 +198,8 @@ class HeldOut:
         use = code_use(codes, model.num_codes)
         with torch.autocast("cpu", enabled=False):  # variances are small differences of large numbers
             fidelity = self._fidelity(pixels, decoded)
-        told = {"codes_used": use.used} if codes.numel() >= _TOKENS_PER_CODE * model.num_codes else {}
-        return fidelity | told | {"perplexity": use.perplexity}
+        used = {"codes_used": use.used} if codes.numel() >= _TOKENS_PER_CODE * model.num_codes else {}
+        return fidelity | used | {"perplexity": use.perplexity}
 
     def _fidelity(self, pixels: list[Tensor], decoded: list[Tensor]) -> dict[str, float]:
         real, copies = torch.cat(pixels), torch.cat(decoded)

@@ -35,6 +35,10 @@ class Validation:
         self.criterion, self.patience = criterion, patience
         self.step, self.worse, self.best, self.weights = 0, 0, 0.0, dict[str, Tensor]()
         vars(self).update(state or {})
+        # Copies: they are mapped from the checkpoint, and Windows does not replace a file that is.
+        self.weights = {name: value.clone() for name, value in self.weights.items() if patience}
+        if patience and not self.weights:  # the best ones were not kept, so counting starts afresh
+            self.step = self.worse = 0
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint holds of this."""

@@ -1,4 +1,4 @@
-"""Recipes for training on your own images: TOML files, a folder per stage, see `vqdiff train STAGE --template`."""
+"""Recipes for training on your own images: TOML files, a folder per stage, see `--template` of the commands."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Literal
 
 from vqdiff.foundation.errors import unknown
 
-Stage = Literal["tokenizer", "diffusion"]
+Stage = Literal["tokenizer", "diffusion", "scorer", "evaluation"]
 
 _SIZES = {100: "own-100", 1000: "own-1000", 10000: "own-10000"}
 _DEFAULT = {"own": "own-1000"}
