@@ -213,6 +213,10 @@ def request_of(record: Mapping[str, Any], **images: Any) -> Request:
     if kind is None:
         raise InputError("the record lacks the kind of request, so the image cannot be made from it again")
     inputs = record.get("inputs", {})
+    if not isinstance(inputs, Mapping) or not all(
+        isinstance(one, Mapping) and "hash" in one for one in inputs.values()
+    ):
+        raise InputError("the record is not complete: its inputs have no hashes")
     if extra := images.keys() - inputs.keys():
         raise InputError(f"it was made with {record['kind']}, which takes no {min(extra)}: leave it out")
     for name, about_input in inputs.items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -69,15 +70,22 @@ def test_a_record_chooses_no_file_and_may_be_damaged(folder: Path, capsys: pytes
     assert run("generate", "a cat", "--steps", "1", "--device", "cpu", "-o", "a.png") == 0
     record = read_record(folder / "a.png")
     Path("mine").mkdir()
-    changes = ({"model": "mine"}, {"model": None}, {"model_hash": None}, {"precision": 5}, {"threads": "many"})
+    changes: list[dict[str, Any]] = [
+        {"model": "mine"},
+        {"model": None},
+        {"model_hash": None},
+        {"precision": 5},
+        {"inputs": [1]},
+    ]
+    changes += [{"inputs": {"image": 5}}, {"steps": "x"}, {"threads": "many"}, {"threads": 10**6}]
     codes = []
     with Image.open("a.png") as image:
-        for change in (*changes, {"threads": 10**6}):
+        for change in changes:
             Path("b.png").write_bytes(encode(image, record | change))
             codes.append(run("redraw", "b.png"))
-    assert codes == [2, 2, 2, 2, 0, 0]
+    assert codes == [2, 2, 2, 2, 2, 2, 2, 0, 0]
     error = capsys.readouterr().err
-    assert error.count("its record is not complete") == 3
+    assert error.count("record is not complete") == 5
     assert "'mine'" in error.splitlines()[0]
     assert run("redraw", "a.png", "--image", "a.png") == 2
     assert capsys.readouterr().err.endswith("it was made with generate, which takes no image: leave it out\n")

@@ -71,6 +71,7 @@ def redraw(
 
     record = read_record(picture)
     complete = all(isinstance(record.get(name), str) for name in ("kind", "model", "model_hash", "precision"))
+    complete = complete and isinstance(record.get("inputs", {}), dict)
     if "shows" in record or not complete or record["kind"] not in REQUESTS:
         reason = f"it shows the {record['shows']} of an image" if "shows" in record else "its record is not complete"
         raise InputError(f"{picture} cannot be made again: {reason}")
@@ -96,7 +97,9 @@ def redraw(
         precision or record["precision"],
     ))  # fmt: skip
     images = pipe.draw(request)
-    drawn = images[0] if len(images) == 1 else sheet(images, record.get("columns", len(images)))
+    columns = record.get("columns")
+    columns = columns if isinstance(columns, int) and columns > 0 else len(images)
+    drawn = images[0] if len(images) == 1 else sheet(images, columns)
     if output is not None:
         from vqdiff.foundation.files import atomic_path
 

@@ -101,7 +101,9 @@ def _option(argument: Argument) -> dict[str, Any]:
     option: dict[str, Any] = {"names": list(argument.names), "help": argument.parameter.help or ""}
     option |= _type(argument.hint) | {"required": argument.required}
     if argument.field_info.default is not argument.field_info.empty:
-        option["default"] = argument.field_info.default
+        shown: Any = argument.parameter.show_default  # None may stand for a number that the help shows
+        is_number = isinstance(shown, str) and shown.isdecimal()
+        option["default"] = int(shown) if is_number else argument.field_info.default
     return option
 
 
