@@ -162,7 +162,7 @@ def test_a_picture_is_the_same_in_any_batch(precision: Precision) -> None:
     ]
     for prompts, settings in asked:
         alone = [image.tobytes() for image in pipe(prompts, batch_size=1, **settings)]
-        for batch_size in (2, 3, 5, 8):
+        for batch_size in (3, 8):  # of 8 images and of 5: batches of 2, 3, 5 and 8
             assert [image.tobytes() for image in pipe(prompts, batch_size=batch_size, **settings)] == alone
 
 

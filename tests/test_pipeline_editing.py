@@ -299,6 +299,7 @@ MISTAKES = {
     "pipe(vqdiff.Blend('a pear', 'a plum', 'half'))": "the weight between two prompts is 'half': give a number",
     "next(pipe.stream(['a pear', 'a plum']))": "stream generates one image at a time",
     "vqdiff.load(5)": "the model is 5: give a name",
+    "vqdiff.Pipeline.from_pretrained(5)": "the model is 5: give a name",
     "vqdiff.load(device=3)": "the device '3' is not there",
     "pipe([['a pear']])": "the prompt is ['a pear']: give text",
     "pipe('caf' + chr(0xdce9))": "contains half a character",

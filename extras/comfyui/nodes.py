@@ -55,11 +55,11 @@ class Load:
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
         """Return the inputs, in ComfyUI's format."""
-        tip = "A bundled model's name, a model or diffusers folder, an original checkpoint (.pth), or a Hub id."
+        tip = "A bundled model's name, a model, run or diffusers folder, an original checkpoint (.pth), or a Hub id."
         return {
             "required": {
                 "model": ("STRING", {"default": "emoji", "tooltip": tip}),
-                "device": (["auto", "cpu", "cuda"], {"default": "auto"}),
+                "device": (["auto", "cpu", "cuda", "mps"], {"default": "auto"}),
                 "precision": (list(get_args(Precision)), {"default": "auto"}),
             }
         }
@@ -181,8 +181,8 @@ class Why:
     ) -> tuple[torch.Tensor, torch.Tensor, str]:
         """Return the image, its three maps side by side, and the same in numbers, as JSON."""
         given: dict[str, Any] = {"seed": seed, "negative": negative or None, **(settings or {})}
-        told = explain(pipe, prompt or None, **given)
-        return to_tensor([told.image]), to_tensor([told.maps()]), json.dumps(told.summary())
+        explanation = explain(pipe, prompt or None, **given)
+        return to_tensor([explanation.image]), to_tensor([explanation.maps()]), json.dumps(explanation.summary())
 
 
 def to_tensor(images: list[Image.Image]) -> torch.Tensor:

@@ -11,6 +11,7 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineO
 from PIL import Image
 
 import vqdiff
+from vqdiff.requests import EditRequest
 
 
 class VQDiffPipeline(DiffusionPipeline):
@@ -75,8 +76,17 @@ class VQDiffPipeline(DiffusionPipeline):
         elif mask_image is None:
             images = self.vqdiff.vary(image, strength, prompt, num_images=num_images_per_prompt, seed=seed, **common)
         else:
-            seeds = range(seed, seed + num_images_per_prompt)
-            images = [self.vqdiff.edit(image, mask_image, prompt, seed=one, **common) for one in seeds]
+            images = self.vqdiff.draw(
+                EditRequest(
+                    image=image,
+                    mask=mask_image,
+                    prompt=prompt,
+                    negative=negative_prompt,
+                    num_images=num_images_per_prompt,
+                    seed=seed,
+                    settings=self.vqdiff.settings(steps=num_inference_steps, guidance=guidance_scale, **settings),
+                )
+            )
         output = _converted(images, output_type)
         return ImagePipelineOutput(images=output) if return_dict else (output,)
 

@@ -370,7 +370,7 @@ class Pipeline:
             return push(folder, repo, message=message, private=private, token=token, revision=revision)
 
     def save_for_hub(self, folder: str | Path, repo: str, *, prompts: Prompts = None) -> None:
-        """Write what `push_to_hub` uploads: the model folder and a page, README.md, with samples that are drawn here.
+        """Write what `push_to_hub` uploads: the model folder and a page, README.md, with samples generated here.
 
         Weights are stored in 16 bits where that changes none of them. The folder has neither local paths nor files that
         do not belong to a model, whatever is beside its text encoder.
@@ -412,8 +412,6 @@ def load(
 
     Raises InputError for an unknown name, a broken folder, or a device or precision that is not available.
     """
-    if not isinstance(source, str | Path):
-        raise InputError(f"the model is {source!r}: give a name, a path or a Hub id")
     if precision not in get_args(Precision):
         raise InputError(f"unknown precision {precision!r}: choose one of {', '.join(get_args(Precision))}")
     where, path = pick_device(str(device)), find(source)

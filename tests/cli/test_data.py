@@ -73,6 +73,8 @@ def test_check_of_what_cannot_be_opened(tmp_path, capsys):
     assert "--image-size is 0" in fails(["check", str(tmp_path), "--image-size", "0"], capsys)
     with_metadata(tmp_path / "set", numbered(1))
     assert "cannot write" in fails(["check", str(tmp_path / "set"), "-o", str(tmp_path / "no" / "sheet.png")], capsys)
+    for name in ("sheet", "sheet.xyz", "sheet.jpg"):
+        assert "end its name in .png" in fails(["check", str(tmp_path / "set"), "-o", str(tmp_path / name)], capsys)
 
 
 # tokens

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from golden_cases import GOLDEN
+from vqdiff.cli import main
 from vqdiff.foundation.extras import EXTRAS
 
 ROOT = Path(__file__).parents[2]
@@ -57,6 +58,15 @@ def test_a_missing_package_is_one_line_with_its_extra(command: str, module: str,
     assert f"needs the package {module}: pip install 'vqdiff[{extra}]'" in done.stderr
     assert done.stderr.count("\n") == 1
     assert [path.name for path in tmp_path.iterdir()] == ["config.toml"]
+
+
+def test_a_missing_part_of_an_installed_package_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: object) -> None:
+        raise ModuleNotFoundError("No module named 'PIL.nope'", name="PIL.nope")
+
+    monkeypatch.setattr("vqdiff.cli.app", fail)
+    with pytest.raises(ModuleNotFoundError):
+        main([])
 
 
 def test_the_table_is_that_of_the_package() -> None:

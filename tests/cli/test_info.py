@@ -105,4 +105,7 @@ def test_credits_of_a_model_of_ones_own(capsys: pytest.CaptureFixture[str], pipe
     assert "twemoji: CC-BY-4.0 (Twitter and contributors)\n" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         main(["info", str(GOLDEN / "checkpoints" / "unconditional.pth"), "--credits"])
-    assert capsys.readouterr().err.endswith("says nothing about licences: ask where it comes from\n")
+    assert capsys.readouterr().err.endswith("names no licence: ask its authors\n")
+    with pytest.raises(SystemExit):
+        main(["info", "--credits", "--json"])
+    assert capsys.readouterr().err == "vqdiff: error: --credits prints text: leave out --json\n"

@@ -60,7 +60,7 @@ def session(hub: Hub) -> dict[str, Any]:
 
     other = toy_pipeline("classic")
     hub.commit("ann/toy", "main", {**hub.commits[hub.repos["ann/toy"]["branches"]["main"]], "notes.txt": b"mine",
-                                   "null_condition/config.json": b"{}"})  # fmt: skip
+                                   "LICENSES.md": b"MIT", "null_condition/config.json": b"{}"})  # fmt: skip
     found["commit"] = other.push_to_hub("ann/toy", revision="next", token=TOKEN)
     found["main is unchanged"] = vqdiff.load("ann/toy").model.denoiser.__class__ is loaded.model.denoiser.__class__
     cache = FOLDER / "cache"

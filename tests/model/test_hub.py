@@ -23,8 +23,9 @@ from vqdiff.denoisers import ModernConfig, ModernDenoiser
 from vqdiff.foundation.errors import InputError
 from vqdiff.model import Card, Model
 from vqdiff.model.hub import check_push
+from vqdiff.model.hub_page import samples_of
 from vqdiff.pipeline import Pipeline
-from vqdiff.text import NullCondition, read_text_encoder
+from vqdiff.text import Blend, NullCondition, read_text_encoder
 
 HELPERS = Path(__file__).parents[1] / "helpers"
 
@@ -73,6 +74,7 @@ def test_a_branch_is_made_and_loaded(found: dict[str, Any]) -> None:
 
 def test_a_push_removes_parts_of_an_earlier_model_only(found: dict[str, Any]) -> None:
     assert "null_condition/config.json" not in found["left in next"]
+    assert "LICENSES.md" not in found["left in next"]
     assert "notes.txt" in found["left in next"]
 
 
@@ -193,6 +195,14 @@ def test_one_licence_is_named_as_the_hub_does(tmp_path: Path) -> None:
     assert data.pipeline_tag == "unconditional-image-generation"
 
 
+def test_a_label_by_its_name_is_a_sample(tmp_path: Path) -> None:
+    pipe = toy_pipeline()
+    pipe.save_for_hub(tmp_path / "out", "ann/toy", prompts=["2"])
+    assert "pipe('2', seed=0)" in (tmp_path / "out" / "README.md").read_text()
+    with pytest.raises(InputError, match="not blends"):
+        samples_of(pipe.model, [Blend("a", "b")])
+
+
 def test_weights_are_stored_in_half_only_where_that_is_exact(tmp_path: Path) -> None:
     pipe, denoisers = toy_pipeline(), dict[str, dict[str, torch.Tensor]]()
     for name in ("float32", "bfloat16"):
@@ -244,4 +254,6 @@ def test_a_revision_given_twice() -> None:
 
 def test_a_local_folder_is_loaded_as_it_is(tmp_path: Path) -> None:
     toy_pipeline().save(tmp_path / "toy")
-    assert Pipeline.from_pretrained(tmp_path / "toy", device="cpu", revision="any").model.num_classes == 5
+    assert Pipeline.from_pretrained(tmp_path / "toy", device="cpu").model.num_classes == 5
+    with pytest.raises(InputError, match="toy is not on the Hub, so it has no revision 'any'"):
+        Pipeline.from_pretrained(tmp_path / "toy", device="cpu", revision="any")

@@ -145,7 +145,7 @@ def read_events(answer: httpx.Response) -> list[tuple[str, Any]]:
 def test_the_server_tells_of_itself(http: httpx.Client) -> None:
     models = http.get("/api/models").json()
     assert models["models"]["toy0"] | {"settings": 0} == {
-        "draws": "labels", "image_size": 32, "num_tokens": 64, "settings": 0,
+        "draws": "labels", "image_size": 32, "num_tokens": 64, "settings": 0, "classes": [],
     }  # fmt: skip
     assert "purity" in models["samplers"]
     assert http.get("/healthz").json() == {"status": "ok"}

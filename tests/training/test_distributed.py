@@ -22,7 +22,7 @@ from vqdiff.training.diffusion import DiffusionTraining, train_diffusion
 SAMPLE = Path(__file__).parents[1] / "fixtures" / "emoji-sample"
 MODEL = Path(vqdiff.__file__).parent / "models" / "emoji"
 
-RESULTS = ("last.pt", "log.jsonl", "model", "preview*", "events*")
+RESULTS = ("run.json", "last.pt", "log.jsonl", "model", "preview*", "events*")
 
 CONFIG = f"""
 data = "OUT/data"

@@ -15,7 +15,7 @@ from cyclopts import App, CycloptsError
 
 from vqdiff import __version__
 from vqdiff.foundation.errors import InputError, InputWarning
-from vqdiff.foundation.extras import extras_with, message
+from vqdiff.foundation.extras import extras_with, installed, message
 
 app = App(
     name="vqdiff",
@@ -63,9 +63,9 @@ def main(arguments: list[str] | None = None) -> None:
         except (InputError, CycloptsError) as error:
             _stop(str(error))
         except ModuleNotFoundError as error:
-            if (error.name or "vqdiff").startswith("vqdiff"):
+            module = (error.name or "vqdiff").partition(".")[0]
+            if installed(module):  # and a part of it is missing
                 raise
-            module = str(error.name).partition(".")[0]
             _stop(message("this command", [module], extras_with(module)))
         except KeyboardInterrupt:
             sys.exit(130)

@@ -103,6 +103,8 @@ def check(
     if output is None:
         make_folder(cache_home(data))
         output = cache_home(data) / "contact-sheet.png"
+    if output.suffix.lower() != ".png":
+        raise InputError(f"cannot write {output}: the contact sheet is a PNG file, end its name in .png")
     check_writable(output)
     if image_size < 1:
         raise InputError(f"--image-size is {image_size}: give a number of pixels, at least 1")

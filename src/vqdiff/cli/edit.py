@@ -22,6 +22,8 @@ def edit(
 ) -> None:
     """Resample the white part of a mask; all other pixels stay exactly as they are.
 
+    Several images become one row.
+
     An image that is not of the model's size is padded to a square and scaled to it; the result is scaled back.
 
     Parameters
@@ -60,6 +62,8 @@ def expand(
     settings: SettingOptions = SettingOptions(),
 ) -> None:
     """Extend an image at its sides; its own pixels stay exactly as they are.
+
+    Several images become one row.
 
     Parameters
     ----------

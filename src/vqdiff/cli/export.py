@@ -19,7 +19,7 @@ def export(
     precision: Literal["float32", "float16", "int8"] = "float32",
     image_tokenizer: Path | None = None,
 ) -> None:
-    """Write a model as graphs for ONNX Runtime, OpenVINO or PyTorch, with all else that drawing an image needs.
+    """Write a model as graphs for ONNX Runtime, OpenVINO or PyTorch, with everything else needed to generate an image.
 
     Each graph is computed by its runtime and compared with PyTorch, on random and on real inputs, at every time t. If
     one differs, nothing is written.
@@ -27,7 +27,7 @@ def export(
     Parameters
     ----------
     model
-        A bundled model's name, a model or diffusers folder, an original checkpoint (.pth), or a Hub id.
+        A bundled model's name, a model, run or diffusers folder, an original checkpoint (.pth), or a Hub id.
     output
         The folder to write.
     to

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vqdiff.cli.options import Json
+from vqdiff.foundation.errors import InputError
 
 if TYPE_CHECKING:
     from vqdiff.interfaces import ImageTokenizer, Network
@@ -29,7 +30,7 @@ def info(
     Parameters
     ----------
     model
-        A bundled model's name, a folder (model, run, diffusers), an original checkpoint or codec (.pth), a Hub id, or
+        A bundled model's name, a model, run or diffusers folder, an original checkpoint or codec (.pth), a Hub id, or
         an image.
     image_tokenizer
         The image codec's file, if a checkpoint does not contain it.
@@ -52,7 +53,9 @@ def info(
 
     path = find(model)
     if credits:
-        print(_credits(path))
+        if json_output:
+            raise InputError("--credits prints text: leave out --json")
+        print(_credits(path, image_tokenizer))
         return
     parts = read(path, {"image_tokenizer": image_tokenizer}, shapes_only=True)  # names and shapes only
     if isinstance(parts, Model):
@@ -86,18 +89,17 @@ def _plain(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _credits(path: Path) -> str:
+def _credits(path: Path, image_tokenizer: Path | None) -> str:
     """The model's CREDITS.md, or the licences in its description."""
     from vqdiff.checkpoints import read
-    from vqdiff.foundation.errors import InputError
     from vqdiff.model import Model
 
     if (file := path / "CREDITS.md").is_file():
         return file.read_text("utf-8").rstrip()
-    parts = read(path, {}, shapes_only=True)
+    parts = read(path, {"image_tokenizer": image_tokenizer}, shapes_only=True)
     if isinstance(parts, Model) and parts.card.licenses:
         return "\n".join(f"{part}: {license}" for part, license in parts.card.licenses.items())
-    raise InputError(f"{path} says nothing about licences: ask where it comes from")
+    raise InputError(f"{path} names no licence: ask its authors")
 
 
 def _describe(model: Model) -> dict[str, Any]:

@@ -26,7 +26,7 @@ def mcp(
     model
         A model to serve, as name=source or source; may be repeated. The first is the default.
     device
-        auto, cpu or cuda.
+        auto, cpu, cuda or mps.
     precision
         auto, float32, bfloat16 or int8 (CPUs only): what the networks compute with.
     """

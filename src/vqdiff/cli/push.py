@@ -26,7 +26,7 @@ def push(
     Parameters
     ----------
     model
-        A bundled model's name, a model or diffusers folder, an original checkpoint (.pth), or a Hub id.
+        A bundled model's name, a model, run or diffusers folder, an original checkpoint (.pth), or a Hub id.
     repo
         The repository, owner/name; it is created if it is missing.
     private
@@ -40,7 +40,7 @@ def push(
     image_tokenizer
         The image codec's file, if a checkpoint does not contain it.
     device
-        Where the samples are drawn: auto, cpu, cuda or mps.
+        Where the samples are generated: auto, cpu, cuda or mps.
     """
     from vqdiff.foundation.files import check_replaceable
     from vqdiff.model.hub import check_name, check_push

@@ -45,7 +45,7 @@ def serve(
     model
         A model to serve, as name=source or source; may be repeated. The first is the default.
     device
-        auto, cpu or cuda.
+        auto, cpu, cuda or mps.
     precision
         auto, float32, bfloat16 or int8 (CPUs only): what the networks compute with.
     batch_invariant

@@ -57,6 +57,8 @@ def revise(
 ) -> None:
     """Resample the least confident tokens of an image.
 
+    Several images become one row.
+
     Parameters
     ----------
     image

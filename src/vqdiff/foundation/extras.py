@@ -40,7 +40,7 @@ def require(what: str, extra: str, *modules: str) -> None:
 
     what: names in the message what needs them, such as "training". Nothing is imported.
     """
-    if missing := [name for name in modules or EXTRAS[extra] if not _installed(name)]:
+    if missing := [name for name in modules or EXTRAS[extra] if not installed(name)]:
         raise InputError(message(what, missing, [extra]))
 
 
@@ -56,7 +56,8 @@ def extras_with(module: str) -> list[str]:
     return [extra for extra, modules in EXTRAS.items() if module in modules]
 
 
-def _installed(module: str) -> bool:
+def installed(module: str) -> bool:
+    """Return whether a module that is not part of a package is installed; it is not imported."""
     try:
         return find_spec(module) is not None
     except (ImportError, ValueError):  # what finders of imports raise for a module that they block

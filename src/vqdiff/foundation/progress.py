@@ -52,7 +52,7 @@ def _log(items: Iterable[T], description: str, total: int | None) -> Iterator[T]
 
 @contextmanager
 def still(description: str, say: Callable[[str], None]) -> Iterator[None]:
-    """A context during which a line says every half minute that ``description`` goes on."""
+    """A context during which a line says every half minute that ``description`` is still running."""
     start, done = time.monotonic(), threading.Event()
 
     def beat() -> None:

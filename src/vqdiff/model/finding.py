@@ -22,6 +22,8 @@ def find(source: str | Path, **options: Unpack[HubOptions]) -> Path:
 
     The folder of a training run stands for what the run has made: ``runs/mine`` for ``runs/mine/model``.
     """
+    if not isinstance(source, str | Path):
+        raise InputError(f"the model is {source!r}: give a name, a path or a Hub id")
     names = bundled()
     path = names.get(str(source), Path(source))
     if not path.exists() and is_hub_id(str(source)):
@@ -29,6 +31,8 @@ def find(source: str | Path, **options: Unpack[HubOptions]) -> Path:
     if not path.exists():
         hint = suggestion(source, names, "bundled: ")
         raise InputError(f"no model {str(source)!r}: it is not a folder, a file or a bundled model; {hint}")
+    if revision := options.get("revision"):
+        raise InputError(f"{source} is not on the Hub, so it has no revision {revision!r}: leave the revision out")
     if (path / "model" / "model_index.json").is_file():
         return path / "model"
     if (path / "log.jsonl").is_file():  # no model has one

@@ -12,8 +12,8 @@ from vqdiff.foundation.errors import InputError
 from vqdiff.foundation.extras import require
 
 _NAME = re.compile(r"(?P<repo>[\w][\w.-]*/[\w][\w.-]*)(@(?P<revision>[\w./-]+))?", re.ASCII)
-_PARTS = ("denoiser/", "image_tokenizer/", "null_condition/", "text_encoder/")
-"""The folders of a model, in which nothing of an earlier upload may stay."""
+_STALE = ("denoiser/", "image_tokenizer/", "null_condition/", "text_encoder/", "LICENSES.md")
+"""The folders of a model, and the file, of which nothing from an earlier upload may stay."""
 
 
 class HubOptions(TypedDict, total=False):
@@ -85,7 +85,8 @@ def push(
     """Upload the files of a model folder in one commit, and return the commit's address.
 
     The repository ``repo``, owner/name, and the branch ``revision`` are created if they are missing; one that exists
-    stays public or private as it is. Files of an earlier model in the folders of the parts are removed, others stay.
+    stays public or private as it is. Files of an earlier model in the folders of the parts and its LICENSES.md are
+    removed, others stay.
 
     Raises InputError if huggingface_hub, the token or the network fails; the repository then has no new commit.
     """
@@ -98,7 +99,7 @@ def push(
         if revision is not None:
             api.create_branch(repo, branch=revision, exist_ok=True)
         there = api.list_repo_files(repo, revision=revision)
-        stale = [name for name in there if name.startswith(_PARTS) and name not in files]
+        stale = [name for name in there if name.startswith(_STALE) and name not in files]
         changes = [hub.CommitOperationDelete(name) for name in stale]
         changes += [hub.CommitOperationAdd(name, path) for name, path in files.items()]
         return str(api.create_commit(repo, changes, commit_message=message, revision=revision).commit_url)

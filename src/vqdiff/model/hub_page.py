@@ -50,9 +50,9 @@ class Samples:
 
 
 def samples_of(model: Model, prompts: Sequence[Condition] | None) -> Samples:
-    """Return what to draw for a page: of these prompts, by default those of the card or the first labels.
+    """Return what to generate for a page: of these prompts, by default those of the card or the first labels.
 
-    Raises InputError for a model conditioned on text without any prompt.
+    Raises InputError for a model conditioned on text without any prompt, and for a blend.
     """
     if model.conditioned_on == "nothing":
         return Samples([None], 8)
@@ -60,7 +60,10 @@ def samples_of(model: Model, prompts: Sequence[Condition] | None) -> Samples:
         prompts = range(min(6, model.num_classes))
     if not (prompts := prompts or model.card.prompts):
         raise InputError("the model's card names no prompts for the samples on its page: give some")
-    return Samples([one if isinstance(one, int) else str(one) for one in prompts], 2)
+    shown = [one for one in prompts if isinstance(one, str | int)]
+    if len(shown) < len(prompts):
+        raise InputError("the samples on a page have prompts or labels, not blends: leave these out")
+    return Samples(shown, 2)
 
 
 def save_for_hub(model: Model, folder: Path, repo: str, samples: Samples, images: list[Image.Image]) -> None:
@@ -90,7 +93,7 @@ def page(model: Model, repo: str, samples: Samples) -> str:
     metadata = yaml.safe_dump(_metadata(model, repo), sort_keys=False, allow_unicode=True, width=100)
     card, codec, own = model.card, model.image_tokenizer, model.sampling
     size, side, codes = codec.config.image_size, codec.grid_size, model.schedule.num_codes
-    first = {"text": f"{samples.prompts[0]!r}, ", "labels": f"{samples.prompts[0]}, ", "nothing": ""}
+    first = "" if model.conditioned_on == "nothing" else f"{samples.prompts[0]!r}, "
     shown = ", ".join(f"`{one}`" for one in samples.prompts if one is not None)
     settings = f"{own.sampler}, {own.steps} steps, guidance {own.guidance:g}, truncation {own.truncation:g}"
     parts = [
@@ -99,7 +102,7 @@ def page(model: Model, repo: str, samples: Samples) -> str:
         f"{_summary(model)} of {size} × {size} pixels, for vqdiff: discrete diffusion over {side} × {side} image "
         f"tokens of {codes} codes.",
         "```python\n# pip install vqdiff\nimport vqdiff\n\n"
-        f'pipe = vqdiff.load("{repo}")\npipe({first[model.conditioned_on]}seed=0)[0].save("out.png")\n```',
+        f'pipe = vqdiff.load("{repo}")\npipe({first}seed=0)[0].save("out.png")\n```',
         "## Samples",
         f"![Samples]({SAMPLES})",
         f"Not selected: {samples.seeds}, from left to right and top to bottom, with the model's own settings "
