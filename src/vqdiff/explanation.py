@@ -34,7 +34,7 @@ class Explanation:
     image: Image.Image
     trace: Trace
     influence: Float[Tensor, "h w"]
-    record: Mapping[str, Any] = field(default_factory=dict)
+    record: dict[str, Any] = field(default_factory=dict)
 
     @property
     def reveal_step(self) -> Int[Tensor, "h w"]:
