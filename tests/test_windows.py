@@ -23,14 +23,14 @@ def test_where_the_system_writes_another_encoding_files_are_utf_8(tmp_path: Path
     """As with cp1252: the locale's encoding, which an open() without one would use, has no é."""
     (tmp_path / "prompts.txt").write_bytes("a café\r\na pêche\r\n".encode())
     old = {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C", "OMP_NUM_THREADS": "1"}
-    said = subprocess.run(
+    finished = subprocess.run(
         [sys.executable, "-c", "import locale; print(locale.getpreferredencoding())"],
         env=os.environ | old,
         capture_output=True,
         text=True,
         check=True,
     )
-    assert "utf" not in said.stdout.lower()
+    assert "utf" not in finished.stdout.lower()
     arguments = ["generate", "--prompts-file", "prompts.txt", "--steps", "1", "--precision", "float32", "--json"]
     done = subprocess.run(
         [sys.executable, "-m", "vqdiff", *arguments],

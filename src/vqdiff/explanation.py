@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Unpack
 
 import torch
@@ -28,12 +28,13 @@ class Explanation:
 
     trace: all steps (`vqdiff.sampling.Trace`, B = 1). influence: for each token, when it was revealed, log p(token |
     prompt) − log p(token | ∅) in nats, or the negative prompt in place of ∅: how much more probable the prompt made it.
-    It is 0 where a step was not guided.
+    It is 0 where a step was not guided. record: how the image was made, to be kept with it.
     """
 
     image: Image.Image
     trace: Trace
     influence: Float[Tensor, "h w"]
+    record: dict[str, Any] = field(default_factory=dict)
 
     @property
     def reveal_step(self) -> Int[Tensor, "h w"]:
@@ -95,7 +96,7 @@ def explain(
         found = _influence(frame).float().cpu()
         influence = torch.where(frame.revealed[0].cpu(), found, influence)
     trace = Trace(trace.tokens.cpu(), trace.revealed.cpu(), trace.confidence.float().cpu())
-    return Explanation(pipe.decode(frames[-1].tokens)[0], trace, influence.view(side, side))
+    return Explanation(pipe.decode(frames[-1].tokens)[0], trace, influence.view(side, side), job.record_of(0))
 
 
 def _influence(frame: Frame) -> Float[Tensor, "L"]:

@@ -90,13 +90,13 @@ def test_a_folder_of_full_size_is_not_read(tmp_path: Path) -> None:
 
 def test_credits_name_every_source(capsys: pytest.CaptureFixture[str], pipe: Pipeline) -> None:
     main(["info", "--credits"])
-    said = capsys.readouterr().out
+    printed = capsys.readouterr().out
     for style in STYLES:
-        assert style.name in said
-        assert style.attribution in said
-        assert style.url in said
+        assert style.name in printed
+        assert style.attribution in printed
+        assert style.url in printed
     for license in pipe.model.card.licenses.values():
-        assert license.partition(" ")[0].rstrip(",") in said
+        assert license.partition(" ")[0].rstrip(",") in printed
 
 
 def test_credits_of_a_model_of_ones_own(capsys: pytest.CaptureFixture[str], pipe: Pipeline, tmp_path: Path) -> None:

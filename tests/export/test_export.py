@@ -201,10 +201,10 @@ def untraced(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 
 def test_an_inexact_graph_is_refused_and_nothing_is_written(untraced: pytest.MonkeyPatch, tmp_path: Path) -> None:
     untraced.setitem(FORMATS, "onnx", Wrong(lambda inputs: torch.zeros(len(inputs[0]), 64, 12)))
-    said = list[str]()
+    lines = list[str]()
     with pytest.raises(InputError, match="the graph denoiser differs from PyTorch on random inputs"):
-        export(toy_pipeline("unconditional").model, tmp_path / "graphs", say=said.append)
-    assert "| denoiser | random | 8 |" in said[-1]
+        export(toy_pipeline("unconditional").model, tmp_path / "graphs", say=lines.append)
+    assert "| denoiser | random | 8 |" in lines[-1]
     assert not list(tmp_path.iterdir())
 
 

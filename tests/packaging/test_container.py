@@ -50,8 +50,8 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tree, wheels = folder / "tree", folder / "tree" / "wheels"
     suite = platform.freedesktop_os_release()["VERSION_CODENAME"]
     quiet("mmdebstrap", "--variant=minbase", "--include=python3,python3-venv", suite, str(tree))
-    said = ["chroot", str(tree), "python3", "-c", "import sys; print('%d.%d' % sys.version_info[:2])"]
-    version = subprocess.run(said, check=True, capture_output=True, text=True).stdout.strip()
+    arguments = ["chroot", str(tree), "python3", "-c", "import sys; print('%d.%d' % sys.version_info[:2])"]
+    version = subprocess.run(arguments, check=True, capture_output=True, text=True).stdout.strip()
     pip = [sys.executable, "-m", "pip", "--quiet"]
     build = [sys.executable, "-m", "build", "--no-isolation", "--wheel", "--outdir", str(wheels), str(ROOT)]
     quiet(*build)

@@ -76,8 +76,8 @@ def test_the_command_tells_of_an_open_door_and_knows_its_names(
                 asked = {name: http.get("/v1/models", headers={"Host": name}) for name in ("draw.example", "a.example")}
             refused = 401 if token else 200
             assert [one.status_code for one in asked.values()] == [refused, 403]
-        said = capfd.readouterr().err
-        assert ("there is no token: all of them can use it; set VQDIFF_TOKEN" in said) is warned, said
+        printed = capfd.readouterr().err
+        assert ("there is no token: all of them can use it; set VQDIFF_TOKEN" in printed) is warned, printed
 
 
 @pytest.mark.parametrize(

@@ -58,11 +58,11 @@ def test_over_a_pipe(tmp_path: Path) -> None:
             assert [one.name for one in (await client.list_tools()).tools] == ["draw", "edit", "explain", "models"]
             result = await client.call_tool("draw", {"prompt": "2", "seed": 5, "n": 2}, progress_callback=note)
             assert not result.is_error
-            first, told, second, _ = result.content
+            first, numbers, second, _ = result.content
             # The saved model is packed when it is loaded, which rounds differently.
             assert image_of(first).size == image_of(second).size == (32, 32)
             assert json.loads(image_of(second).info["vqdiff"])["seed"] == 6
-            assert json.loads(told.text) == {"image": 1, "seed": 5}
+            assert json.loads(numbers.text) == {"image": 1, "seed": 5}
             assert "steps: " in (await client.call_tool("draw", {"prompt": "2", "steps": "x"})).content[0].text
 
     asyncio.run(run())
@@ -92,10 +92,12 @@ def test_draw_and_edit_what_was_drawn() -> None:
 
 def test_explain_and_models() -> None:
     async def use(client: Client) -> None:
-        image, maps, told = (await client.call_tool("explain", {"prompt": "2", "seed": 5})).content
+        image, maps, numbers = (await client.call_tool("explain", {"prompt": "2", "seed": 5})).content
         assert pixels(image_of(image)) == pixels(toy_pipeline()("2", seed=5)[0])
+        drawn = (await client.call_tool("draw", {"prompt": "2", "seed": 5})).content[0]
+        assert image_of(image).info["vqdiff"] == image_of(drawn).info["vqdiff"]
         assert image_of(maps).width > 3 * 32
-        summary = json.loads(told.text)
+        summary = json.loads(numbers.text)
         assert [one["step"] for one in summary["steps"]] == [1, 2, 3, 4]
         assert len(summary["most_explained_by_the_prompt"]) == 5
         listed = json.loads((await client.call_tool("models")).content[0].text)

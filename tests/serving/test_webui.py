@@ -16,6 +16,8 @@ from PIL import Image, ImageDraw, ImageOps
 from servers import TOKEN, client, serving, wait_for
 from toy_pipelines import Gate, toy_pipeline
 from vqdiff.pipeline import Pipeline
+from vqdiff.serving.api import create_app
+from vqdiff.serving.engine import Engine
 from vqdiff.serving.limits import Limits
 
 LIMITS = Limits(max_images=4, max_steps=32, max_prompt=50)
@@ -76,7 +78,7 @@ def test_every_image_says_how_it_was_made(ui: webuiapi.WebUIApi) -> None:
         assert one in settings.split(", ")
 
 
-def test_what_clients_send_unasked_is_the_models_own(server: tuple[str, Pipeline], ui: webuiapi.WebUIApi) -> None:
+def test_what_clients_send_by_default_is_the_models_own(server: tuple[str, Pipeline], ui: webuiapi.WebUIApi) -> None:
     """The client's defaults: Euler a, scale 7, 512 × 512 pixels, a random seed."""
     first, second = (ui.txt2img(prompt="2", steps=2) for _ in range(2))
     seed = first.info["seed"]
@@ -199,6 +201,16 @@ def test_a_client_chooses_its_model(server: tuple[str, Pipeline], ui: webuiapi.W
     assert pixels(back.image) == pixels(*server[1]("2", seed=5))
 
 
+def test_two_addresses_of_a_network_are_two_clients() -> None:
+    from starlette.testclient import TestClient
+
+    app = create_app({"toy0": toy_pipeline(), "toy1": toy_pipeline("unconditional")}, Engine())
+    one, other = (TestClient(app, "http://localhost", client=(f"2001:db8::{i}", 1)) for i in (1, 2))
+    assert one.post("/sdapi/v1/options", json={"sd_model_checkpoint": "toy1"}).is_success
+    chosen = [each.get("/sdapi/v1/options").json()["sd_model_checkpoint"] for each in (one, other)]
+    assert chosen == ["toy1", "toy0"]
+
+
 def test_a_model_that_is_not_served_is_not_chosen(http: httpx.Client) -> None:
     assert http.post("/sdapi/v1/options", json={"sd_model_checkpoint": "sdxl"}).status_code == 404
     assert http.get("/sdapi/v1/options").json()["sd_model_checkpoint"] == "toy0"
@@ -210,7 +222,7 @@ def test_the_samplers_are_those_of_vqdiff(ui: webuiapi.WebUIApi) -> None:
     assert ui.util_get_sampler_names() == sorted(vqdiff.samplers())
 
 
-def test_what_clients_ask_for_when_they_start(ui: webuiapi.WebUIApi) -> None:
+def test_what_clients_request_when_they_start(ui: webuiapi.WebUIApi) -> None:
     assert ui.get_scripts() == {"txt2img": [], "img2img": []}
     assert ui.util_get_scheduler_names() == ["automatic"]
     assert [one["name"] for one in ui.get_upscalers()] == ["None"]

@@ -256,8 +256,8 @@ def test_what_only_a_decoder_learns_in_the_published_network(tmp_path: Path) -> 
     network.fix_tokens()
     out = network(torch.rand(2, 3, 32, 32))
     out.pixels.sum().backward()
-    learnt = {name.split(".")[0] for name, value in network.named_parameters() if value.grad is not None}
-    assert learnt == {"from_code", "decoder"}
+    learned = {name.split(".")[0] for name, value in network.named_parameters() if value.grad is not None}
+    assert learned == {"from_code", "decoder"}
     assert float(out.loss) == 0
 
 

@@ -47,7 +47,7 @@ def export(
     from vqdiff.foundation.files import check_replaceable
     from vqdiff.model.finding import find
 
-    FORMATS[to].check_installed()
+    FORMATS[to].check_installed()  # now, as reading a model takes a while
     check_replaceable(output)
     checks = write(
         read_model(find(model), {"image_tokenizer": image_tokenizer}),

@@ -25,7 +25,8 @@ class Stored(nn.Module):
         self._network = (network,)  # in a tuple, so that its own weights are not stored as well
         self._scaled = list[str]()
         self._names = dict[str, str]()
-        for number, (name, value) in enumerate({**_parameters(network), **dict(network.named_buffers())}.items()):
+        values = dict(network.named_parameters()) | dict(network.named_buffers())
+        for number, (name, value) in enumerate(values.items()):
             self._names[name] = own = f"value_{number}"
             self._store(own, value.detach(), storage)
 
@@ -51,7 +52,3 @@ class Stored(nn.Module):
         if name in self._scaled:
             return value.float() * getattr(self, f"{name}_scale")
         return value.float() if value.is_floating_point() else value
-
-
-def _parameters(network: nn.Module) -> dict[str, Tensor]:
-    return dict(network.named_parameters())

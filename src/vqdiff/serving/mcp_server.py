@@ -96,25 +96,25 @@ class Tools:
         if name not in TOOLS:
             raise InputError(f"there is no tool {name!r}: choose one of {', '.join(TOOLS)}")
         try:
-            asked = TOOLS[name].model_validate(dict(arguments))
+            body = TOOLS[name].model_validate(dict(arguments))
         except ValidationError as error:
             problem = error.errors()[0]
             where = ".".join(str(part) for part in problem["loc"])
             raise InputError(f"{where}: {problem['msg']}") from error
         async with self._turn:
-            return await to_thread.run_sync(self._run, asked, on_step)
+            return await to_thread.run_sync(self._run, body, on_step)
 
-    def _run(self, asked: Body, on_step: OnStep) -> Content:
-        if not isinstance(asked, RequestBody):
+    def _run(self, arguments: Body, on_step: OnStep) -> Content:
+        if not isinstance(arguments, RequestBody):
             return [_text({"models": models_in(self.pipes), "samplers": samplers()})]
-        asked.check(self.limits)
-        name = asked.model or next(iter(self.pipes))
+        arguments.check(self.limits)
+        name = arguments.model or next(iter(self.pipes))
         if name not in self.pipes:
             raise InputError(f"no model {name!r}: choose one of {', '.join(self.pipes)}")
-        pipe, seed = self.pipes[name], asked.seeded()
-        if isinstance(asked, Explain):
-            return self._explain(asked, pipe, seed)
-        request = self._request(asked, pipe.model, seed)
+        pipe, seed = self.pipes[name], arguments.seeded()
+        if isinstance(arguments, Explain):
+            return self._explain(arguments, pipe, seed)
+        request = self._request(arguments, pipe.model, seed)
         job = request.job(pipe.model)
         content: Content = []
         for i, image in enumerate(pipe.sample(job, on_step=on_step)):
@@ -122,30 +122,29 @@ class Tools:
             content += [_image(image, job.record_of(i)), _text({"image": number, "seed": seed + i})]
         return content + [_text({"warning": remark}) for remark in job.remarks(pipe.model)]
 
-    def _explain(self, asked: Explain, pipe: Pipeline, seed: int) -> Content:
-        settings = asdict(asked.settings(pipe.model))
-        told = explain(pipe, asked.prompt, seed=seed, negative=asked.negative, **settings)
-        record = (
-            {"kind": "generate", "prompt": asked.prompt, "seed": seed, "negative": asked.negative}
-            | settings
-            | pipe.model.identity()
-        )
-        summary = {"image": self._remember(told.image), "seed": seed} | dict(told.summary())
-        return [_image(told.image, record), _image(told.maps(), {}), _text(summary)]
+    def _explain(self, arguments: Explain, pipe: Pipeline, seed: int) -> Content:
+        settings = asdict(arguments.settings(pipe.model))
+        explanation = explain(pipe, arguments.prompt, seed=seed, negative=arguments.negative, **settings)
+        summary = {"image": self._remember(explanation.image), "seed": seed} | dict(explanation.summary())
+        return [_image(explanation.image, explanation.record), _image(explanation.maps(), {}), _text(summary)]
 
-    def _request(self, asked: RequestBody, model: Model, seed: int) -> Request:
-        if not isinstance(asked, Edit):
-            return asked.request(model, seed, self.limits)
-        common = asked.common(model, seed) | {"prompt": asked.prompt, "image": self._opened(asked.image)}
-        ways = [one for one in ("region", "mask", "strength") if getattr(asked, one) is not None]
+    def _request(self, arguments: RequestBody, model: Model, seed: int) -> Request:
+        if not isinstance(arguments, Edit):
+            return arguments.request(model, seed, self.limits)
+        common = arguments.common(model, seed) | {"prompt": arguments.prompt, "image": self._opened(arguments.image)}
+        ways = [one for one in ("region", "mask", "strength") if getattr(arguments, one) is not None]
         if len(ways) != 1:
             raise InputError(f"{' and '.join(ways) or 'nothing'} is given: give one of region, mask and strength")
-        if asked.strength is not None:
-            return VaryRequest(strength=asked.strength, **common)
-        if asked.mask is not None:
+        if arguments.strength is not None:
+            return VaryRequest(strength=arguments.strength, **common)
+        if arguments.mask is not None:
             with about("mask"):
-                return EditRequest(mask=self.limits.read_base64(asked.mask, "mask"), feather=asked.feather, **common)
-        return EditRequest(mask=_mask(common["image"].size, asked.region or []), feather=asked.feather, **common)
+                return EditRequest(
+                    mask=self.limits.read_base64(arguments.mask, "mask"), feather=arguments.feather, **common
+                )
+        return EditRequest(
+            mask=_mask(common["image"].size, arguments.region or []), feather=arguments.feather, **common
+        )
 
     def _opened(self, image: int | str) -> Image.Image:
         if isinstance(image, str):

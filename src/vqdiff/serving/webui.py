@@ -15,7 +15,6 @@ from fastapi import APIRouter, Depends, Request
 from PIL import Image
 
 from vqdiff.sampling import samplers
-from vqdiff.serving.addresses import network_of
 from vqdiff.serving.engine import StoppedError
 from vqdiff.serving.routes import FAILURES, Served
 from vqdiff.serving.running_batch import Ticket
@@ -90,7 +89,7 @@ def _clients(request: Request) -> Clients:
 
 
 def _client(request: Request) -> str:
-    return network_of(request.client)
+    return request.client.host if request.client else ""  # of a Unix socket
 
 
 Known = Annotated[Clients, Depends(_clients)]
@@ -98,20 +97,20 @@ Client = Annotated[str, Depends(_client)]
 
 
 @webui.post("/txt2img")
-async def txt2img(asked: TextToImage, request: Request, service: Served, known: Known, client: Client) -> WebUIImages:
+async def txt2img(body: TextToImage, request: Request, service: Served, known: Known, client: Client) -> WebUIImages:
     """Generate images from a prompt."""
-    return await _generate(asked, request, service, known, client)
+    return await _generate(body, request, service, known, client)
 
 
 @webui.post("/img2img")
-async def img2img(asked: ImageToImage, request: Request, service: Served, known: Known, client: Client) -> WebUIImages:
+async def img2img(body: ImageToImage, request: Request, service: Served, known: Known, client: Client) -> WebUIImages:
     """Resample a part of an image, or vary it."""
-    return await _generate(asked, request, service, known, client)
+    return await _generate(body, request, service, known, client)
 
 
-async def _generate(asked: TextToImage, request: Request, service: Service, known: Clients, client: str) -> WebUIImages:
+async def _generate(body: TextToImage, request: Request, service: Service, known: Clients, client: str) -> WebUIImages:
     with named_as_here():
-        drawing = asked.drawing(service.limits, known.chosen(client))
+        drawing = body.drawing(service.limits, known.chosen(client))
         async with (
             client_wait(request, service.limits.timeout) as wait,
             service.submit(drawing, wait) as submitted,
@@ -123,7 +122,7 @@ async def _generate(asked: TextToImage, request: Request, service: Service, know
                     if not run.interrupted:
                         raise
                     finished = await service.compute(submitted.finish, wait)  # those that were finished by then
-            return asked.answer(drawing, finished)
+            return body.answer(drawing, finished)
 
 
 @webui.post("/interrupt")
@@ -150,7 +149,7 @@ async def progress(
         sampling_step=min(taken // images, first.steps[0]), sampling_steps=first.steps[0],
     )  # fmt: skip
     current = None
-    if not skip_current_image:
+    if client and not skip_current_image:  # without an address, it may be another client's
         first.wants_previews = True  # from now on, as they take time
         async with client_wait(request, service.limits.timeout) as wait:
             current = await _current_image(first, service, wait)
@@ -229,6 +228,6 @@ _FIXED: dict[str, Any] = {
     "sd-vae": [],
     "upscalers": [_UPSCALER],
 }
-"""What clients ask for when they start, and this server does not have."""
+"""What clients request when they start, and this server does not have."""
 for _name, _value in _FIXED.items():
     webui.add_api_route(f"/{_name}", _answering(_value), name=_name, summary="What this server does not have.")
