@@ -102,7 +102,8 @@ def test_a_file_that_is_none_is_refused(network: Any, tmp_path: Path) -> None:
 
 
 def test_networks_of_ones_own_add_their_scores(inception: Path, clip: Path, tmp_path: Path) -> None:
-    trial = Trial(SAMPLE, "train", "train", 12, (0,), 10, inception=inception, clip=clip, drawn=tmp_path / "drawn")
+    sizes: Any = {"num_pictures": 12, "seeds": (0,), "choices": 10}
+    trial = Trial(SAMPLE, "train", "train", **sizes, inception=inception, clip=clip, drawn=tmp_path / "drawn")
     cell = Cell(sampling=Choices(steps=1, guidance=1.0))
     judge = Judge(trial, [cell])
     result = judge.measure(cell)

@@ -79,7 +79,9 @@ class Whole(Number):
     """A whole number."""
 
     def check(self, name: str, value: object) -> int:
-        return int(super().check(name, whole(name, value)))
+        number = whole(name, value)
+        super().check(name, number)
+        return number  # not as a float, which has no seeds above 2⁵³
 
 
 @dataclass(frozen=True, kw_only=True)
