@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import time
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,6 @@ from PIL import Image
 from vqdiff.cli import main
 from vqdiff.foundation.formats import read_record
 from vqdiff.foundation.options import options_of
-from vqdiff.pipeline import load
 from vqdiff.plugins import SAMPLERS
 from vqdiff.settings import SamplingSettings
 
@@ -31,16 +29,6 @@ def run(*arguments: str) -> int:
     except SystemExit as end:
         return int(end.code or 0)
     return 0
-
-
-load_once = cache(load)
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("vqdiff.pipeline.load", load_once)  # a command reads the model in seconds
-    return tmp_path
 
 
 def test_a_folder_has_a_file_of_each_image(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ from PIL.PngImagePlugin import PngInfo
 
 from vqdiff.cli import main
 from vqdiff.foundation.formats import encode, read_record
-from vqdiff.pipeline import load
 
 
 def run(*arguments: str | Path) -> int:
@@ -22,16 +20,6 @@ def run(*arguments: str | Path) -> int:
     except SystemExit as end:
         return int(end.code or 0)
     return 0
-
-
-load_once = cache(load)
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("vqdiff.pipeline.load", load_once)  # a command reads the model in seconds
-    return tmp_path
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.webp", "a.jpg", "a.svg"])
