@@ -64,6 +64,38 @@ class ModelOptions:
 
 @Parameter(name="*")
 @dataclass(frozen=True)
+class ServedModels:
+    """The models that a server has, and where they run."""
+
+    model: Annotated[tuple[str, ...], Parameter(negative="", show_default=", ".join)] = ("emoji",)
+    """A model to serve, as name=source or source; may be repeated. The first is the default."""
+    device: str = "auto"
+    """auto, cpu, cuda or mps."""
+    precision: Precision = "auto"
+    """auto, float32, bfloat16 or int8 (CPUs only): what the networks compute with."""
+
+    def sources(self) -> dict[str, str]:
+        """Return the sources of the models by name; raises InputError if two have the same name."""
+        sources = dict[str, str]()
+        for one in self.model:
+            name, named, source = one.partition("=")
+            if name in sources:
+                raise InputError(f"two models have the name {name!r}: rename one, --model other={source or name}")
+            sources[name] = source if named else one
+        return sources
+
+    def load(self, *, batch_invariant: bool = False) -> dict[str, Pipeline]:
+        """Load the models, by name."""
+        from vqdiff.pipeline import load
+
+        options: dict[str, Any] = {
+            "device": self.device, "precision": self.precision, "batch_invariant": batch_invariant,
+        }  # fmt: skip
+        return {name: load(source, **options) for name, source in self.sources().items()}
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
 class PromptOptions:
     """What an image is conditioned on, besides its prompt."""
 

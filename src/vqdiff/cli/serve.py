@@ -6,16 +6,14 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from vqdiff.foundation.config import Precision
+from vqdiff.cli.options import ServedModels
 from vqdiff.foundation.errors import InputError, InputWarning
 from vqdiff.foundation.extras import EXTRAS, require
 
 
 def serve(
     *,
-    model: Annotated[tuple[str, ...], Parameter(negative="", show_default=", ".join)] = ("emoji",),
-    device: str = "auto",
-    precision: Precision = "auto",
+    models: ServedModels = ServedModels(),
     batch_invariant: bool = False,
     host: str = "127.0.0.1",
     port: int = 8000,
@@ -42,12 +40,6 @@ def serve(
 
     Parameters
     ----------
-    model
-        A model to serve, as name=source or source; may be repeated. The first is the default.
-    device
-        auto, cpu, cuda or mps.
-    precision
-        auto, float32, bfloat16 or int8 (CPUs only): what the networks compute with.
     batch_invariant
         On a GPU, compute one image at a time: an image is then the same in any batch, as it always is on a CPU.
     host
@@ -101,7 +93,6 @@ def serve(
 
     import uvicorn
 
-    from vqdiff.pipeline import load
     from vqdiff.serving.api import create_app, quieten
     from vqdiff.serving.connections import ConnectionLimits, config_of
     from vqdiff.serving.engine import Engine, default_rows
@@ -126,21 +117,18 @@ def serve(
     if token is None and not ip_address(listener.getsockname()[0]).is_loopback:
         warning = f"other machines can reach {host or 'every address'} and there is no token: all of them can use it"
         warnings.warn(f"{warning}; set VQDIFF_TOKEN", InputWarning, stacklevel=1)
-    sources = named_sources(model)
     if replicas is not None:
         from vqdiff.serving import cluster
 
         port = listener.getsockname()[1]
         listener.close()
         replica = cluster.Replica(
-            sources, device, precision, limits, token, max_rows, max_waiting, allowed_hosts, batch_invariant
-        )
+            models.sources(), models.device, models.precision, limits, token, max_rows, max_waiting, allowed_hosts,
+            batch_invariant,
+        )  # fmt: skip
         cluster.run(replica, replicas=replicas, host=host, port=port, max_connections=max_connections)
         return
-    pipes = {
-        name: load(source, device=device, precision=precision, batch_invariant=batch_invariant)
-        for name, source in sources.items()
-    }
+    pipes = models.load(batch_invariant=batch_invariant)
     rows = default_rows(next(iter(pipes.values())).model.device) if max_rows is None else max_rows
     quieten()
     app = create_app(
@@ -152,14 +140,3 @@ def serve(
     at = f"http://{host}:{listener.getsockname()[1]}/{'' if page else 'docs'}"
     print(f"{at}: {', '.join(pipes)}, {rows} images at once", flush=True)
     uvicorn.Server(config).run(sockets=[listener])
-
-
-def named_sources(given: tuple[str, ...]) -> dict[str, str]:
-    """Return sources of models by name, as given on the command line: name=source or source."""
-    sources = dict[str, str]()
-    for one in given:
-        name, named, source = one.partition("=")
-        if name in sources:
-            raise InputError(f"two models have the name {name!r}: rename one, --model other={source or name}")
-        sources[name] = source if named else one
-    return sources

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from cyclopts import App
+from cyclopts import App, Parameter
 
 from vqdiff.cli.options import Changes
 from vqdiff.foundation.extras import TRAINING, require
@@ -13,13 +14,24 @@ from vqdiff.foundation.extras import TRAINING, require
 app = App(name="train", help="Train an image tokenizer, a diffusion model, or a scorer.")
 
 
+@Parameter(name="*")
+@dataclass(frozen=True)
+class RunOptions:
+    """What is changed in the configuration, and how the run starts."""
+
+    set: Changes = ()
+    """Change one of its values, e.g. --set run.steps=100. May be repeated."""
+    resume: bool = False
+    """Resume from the last checkpoint."""
+    sanity: bool = False
+    """Write nothing; only check whether a single batch can be learned."""
+
+
 @app.command
 def tokenizer(
     config: Path | None = None,
     *,
-    set: Changes = (),
-    resume: bool = False,
-    sanity: bool = False,
+    run: RunOptions = RunOptions(),
     template: str | None = None,
 ) -> None:
     """Train an image tokenizer.
@@ -28,12 +40,6 @@ def tokenizer(
     ----------
     config
         A TOML file; --template prints one.
-    set
-        Change one of its values, e.g. --set run.steps=100. May be repeated.
-    resume
-        Resume from the last checkpoint.
-    sanity
-        Write nothing; only check whether a single batch can be learned.
     template
         Print a commented configuration instead: "own", for pictures of your own.
     """
@@ -45,16 +51,14 @@ def tokenizer(
     from vqdiff.foundation.config import read_config
     from vqdiff.training.tokenizer import TokenizerTraining, train_tokenizer
 
-    train_tokenizer(read_config(TokenizerTraining, config, set), resume=resume, sanity=sanity)
+    train_tokenizer(read_config(TokenizerTraining, config, run.set), resume=run.resume, sanity=run.sanity)
 
 
 @app.command
 def diffusion(
     config: Path | None = None,
     *,
-    set: Changes = (),
-    resume: bool = False,
-    sanity: bool = False,
+    run: RunOptions = RunOptions(),
     template: str | None = None,
 ) -> None:
     """Train a denoiser and its null condition on a trained image tokenizer.
@@ -63,12 +67,6 @@ def diffusion(
     ----------
     config
         A TOML file; --template prints one.
-    set
-        Change one of its values, e.g. --set run.steps=100. May be repeated.
-    resume
-        Resume from the last checkpoint.
-    sanity
-        Write nothing; only check whether a single batch can be learned.
     template
         Print a commented configuration instead: "own" for pictures of your own, and others by size.
     """
@@ -80,30 +78,24 @@ def diffusion(
     from vqdiff.foundation.config import read_config
     from vqdiff.training.diffusion import DiffusionTraining, train_diffusion
 
-    train_diffusion(read_config(DiffusionTraining, config, set), resume=resume, sanity=sanity)
+    train_diffusion(read_config(DiffusionTraining, config, run.set), resume=run.resume, sanity=run.sanity)
 
 
 @app.command
-def guidance(config: Path, *, set: Changes = (), resume: bool = False, sanity: bool = False) -> None:
+def guidance(config: Path, *, run: RunOptions = RunOptions()) -> None:
     """Give a trained model a null condition, so that it can be guided.
 
     Parameters
     ----------
     config
         A TOML file, see configs/.
-    set
-        Change one of its values, e.g. --set start=my-model. May be repeated.
-    resume
-        Resume from the last checkpoint.
-    sanity
-        Write nothing; only check whether a single batch can be learned.
     """
     require("training", "train", *TRAINING)
 
     from vqdiff.foundation.config import read_config
     from vqdiff.training.diffusion import GuidanceTraining, train_diffusion
 
-    train_diffusion(read_config(GuidanceTraining, config, set), resume=resume, sanity=sanity)
+    train_diffusion(read_config(GuidanceTraining, config, run.set), resume=run.resume, sanity=run.sanity)
 
 
 @app.command
