@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence, Set
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -130,9 +130,11 @@ class _ImageRequest(Request):
         return Job(condition * count, seeds, settings, avoided, canvas, finish, self.record(model))
 
     def _given(self) -> dict[str, Any]:
-        return {"prompt": _as_json(self.prompt), "inputs": {"image": _input(np.asarray(on_white(self._opened())))}}
+        return {"prompt": _as_json(self.prompt), "inputs": {"image": _input(np.asarray(on_white(self._opened)))}}
 
+    @cached_property
     def _opened(self) -> Image.Image:
+        """The image, read once: what is hashed for the record is what is resampled."""
         with about("image"):
             return as_image(self.image)
 
@@ -147,13 +149,17 @@ class EditRequest(_ImageRequest, EditOptions):
 
     def _given(self) -> dict[str, Any]:
         given = super()._given()
-        given["inputs"]["mask"] = _input(fitting.white(self.mask, self._opened().size))
+        given["inputs"]["mask"] = _input(self._white)
         return given
 
-    def job(self, model: Model) -> Job:
-        settings, image = model.settings(self.settings), self._opened()
+    @cached_property
+    def _white(self) -> NDArray[np.bool_]:
+        """Where the mask is white, read once as well."""
         with about("mask"):
-            redraw = fitting.white(self.mask, image.size)
+            return fitting.white(self.mask, self._opened.size)
+
+    def job(self, model: Model) -> Job:
+        settings, image, redraw = model.settings(self.settings), self._opened, self._white
         holes = fitting.to_tokens(redraw, model.image_tokenizer.grid_size)[None]
         job = self._resample(model, settings, image, optional_condition(model, self.prompt), redraw=holes)
         return replace(job, finish=lambda drawn: fitting.paste(job.finish(drawn), image, redraw, self.feather))
@@ -166,7 +172,7 @@ class ExpandRequest(_ImageRequest, ExpandOptions):
     kind: ClassVar[str] = "expand"
 
     def job(self, model: Model) -> Job:
-        canvas, mask = fitting.expand(self._opened(), self.left, self.top, self.right, self.bottom)
+        canvas, mask = fitting.expand(self._opened, self.left, self.top, self.right, self.bottom)
         same: dict[str, Any] = {one.name: getattr(self, one.name) for one in fields(_ImageRequest)} | {"image": canvas}
         return replace(EditRequest(mask=mask, feather=self.feather, **same).job(model), record=self.record(model))
 
@@ -179,7 +185,7 @@ class VaryRequest(_ImageRequest, VaryOptions):
 
     def job(self, model: Model) -> Job:
         settings, start = model.settings(self.settings), round(self.strength * model.schedule.num_steps)
-        return self._resample(model, settings, self._opened(), optional_condition(model, self.prompt), start=start)
+        return self._resample(model, settings, self._opened, optional_condition(model, self.prompt), start=start)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,7 +196,7 @@ class ReviseRequest(_ImageRequest, ReviseOptions):
 
     @torch.inference_mode()
     def job(self, model: Model) -> Job:
-        settings, image = model.settings(self.settings), self._opened()
+        settings, image = model.settings(self.settings), self._opened
         condition, x0 = optional_condition(model, self.prompt), tokenize(model, image)
         where = model.sampling_device
         redraw = least_confident(model.bind(model.encode(condition)), model.schedule, x0.to(where), self.share)
