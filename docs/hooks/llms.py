@@ -12,6 +12,7 @@ from mkdocs.structure.pages import Page
 
 _SITE = dict[str, Navigation]()
 _TEXTS = dict[str, str]()
+_INCLUDE = re.compile(r'^--8<-- "(.+)"$', re.MULTILINE)
 
 
 def on_nav(nav: Navigation, **_: object) -> None:
@@ -30,7 +31,7 @@ def on_post_build(config: MkDocsConfig) -> None:
     for item in _SITE["nav"].items:
         lines.append(f"## {item.title}\n")
         for page in _pages(item):
-            text = _TEXTS[page.file.src_uri]
+            text = _INCLUDE.sub(lambda found: Path(found[1]).read_text("utf-8"), _TEXTS[page.file.src_uri])
             lines.append(f"- [{page.title}]({page.url or './'}){_summary(text)}")
             if not text.startswith(":::"):
                 texts.append(text)
@@ -48,9 +49,7 @@ def _pages(item: object) -> Iterator[Page]:
 
 
 def _summary(text: str) -> str:
-    """Return the first sentence after the heading, if it is prose."""
-    for paragraph in text.split("\n\n"):
-        plain = re.sub(r"\[([^\]]+)\]\([^)]*\)", r"\1", " ".join(paragraph.split()))
-        if re.match(r"[A-Z`]\w", plain):
-            return ": " + re.split(r"(?<=[a-z)`])[.:](?= |$)", plain)[0] + "."
-    return ""
+    """Return the first sentence after the heading; nothing if the page begins with something else than prose."""
+    paragraph = next((one for one in text.split("\n\n") if not one.startswith("#")), "")
+    plain = re.sub(r"\[([^\]]+)\]\([^)]*\)", r"\1", " ".join(paragraph.split()))
+    return ": " + re.split(r"(?<=[a-z)`])[.:](?= |$)", plain)[0] + "." if re.match(r"[A-Z`]\w", plain) else ""

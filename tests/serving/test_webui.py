@@ -135,7 +135,7 @@ def test_a_mask_needs_no_prompt(server: tuple[str, Pipeline], ui: webuiapi.WebUI
 @pytest.mark.parametrize(
     ("field", "value", "status", "says"),
     [
-        ("enable_hr", True, 400, "enable_hr is 'True': this server has no such thing"),
+        ("enable_hr", True, 400, "enable_hr is 'True': this server does not support it"),
         ("tiling", True, 400, "leave it out"),
         ("subseed_strength", 0.5, 400, "subseed_strength is '0.5'"),
         ("script_name", "X/Y/Z plot", 400, "X/Y/Z plot"),

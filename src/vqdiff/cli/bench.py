@@ -35,7 +35,7 @@ def sampling(
 ) -> None:
     """Measure sampling, step by step in turn with diffusers on the same weights, and print a table.
 
-    Run nothing else at the same time. docs/performance.md explains the table.
+    Run nothing else at the same time. The page "Performance" explains the table.
 
     Parameters
     ----------

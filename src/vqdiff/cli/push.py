@@ -46,13 +46,12 @@ def push(
     from vqdiff.model.hub import check_name, check_push
     from vqdiff.pipeline import load
 
-    if dry_run is None:
-        check_push(repo)
-    else:
-        check_name(repo)
+    check_name(repo)
+    if dry_run is not None:
         check_replaceable(dry_run)
     pipe = load(model, device=device, image_tokenizer=image_tokenizer)
     if dry_run is None:
+        check_push(repo)
         print(pipe.push_to_hub(repo, private=private, revision=revision, prompts=prompt or None))
     else:
         pipe.save_for_hub(dry_run, repo, prompts=prompt or None)

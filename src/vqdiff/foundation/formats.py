@@ -144,13 +144,13 @@ def holds_image(path: Path) -> bool:
         return False
 
 
-def read_record(path: Path) -> dict[str, Any]:
+def read_record(path: Path | str) -> dict[str, Any]:
     """Read the record in an image file, or what its text `parameters` says if there is none.
 
     Raises InputError if there is neither, or if the file cannot be read.
     """
     try:
-        content = path.read_bytes()
+        content = Path(path).read_bytes()
         texts = _texts_of_svg(content) if content.lstrip().startswith(b"<") else _texts(content)
     except Exception as error:  # a reader may raise any exception for a damaged file
         reason = getattr(error, "strerror", None) or "it is not an image in a known format, or damaged"

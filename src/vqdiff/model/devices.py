@@ -28,7 +28,7 @@ def pick_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise InputError(f"the device {name!r} is not there: use cpu or auto ({str(error).splitlines()[0]})") from error
+        raise InputError(f"the device {name!r} is not there: use cpu or auto") from error
     return device
 
 

@@ -135,6 +135,9 @@ def _reason(error: Exception) -> str:
         return "the token is wrong: log in with `hf auth login`, or set HF_TOKEN"
     if response is not None and response.status_code in _REASONS:
         return _REASONS[response.status_code]
-    if type(error).__name__ in ("ConnectError", "ConnectTimeout", "ReadTimeout", "ProxyError"):
-        return f"no connection ({error}): try again when the network is up"
+    cause: BaseException | None = error  # a download that finds nothing cached either wraps the failure of the network
+    while cause is not None:
+        if type(cause).__name__ in ("ConnectError", "ConnectTimeout", "ReadTimeout", "ProxyError"):
+            return f"no connection ({cause}): try again when the network is up"
+        cause = cause.__cause__
     return (str(error).strip() or type(error).__name__).splitlines()[0]

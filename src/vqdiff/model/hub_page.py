@@ -113,8 +113,10 @@ def page(model: Model, repo: str, samples: Samples) -> str:
         card.trained_on or "The authors have not described it.",
     ]
     if metrics := list(_metrics(card.quality)):
-        lines = [f"| {name} | {value:.4g} | {protocol} |" for name, value, protocol in metrics]
-        parts += ["## Measured", "\n".join(["| what | value | protocol |", "|---|---|---|", *lines])]
+        rows = [("what", "value", "protocol"), ("---",) * 3]
+        rows += [(name, f"{value:.4g}", protocol) for name, value, protocol in metrics]
+        columns = 3 if any(protocol for _, _, protocol in metrics) else 2
+        parts += ["## Measured", "\n".join(f"| {' | '.join(row[:columns])} |" for row in rows)]
     if card.origin or card.notes:
         lines = [f"- {part}: {origin}" for part, origin in card.origin.items()] + [f"- {note}" for note in card.notes]
         parts += ["## Origin of the parts", "\n".join(lines)]

@@ -75,7 +75,7 @@ class TextToImage(Body):
         for name in _UNSUPPORTED:
             if value := getattr(self, name):
                 with about(name):
-                    raise InputError(f"{name} is {str(value)[:40]!r}: this server has no such thing, leave it out")
+                    raise InputError(f"{name} is {str(value)[:40]!r}: this server does not support it, leave it out")
         number, sampler = self.batch_size * self.n_iter, self.sampler_name or self.sampler_index
         with about("batch_size"):
             if number > limits.max_images:
