@@ -17,9 +17,10 @@ if TYPE_CHECKING:
     from vqdiff.image_tokenizers.compact import CompactConfig
     from vqdiff.interfaces import DataSource, Denoiser, ImageTokenizer, Quantizer
     from vqdiff.sampling import Sampler
+    from vqdiff.sampling.curves import Curve
     from vqdiff.sampling.orders import Order
 
-__all__ = ["DATA_SOURCES", "DENOISERS", "IMAGE_TOKENIZERS", "ORDERS", "QUANTIZERS", "SAMPLERS"]
+__all__ = ["CURVES", "DATA_SOURCES", "DENOISERS", "IMAGE_TOKENIZERS", "ORDERS", "QUANTIZERS", "SAMPLERS"]
 
 
 class _Samplers(Registry["Sampler"]):
@@ -43,6 +44,8 @@ class _Samplers(Registry["Sampler"]):
 
 ORDERS: Registry[Order] = Registry("order", "vqdiff.orders", home="vqdiff.sampling.orders")
 """`vqdiff.sampling.orders.Order`: which positions are revealed first."""
+CURVES: Registry[Curve] = Registry("reveal curve", "vqdiff.curves", home="vqdiff.sampling.curves")
+"""`vqdiff.sampling.curves.Curve`: how many positions are revealed at which step."""
 SAMPLERS: Registry[Sampler] = _Samplers("sampler", "vqdiff.samplers", home="vqdiff.sampling.samplers")
 """`vqdiff.sampling.Sampler`."""
 QUANTIZERS: Registry[Callable[[CompactConfig], Quantizer]] = Registry(

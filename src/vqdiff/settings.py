@@ -13,7 +13,7 @@ from vqdiff.foundation.config import build
 from vqdiff.foundation.errors import InputError, about, unknown
 from vqdiff.foundation.html import table
 from vqdiff.foundation.options import Choice, Interval, Number, Whole, check_options, checked, option, options_of
-from vqdiff.plugins import SAMPLERS
+from vqdiff.plugins import CURVES, SAMPLERS
 
 __all__ = [
     "EditOptions",
@@ -25,10 +25,12 @@ __all__ = [
     "SamplingSettings",
     "SeedOptions",
     "SettingChanges",
+    "TemperatureSchedule",
     "VaryOptions",
 ]
 
 GuidanceSchedule = Literal["constant", "linear", "cosine"]
+TemperatureSchedule = Literal["constant", "falling"]
 
 _LARGEST = 1e6  # above this, products with log-probabilities overflow float32
 
@@ -106,6 +108,48 @@ class SamplingSettings:
             most=_LARGEST,
             off=0,
             slider=(0, 10, 0.1),
+        ),
+    )
+    temperature: float = option(
+        1.0,
+        Number(
+            help="Temperature of the tokens: below 1 likely tokens become likelier; 1 is off.",
+            legend="temperature {:g}",
+            above=0,
+            most=100,
+            off=1,
+            slider=(0.05, 2, 0.01),
+        ),
+    )
+    temperature_schedule: TemperatureSchedule = option(
+        "constant",
+        Choice(
+            help="falling goes from the temperature in the noise towards 0 at the end.",
+            label="Temperature schedule",
+            kind="temperature schedule",
+            names=lambda: get_args(TemperatureSchedule),
+        ),
+    )
+    curve: str = option(
+        "linear",
+        Choice(
+            help="How many tokens are revealed at which step: linear, cosine, arccos, power, or another registered "
+            "name; for samplers that reveal.",
+            label="Reveal curve",
+            legend="{}",
+            kind="reveal curve",
+            names=CURVES.names,
+        ),
+    )
+    curve_power: float = option(
+        2.0,
+        Number(
+            help="p of the reveal curve power: 1 - r^p of the tokens are masked after the part r of the steps.",
+            label="Power of the reveal curve",
+            legend="p = {:g}",
+            above=0,
+            most=100,
+            slider=(0.25, 4, 0.05),
         ),
     )
 
@@ -188,6 +232,10 @@ class SettingChanges(TypedDict, total=False):
     guidance_interval: tuple[float, float] | None
     truncation: float | None
     prior_scale: float | None
+    temperature: float | None
+    temperature_schedule: TemperatureSchedule | None
+    curve: str | None
+    curve_power: float | None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from exact_diffusion import PRESETS
 from golden_cases import Case, cases, load
-from vqdiff.diffusion import Schedule, guide, guide_posterior, posterior_log_probs, purity, sharpen, truncate
+from vqdiff.diffusion import Schedule, guide, guide_posterior, posterior_log_probs, purity, sharpen, temper, truncate
 
 pytestmark = pytest.mark.numeric
 
@@ -113,6 +113,28 @@ def test_guiding_the_posterior_is_guiding_the_prediction_in_the_last_step_only()
         s = torch.tensor([s])
         literal = guide_posterior(schedule, cond, null, 3.0, xt, t, s).exp()
         assert torch.allclose(literal, posterior_log_probs(schedule, x0_guided, xt, t, s).exp()) == same
+
+
+# --- temperature ------------------------------------------------------------------------------------------------------
+
+
+def test_a_temperature_of_a_half_squares() -> None:
+    kept = temper(rows([0.5, 0.3, 0.2, 0.0]), 0.5).exp()
+    assert torch.allclose(kept, rows([25 / 38, 9 / 38, 4 / 38, 0.0]).exp())
+
+
+def test_a_temperature_near_0_leaves_the_most_likely_code() -> None:
+    log_p0 = (random_logits(1, 3, 4096) * 10).log_softmax(-1)
+    assert torch.equal(temper(log_p0, 1e-30).exp(), (log_p0 == log_p0.amax(-1, keepdim=True)).float())
+
+
+def test_every_image_has_its_own_temperature() -> None:
+    log_p0, temperatures = random_logits(3, 5, 200).log_softmax(-1), [0.3, 1.0, 1.7]
+    together = temper(log_p0, torch.tensor(temperatures))
+    assert torch.equal(together[1], log_p0[1])  # off
+    for row, temperature in enumerate(temperatures):
+        i = slice(row, row + 1)
+        assert torch.equal(together[i], temper(log_p0[i], temperature))
 
 
 # --- truncation -------------------------------------------------------------------------------------------------------

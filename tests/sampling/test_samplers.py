@@ -222,6 +222,16 @@ def check_prior_scale(sampler: Sampler) -> None:
     assert_distributed(tokens, torch.tensor([0.8, 0.2]).double() ** 3)
 
 
+@pytest.mark.parametrize("sampler", ["purity", "fewer-tokens", "halton", "strided", "ancestral", "reference-fast"])
+def test_temperature_is_that_of_the_tokens(sampler: str) -> None:
+    """p = (0.8, 0.2) at a temperature of 1/2 draws from p² / Σ p², whichever position comes first and when."""
+    schedule, logits = Schedule.mask_only(10, 2), torch.tensor([0.8, 0.2]).log()
+    tokens = draw(
+        lambda tokens, t: logits.expand(len(tokens), 1, 2), schedule, sampler, 1, temperature=0.5, prior_scale=0.0
+    )
+    assert_distributed(tokens, torch.tensor([0.8, 0.2]).double() ** 2)
+
+
 def test_the_registry_describes_and_suggests() -> None:
     for name, description in samplers().items():
         assert isinstance(get_sampler(name), Sampler)

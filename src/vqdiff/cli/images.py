@@ -38,8 +38,8 @@ class OutputOptions:
         Parameter(
             name=["--output", "-o"],
             allow_leading_hyphen=True,  # - is a value
-            help="The file, in the format of its suffix (.png, .jpg, .svg, or .webp, which is lossless); a folder, with "
-            "/ at the end of its name, for a file per image; - for standard output.",
+            help="The file, in the format of its suffix (.png, .jpg, .svg, or .webp, which is lossless); a folder, "
+            "with / at the end of its name, for a file per image; - for standard output.",
         ),
     ] = "out.png"
     format: str | None = None

@@ -5,7 +5,7 @@ Predictions have shape (B, L, K), codes last. Papers: VQ-Diffusion, arXiv 2111.1
 arXiv 2205.16007. Every random draw has two forms: with a `generator`, and as a pure function of uniforms.
 """
 
-from vqdiff.diffusion.guidance import guide, guide_posterior, purity, sharpen, truncate
+from vqdiff.diffusion.guidance import guide, guide_posterior, purity, sharpen, temper, truncate
 from vqdiff.diffusion.loss import DiffusionLoss, LossHistory, diffusion_loss
 from vqdiff.diffusion.posterior import (
     Bridge,
@@ -35,5 +35,6 @@ __all__ = [
     "q_sample",
     "sample_posterior",
     "sharpen",
+    "temper",
     "truncate",
 ]

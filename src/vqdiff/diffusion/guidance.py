@@ -1,4 +1,4 @@
-"""Transform a prediction before tokens are sampled from it: guide, then truncate, then sharpen by purity.
+"""Transform a prediction before tokens are sampled from it: guide, apply a temperature, truncate, sharpen by purity.
 
 Equation and algorithm numbers are those of Improved VQ-Diffusion (arXiv 2205.16007); truncation is VQ-Diffusion's
 (arXiv 2111.14822). The formulas are in docs/equations.md, sections 7 to 10.
@@ -14,7 +14,7 @@ from vqdiff.diffusion.posterior import posterior_log_probs
 from vqdiff.diffusion.schedule import Schedule
 from vqdiff.foundation.shapes import Float, Int
 
-__all__ = ["guide", "guide_posterior", "purity", "sharpen", "truncate"]
+__all__ = ["guide", "guide_posterior", "purity", "sharpen", "temper", "truncate"]
 
 _PREFIX = 64
 """Codes that `truncate` looks at before it sorts them all."""
@@ -81,6 +81,20 @@ def guide_posterior(
     """
     by_cond, by_null = (posterior_log_probs(schedule, promoted(x).log_softmax(-1), xt, t, s) for x in (cond, null))
     return guide(by_cond, by_null, scale)
+
+
+def temper(log_p0: Float[Tensor, "B L K"], temperature: float | Float[Tensor, "B"]) -> Float[Tensor, "B L K"]:
+    """Apply a temperature: softmax(log p0 / temperature).
+
+    temperature: > 0, one for all or one per image; 1 is off, and towards 0 only the most likely code remains. A code of
+    probability 0 keeps it.
+
+    Returns log-probabilities in float32, or in float64 if the input is.
+    """
+    log_p0 = promoted(log_p0)
+    tau = _per_image(temperature, log_p0)
+    tempered = ((log_p0 - log_p0.amax(-1, keepdim=True)) / tau).log_softmax(-1)  # the best is 0 / tau, not -inf
+    return torch.where(tau == 1, log_p0, tempered)
 
 
 def truncate(log_p0: Float[Tensor, "B L K"], rate: float | Float[Tensor, "B"]) -> Float[Tensor, "B L K"]:

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from vqdiff.diffusion import Schedule
 from vqdiff.foundation.shapes import Float, Int
+from vqdiff.sampling.curves import remaining
 
 __all__ = [
     "Plan",
@@ -37,7 +38,8 @@ class PlanInput:
     """What a plan is made from: tensors of shape (B,), int64, on the CPU.
 
     steps: as requested, >= 1; a plan has fewer where there is less to do. start: the time the tokens are at, 0..T.
-    masked: masked positions, 0..num_tokens.
+    masked: masked positions, 0..num_tokens. curves: the name and the power of each image's reveal curve; None if all
+    are linear.
     """
 
     schedule: Schedule
@@ -45,6 +47,7 @@ class PlanInput:
     steps: Int[Tensor, "B"]
     start: Int[Tensor, "B"]
     masked: Int[Tensor, "B"]
+    curves: list[tuple[str, float]] | None = None
 
 
 @dataclass(frozen=True)
@@ -111,25 +114,15 @@ def masked_step(schedule: Schedule, share: Float[Tensor, "..."]) -> Int[Tensor, 
     return nearest.clamp(min=1) * (share > 0)
 
 
-def _remaining(total: Int[Tensor, "B"], steps: Int[Tensor, "B"]) -> Int[Tensor, "B S"]:
-    """Spread `total` over `steps`, in parts that differ by at most one: what is left before each step and at the end.
-
-    No part is empty: if more than `total` steps are requested, there are `total`.
-    """
-    steps = torch.minimum(steps, total).clamp(min=1)[:, None]
-    done = torch.minimum(torch.arange(int(steps.max()) + 1), steps)
-    return total[:, None] - done * total[:, None] // steps
-
-
 def strided_plan(given: PlanInput) -> Plan:
     """Go from `start` to 0 in nearly equal strides."""
-    times = _remaining(given.start, given.steps)
+    times = remaining(given.start, given.steps)
     return Plan(times[:, :-1], times[:, 1:], torch.zeros_like(times[:, 1:]))
 
 
 def reveal_plan(given: PlanInput) -> Plan:
-    """Fill the masked positions in nearly equal parts, at the times that match what is left (Algorithms 1 and 2)."""
-    left = _remaining(given.masked, given.steps)
+    """Fill the masked positions along a reveal curve, at the times that match what is left (Algorithms 1 and 2)."""
+    left = remaining(given.masked, given.steps, given.curves)
     times = masked_step(given.schedule, left.double() / given.num_tokens)
     return Plan(times[:, :-1], times[:, 1:], left[:, :-1] - left[:, 1:])
 

@@ -104,7 +104,7 @@ class Strided(Sampler):
 class PosteriorGuided(Strided):
     """As `Strided`, but guides p(x_s | x_t), as arXiv 2205.16007 prints Eq. 7, where the others guide p(x0 | x_t).
 
-    Builds the posterior, so it is slow. Truncation, which acts on a prediction of x0, is not applied.
+    Builds the posterior, so it is slow. Temperature and truncation, which act on a prediction of x0, are not applied.
     """
 
     def step(self, x: StepInput) -> Int[Tensor, "B L"]:
@@ -138,7 +138,7 @@ def _draw_posterior(x: StepInput, t: Int[Tensor, "B"]) -> Int[Tensor, "B L"]:
     most = int(undecided.sum(1).max()) if undecided.is_cpu else undecided.shape[1]
     # Images that have fewer are padded with decided positions, where any x0 will do.
     at = _largest(undecided.byte(), most)
-    x0 = draw_categorical(x.settings.truncate(x.prediction.at(at)), u.gather(1, at))
+    x0 = draw_categorical(x.settings.warp(x.prediction.at(at)), u.gather(1, at))
     return q.draw(torch.zeros_like(x.tokens).scatter(1, at, x0), x.tokens, choice)
 
 
@@ -197,8 +197,8 @@ class Reveal(Sampler):
     def _sharpen(
         self, x: StepInput, log_p0: Float[Tensor, "B N K"], purities: Float[Tensor, "B N"]
     ) -> Float[Tensor, "B N K"]:
-        """Truncate and sharpen a prediction as the settings say."""
-        log_p0, r = x.settings.truncate(log_p0), x.settings.prior_scale
+        """Apply temperature, truncation and sharpening to a prediction, as the settings say."""
+        log_p0, r = x.settings.warp(log_p0), x.settings.prior_scale
         return log_p0 if r is None or not self.sharpened else sharpen(log_p0, purities, r)
 
 

@@ -9,10 +9,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from vqdiff.diffusion import Schedule, truncate
+from vqdiff.diffusion import Schedule, temper, truncate
 from vqdiff.foundation.options import options_of
 from vqdiff.foundation.shapes import Bool, Float, Int
-from vqdiff.sampling.guidance_schedule import guidance_at
+from vqdiff.sampling.over_time import guidance_at, temperature_at
 from vqdiff.sampling.plan import Plan, PlanStep, join_rows
 from vqdiff.sampling.prediction import Prediction
 from vqdiff.settings import Guidance, SamplingSettings
@@ -28,11 +28,13 @@ class StepSettings(NamedTuple):
     """
 
     guidance: Float[Tensor, "B"] | None = None
+    temperature: Float[Tensor, "B"] | None = None
     truncation: Float[Tensor, "B"] | None = None
     prior_scale: Float[Tensor, "B"] | None = None
 
-    def truncate(self, log_p0: Float[Tensor, "B N K"]) -> Float[Tensor, "B N K"]:
-        """Truncate a prediction as the settings say."""
+    def warp(self, log_p0: Float[Tensor, "B N K"]) -> Float[Tensor, "B N K"]:
+        """Apply the temperature to a prediction, then truncate it, as the settings say."""
+        log_p0 = log_p0 if self.temperature is None else temper(log_p0, self.temperature)
         return log_p0 if self.truncation is None else truncate(log_p0, self.truncation)
 
 
@@ -52,12 +54,11 @@ class BatchSettings:
         def constant(name: str) -> Tensor:
             return torch.tensor([float(getattr(row, name)) for row in rows])[:, None].expand(t.shape)
 
-        guidance = torch.ones(t.shape)
-        schedules = [Guidance.of(row) for row in rows]
-        for schedule in set(schedules):
-            same = torch.tensor([one == schedule for one in schedules])
-            guidance[same] = guidance_at(schedule, t[same], num_steps)
-        return cls(tuple(guidance if name == "guidance" else constant(name) for name in StepSettings._fields))
+        tables = {name: constant(name) for name in StepSettings._fields}
+        times = list(zip(rows, t, strict=True))
+        tables["guidance"] = torch.stack([guidance_at(Guidance.of(row), own, num_steps) for row, own in times])
+        tables["temperature"] = torch.stack([temperature_at(row, own, num_steps) for row, own in times])
+        return cls(tuple(tables.values()))
 
     def first(self, device: torch.device | str = "cpu") -> StepSettings:
         """Return the settings of the next step, on ``device``, without waiting for it."""

@@ -1,4 +1,4 @@
-"""Guidance schedules against their formulas, and through the loop."""
+"""Schedules of guidance and temperature against their formulas, and through the loop."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from vqdiff.foundation.config import build
 from vqdiff.foundation.errors import InputError
 from vqdiff.sampling import Guidance, SamplingSettings
-from vqdiff.sampling.guidance_schedule import guidance_at
+from vqdiff.sampling.over_time import guidance_at, temperature_at
 
 TIMES = torch.tensor([100, 75, 50, 25, 1, 0])
 
@@ -32,6 +32,13 @@ TIMES = torch.tensor([100, 75, 50, 25, 1, 0])
 )
 def test_scales(guidance: Guidance, scales: list[float]) -> None:
     torch.testing.assert_close(guidance_at(guidance, TIMES, 100), torch.tensor(scales, dtype=torch.float32))
+
+
+def test_temperatures() -> None:
+    constant = SamplingSettings(temperature=0.8)
+    falling = constant.changed(temperature_schedule="falling")
+    torch.testing.assert_close(temperature_at(constant, TIMES, 100), torch.tensor([0.8, 0.8, 0.8, 0.8, 0.8, 1]))
+    torch.testing.assert_close(temperature_at(falling, TIMES, 100), torch.tensor([0.8, 0.6, 0.4, 0.2, 0.008, 1]))
 
 
 @pytest.mark.parametrize(
