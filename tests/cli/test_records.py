@@ -91,7 +91,7 @@ def test_a_file_that_was_changed_is_not_the_same(folder: Path, capsys: pytest.Ca
     assert run("redraw", "b.png") == 1
     line = capsys.readouterr().out
     assert line.startswith("b.png: not the same: 1 of 16384 pixels differ, by ")
-    assert "the version of torch was 1.0, is 2" in line
+    assert "the version of torch was 1.0 and is 2" in line
     assert run("redraw", "b.png", "--json") == 1
     assert json.loads(capsys.readouterr().out)["same"] is False
     assert run("redraw", "b.png", "-q") == 1

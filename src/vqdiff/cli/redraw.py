@@ -180,7 +180,7 @@ def _reasons(record: dict[str, Any], here: dict[str, Any]) -> list[str]:
         "threads": "the number of threads",
     }
     changed = [
-        f"{what} was {record[name]}, is {here.get(name)}"
+        f"{what} was {record[name]} and is {here.get(name)}"
         for name, what in names.items()
         if name in record and record[name] != here.get(name)
     ]

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING
 
 from cyclopts import App, Parameter
 
 from vqdiff.cli.options import Changes
 from vqdiff.foundation.extras import TRAINING, require
+
+if TYPE_CHECKING:
+    from vqdiff.recipes.training import Stage
 
 app = App(name="train", help="Train an image tokenizer, a diffusion model, or a scorer.")
 
@@ -82,14 +85,19 @@ def diffusion(
 
 
 @app.command
-def guidance(config: Path, *, run: RunOptions = RunOptions()) -> None:
+def guidance(config: Path | None = None, *, template: str | None = None, run: RunOptions = RunOptions()) -> None:
     """Give a trained model a null condition, so that it can be guided.
 
     Parameters
     ----------
     config
-        A TOML file, see configs/.
+        A TOML file; --template prints one.
+    template
+        Print a commented configuration instead: "own", for a model of your own.
     """
+    if config is None or template is not None:
+        print_template("guidance", config, template)
+        return
     require("training", "train", *TRAINING)
 
     from vqdiff.foundation.config import read_config
@@ -122,9 +130,7 @@ def scorer(config: Path | None = None, *, set: Changes = (), template: str | Non
     train_scorers(read_config(ScorerTraining, config, set))
 
 
-def print_template(
-    stage: Literal["tokenizer", "diffusion", "scorer", "evaluation"], config: Path | None, template: str | None
-) -> None:
+def print_template(stage: Stage, config: Path | None, template: str | None) -> None:
     """Print a configuration; InputError unless exactly one of the two arguments is given."""
     from vqdiff.foundation.errors import InputError
     from vqdiff.recipes.training import names, path_of

@@ -8,7 +8,7 @@ from typing import Literal
 
 from vqdiff.foundation.errors import unknown
 
-Stage = Literal["tokenizer", "diffusion", "scorer", "evaluation"]
+Stage = Literal["tokenizer", "diffusion", "guidance", "scorer", "evaluation", "study"]
 
 _SIZES = {100: "own-100", 1000: "own-1000", 10000: "own-10000"}
 _DEFAULT = {"own": "own-1000"}
