@@ -48,7 +48,9 @@ def frechet_formula(real: Tensor, generated: Tensor) -> float:
     return float(gap @ gap + np.trace(cov_a + cov_b - 2 * np.asarray(sqrtm(cov_a @ cov_b)).real))
 
 
-@pytest.mark.parametrize(("n", "m", "width"), [(200, 150, 16), (50, 60, 1), (300, 300, 64)])
+@pytest.mark.parametrize(
+    ("n", "m", "width"), [(200, 150, 16), (50, 60, 1), (300, 300, 64), (12, 20, 16), (16, 16, 16), (40, 3, 8)]
+)
 def test_frechet_distance_is_the_formula(n: int, m: int, width: int) -> None:
     real, generated = two_sets(n, m, width)
     assert frechet_distance(real, generated) == pytest.approx(frechet_formula(real, generated), rel=1e-6)
@@ -73,6 +75,15 @@ def test_frechet_distance_survives_an_offset_that_defeats_sums_of_squares() -> N
 def test_frechet_distance_of_a_set_to_itself_is_zero() -> None:
     real, _ = two_sets(100, 100, 16)
     assert frechet_distance(real, real) == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_frechet_distance_of_very_few_pictures(count: int) -> None:
+    """Two points of each set on one line: (μ_a - μ_b)² + (σ_a - σ_b)² again, with 1,280 features."""
+    direction = torch.nn.functional.normalize(torch.randn(1280, dtype=torch.float64), dim=0)
+    real, generated = (torch.linspace(0, end, count)[:, None].double() * direction for end in (1.0, 3.0))
+    sigma = float(torch.linspace(0, 1, count).std())
+    assert frechet_distance(real, generated) == pytest.approx(1.0 + (2 * sigma) ** 2, rel=1e-6)
 
 
 def test_frechet_distance_of_known_gaussians() -> None:

@@ -11,6 +11,7 @@ import torch
 from vqdiff.denoisers import ClassicConfig, ClassicDenoiser, ModernConfig, ModernDenoiser
 from vqdiff.diffusion import Schedule
 from vqdiff.foundation.errors import InputError
+from vqdiff.foundation.files import LFS_POINTER
 from vqdiff.image_tokenizers import CompactConfig, CompactTokenizer
 from vqdiff.model import Card, Model
 from vqdiff.pipeline import Pipeline
@@ -142,6 +143,7 @@ def test_unconditional_models_have_no_guidance() -> None:
         (lambda folder: (folder / "denoiser/model.safetensors").unlink(), "incomplete"),
         (lambda folder: (folder / "denoiser/config.json").unlink(), "config.json is missing"),
         (lambda folder: truncate(folder / "denoiser/model.safetensors"), "broken"),
+        (lambda folder: (folder / "denoiser/model.safetensors").write_bytes(LFS_POINTER), "run git lfs pull there"),
         (lambda folder: change(folder / "denoiser/config.json", depth=3), "of another network"),
         (lambda folder: change(folder / "denoiser/config.json", colour=3), "unknown key 'colour'"),
         (lambda folder: change(folder / "denoiser/config.json", **{"class": "Nothing"}), "unknown class"),

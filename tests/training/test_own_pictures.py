@@ -15,9 +15,10 @@ from vqdiff.cli import main
 from vqdiff.data import load
 from vqdiff.evaluation.evaluate import Evaluation
 from vqdiff.evaluation.scorer_training import ScorerTraining
+from vqdiff.evaluation.study import Study
 from vqdiff.foundation.config import read_config
 from vqdiff.recipes.training import names, path_of, recommended
-from vqdiff.training.diffusion import DiffusionTraining
+from vqdiff.training.diffusion import DiffusionTraining, GuidanceTraining
 from vqdiff.training.tokenizer import TokenizerTraining
 
 ROOT = Path(__file__).parents[2]
@@ -98,13 +99,15 @@ def test_the_quick_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
     [
         ("tokenizer", TokenizerTraining),
         ("diffusion", DiffusionTraining),
+        ("guidance", GuidanceTraining),
         ("scorer", ScorerTraining),
         ("evaluation", Evaluation),
+        ("study", Study),
     ],
-    ids=["tokenizer", "diffusion", "scorer", "evaluation"],
+    ids=["tokenizer", "diffusion", "guidance", "scorer", "evaluation", "study"],
 )
 def test_every_template_is_a_configuration(stage: Any, cls: type, capsys: pytest.CaptureFixture[str]) -> None:
-    command = ["evaluate"] if stage == "evaluation" else ["train", stage]
+    command = {"evaluation": ["evaluate"], "study": ["study"]}.get(stage, ["train", stage])
     main([*command, "--template", "own"])
     assert capsys.readouterr().out == path_of(stage, "own").read_text("utf-8")
     for name in names(stage):

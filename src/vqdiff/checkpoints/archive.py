@@ -16,10 +16,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from vqdiff.foundation.errors import InputError
+from vqdiff.foundation.files import LFS_POINTER
 
 # Modules of training frameworks' objects that are stored beside the weights; they are replaced by empty stand-ins.
 _INERT = ("pytorch_lightning.", "lightning.", "omegaconf.", "numpy.", "__torch__.")
-_POINTER = b"version https://git-lfs"
 
 
 class _StandIn:
@@ -56,10 +56,10 @@ def _read(path: Path, check: bool) -> object:
     if not path.is_file():
         raise InputError(f"there is no file {path}")
     with _one_line(path), path.open("rb") as file:
-        start = file.read(len(_POINTER))
+        start = file.read(len(LFS_POINTER))
     if not start:
         raise InputError(f"{path} is empty: download it again")
-    if start == _POINTER:
+    if start == LFS_POINTER:
         raise InputError(f"{path} is a Git LFS pointer instead of the weights: run git lfs pull there")
     with _one_line(path):
         if path.suffix == ".safetensors":

@@ -108,7 +108,7 @@ def guidance(config: Path | None = None, *, template: str | None = None, run: Ru
 
 @app.command
 def scorer(config: Path | None = None, *, set: Changes = (), template: str | None = None) -> None:
-    """Train the scorers that evaluate generated drawings; needs the extra ``eval``.
+    """Train the scorers that evaluate generated drawings; needs the extra eval.
 
     Parameters
     ----------

@@ -74,7 +74,7 @@ def _require(given: Sequence[bool], names: Sequence[str], what: str) -> None:
         name = names[row] if len(names) else f"image {row}"
         raise InputError(
             f"{name} has no {what} ({missing:,} of {len(given):,} images have none): give each one, or train a model "
-            "that needs none; `vqdiff data check` lists them"
+            f"that needs none{'; `vqdiff data check` lists them' if missing < len(given) else ''}"
         )
 
 

@@ -22,6 +22,8 @@ from vqdiff.foundation.errors import InputError
 if TYPE_CHECKING:
     from torch import Tensor
 
+LFS_POINTER = b"version https://git-lfs"
+"""How a file begins that Git LFS leaves in place of one that was not downloaded."""
 ON_WINDOWS = os.name == "nt"
 _ROOM, _ROOM_END = ".vqdiff-", ".tmp"
 
@@ -139,9 +141,9 @@ def _room_beside(path: Path) -> Iterator[Path]:
         with tempfile.TemporaryDirectory(prefix=_ROOM, suffix=_ROOM_END, dir=path.parent) as room:
             yield Path(room)
     except OSError as error:
-        raise InputError(
-            f"cannot write {path}: {error.strerror or error}; name a path in an existing, writable folder"
-        ) from error
+        reason = error.strerror or str(error)
+        advice = "make room" if "No space left" in reason else "name a path in an existing, writable folder"
+        raise InputError(f"cannot write {path}: {reason}; {advice}") from error
 
 
 def _is_reserved(name: str) -> bool:

@@ -63,11 +63,24 @@ def frechet_distance(real: Float[Tensor, "N D"], generated: Float[Tensor, "M D"]
 
     _check_rows(2, "a covariance", real=real, generated=generated)
     real, generated = _in_double(real), _in_double(generated)
+    if min(len(real), len(generated)) <= real.shape[1]:
+        return _frechet_distance_of_few(real, generated)
     metric = FrechetInceptionDistance(_Features(real.shape[1]), sync_on_compute=False)
     centre = real.mean(0)  # the distance ignores a shift; without it, sums of squares would lose the digits that count
     metric.update(real - centre, real=True)
     metric.update(generated - centre, real=False)
     return float(metric.compute())
+
+
+def _frechet_distance_of_few(real: Float[Tensor, "N D"], generated: Float[Tensor, "M D"]) -> float:
+    """Compute the Fréchet distance where the covariances have no full rank and the eigenvalues of their product fail.
+
+    With covariances A'A and B'B, those eigenvalues are the squared singular values of AB', whose sum is needed.
+    """
+    mean = real.mean(0) - generated.mean(0)
+    a, b = ((x - x.mean(0)) / (len(x) - 1) ** 0.5 for x in (real, generated))
+    mixed = torch.linalg.svdvals(a @ b.T).sum()
+    return float(mean.square().sum() + a.square().sum() + b.square().sum() - 2 * mixed)
 
 
 def principal_directions(features: Float[Tensor, "N D"], count: int) -> Float[Tensor, "count D"]:

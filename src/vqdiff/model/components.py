@@ -17,7 +17,7 @@ from torch import Tensor
 from vqdiff.denoisers.packed import is_packed
 from vqdiff.foundation.config import build
 from vqdiff.foundation.errors import InputError
-from vqdiff.foundation.files import atomic_path, read_json, release
+from vqdiff.foundation.files import LFS_POINTER, atomic_path, read_json, release
 from vqdiff.foundation.initialising import without_initialising
 from vqdiff.interfaces import Component
 from vqdiff.plugins import DENOISERS, IMAGE_TOKENIZERS
@@ -42,7 +42,10 @@ def save_component(module: Component, folder: Path, dtype: torch.dtype | None = 
     with atomic_path(folder / "config.json") as path:
         path.write_text(json.dumps(config, indent=2) + "\n")
     with atomic_path(folder / "model.safetensors") as path:
-        save_file(tensors, path)
+        try:
+            save_file(tensors, path)
+        except SafetensorError as error:  # as of a full disk
+            raise OSError(str(error)) from error
         path.chmod(0o644)  # safetensors creates files that only their owner can read
 
 
@@ -79,6 +82,12 @@ def load_component(
     except FileNotFoundError as error:
         raise InputError(f"{weights} is missing: the model folder is incomplete") from error
     except (SafetensorError, RuntimeError, OSError) as error:
+        with weights.open("rb") as file:
+            start = file.read(len(LFS_POINTER))
+        if start == LFS_POINTER:
+            raise InputError(
+                f"{weights} is a Git LFS pointer instead of the weights: run git lfs pull there"
+            ) from error
         raise InputError(f"{weights} is broken or of another network: {str(error).splitlines()[0]}") from error
     return module.eval().requires_grad_(False)
 
