@@ -47,10 +47,15 @@ class DenoiserSizes:
     """The free sizes of a modern denoiser; the others follow from the image tokenizer and the condition."""
 
     width: int = 320
+    """Of the transformer's positions."""
     depth: int = 8
+    """Transformer blocks."""
     heads: int = 5
+    """Attention heads; a divisor of ``width``."""
     patch_size: int = 2
+    """Side of the square of tokens that are one position of the transformer."""
     token_width: int = 256
+    """Of the embedding of a token, before the tokens of a patch are joined."""
 
 
 @dataclass(frozen=True)
@@ -72,8 +77,11 @@ class Noise:
     """
 
     num_steps: int = 100
+    """T."""
     alpha_bar: tuple[float, float] = (0.99999, 9e-6)
+    """The probability that a token is kept, at t = 1 and at t = T."""
     gamma_bar: tuple[float, float] = (9e-6, 0.99999)
+    """The probability that it is masked."""
 
 
 @dataclass(frozen=True)

@@ -49,17 +49,23 @@ class RunConfig:
     """Length, speed and intervals of a run; steps are optimiser steps."""
 
     steps: int
+    """Optimiser steps of the whole run."""
     batch_size: int
     """Images per step, over all processes."""
     learning_rate: float
+    """The largest, after warmup and before decay."""
     accumulation: int = 1
     """Parts into which a process divides its share of a batch, one after the other: less memory, the same result."""
     warmup: int = 200
+    """Steps over which the learning rate rises from zero."""
     decay: float = 0.2
     """Share of ``steps`` at the end over which the learning rate falls to zero; before, it is constant."""
     weight_decay: float = 0.01
+    """Of AdamW."""
     betas: tuple[float, float] = (0.9, 0.99)
+    """Of AdamW."""
     clip: float = 1.0
+    """The largest norm of the gradient; a larger one is scaled down to it."""
     ema: float = 0.0
     """Decay of the moving average of the weights that is previewed and saved; 0: the weights themselves."""
     precision: MixedPrecision = "auto"
@@ -67,13 +73,17 @@ class RunConfig:
     shard: bool = False
     """Shard weights, gradients and optimiser among the processes (FSDP2) instead of giving each a copy (DDP)."""
     seed: int = 0
+    """Of the initial weights, the order of the images, and the noise."""
     log_every: int = 50
+    """Steps between lines of the log."""
     preview_every: int = 1000
+    """Steps between previews: sheets of images."""
     validate_every: int = 0
     """Steps between measurements on held-out images; 0: with every preview."""
     patience: int = 0
     """Stop after so many measurements in a row without a better score, and keep the best weights; 0: never stop."""
     checkpoint_every: int = 500
+    """Steps between checkpoints, from which a run can be resumed."""
     trackers: tuple[Tracker, ...] = ()
     """Trackers in addition to ``log.jsonl`` and TensorBoard."""
 
