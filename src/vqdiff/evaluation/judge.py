@@ -74,6 +74,8 @@ class Judge:
                 columns = ", ".join(dict.fromkeys(left_out.values()))
                 what = f"{trial.data} has no column {columns}, so these scores are left out: {', '.join(left_out)}"
                 warnings.warn(what, InputWarning, stacklevel=1)
+            for remark in filter(None, map(trial.overlap, dict.fromkeys(cell.model for cell in cells if main))):
+                warnings.warn(remark, InputWarning, stacklevel=1)
             for cell in {cell.model: cell for cell in cells if main and not cell.reconstruct}.values():
                 self._report_truncated(cell)
 

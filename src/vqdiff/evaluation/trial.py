@@ -12,6 +12,7 @@ from vqdiff.data import HELD_OUT, check_share
 from vqdiff.foundation.errors import InputError
 from vqdiff.foundation.options import derived
 from vqdiff.settings import SamplingSettings
+from vqdiff.training.resuming import RunRecord
 
 _FEWEST = 10
 """Number of images below which neighbourhoods and splits are meaningless."""
@@ -70,6 +71,22 @@ class Trial:
         """Raise InputError if there are too few real images."""
         if num_reference < _FEWEST:
             raise InputError(f"{self.reference} has {num_reference} images, at least {_FEWEST} are needed: add images")
+
+    def overlap(self, model: str) -> str | None:
+        """Return a warning if ``model`` is a run on the same data that held out another share: it has seen the images.
+
+        None too where the folder does not tell.
+        """
+        folder = Path(model)
+        record = RunRecord.read(folder) or RunRecord.read(folder.parent)
+        settings = {} if record is None else record.settings
+        share = settings.get("validation", self.validation)
+        if str(settings.get("data")) != str(self.data) or share == self.validation:
+            return None
+        return (
+            f"{model} was trained on {self.data} with validation = {share}, and trial.validation is {self.validation}: "
+            "if the set has no split but train, the model was trained on some of the images that it is measured on"
+        )
 
     def check_seeds(self, num_pictures: int) -> None:
         """Raise InputError if two repetitions would use the same seeds."""
