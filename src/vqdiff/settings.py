@@ -45,8 +45,8 @@ class SamplingSettings:
     sampler: str = option(
         "purity",
         Choice(
-            help="How to sample: purity, fewer-tokens, confidence, halton, strided, posterior-guided, ancestral, "
-            "reference-fast, reference-fewer-tokens, reference-purity, or another name of vqdiff.samplers().",
+            help="How to sample: purity, fewer-tokens, confidence, halton, corrected, strided, posterior-guided, "
+            "ancestral, reference-fast, reference-fewer-tokens, reference-purity, or another of vqdiff.samplers().",
             kind="sampler",
             names=SAMPLERS.names,
             name_of=SAMPLERS.name_of,
@@ -152,6 +152,17 @@ class SamplingSettings:
             slider=(0.25, 4, 0.05),
         ),
     )
+    corrector_share: float = option(
+        0.03,
+        Number(
+            help="Share of the tokens that a correcting call draws anew, at least one; for the sampler corrected.",
+            label="Share of a correction",
+            legend="corrections of {:g}",
+            least=0,
+            most=1,
+            off=0,
+        ),
+    )
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -236,6 +247,7 @@ class SettingChanges(TypedDict, total=False):
     temperature_schedule: TemperatureSchedule | None
     curve: str | None
     curve_power: float | None
+    corrector_share: float | None
 
 
 @dataclass(frozen=True, kw_only=True)

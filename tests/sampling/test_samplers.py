@@ -148,6 +148,7 @@ def test_golden_toy(run: str) -> None:
 def test_strided_is_exact_for_independent_tokens(make: Callable[[int, int], Schedule], steps: int, oracle: Any) -> None:
     """With the exact denoiser every position has the data's distribution after any strides, from drawn noise."""
     check_independent_tokens(get_sampler("strided"), make, steps, oracle)
+    check_independent_tokens(get_sampler("corrected"), make, steps, oracle)
 
 
 def check_independent_tokens(sampler: Sampler, make: Callable[[int, int], Schedule], steps: int, oracle: Any) -> None:
@@ -200,6 +201,24 @@ def test_joint_distribution_problem(sampler: str, oracle: Any) -> None:
     assert_distributed(at_once, torch.full((2, 2), 0.25))
     one_by_one = draw(denoise, schedule, sampler, 2, steps=2)
     assert_distributed(one_by_one, torch.tensor([[0.5, 0], [0, 0.5]]))
+
+
+@pytest.mark.parametrize("make", [Schedule.paper, Schedule.mask_only, Schedule.uniform_only])
+def test_corrections_make_tokens_agree(make: Callable[[int, int], Schedule], oracle: Any) -> None:
+    """Data AA and BB: the last stride draws what is left, and corrections before it leave less that disagrees.
+
+    One position a call, so q(x_t) is kept; strides alone do not have it, and repeated corrections approach it.
+    """
+    schedule = make(100, 2)
+    denoise = oracle(schedule, torch.tensor([[0, 0], [1, 1]]), torch.tensor([0.5, 0.5]).double())
+
+    def disagreeing(sampler: str, steps: int) -> float:
+        tokens = draw(denoise, schedule, sampler, 2, steps=steps, corrector_share=0.5)
+        assert abs((tokens[:, 0] == 0).double().mean() - 0.5) < 0.02
+        return float((tokens[:, 0] != tokens[:, 1]).double().mean())
+
+    strides = disagreeing("strided", 4)
+    assert disagreeing("corrected", 7) < strides - 0.01  # the same four strides, and three corrections
 
 
 def test_the_example_runs(tmp_path: Path) -> None:

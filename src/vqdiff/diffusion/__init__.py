@@ -5,6 +5,7 @@ Predictions have shape (B, L, K), codes last. Papers: VQ-Diffusion, arXiv 2111.1
 arXiv 2205.16007. Every random draw has two forms: with a `generator`, and as a pure function of uniforms.
 """
 
+from vqdiff.diffusion.correction import leave_one_out, token_log_probs
 from vqdiff.diffusion.guidance import guide, guide_posterior, purity, sharpen, temper, truncate
 from vqdiff.diffusion.loss import DiffusionLoss, LossHistory, diffusion_loss
 from vqdiff.diffusion.posterior import (
@@ -30,11 +31,13 @@ __all__ = [
     "draw_posterior",
     "guide",
     "guide_posterior",
+    "leave_one_out",
     "posterior_log_probs",
     "purity",
     "q_sample",
     "sample_posterior",
     "sharpen",
     "temper",
+    "token_log_probs",
     "truncate",
 ]

@@ -6,6 +6,7 @@ from vqdiff.sampling.prediction import Denoise, Prediction, TwoStage
 from vqdiff.sampling.random import uniforms
 from vqdiff.sampling.revision import least_confident
 from vqdiff.sampling.samplers import (
+    Corrected,
     PosteriorGuided,
     ReferenceFast,
     ReferenceReveal,
@@ -22,6 +23,7 @@ from vqdiff.settings import Guidance, GuidanceSchedule, SamplingSettings, Settin
 __all__ = [
     "Batch",
     "Canvas",
+    "Corrected",
     "Denoise",
     "Frame",
     "Guidance",

@@ -157,13 +157,14 @@ class Batch:
         """
         tokens, device = self.tokens, self.tokens.device
         now, settings = self.plan.first(device), self.settings.first(device)
-        prediction = predict(denoise, tokens, now.t.clamp(min=1), settings.guidance)
         seeds, step = (rows.to(device, non_blocking=True) for rows in (self.seeds, self.taken + 1))
         u = uniforms(seeds, step, tokens.shape[1], self.sampler.num_uniforms)
-        x = StepInput(self.schedule, tokens, prediction, now, settings, u)
+        seen = torch.where(self.known, tokens, self.sampler.before(self.schedule, tokens, now, settings, u))
+        prediction = predict(denoise, seen, now.t.clamp(min=1), settings.guidance)
+        x = StepInput(self.schedule, seen, prediction, now, settings, u)
         if getattr(denoise, "batch_invariant", False):
             # Image by image: the number of positions, and so the rounding, must not depend on the other images.
-            new = tokens.clone()
+            new = seen.clone()
             for row in range(len(tokens)):
                 if self.plan.t[row, 0] == 0:
                     continue

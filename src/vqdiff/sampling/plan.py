@@ -8,7 +8,7 @@ VQ-Diffusion (arXiv 2205.16007).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 
 import torch
@@ -23,6 +23,7 @@ __all__ = [
     "Plan",
     "PlanInput",
     "PlanStep",
+    "corrected_plan",
     "join_rows",
     "masked_step",
     "reference_fast_plan",
@@ -118,6 +119,25 @@ def strided_plan(given: PlanInput) -> Plan:
     """Go from `start` to 0 in nearly equal strides."""
     times = remaining(given.start, given.steps)
     return Plan(times[:, :-1], times[:, 1:], torch.zeros_like(times[:, 1:]))
+
+
+def corrected_plan(given: PlanInput) -> Plan:
+    """Go from `start` to 0 in strides, with calls between the last ones that stay at the time reached (s = t).
+
+    A bit more than half of the calls are strides, as there is none after the last one.
+    """
+    strides = strided_plan(replace(given, steps=given.steps // 2 + 1))
+    number = (strides.t > 0).sum(1, keepdim=True)
+    corrections = torch.minimum(given.steps[:, None] - number, number - 1).clamp(min=0)
+    plain = number - corrections  # strides before the first correction; then corrections and strides alternate
+    columns = torch.arange(max(1, int((number + corrections).max())))
+    beyond = columns - plain
+    corrects = (beyond >= 0) & (beyond % 2 == 0)
+    stride = torch.where(beyond < 0, columns, plain + (beyond - 1).div(2, rounding_mode="floor"))
+    stride = stride.clamp(max=strides.num_steps - 1)
+    t, s = strides.t.gather(1, stride), strides.s.gather(1, stride)
+    taken = columns < number + corrections
+    return Plan(torch.where(corrects, s, t) * taken, s * taken, torch.zeros_like(t))
 
 
 def reveal_plan(given: PlanInput) -> Plan:

@@ -17,6 +17,7 @@ from vqdiff.diffusion import (
     guide_posterior,
     purity,
     sharpen,
+    token_log_probs,
 )
 from vqdiff.foundation.errors import InputError
 from vqdiff.foundation.shapes import Bool, Float, Int
@@ -25,6 +26,8 @@ from vqdiff.sampling.orders import Order, by_confidence, by_halton, by_purity, b
 from vqdiff.sampling.plan import (
     Plan,
     PlanInput,
+    PlanStep,
+    corrected_plan,
     reference_fast_plan,
     reference_reveal_plan,
     reference_reveals,
@@ -32,9 +35,10 @@ from vqdiff.sampling.plan import (
     strided_plan,
 )
 from vqdiff.sampling.prediction import take
-from vqdiff.sampling.step import StepInput
+from vqdiff.sampling.step import StepInput, StepSettings
 
 __all__ = [
+    "Corrected",
     "PosteriorGuided",
     "ReferenceFast",
     "ReferenceReveal",
@@ -59,6 +63,18 @@ class Sampler(ABC):
     @abstractmethod
     def step(self, x: StepInput) -> Int[Tensor, "B L"]:
         """Carry out one step. The result is ignored for rows with t = 0: the loop keeps their tokens."""
+
+    def before(
+        self,
+        schedule: Schedule,
+        tokens: Int[Tensor, "B L"],
+        now: PlanStep,
+        settings: StepSettings,
+        u: Float[Tensor, "N B L"],
+    ) -> Int[Tensor, "B L"]:
+        """Change the tokens before the prediction; the step gets the changed ones, and the same random numbers."""
+        del schedule, now, settings, u
+        return tokens
 
     def noise(
         self, schedule: Schedule, x0: Int[Tensor, "B L"], t: Int[Tensor, "B"], u: Float[Tensor, "B L"]
@@ -125,6 +141,63 @@ class ReferenceFast(Sampler):
 
     def step(self, x: StepInput) -> Int[Tensor, "B L"]:
         return _draw_posterior(x, x.now.s + 1)
+
+
+_REPLACES = 0.01
+"""K·beta_bar at T above which a schedule is one that replaces tokens; published ones have 1e-6."""
+
+
+@dataclass(frozen=True)
+class Corrected(Strided):
+    """As `Strided`, and after strides, calls that draw some positions anew at the same time (docs/equations.md, 12).
+
+    A column of the plan with s = t is such a call. With a perfect network and one position a call, they leave q(x_t)
+    unchanged. Which positions they are depends on the seed alone: neighbours in the Halton sequence.
+    """
+
+    num_uniforms: ClassVar[int] = 3
+
+    def plan(self, given: PlanInput) -> Plan:
+        return corrected_plan(given)
+
+    def before(
+        self,
+        schedule: Schedule,
+        tokens: Int[Tensor, "B L"],
+        now: PlanStep,
+        settings: StepSettings,
+        u: Float[Tensor, "N B L"],
+    ) -> Int[Tensor, "B L"]:
+        """Mask what will be drawn anew, if the schedule replaces hardly anything: then a visible token says it all."""
+        if schedule.replaced_ends[1] > _REPLACES:
+            return tokens
+        return torch.where(self._redrawn(now, settings, u[2]), schedule.num_codes, tokens)
+
+    def step(self, x: StepInput) -> Int[Tensor, "B L"]:
+        corrects = x.now.s == x.now.t
+        if corrects.is_cpu and not corrects.any():
+            return _draw_posterior(x, x.now.t)
+        redrawn = self._redrawn(x.now, x.settings, x.u[2])
+        at = _largest(redrawn.byte(), int(redrawn.sum(1).max()) if redrawn.is_cpu else redrawn.shape[1])
+        log_p0 = x.settings.warp(x.prediction.at(at))
+        log_p = token_log_probs(x.schedule, log_p0, x.tokens.gather(1, at), x.now.t.clamp(min=1))
+        corrected = x.tokens.scatter(1, at, draw_categorical(log_p, x.u[1].gather(1, at)))
+        corrected = torch.where(redrawn, corrected, x.tokens)
+        if corrects.is_cpu and corrects.all():
+            return corrected
+        earlier = torch.where(corrects, x.now.t - 1, x.now.s)  # any will do for the rows that are corrected
+        strides = _draw_posterior(x._replace(now=replace(x.now, s=earlier), u=x.u[:2]), x.now.t)
+        return torch.where(corrects[:, None], corrected, strides)
+
+    def _redrawn(self, now: PlanStep, settings: StepSettings, u: Float[Tensor, "B L"]) -> Bool[Tensor, "B L"]:
+        """Return the positions to draw anew: `corrector_share` of them in the rows that are corrected, at least one."""
+        num_tokens = u.shape[1]
+        order = (-by_halton(u, u)).long()  # 0 for the first position of the sequence
+        first = (u[:, :1] * num_tokens).long()
+        share = torch.zeros_like(now.t, dtype=u.dtype) if settings.corrector_share is None else settings.corrector_share
+        count = (share * num_tokens).round().clamp(min=1)
+        chosen = (order - first) % num_tokens < count[:, None]
+        return chosen & ((now.s == now.t) & (now.t > 0) & (share > 0))[:, None]
 
 
 def _draw_posterior(x: StepInput, t: Int[Tensor, "B"]) -> Int[Tensor, "B L"]:
@@ -260,6 +333,10 @@ _OWN: dict[str, tuple[Sampler, str]] = {
     "halton": (
         Reveal(by_halton, sharpened=True),
         "as purity, but positions far from each other first (Halton sequence)",
+    ),
+    "corrected": (
+        Corrected(),
+        "as strided, and between strides some tokens are drawn anew given all others (a Gibbs sampler)",
     ),
     "strided": (Strided(), "the exact posterior over equal strides of time; as ancestral when steps = T"),
     "posterior-guided": (

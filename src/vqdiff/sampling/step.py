@@ -31,6 +31,7 @@ class StepSettings(NamedTuple):
     temperature: Float[Tensor, "B"] | None = None
     truncation: Float[Tensor, "B"] | None = None
     prior_scale: Float[Tensor, "B"] | None = None
+    corrector_share: Float[Tensor, "B"] | None = None
 
     def warp(self, log_p0: Float[Tensor, "B N K"]) -> Float[Tensor, "B N K"]:
         """Apply the temperature to a prediction, then truncate it, as the settings say."""
