@@ -176,7 +176,7 @@ class Corrected(Strided):
     def step(self, x: StepInput) -> Int[Tensor, "B L"]:
         corrects = x.now.s == x.now.t
         if corrects.is_cpu and not corrects.any():
-            return _draw_posterior(x, x.now.t)
+            return _draw_posterior(x._replace(u=x.u[:2]), x.now.t)
         redrawn = self._redrawn(x.now, x.settings, x.u[2])
         at = _largest(redrawn.byte(), int(redrawn.sum(1).max()) if redrawn.is_cpu else redrawn.shape[1])
         log_p0 = x.settings.warp(x.prediction.at(at))
