@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw
 
 import vqdiff
 from servers import running
+from vqdiff.cli import main
 from vqdiff.data import tokenize
 from vqdiff.pipeline import Pipeline
 from vqdiff.serving.api import create_app
@@ -56,6 +57,8 @@ def test_python_of_a_page(page: Path, names: dict[str, Any], pipe: Pipeline, mon
     if page.name == "data.md":
         shutil.copytree(ROOT / "tests" / "fixtures" / "emoji-sample", "my-pictures")
         tokenize("my-pictures", "train", pipe.model.image_tokenizer, Path("my-tokens"))
+    if page.name == "generating.md":
+        main(["generate", "a red apple", "--steps", "2", "-o", "apple.png", "--quiet"])
     if page.name == "integrations.md":
         (Path.cwd() / "extras").symlink_to(ROOT / "extras", target_is_directory=True)
         monkeypatch.setattr("diffusers.utils.dynamic_modules_utils.HF_MODULES_CACHE", str(Path.cwd() / "modules"))

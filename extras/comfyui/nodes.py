@@ -78,21 +78,16 @@ class Settings:
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
         """Return the inputs, in ComfyUI's format; an interval is two numbers."""
-        options, own = options_of(SamplingSettings), SamplingSettings()
-        fraction = {"min": 0.0, "max": 1.0, "step": 0.01, "tooltip": options["guidance_interval"].help}
-        steps = widget(options["steps"], own.steps, most=1024)
-        return {
-            "required": {
-                "sampler": widget(options["sampler"], own.sampler),
-                "steps": steps,
-                "guidance": widget(options["guidance"], own.guidance),
-                "guidance_schedule": widget(options["guidance_schedule"], own.guidance_schedule),
-                "guide_from": ("FLOAT", {"default": own.guidance_interval[0], **fraction}),
-                "guide_to": ("FLOAT", {"default": own.guidance_interval[1], **fraction}),
-                "truncation": widget(options["truncation"], own.truncation),
-                "prior_scale": widget(options["prior_scale"], own.prior_scale),
-            }
-        }
+        own, inputs = SamplingSettings(), dict[str, tuple[Any, ...]]()
+        for name, one in options_of(SamplingSettings).items():
+            if name == "guidance_interval":
+                fraction = {"min": 0.0, "max": 1.0, "step": 0.01, "tooltip": one.help}
+                low, high = own.guidance_interval
+                inputs["guide_from"] = ("FLOAT", {"default": low, **fraction})
+                inputs["guide_to"] = ("FLOAT", {"default": high, **fraction})
+            else:
+                inputs[name] = widget(one, getattr(own, name), most=1024 if name == "steps" else None)
+        return {"required": inputs}
 
     def settings(self, guide_from: float, guide_to: float, **settings: Any) -> tuple[dict[str, Any]]:
         """Return the settings as arguments of a pipeline."""

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vqdiff.foundation.errors import InputError
@@ -34,6 +34,7 @@ def test_counts(name: str, p: float, counts: list[int]) -> None:
     assert left(120, 4, name, p) == counts
 
 
+@settings(deadline=None)
 @given(
     st.lists(
         st.tuples(st.integers(0, 400), st.integers(1, 400), st.sampled_from(CURVES.names()), st.floats(0.01, 50)),

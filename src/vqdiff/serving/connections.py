@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, cast
@@ -153,7 +153,8 @@ class Connection(asyncio.Protocol):
         self._closing = True
         if (self._unread or self._heard) and self._transport.can_write_eof():
             # With bytes unread the system would send a reset, which can overtake the answer.
-            self._transport.write_eof()
+            with suppress(OSError):  # the client may have disconnected
+                self._transport.write_eof()
             self._transport.resume_reading()
         else:
             self._transport.close()
