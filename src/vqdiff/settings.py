@@ -21,6 +21,8 @@ __all__ = [
     "Guidance",
     "GuidanceSchedule",
     "ImagesOptions",
+    "Pruning",
+    "Ranking",
     "ReviseOptions",
     "SamplingSettings",
     "SeedOptions",
@@ -31,6 +33,8 @@ __all__ = [
 
 GuidanceSchedule = Literal["constant", "linear", "cosine", "falling"]
 TemperatureSchedule = Literal["constant", "falling"]
+Ranking = Literal["text", "scorer"]
+Pruning = Literal["none", "halving"]
 
 _LARGEST = 1e6  # above this, products with log-probabilities overflow float32
 
@@ -164,9 +168,52 @@ class SamplingSettings:
             off=0,
         ),
     )
+    best_of: int = option(
+        1,
+        Whole(
+            help="Candidates for each image, of which the best is returned; 1 is off.",
+            label="Best of",
+            legend="best of {}",
+            least=1,
+            most=1000,
+            off=1,
+        ),
+    )
+    ranking: Ranking = option(
+        "text",
+        Choice(
+            help="Which candidate is the best: text, the one that the prompt makes more likely than no prompt by the "
+            "largest factor, according to the model itself; scorer, by the bundled scorer of drawings (extra eval).",
+            label="Ranking of candidates",
+            legend="by {}",
+            kind="ranking",
+            names=lambda: get_args(Ranking),
+        ),
+    )
+    pruning: Pruning = option(
+        "none",
+        Choice(
+            help="none, or halving: the worse half of the candidates ends after a quarter of the steps, and again "
+            "after half.",
+            label="Pruning of candidates",
+            legend="pruning {}",
+            kind="pruning",
+            names=lambda: get_args(Pruning),
+        ),
+    )
 
     def __post_init__(self) -> None:
         check_options(self)
+
+    @property
+    def prunes(self) -> bool:
+        """Whether some of the candidates end early."""
+        return self.best_of > 1 and self.pruning != "none"
+
+    @property
+    def ranks_by_text(self) -> bool:
+        """Whether candidates are ranked by the model itself, which compares the condition with the null condition."""
+        return self.best_of > 1 and (self.ranking == "text" or self.prunes)
 
     def _repr_html_(self) -> str:
         rows = [(name, getattr(self, name), one.help) for name, one in options_of(SamplingSettings).items()]
@@ -249,6 +296,9 @@ class SettingChanges(TypedDict, total=False):
     curve: str | None
     curve_power: float | None
     corrector_share: float | None
+    best_of: int | None
+    ranking: Ranking | None
+    pruning: Pruning | None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,5 +1,6 @@
 """Sampling: plans, orders, steps, the loop and its trace. Here, a network is just a callable."""
 
+from vqdiff.sampling.candidates import agreement
 from vqdiff.sampling.loop import Batch, Canvas, Frame, run, sample
 from vqdiff.sampling.plan import Plan, PlanInput, PlanStep
 from vqdiff.sampling.prediction import Denoise, Prediction, TwoStage
@@ -42,6 +43,7 @@ __all__ = [
     "Strided",
     "Trace",
     "TwoStage",
+    "agreement",
     "get_sampler",
     "least_confident",
     "run",

@@ -80,6 +80,16 @@ class Canvas:
         begin = (t * redraw.double().mean(1)).ceil()
         return cls(torch.where(redraw, noise, x0), ~redraw, [int(time) for time in begin])
 
+    def select(self, rows: slice | Sequence[int]) -> Canvas:
+        """Return the canvas of some of the images."""
+        numbers = range(len(self.tokens))[rows] if isinstance(rows, slice) else rows
+        index = torch.tensor(numbers, dtype=torch.int64)
+        return Canvas(
+            self.tokens[index],
+            None if self.known is None else self.known[index],
+            None if self.start is None else [self.start[number] for number in numbers],
+        )
+
     def check(self, schedule: Schedule, num_images: int, num_tokens: int) -> None:
         """Raise InputError unless this canvas has `num_images` images of `num_tokens` tokens."""
         if self.tokens.shape != (num_images, num_tokens):
