@@ -49,8 +49,8 @@ class SamplingSettings:
     sampler: str = option(
         "purity",
         Choice(
-            help="How to sample: purity, fewer-tokens, confidence, halton, corrected, strided, posterior-guided, "
-            "ancestral, reference-fast, reference-fewer-tokens, reference-purity, or another of vqdiff.samplers().",
+            help=f"How to sample: {', '.join(SAMPLERS.own())}, or one of another package; "
+            "vqdiff samplers describes them.",
             kind="sampler",
             names=SAMPLERS.names,
             name_of=SAMPLERS.name_of,
@@ -138,8 +138,8 @@ class SamplingSettings:
     curve: str = option(
         "linear",
         Choice(
-            help="How many tokens are revealed at which step: linear, cosine, arccos, power, or another registered "
-            "name; for samplers that reveal.",
+            help="How many tokens are revealed at which step, for samplers that reveal; vqdiff samplers lists the "
+            "curves.",
             label="Reveal curve",
             legend="{}",
             kind="reveal curve",

@@ -15,7 +15,8 @@ from vqdiff.foundation.shapes import Bool, Float, Int
 from vqdiff.sampling.plan import Plan, PlanInput, masked_step
 from vqdiff.sampling.prediction import Denoise, Prediction, predict
 from vqdiff.sampling.random import uniforms
-from vqdiff.sampling.samplers import Sampler, get_sampler
+from vqdiff.sampling.sampler import Sampler
+from vqdiff.sampling.samplers import get_sampler
 from vqdiff.sampling.step import BatchSettings, StepInput
 from vqdiff.settings import SamplingSettings
 
