@@ -3,7 +3,7 @@
 from vqdiff.sampling.candidates import agreement
 from vqdiff.sampling.loop import Batch, Canvas, Frame, run, sample
 from vqdiff.sampling.plan import Plan, PlanInput, PlanStep
-from vqdiff.sampling.prediction import Denoise, Prediction, TwoStage
+from vqdiff.sampling.prediction import Denoise, PartlyGuided, Prediction, TwoStage
 from vqdiff.sampling.random import uniforms
 from vqdiff.sampling.reveal import Reveal
 from vqdiff.sampling.revision import least_confident
@@ -26,6 +26,7 @@ __all__ = [
     "Frame",
     "Guidance",
     "GuidanceSchedule",
+    "PartlyGuided",
     "Plan",
     "PlanInput",
     "PlanStep",

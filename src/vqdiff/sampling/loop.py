@@ -171,7 +171,7 @@ class Batch:
         seeds, step = (rows.to(device, non_blocking=True) for rows in (self.seeds, self.taken + 1))
         u = uniforms(seeds, step, tokens.shape[1], self.sampler.num_uniforms)
         seen = torch.where(self.known, tokens, self.sampler.before(self.schedule, tokens, now, settings, u))
-        prediction = predict(denoise, seen, now.t.clamp(min=1), settings.guidance)
+        prediction = predict(denoise, seen, now.t.clamp(min=1), settings.guidance, self.settings.guided())
         x = StepInput(self.schedule, seen, prediction, now, settings, u)
         if getattr(denoise, "batch_invariant", False):
             # Image by image: the number of positions, and so the rounding, must not depend on the other images.

@@ -72,6 +72,11 @@ class BatchSettings:
 
         return StepSettings(*map(now, self.tables, _OFF))
 
+    def guided(self) -> list[int]:
+        """Return the numbers of the images that are guided in the next step."""
+        scales = self.tables[StepSettings._fields.index("guidance")][:, 0]
+        return [row for row, scale in enumerate(scales) if scale != 1]
+
     def rest(self) -> BatchSettings:
         """Return the settings without those of the first step."""
         return BatchSettings(tuple(table[:, 1:] for table in self.tables))
@@ -109,5 +114,4 @@ class StepInput(NamedTuple):
         """Return the input of this step for one image alone; ``plan`` and ``settings`` are those of the batch."""
         row, device = slice(image, image + 1), self.tokens.device
         now, own = plan.select(row).first(device), settings.select(row).first(device)
-        prediction = self.prediction.select(image, guided=own.guidance is not None)
-        return StepInput(self.schedule, self.tokens[row], prediction, now, own, self.u[:, row])
+        return StepInput(self.schedule, self.tokens[row], self.prediction.select(image), now, own, self.u[:, row])

@@ -227,8 +227,7 @@ class RunningBatch:
         """Return the trace of the step to ``after`` for the i-th image."""
         mask, here = after.schedule.num_codes, slice(i, i + 1)
         before, tokens = self.batch.tokens[here].cpu(), after.tokens[here].cpu()
-        guided = self.batch.settings.select(here).first().guidance is not None
-        confidence = prediction.select(i, guided=guided).confidence().cpu()
+        confidence = prediction.select(i).confidence().cpu()
         return Trace(tokens[None], ((before == mask) & (tokens != mask))[None], confidence[None])
 
     def remove_finished(self) -> RunningBatch | None:
