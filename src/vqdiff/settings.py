@@ -45,7 +45,7 @@ class SamplingSettings:
     sampler: str = option(
         "purity",
         Choice(
-            help="How to sample: purity, fewer-tokens, confidence, halton, corrected, strided, posterior-guided, "
+            help="How to sample: purity, fewer-tokens, confidence, halton, entropy-bound, corrected, strided, posterior-guided, "
             "ancestral, reference-fast, reference-fewer-tokens, reference-purity, or another of vqdiff.samplers().",
             kind="sampler",
             names=SAMPLERS.names,
@@ -163,6 +163,18 @@ class SamplingSettings:
             off=0,
         ),
     )
+    error: float = option(
+        0.0,
+        Number(
+            help="Nats of error that a step of the sampler entropy-bound may add: as few steps as that needs; 0 takes "
+            "all steps, with equal errors.",
+            legend="error {:g}",
+            least=0,
+            most=_LARGEST,
+            off=0,
+            slider=(0, 20, 0.1),
+        ),
+    )
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -248,6 +260,7 @@ class SettingChanges(TypedDict, total=False):
     curve: str | None
     curve_power: float | None
     corrector_share: float | None
+    error: float | None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,7 +22,7 @@ from toy_pipelines import toy_pipeline  # noqa: E402
 from vqdiff.pipeline import Pipeline  # noqa: E402
 
 SOME = {
-    "modern": ("purity", "halton", "strided", "corrected", "posterior-guided", "batch", "edit", "revise"),
+    "modern": ("purity", "halton", "strided", "entropy-bound", "corrected", "posterior-guided", "batch", "edit", "revise"),
     "classic": ("purity",),
     "unconditional": ("stream",),
 }

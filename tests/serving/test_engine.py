@@ -68,6 +68,8 @@ def requests(pipe: Pipeline, prompts: tuple[str | int, str | int, str | int]) ->
         generate(model, one, seed=6, negative=two, guidance=2.5),
         *(edit.job(model) for edit in edits),
         generate(model, two, seed=12, sampler="reference-purity"),
+        generate(model, two, seed=14, sampler="entropy-bound", error=3.0, num_images=2),
+        generate(model, one, seed=15, sampler="corrected", corrector_share=0.2),
         generate(model, two, seed=13, steps=1),
     ]
 

@@ -7,6 +7,7 @@ from vqdiff.sampling.random import uniforms
 from vqdiff.sampling.revision import least_confident
 from vqdiff.sampling.samplers import (
     Corrected,
+    EntropyBound,
     PosteriorGuided,
     ReferenceFast,
     ReferenceReveal,
@@ -25,6 +26,7 @@ __all__ = [
     "Canvas",
     "Corrected",
     "Denoise",
+    "EntropyBound",
     "Frame",
     "Guidance",
     "GuidanceSchedule",

@@ -8,6 +8,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
+from torch.special import entr
 
 from vqdiff.diffusion import (
     Schedule,
@@ -39,6 +40,7 @@ from vqdiff.sampling.step import StepInput, StepSettings
 
 __all__ = [
     "Corrected",
+    "EntropyBound",
     "PosteriorGuided",
     "ReferenceFast",
     "ReferenceReveal",
@@ -56,9 +58,12 @@ class Sampler(ABC):
     num_uniforms: ClassVar[int] = 2
     """How many random numbers a position needs in one step."""
 
+    adaptive: ClassVar[bool] = False
+    """Whether a step reveals as many positions as it finds fit: then the steps left are planned anew after each."""
+
     @abstractmethod
     def plan(self, given: PlanInput) -> Plan:
-        """Plan the steps of a batch."""
+        """Plan the steps of a batch; for an adaptive sampler, that many at most."""
 
     @abstractmethod
     def step(self, x: StepInput) -> Int[Tensor, "B L"]:
@@ -174,20 +179,18 @@ class Corrected(Strided):
         return torch.where(self._redrawn(now, settings, u[2]), schedule.num_codes, tokens)
 
     def step(self, x: StepInput) -> Int[Tensor, "B L"]:
-        corrects = x.now.s == x.now.t
-        if corrects.is_cpu and not corrects.any():
-            return _draw_posterior(x._replace(u=x.u[:2]), x.now.t)
+        t, corrects = x.now.t.clamp(min=1), (x.now.s == x.now.t)[:, None]
         redrawn = self._redrawn(x.now, x.settings, x.u[2])
-        at = _largest(redrawn.byte(), int(redrawn.sum(1).max()) if redrawn.is_cpu else redrawn.shape[1])
-        log_p0 = x.settings.warp(x.prediction.at(at))
-        log_p = token_log_probs(x.schedule, log_p0, x.tokens.gather(1, at), x.now.t.clamp(min=1))
-        corrected = x.tokens.scatter(1, at, draw_categorical(log_p, x.u[1].gather(1, at)))
-        corrected = torch.where(redrawn, corrected, x.tokens)
-        if corrects.is_cpu and corrects.all():
-            return corrected
-        earlier = torch.where(corrects, x.now.t - 1, x.now.s)  # any will do for the rows that are corrected
-        strides = _draw_posterior(x._replace(now=replace(x.now, s=earlier), u=x.u[:2]), x.now.t)
-        return torch.where(corrects[:, None], corrected, strides)
+        earlier = torch.where(corrects[:, 0], t - 1, x.now.s)  # any will do for the rows that are corrected
+        q, (choice, u) = bridge(x.schedule, t, earlier), x.u[:2]
+        undecided = torch.where(corrects, redrawn, q.undecided(x.tokens, choice) & (x.now.t > 0)[:, None])
+        at = _where(undecided)
+        log_p0, u = x.settings.warp(x.prediction.at(at)), u.gather(1, at)
+        x0 = draw_categorical(log_p0, u)
+        strides = q.draw(torch.zeros_like(x.tokens).scatter(1, at, x0), x.tokens, choice)
+        tokens = torch.where(redrawn, x.tokens, x.schedule.num_codes).gather(1, at)
+        corrected = x.tokens.scatter(1, at, draw_categorical(token_log_probs(x.schedule, log_p0, tokens, t), u))
+        return torch.where(corrects, torch.where(redrawn, corrected, x.tokens), strides)
 
     def _redrawn(self, now: PlanStep, settings: StepSettings, u: Float[Tensor, "B L"]) -> Bool[Tensor, "B L"]:
         """Return the positions to draw anew: `corrector_share` of them in the rows that are corrected, at least one."""
@@ -206,13 +209,17 @@ def _draw_posterior(x: StepInput, t: Int[Tensor, "B"]) -> Int[Tensor, "B L"]:
     Which positions keep their token whatever x0 is, is drawn first; the network's head is evaluated at the others only.
     """
     q, (choice, u) = bridge(x.schedule, t.clamp(min=1), x.now.s), x.u
-    undecided = q.undecided(x.tokens, choice) & (x.now.t > 0)[:, None]
-    # Where the host would have to wait for the device to know how many there are, all are sampled.
-    most = int(undecided.sum(1).max()) if undecided.is_cpu else undecided.shape[1]
-    # Images that have fewer are padded with decided positions, where any x0 will do.
-    at = _largest(undecided.byte(), most)
+    at = _where(q.undecided(x.tokens, choice) & (x.now.t > 0)[:, None])
     x0 = draw_categorical(x.settings.warp(x.prediction.at(at)), u.gather(1, at))
     return q.draw(torch.zeros_like(x.tokens).scatter(1, at, x0), x.tokens, choice)
+
+
+def _where(chosen: Bool[Tensor, "B L"]) -> Int[Tensor, "B N"]:
+    """Return the chosen places of each row, then others, as many as in the row that has most.
+
+    Where the host would have to wait for the device to know how many that are, all.
+    """
+    return _largest(chosen.byte(), int(chosen.sum(1).max()) if chosen.is_cpu else chosen.shape[1])
 
 
 def _largest(keys: Tensor, count: int) -> Int[Tensor, "B N"]:
@@ -290,6 +297,47 @@ def _reveal(
 
 
 @dataclass(frozen=True)
+class EntropyBound(Reveal):
+    """Reveal the longest prefix, by entropy H, with Σ H - max H ≤ ε (Ben-Hamu et al. 2025, arXiv 2505.24857).
+
+    Positions drawn independently differ from their joint distribution by a Kullback-Leibler divergence of at most this
+    sum. ε is `error`, and the last step takes all that is left. If it is 0, ε is the step's equal share of the entropy
+    of all masked positions, so that the requested steps are taken, and each adds about as much error as another.
+    """
+
+    adaptive: ClassVar[bool] = True
+    sharpened: bool = True
+
+    def plan(self, given: PlanInput) -> Plan:
+        return reveal_plan(replace(given, curves=None))
+
+    def step(self, x: StepInput) -> Int[Tensor, "B L"]:
+        u = x.u[1]
+        masked = _largest(x.masked.byte(), x.now.left)
+        fillable = x.masked.gather(1, masked)
+        prediction = x.prediction.at(masked)
+        log_p0 = self._sharpen(x, prediction, purity(prediction))
+        entropy = entr(log_p0.exp()).sum(-1)
+        count = self._count(x, entropy.masked_fill(~fillable, torch.inf).sort(dim=1).values, fillable.sum(1))
+        first = _first(-entropy, fillable, int(count.max()) if count.is_cpu else x.now.left)
+        chosen = masked.gather(1, first)
+        x0 = draw_categorical(take(log_p0, first), u.gather(1, chosen))
+        wanted = torch.arange(chosen.shape[1], device=chosen.device) < count[:, None]
+        return x.tokens.scatter(1, chosen, torch.where(wanted, x0, x.tokens.gather(1, chosen)))
+
+    @staticmethod
+    def _count(x: StepInput, entropy: Float[Tensor, "B M"], left: Int[Tensor, "B"]) -> Int[Tensor, "B"]:
+        """Return how many positions are revealed: at least one; all if the plan ends here. entropy: sorted, then ∞."""
+        finite = entropy.masked_fill(entropy.isinf(), 0)
+        error = finite.sum(1) * x.now.reveal / left.clamp(min=1)
+        if (given := x.settings.error) is not None:
+            error = torch.where(given > 0, given.to(error), error)
+        before = finite.cumsum(1) - finite  # Σ H - max H of each prefix, as the last of it is the largest
+        within = (before <= error[:, None]).sum(1)
+        return torch.where(x.now.reveal >= left, left, torch.minimum(within.clamp(min=1), left))
+
+
+@dataclass(frozen=True)
 class ReferenceReveal(Reveal):
     """The published "high-quality inference": fixed counts, and a last call at t = 1 that resamples every position.
 
@@ -333,6 +381,10 @@ _OWN: dict[str, tuple[Sampler, str]] = {
     "halton": (
         Reveal(by_halton, sharpened=True),
         "as purity, but positions far from each other first (Halton sequence)",
+    ),
+    "entropy-bound": (
+        EntropyBound(),
+        "reveals in a step as many positions as are nearly certain, by their entropy: few steps for plain images",
     ),
     "corrected": (
         Corrected(),
