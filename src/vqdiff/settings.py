@@ -29,7 +29,7 @@ __all__ = [
     "VaryOptions",
 ]
 
-GuidanceSchedule = Literal["constant", "linear", "cosine"]
+GuidanceSchedule = Literal["constant", "linear", "cosine", "falling"]
 TemperatureSchedule = Literal["constant", "falling"]
 
 _LARGEST = 1e6  # above this, products with log-probabilities overflow float32
@@ -74,7 +74,8 @@ class SamplingSettings:
     guidance_schedule: GuidanceSchedule = option(
         "constant",
         Choice(
-            help="linear and cosine rise from 1 in the noise to the guidance scale at the end.",
+            help="linear and cosine rise from 1 in the noise to the guidance scale at the end; falling goes "
+            "from the scale to 1.",
             label="Guidance schedule",
             kind="guidance schedule",
             names=lambda: get_args(GuidanceSchedule),
@@ -215,9 +216,9 @@ class Guidance:
     """The three settings of guidance as one value, to pass as `guidance`; checked on creation.
 
     scale: g = s + 1 of Improved VQ-Diffusion, 1 is off. schedule: "constant", or "linear" or "cosine" for a scale that
-    rises from 1 at t = T to `scale` at t = 0. interval: the part of the way from noise (0) to the image (1) that is
-    guided; outside it the scale is 1, and the null condition is not evaluated (Kynkäänniemi et al. 2024, arXiv
-    2404.07724).
+    rises from 1 at t = T to `scale` at t = 0, or "falling" for the mirror image of "linear". interval: the part of the
+    way from noise (0) to the image (1) that is guided; outside it the scale is 1, and the null condition is not
+    evaluated (Kynkäänniemi et al. 2024, arXiv 2404.07724).
 
     Raises InputError for a scale that is not finite or an invalid interval.
     """

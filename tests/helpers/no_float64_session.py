@@ -22,7 +22,17 @@ from toy_pipelines import toy_pipeline  # noqa: E402
 from vqdiff.pipeline import Pipeline  # noqa: E402
 
 SOME = {
-    "modern": ("purity", "halton", "strided", "entropy-bound", "corrected", "posterior-guided", "batch", "edit", "revise"),
+    "modern": (
+        "purity",
+        "halton",
+        "strided",
+        "entropy-bound",
+        "corrected",
+        "posterior-guided",
+        "batch",
+        "edit",
+        "revise",
+    ),
     "classic": ("purity",),
     "unconditional": ("stream",),
 }
@@ -47,6 +57,7 @@ def runs(pipe: Pipeline) -> dict[str, Callable[[], Any]]:
         "fewer-tokens",
         "confidence",
         "halton",
+        "entropy-bound",
         "corrected",
         "strided",
         "posterior-guided",
