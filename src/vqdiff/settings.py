@@ -45,8 +45,9 @@ class SamplingSettings:
     sampler: str = option(
         "purity",
         Choice(
-            help="How to sample: purity, fewer-tokens, confidence, halton, entropy-bound, corrected, strided, posterior-guided, "
-            "ancestral, reference-fast, reference-fewer-tokens, reference-purity, or another of vqdiff.samplers().",
+            help="How to sample: purity, fewer-tokens, confidence, halton, entropy-bound, corrected, strided, "
+            "posterior-guided, ancestral, reference-fast, reference-fewer-tokens, reference-purity, or another of "
+            "vqdiff.samplers().",
             kind="sampler",
             names=SAMPLERS.names,
             name_of=SAMPLERS.name_of,

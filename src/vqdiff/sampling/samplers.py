@@ -8,7 +8,6 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
-from torch.special import entr
 
 from vqdiff.diffusion import (
     Schedule,
@@ -317,7 +316,7 @@ class EntropyBound(Reveal):
         fillable = x.masked.gather(1, masked)
         prediction = x.prediction.at(masked)
         log_p0 = self._sharpen(x, prediction, purity(prediction))
-        entropy = entr(log_p0.exp()).sum(-1)
+        entropy = -(log_p0.exp() * log_p0).nan_to_num(nan=0.0).sum(-1)  # 0 · log 0 = 0
         count = self._count(x, entropy.masked_fill(~fillable, torch.inf).sort(dim=1).values, fillable.sum(1))
         first = _first(-entropy, fillable, int(count.max()) if count.is_cpu else x.now.left)
         chosen = masked.gather(1, first)

@@ -78,8 +78,8 @@ class BatchSettings:
 
     def select(self, rows: Int[Tensor, "N"] | slice) -> BatchSettings:
         """Return the settings of some of the images."""
-        chosen = range(len(self.rows))[rows] if isinstance(rows, slice) else rows.tolist()
-        return BatchSettings(tuple(self.rows[row] for row in chosen), tuple(table[rows] for table in self.tables))
+        chosen = tuple(self.rows[int(row)] for row in torch.arange(len(self.rows))[rows])
+        return BatchSettings(chosen, tuple(table[rows] for table in self.tables))
 
     def join(self, other: BatchSettings) -> BatchSettings:
         """Return the settings of these images and then those of `other`; they are off in steps that are not taken."""
