@@ -21,6 +21,8 @@ __all__ = [
     "Guidance",
     "GuidanceSchedule",
     "ImagesOptions",
+    "Pruning",
+    "Ranking",
     "ReviseOptions",
     "SamplingSettings",
     "SeedOptions",
@@ -31,6 +33,8 @@ __all__ = [
 
 GuidanceSchedule = Literal["constant", "linear", "cosine", "falling"]
 TemperatureSchedule = Literal["constant", "falling"]
+Ranking = Literal["text", "scorer"]
+Pruning = Literal["none", "halving"]
 
 _LARGEST = 1e6  # above this, products with log-probabilities overflow float32
 
@@ -45,9 +49,8 @@ class SamplingSettings:
     sampler: str = option(
         "purity",
         Choice(
-            help="How to sample: purity, fewer-tokens, confidence, halton, entropy-bound, corrected, strided, "
-            "posterior-guided, ancestral, reference-fast, reference-fewer-tokens, reference-purity, or another of "
-            "vqdiff.samplers().",
+            help=f"How to sample: {', '.join(SAMPLERS.own())}, or one of another package; "
+            "vqdiff samplers describes them.",
             kind="sampler",
             names=SAMPLERS.names,
             name_of=SAMPLERS.name_of,
@@ -135,8 +138,8 @@ class SamplingSettings:
     curve: str = option(
         "linear",
         Choice(
-            help="How many tokens are revealed at which step: linear, cosine, arccos, power, or another registered "
-            "name; for samplers that reveal.",
+            help="How many tokens are revealed at which step, for samplers that reveal; vqdiff samplers lists the "
+            "curves.",
             label="Reveal curve",
             legend="{}",
             kind="reveal curve",
@@ -177,9 +180,52 @@ class SamplingSettings:
             slider=(0, 20, 0.1),
         ),
     )
+    best_of: int = option(
+        1,
+        Whole(
+            help="Candidates for each image, of which the best is returned; 1 is off.",
+            label="Best of",
+            legend="best of {}",
+            least=1,
+            most=1000,
+            off=1,
+        ),
+    )
+    ranking: Ranking = option(
+        "text",
+        Choice(
+            help="Which candidate is the best: text, the one that the prompt makes more likely than no prompt by the "
+            "largest factor, according to the model itself; scorer, by the bundled scorer of drawings (extra eval).",
+            label="Ranking of candidates",
+            legend="by {}",
+            kind="ranking",
+            names=lambda: get_args(Ranking),
+        ),
+    )
+    pruning: Pruning = option(
+        "none",
+        Choice(
+            help="none, or halving: the worse half of the candidates ends after a quarter of the steps, and again "
+            "after half.",
+            label="Pruning of candidates",
+            legend="pruning {}",
+            kind="pruning",
+            names=lambda: get_args(Pruning),
+        ),
+    )
 
     def __post_init__(self) -> None:
         check_options(self)
+
+    @property
+    def prunes(self) -> bool:
+        """Whether some of the candidates end early."""
+        return self.best_of > 1 and self.pruning != "none"
+
+    @property
+    def ranks_by_text(self) -> bool:
+        """Whether candidates are ranked by the model itself, which compares the condition with the null condition."""
+        return self.best_of > 1 and (self.ranking == "text" or self.prunes)
 
     def _repr_html_(self) -> str:
         rows = [(name, getattr(self, name), one.help) for name, one in options_of(SamplingSettings).items()]
@@ -263,6 +309,9 @@ class SettingChanges(TypedDict, total=False):
     curve_power: float | None
     corrector_share: float | None
     error: float | None
+    best_of: int | None
+    ranking: Ranking | None
+    pruning: Pruning | None
 
 
 @dataclass(frozen=True, kw_only=True)
