@@ -57,7 +57,7 @@ def test_no_more_steps_than_requested_are_taken(steps: int) -> None:
 
 
 def test_without_a_bound_each_step_has_its_share_of_the_entropy() -> None:
-    """Of independent tokens the entropy does not change, so that every step gets the same: a sixth of all."""
+    """Of independent tokens the entropy does not change, so that every step gets about the same: a sixth of all."""
     entropy = entr(independent(torch.zeros(1, 24), torch.ones(1)).softmax(-1)).sum(-1)[0]
     frames = run([3], asked(0.0, 6))
     shares = [float(entropy[frame.revealed[0]].sum() / entropy.sum()) for frame in frames]

@@ -25,8 +25,8 @@ class EntropyBound(Reveal):
     """Reveal the longest prefix, by entropy H, with Σ H - max H ≤ ε (Ben-Hamu et al. 2025, arXiv 2505.24857).
 
     Positions drawn independently differ from their joint distribution by a Kullback-Leibler divergence of at most this
-    sum. ε is `error`, and the last step takes all that is left. If it is 0, ε is the step's equal share of the entropy
-    of all masked positions, so that the requested steps are taken, and each adds about as much error as another.
+    sum. ε is `error`, and the last step takes all that is left. If it is 0, ε is the step's equal share of that sum over
+    all masked positions, so that the requested steps are taken, and each adds about as much error as another.
     """
 
     adaptive: ClassVar[bool] = True
@@ -53,7 +53,7 @@ class EntropyBound(Reveal):
     def _count(x: StepInput, entropy: Float[Tensor, "B M"], left: Int[Tensor, "B"]) -> Int[Tensor, "B"]:
         """Return how many positions are revealed: at least one; all if the plan ends here. entropy: sorted, then ∞."""
         finite = entropy.masked_fill(entropy.isinf(), 0)
-        error = finite.sum(1) * x.now.reveal / left.clamp(min=1)
+        error = (finite.sum(1) - finite.amax(1)) * x.now.reveal / left.clamp(min=1)
         if (given := x.settings.error) is not None:
             error = torch.where(given > 0, given.to(error), error)
         before = finite.cumsum(1) - finite  # Σ H - max H of each prefix, as the last of it is the largest
