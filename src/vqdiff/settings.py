@@ -33,7 +33,7 @@ __all__ = [
 
 GuidanceSchedule = Literal["constant", "linear", "cosine", "falling"]
 TemperatureSchedule = Literal["constant", "falling"]
-Ranking = Literal["text", "scorer"]
+Ranking = Literal["likelihood", "text", "scorer"]
 Pruning = Literal["none", "halving"]
 
 _LARGEST = 1e6  # above this, products with log-probabilities overflow float32
@@ -192,10 +192,11 @@ class SamplingSettings:
         ),
     )
     ranking: Ranking = option(
-        "text",
+        "likelihood",
         Choice(
-            help="Which candidate is the best: text, the one that the prompt makes more likely than no prompt by the "
-            "largest factor, according to the model itself; scorer, by the bundled scorer of drawings (extra eval).",
+            help="Which candidate is the best: likelihood, the likeliest according to the model itself; text, the one "
+            "that the prompt makes likelier by the largest factor; scorer, by the bundled scorer of drawings (extra "
+            "eval).",
             label="Ranking of candidates",
             legend="by {}",
             kind="ranking",
@@ -224,8 +225,8 @@ class SamplingSettings:
 
     @property
     def ranks_by_text(self) -> bool:
-        """Whether candidates are ranked by the model itself, which compares the condition with the null condition."""
-        return self.best_of > 1 and (self.ranking == "text" or self.prunes)
+        """Whether candidates are ranked by a comparison of the condition with the null condition."""
+        return self.best_of > 1 and self.ranking == "text"
 
     def _repr_html_(self) -> str:
         rows = [(name, getattr(self, name), one.help) for name, one in options_of(SamplingSettings).items()]

@@ -1,6 +1,6 @@
 """Sampling: plans, orders, steps, the loop and its trace. Here, a network is just a callable."""
 
-from vqdiff.sampling.candidates import agreement
+from vqdiff.sampling.candidates import agreement, likelihood
 from vqdiff.sampling.loop import Batch, Canvas, Frame, run, sample
 from vqdiff.sampling.plan import Plan, PlanInput, PlanStep
 from vqdiff.sampling.prediction import Denoise, Prediction, TwoStage
@@ -48,6 +48,7 @@ __all__ = [
     "agreement",
     "get_sampler",
     "least_confident",
+    "likelihood",
     "run",
     "sample",
     "samplers",
