@@ -436,11 +436,11 @@ def test_more_clients_than_rows_take_turns() -> None:
         gate.await_call()
         others = [engine.submit(pipe, work, client=name) for name in ("b", "c", "d")]
         tickets = [first, *others]
-        assert first.joined == 2
-        while not all(ticket.joined == 4 for ticket in tickets):
+        assert len(first.queue) == 2
+        while any(ticket.queue for ticket in tickets):
             gate.let(1)
-            begun = [first.joined - 1, *(ticket.joined for ticket in others)]
-            assert max(begun) - min(begun) <= 1
+            waiting = [len(first.queue) + 1, *(len(ticket.queue) for ticket in others)]
+            assert max(waiting) - min(waiting) <= 1
         gate.open()
         for ticket in tickets:
             assert torch.equal(ticket.result(PATIENCE).tokens, alone(pipe, work))

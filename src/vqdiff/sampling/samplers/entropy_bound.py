@@ -25,7 +25,7 @@ class EntropyBound(Reveal):
     """Reveal the longest prefix, by entropy H, with Σ H - max H ≤ ε (Ben-Hamu et al. 2025, arXiv 2505.24857).
 
     Positions drawn independently differ from their joint distribution by a Kullback-Leibler divergence of at most this
-    sum. ε is `error`, and the last step takes all that is left. If it is 0, ε is the step's equal share of that sum over
+    sum. ε is `error`, and the last step takes all that is left. If it is 0, ε is an equal share of that sum over
     all masked positions, so that the requested steps are taken, and each adds about as much error as another.
     """
 
