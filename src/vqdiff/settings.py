@@ -33,7 +33,7 @@ __all__ = [
 
 GuidanceSchedule = Literal["constant", "linear", "cosine", "falling"]
 TemperatureSchedule = Literal["constant", "falling"]
-Ranking = Literal["text", "scorer"]
+Ranking = Literal["likelihood", "text", "scorer"]
 Pruning = Literal["none", "halving"]
 
 _LARGEST = 1e6  # above this, products with log-probabilities overflow float32
@@ -168,6 +168,18 @@ class SamplingSettings:
             off=0,
         ),
     )
+    error: float = option(
+        0.0,
+        Number(
+            help="Nats of error that a step of the sampler entropy-bound may add: as few steps as that needs; 0 takes "
+            "all steps, with equal errors.",
+            legend="error {:g}",
+            least=0,
+            most=_LARGEST,
+            off=0,
+            slider=(0, 20, 0.1),
+        ),
+    )
     best_of: int = option(
         1,
         Whole(
@@ -180,10 +192,11 @@ class SamplingSettings:
         ),
     )
     ranking: Ranking = option(
-        "text",
+        "likelihood",
         Choice(
-            help="Which candidate is the best: text, the one that the prompt makes more likely than no prompt by the "
-            "largest factor, according to the model itself; scorer, by the bundled scorer of drawings (extra eval).",
+            help="Which candidate is the best: likelihood, the likeliest according to the model itself; text, the one "
+            "that the prompt makes likelier by the largest factor; scorer, by the bundled scorer of drawings (extra "
+            "eval).",
             label="Ranking of candidates",
             legend="by {}",
             kind="ranking",
@@ -212,8 +225,8 @@ class SamplingSettings:
 
     @property
     def ranks_by_text(self) -> bool:
-        """Whether candidates are ranked by the model itself, which compares the condition with the null condition."""
-        return self.best_of > 1 and (self.ranking == "text" or self.prunes)
+        """Whether candidates are ranked by a comparison of the condition with the null condition."""
+        return self.best_of > 1 and self.ranking == "text"
 
     def _repr_html_(self) -> str:
         rows = [(name, getattr(self, name), one.help) for name, one in options_of(SamplingSettings).items()]
@@ -296,6 +309,7 @@ class SettingChanges(TypedDict, total=False):
     curve: str | None
     curve_power: float | None
     corrector_share: float | None
+    error: float | None
     best_of: int | None
     ranking: Ranking | None
     pruning: Pruning | None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import product
 from typing import Any
 
@@ -13,8 +14,8 @@ from torch import Tensor
 
 from vqdiff.diffusion import Schedule
 from vqdiff.foundation.errors import InputError
-from vqdiff.sampling import SamplingSettings, agreement
-from vqdiff.sampling.candidates import AGREEMENT_CALLS, best, candidate_seeds, network_calls, rungs
+from vqdiff.sampling import SamplingSettings, agreement, likelihood
+from vqdiff.sampling.candidates import RANKING_CALLS, best, candidate_seeds, network_calls, rungs
 
 K, L = 3, 4
 SCHEDULE = Schedule.mask_only(10, K)
@@ -73,6 +74,17 @@ def test_in_two_parts_each_token_is_predicted_from_the_other_part() -> None:
 
     divisions = [({0, 3}, {1, 2}), ({0, 1}, {2, 3}), ({0, 2}, {1, 3})]
     assert sum(torch.allclose(found, divided(*two), atol=1e-4) for two in divisions) == 1
+
+
+def test_the_likelihood_needs_no_null_condition() -> None:
+    """With one token masked at a time it is the pseudo-likelihood."""
+    cond, null = joints()
+    certain = torch.ones(len(IMAGES)).double()
+    found = likelihood(lambda tokens, t: exact(cond, null)(tokens.repeat(2, 1), t)[: len(tokens)], SCHEDULE, IMAGES, L)
+    for image, value in zip(IMAGES.tolist(), found, strict=True):
+        # The null distribution is uniform, and adds log K to each token.
+        wanted = sum(gain(cond, certain, image, i, set(range(L)) - {i}) - math.log(K) for i in range(L))
+        assert value * L == pytest.approx(wanted, abs=1e-4)
 
 
 @settings(max_examples=20, deadline=None)
@@ -136,12 +148,12 @@ def test_half_of_the_candidates_leave_after_a_quarter_and_after_half_of_the_step
     ("given", "steps", "calls"),
     [
         ({}, 16, 16),
-        ({"best_of": 4}, 16, 4 * (16 + AGREEMENT_CALLS)),
+        ({"best_of": 4}, 16, 4 * (16 + RANKING_CALLS)),
         ({"best_of": 4, "ranking": "scorer"}, 16, 4 * 16),
-        ({"best_of": 4, "pruning": "halving"}, 16, 4 * 4 + 2 * 4 + 8 + (4 + 2) * AGREEMENT_CALLS),
-        ({"best_of": 8, "pruning": "halving"}, 16, 8 * 4 + 4 * 4 + 2 * 8 + (8 + 4 + 2) * AGREEMENT_CALLS),
-        ({"best_of": 8, "pruning": "halving", "ranking": "scorer"}, 16, 8 * 4 + 4 * 4 + 2 * 8 + 12 * AGREEMENT_CALLS),
-        ({"best_of": 3, "pruning": "halving"}, 1, 3 + 3 * AGREEMENT_CALLS),
+        ({"best_of": 4, "pruning": "halving"}, 16, 4 * 4 + 2 * 4 + 8 + (4 + 2) * RANKING_CALLS),
+        ({"best_of": 8, "pruning": "halving"}, 16, 8 * 4 + 4 * 4 + 2 * 8 + (8 + 4 + 2) * RANKING_CALLS),
+        ({"best_of": 8, "pruning": "halving", "ranking": "scorer"}, 16, 8 * 4 + 4 * 4 + 2 * 8 + 12 * RANKING_CALLS),
+        ({"best_of": 3, "pruning": "halving"}, 1, 3 + 3 * RANKING_CALLS),
     ],
 )
 def test_network_calls_are_those_of_all_candidates_and_of_ranking(given: Any, steps: int, calls: int) -> None:

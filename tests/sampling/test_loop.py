@@ -78,7 +78,8 @@ def test_every_sampler_finishes_for_every_shape(data: st.DataObject) -> None:
     trace = Trace.collect(run(schedule, num_tokens, range(len(steps)), [SamplingSettings(sampler, n) for n in steps]))
     assert trace.final.min() >= 0
     assert trace.final.max() < num_codes
-    assert sampler == "corrected" or (trace.revealed.sum(0) <= 1).all()  # MASK is left once
+    if sampler != "corrected":
+        assert (trace.revealed.sum(0) <= 1).all()  # MASK is left once
     assert ((trace.confidence > 0) & (trace.confidence <= 1 + 1e-6)).all()
     if sampler in ("fewer-tokens", "purity", "confidence", "halton"):
         for row, n in enumerate(steps):
@@ -234,7 +235,7 @@ def test_seed_condition_and_settings_matter(change: dict[str, Any]) -> None:
     assert (tokens(**asked) != tokens(**asked | change)).any()
 
 
-@pytest.mark.parametrize("sampler", samplers())
+@pytest.mark.parametrize("sampler", [name for name in samplers() if not get_sampler(name).adaptive])
 def test_the_loop_never_waits_for_the_device(sampler: str) -> None:
     """On the meta device tensors have no values, so that whatever asks for one fails."""
     asked = [SamplingSettings(sampler, steps=n, truncation=0.9) for n in (4, 9)]

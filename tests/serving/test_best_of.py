@@ -34,7 +34,7 @@ def test_requests_with_and_without_candidates_share_batches_within_the_bounds() 
         {"best_of": 1, "num_images": 2},
         {"best_of": 5, "pruning": "halving", "num_images": 2, "steps": 7},
         {"best_of": 3, "pruning": "halving", "sampler": "strided"},
-        {"best_of": 2, "guidance": 1.0},
+        {"best_of": 2, "guidance": 1.0, "ranking": "text"},
     ]
     jobs = [generate(pipe.model, i % 3, seed=i, **one) for i, one in enumerate(wanted)]
     few = pipe.model.sampling.changed(best_of=4, pruning="halving")
@@ -158,7 +158,7 @@ def test_over_http(http: httpx.Client, server: tuple[str, Pipeline]) -> None:
     for wrong, says in (
         ({"best_of": 9}, "best_of is 9: give 1 to 8"),
         ({"best_of": 0}, "best_of is 0"),
-        ({"best_of": 2, "ranking": "scorer"}, "use ranking text"),
+        ({"best_of": 2, "ranking": "scorer"}, "use likelihood"),
     ):
         answer = http.post("/api/draw", json=body | wrong)
         assert (answer.status_code, says in answer.text) == (400, True), answer.text

@@ -1,6 +1,6 @@
 """Sampling: plans, orders, steps, the loop and its trace. Here, a network is just a callable."""
 
-from vqdiff.sampling.candidates import agreement
+from vqdiff.sampling.candidates import agreement, likelihood
 from vqdiff.sampling.loop import Batch, Canvas, Frame, run, sample
 from vqdiff.sampling.plan import Plan, PlanInput, PlanStep
 from vqdiff.sampling.prediction import Denoise, PartlyGuided, Prediction, TwoStage
@@ -10,6 +10,7 @@ from vqdiff.sampling.revision import least_confident
 from vqdiff.sampling.sampler import Sampler, SamplerFacts
 from vqdiff.sampling.samplers import get_sampler, samplers
 from vqdiff.sampling.samplers.corrected import Corrected
+from vqdiff.sampling.samplers.entropy_bound import EntropyBound
 from vqdiff.sampling.samplers.posterior_guided import PosteriorGuided
 from vqdiff.sampling.samplers.reference_fast import ReferenceFast
 from vqdiff.sampling.samplers.reference_purity import ReferenceReveal
@@ -23,6 +24,7 @@ __all__ = [
     "Canvas",
     "Corrected",
     "Denoise",
+    "EntropyBound",
     "Frame",
     "Guidance",
     "GuidanceSchedule",
@@ -47,6 +49,7 @@ __all__ = [
     "agreement",
     "get_sampler",
     "least_confident",
+    "likelihood",
     "run",
     "sample",
     "samplers",
