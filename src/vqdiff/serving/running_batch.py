@@ -213,8 +213,11 @@ class RunningBatch:
             apart = (self.select([i for i, row in enumerate(self.rows) if row.ticket is one]) for one in tickets)
             moved = [after for one in apart if one is not None and (after := one.advance()) is not None]
             return reduce(RunningBatch.join, moved) if moved else None
-        for i, (row, left) in enumerate(zip(self.rows, self.batch.left.tolist(), strict=True)):
+        for i, (row, left, after) in enumerate(
+            zip(self.rows, self.batch.left.tolist(), batch.left.tolist(), strict=True)
+        ):
             row.ticket.taken += left > 0
+            row.ticket.calls -= max(0, left - 1 - after)  # that an adaptive sampler does not need
             if not left or row.ticket.traced is None or row.ticket.done():
                 continue
             try:
@@ -227,8 +230,7 @@ class RunningBatch:
         """Return the trace of the step to ``after`` for the i-th image."""
         mask, here = after.schedule.num_codes, slice(i, i + 1)
         before, tokens = self.batch.tokens[here].cpu(), after.tokens[here].cpu()
-        guided = self.batch.settings.select(here).first().guidance is not None
-        confidence = prediction.select(i, guided=guided).confidence().cpu()
+        confidence = prediction.select(i).confidence().cpu()
         return Trace(tokens[None], ((before == mask) & (tokens != mask))[None], confidence[None])
 
     def remove_finished(self) -> RunningBatch | None:
