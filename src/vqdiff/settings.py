@@ -180,6 +180,29 @@ class SamplingSettings:
             slider=(0, 20, 0.1),
         ),
     )
+    renoise: float = option(
+        0.1,
+        Number(
+            help="How many visible tokens a step of the sampler renoised noises anew, of the most possible; 0 is off.",
+            legend="renoise {:g}",
+            least=0,
+            most=1,
+            off=0,
+            slider=(0, 1, 0.01),
+        ),
+    )
+    renoise_cap: float = option(
+        1.0,
+        Number(
+            help="Largest probability with which a step of the sampler renoised noises a visible token anew; 1 is off.",
+            label="Renoise at most",
+            legend="renoise at most {:g}",
+            least=0,
+            most=1,
+            off=1,
+            slider=(0, 1, 0.01),
+        ),
+    )
     best_of: int = option(
         1,
         Whole(
@@ -310,6 +333,8 @@ class SettingChanges(TypedDict, total=False):
     curve_power: float | None
     corrector_share: float | None
     error: float | None
+    renoise: float | None
+    renoise_cap: float | None
     best_of: int | None
     ranking: Ranking | None
     pruning: Pruning | None

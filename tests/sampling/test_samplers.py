@@ -31,10 +31,11 @@ from vqdiff.sampling import (
     get_sampler,
     sample,
     samplers,
+    uniforms,
 )
 from vqdiff.sampling.orders import by_purity, by_random
 from vqdiff.sampling.plan import PlanStep
-from vqdiff.sampling.step import StepInput, StepSettings
+from vqdiff.sampling.step import BatchSettings, StepInput, StepSettings
 
 pytestmark = pytest.mark.numeric
 
@@ -154,7 +155,39 @@ def test_strided_is_exact_for_independent_tokens(make: Callable[[int, int], Sche
     check_independent_tokens(get_sampler("corrected"), make, steps, oracle)
 
 
-def check_independent_tokens(sampler: Sampler, make: Callable[[int, int], Schedule], steps: int, oracle: Any) -> None:
+@pytest.mark.parametrize("make", [Schedule.published, Schedule.paper, Schedule.mask_only, Schedule.uniform_only])
+@pytest.mark.parametrize("more", [{"renoise": 0.3}, {"renoise": 1.0}, {"renoise": 1.0, "renoise_cap": 0.1}], ids=str)
+def test_renoised_is_exact_for_independent_tokens(
+    make: Callable[[int, int], Schedule], more: dict[str, float], oracle: Any
+) -> None:
+    check_independent_tokens(get_sampler("renoised"), make, 6, oracle, **more)
+
+
+@pytest.mark.parametrize(("renoise", "cap"), [(0.0, 1.0), (0.25, 1.0), (1.0, 1.0), (1.0, 0.04)])
+def test_renoised_is_the_remasking_sampler_with_masks_alone(renoise: float, cap: float) -> None:
+    """Wang et al. 2025, Eq. 6: a visible token is masked with σ, and a masked one revealed so that q(x_s) is kept."""
+    schedule, t, s, n = Schedule.mask_only(10, 3), 6, 4, 40_000
+    share = SamplingSettings("renoised", guidance=1.0, renoise=renoise, renoise_cap=cap)
+    tokens = torch.tensor([0, 3]).repeat(1, n)
+    now = PlanStep(torch.tensor([t]), torch.tensor([s]), torch.tensor([0]), 0, 0)
+    u = uniforms(torch.tensor([5]), torch.tensor([1]), 2 * n, 3)
+    prediction = Prediction(torch.zeros(1, 2 * n, 3), lambda features: features, None)
+    settings = BatchSettings.of([share], torch.tensor([[t]]), 10).first()
+    new = get_sampler("renoised").step(StepInput(schedule, tokens, prediction, now, settings, u))[0]
+    a_t, a_s = float(schedule.alpha_bar[t]), float(schedule.alpha_bar[s])
+    sigma = min(renoise * min(1.0, (1 - a_s) / a_t), cap, 1 - a_s)
+    reveal = (a_s - (1 - sigma) * a_t) / (1 - a_t)
+    for kept, expected in ((new[0::2] == 0, 1 - sigma), (new[1::2] != 3, reveal)):
+        if expected == 1:
+            assert kept.all()
+        else:
+            assert abs(float(kept.double().mean()) - expected) < 4 * (expected * (1 - expected) / n) ** 0.5
+    assert ((new[0::2] == 0) | (new[0::2] == 3)).all()
+
+
+def check_independent_tokens(
+    sampler: Sampler, make: Callable[[int, int], Schedule], steps: int, oracle: Any, **more: float
+) -> None:
     schedule, num_tokens = make(10, 3), 10
     prior = torch.tensor([0.6, 0.3, 0.1]).double()
     one = oracle(schedule, torch.arange(3)[:, None], prior)
@@ -163,7 +196,7 @@ def check_independent_tokens(sampler: Sampler, make: Callable[[int, int], Schedu
         schedule,
         num_tokens=num_tokens,
         seeds=range(DRAWS // num_tokens),
-        settings=SamplingSettings(steps=steps, guidance=1.0),
+        settings=SamplingSettings(steps=steps, guidance=1.0, **more),
         sampler=sampler,
     )
     *_, last = frames
@@ -215,7 +248,7 @@ def test_posterior_samplers_are_exact_if_a_call_changes_one_token(sampler: str, 
     """Two tokens that the same of two calls unmasks disagree in half of the cases, and others never."""
     schedule = Schedule.mask_only(2, 2)
     denoise = oracle(schedule, torch.tensor([[0, 0], [1, 1]]), torch.tensor([0.5, 0.5]).double())
-    tokens = draw(denoise, schedule, sampler, 2, steps=2, corrector_share=0.0)
+    tokens = draw(denoise, schedule, sampler, 2, steps=2, corrector_share=0.0, renoise=0.0)
     later = float(schedule.gamma_bar[1])  # the probability to leave MASK in the second call
     apart = later * (1 - later)
     shares = torch.tensor([[1 + 2 * apart, 1 - 2 * apart], [1 - 2 * apart, 1 + 2 * apart]]) / 4

@@ -147,6 +147,11 @@ class Schedule:
         first, last = (round(1 - a - c, 15) for a, c in zip(self.alpha_bar_ends, self.gamma_bar_ends, strict=True))
         return first, last
 
+    @property
+    def replaces(self) -> bool:
+        """Whether more than one token in a hundred is replaced at T, so that a visible token may well be wrong."""
+        return self.replaced_ends[1] > 0.01
+
 
 @lru_cache(maxsize=64)
 @torch.inference_mode(False)  # the cached tensors must be usable in training too

@@ -14,6 +14,7 @@ from vqdiff.sampling.samplers.entropy_bound import EntropyBound
 from vqdiff.sampling.samplers.posterior_guided import PosteriorGuided
 from vqdiff.sampling.samplers.reference_fast import ReferenceFast
 from vqdiff.sampling.samplers.reference_purity import ReferenceReveal
+from vqdiff.sampling.samplers.renoised import Renoised
 from vqdiff.sampling.samplers.strided import Strided
 from vqdiff.sampling.step import StepInput, StepSettings
 from vqdiff.sampling.trace import Trace
@@ -36,6 +37,7 @@ __all__ = [
     "Prediction",
     "ReferenceFast",
     "ReferenceReveal",
+    "Renoised",
     "Reveal",
     "Sampler",
     "SamplerFacts",

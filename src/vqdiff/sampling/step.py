@@ -33,6 +33,8 @@ class StepSettings(NamedTuple):
     prior_scale: Float[Tensor, "B"] | None = None
     corrector_share: Float[Tensor, "B"] | None = None
     error: Float[Tensor, "B"] | None = None
+    renoise: Float[Tensor, "B"] | None = None
+    renoise_cap: Float[Tensor, "B"] | None = None
 
     def warp(self, log_p0: Float[Tensor, "B N K"]) -> Float[Tensor, "B N K"]:
         """Apply the temperature to a prediction, then truncate it, as the settings say."""

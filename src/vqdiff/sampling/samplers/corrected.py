@@ -19,9 +19,6 @@ from vqdiff.sampling.step import StepInput, StepSettings
 
 __all__ = ["Corrected"]
 
-_REPLACES = 0.01
-"""K·beta_bar at T above which a schedule is one that replaces tokens; published ones have 1e-6."""
-
 
 @dataclass(frozen=True)
 class Corrected(Strided):
@@ -45,7 +42,7 @@ class Corrected(Strided):
         u: Float[Tensor, "N B L"],
     ) -> Int[Tensor, "B L"]:
         """Mask what will be drawn anew, if the schedule replaces hardly anything: then a visible token says it all."""
-        if schedule.replaced_ends[1] > _REPLACES:
+        if schedule.replaces:
             return tokens
         return torch.where(self._redrawn(now, settings, u[2]), schedule.num_codes, tokens)
 
