@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vqdiff.model.model import Model
 from vqdiff.sampling import Batch, Canvas, SamplingSettings
-from vqdiff.text import Condition, prompts_in
+from vqdiff.text import Condition, plain_text, prompts_in
 
 
 def _unchanged(image: Image.Image) -> Image.Image:
@@ -80,5 +80,6 @@ class Job:
 
     def remarks(self, model: Model) -> list[str]:
         """Return a line for each prompt of which the model knows no word."""
-        texts = [prompt for one in (*(self.conditions or ()), self.negative) for prompt in prompts_in(one)]
+        given = (*(self.conditions or ()), self.negative)
+        texts = [plain_text(prompt) for one in given for prompt in prompts_in(one)] if model.text_encoder else []
         return model.text_encoder.remarks(texts) if model.text_encoder is not None else []
