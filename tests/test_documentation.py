@@ -15,7 +15,7 @@ from vqdiff.checkpoints.presets import PRESETS
 from vqdiff.cli import app
 from vqdiff.diffusion import Schedule
 from vqdiff.foundation import extras
-from vqdiff.sampling import PlanStep, SamplingSettings, StepInput, StepSettings, Trace, sample, samplers
+from vqdiff.sampling import PlanStep, SamplingSettings, StepInput, StepSettings, Trace, get_sampler, sample, samplers
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -63,6 +63,11 @@ def test_which_settings_a_sampler_uses() -> None:
     rows = re.findall(r"^\| (`.*`) \| (yes|no) \| (yes|no) \|", table, re.MULTILINE)
     used = {name: (row[1] == "yes", row[2] == "yes") for row in rows for name in re.findall(r"`([\w-]+)`", row[0])}
     assert used.keys() == samplers().keys()
+    table = text.partition("### Samplers")[2].partition("Which settings")[0]
+    for name, idea in samplers().items():
+        facts = get_sampler(name).facts
+        paper = f"[{facts.paper}](https://arxiv.org/abs/{facts.paper})" if facts.paper else ""
+        assert f"| `{name}` | {idea} | {paper} | {facts.calls} | {facts.exact} |\n" in table
 
     schedule = Schedule.linear(6, 8)
     table_of_logits = torch.randn(16, 8, generator=torch.Generator().manual_seed(0)) * 2

@@ -33,7 +33,7 @@ PAGE = Path(__file__).parents[1] / "docs" / "extending.md"
 REGISTRIES = [getattr(plugins, name) for name in plugins.__all__]
 PLUGIN = '''
 from dataclasses import dataclass
-from vqdiff.sampling import Reveal
+from vqdiff.sampling import Reveal, SamplerFacts
 from vqdiff.sampling.orders import by_random
 
 @dataclass(frozen=True)
@@ -41,7 +41,40 @@ class Mine(Reveal):
     """A sampler from elsewhere."""
 
 mine = Mine(by_random)
+cited = Mine(by_random, sharpened=True, facts=SamplerFacts("a sampler with a paper", "2101.00001", "T", "yes"))
+
+def backwards(purity, u):
+    """From the last to the first."""
+    return purity.new_tensor(range(purity.shape[1])).expand_as(purity)
+
+def steep(r, p):
+    """Reveal half of the tokens in the first step."""
+    return (1 - r) / 2 + (r == 0) / 2
 '''
+ENTRY_POINTS = """
+[vqdiff.samplers]
+mine = elsewhere:mine
+cited = elsewhere:cited
+broken = not_there:broken
+[vqdiff.orders]
+backwards = elsewhere:backwards
+[vqdiff.curves]
+steep = elsewhere:steep
+"""
+FOUND = """
+from fastapi.testclient import TestClient
+from vqdiff.serving.api import create_app
+from vqdiff.serving.engine import Engine
+import vqdiff
+
+pipe, engine = vqdiff.load(device="cpu", precision="float32"), Engine()
+with TestClient(create_app({"emoji": pipe}, engine), "http://localhost") as client:
+    print(json.dumps(client.get("/api/models").json()["samplers"]))
+    for sampler in ("backwards", "nowhere"):
+        wanted = {"prompt": "cat", "steps": 1, "sampler": sampler, "curve": "steep"}
+        print(client.post("/api/draw", json=wanted).status_code)
+engine.stop()
+"""
 
 
 @pytest.fixture
@@ -93,15 +126,39 @@ def test_an_installed_package_is_found_by_the_command_line(tmp_path: Path) -> No
     folder = tmp_path / "elsewhere-1.0.dist-info"
     folder.mkdir()
     (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: elsewhere\nVersion: 1.0\n")
-    (folder / "entry_points.txt").write_text("[vqdiff.samplers]\nmine = elsewhere:mine\n")
+    (folder / "entry_points.txt").write_text(ENTRY_POINTS)
     program = f"""
-import sys
+import json, sys
 sys.path.insert(0, {str(tmp_path)!r})
 from vqdiff.cli import main
-main(["generate", "a red apple", "--sampler", "mine", "--steps", "2", "--json", "-o", {str(tmp_path / "out.png")!r}])
+main(["samplers"])
+print("---")
+main(["samplers", "--json"])
+wanted = ["--sampler", "mine", "--curve", "steep", "--steps", "2", "--json", "-o", {str(tmp_path / "out.png")!r}]
+main(["generate", "a red apple", *wanted])
+{FOUND}
 """
     run = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
-    assert json.loads(run.stdout)["sampler"] == "mine"
+    table, _, rest = run.stdout.partition("---\n")
+    listed, image, served, *codes = map(json.loads, rest.splitlines())
+    own = {"paper": "", "calls": "steps", "exact": "one token per call"}
+    assert listed["samplers"]["mine"] == {"idea": "A sampler from elsewhere."} | own
+    assert listed["samplers"]["cited"] == {
+        "idea": "a sampler with a paper", "paper": "2101.00001", "calls": "T", "exact": "yes",
+    }  # fmt: skip
+    assert listed["samplers"]["backwards"] == {"idea": "From the last to the first."} | own
+    assert listed["orders"]["backwards"] == "From the last to the first."
+    assert listed["curves"]["steep"] == "Reveal half of the tokens in the first step."
+    assert "No module" in listed["samplers"]["broken"]["idea"]
+    rows = [line.split("  ")[0] for line in table.splitlines()]
+    assert {*listed["samplers"], *listed["orders"], *listed["curves"], "sampler", "order", "curve"} <= set(rows)
+    assert any(
+        line.split() == [*["cited", "a", "sampler", "with", "a", "paper", "2101.00001", "T", "yes"]]
+        for line in table.splitlines()
+    )
+    assert (image["sampler"], image["curve"]) == ("mine", "steep")
+    assert {"mine", "cited", "backwards", "broken"} <= served.keys()
+    assert codes == [200, 400]
 
 
 def test_our_own_keep_the_contracts() -> None:

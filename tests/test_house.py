@@ -17,7 +17,7 @@ from vqdiff.foundation.files import atomic_path, check_writable
 COMMANDS = ["", "generate", "info", "data", "data emoji", "data check", "train", "train tokenizer", "train diffusion"]
 COMMANDS += ["data tokens", "train guidance", "train scorer", "evaluate", "study", "serve", "bench", "bench training"]
 COMMANDS += ["edit", "expand", "vary", "revise", "redraw", "convert", "export", "push"]
-COMMANDS += ["mcp", "schema"]
+COMMANDS += ["mcp", "samplers", "schema"]
 HEAVY = ["torch", "transformers", "numpy", "PIL", "datasets", "pyarrow"]
 
 

@@ -28,6 +28,7 @@ from vqdiff.model.devices import auto_precision, pick_device
 from vqdiff.model.finding import find
 from vqdiff.model.hub import check_name, check_push, push
 from vqdiff.model.hub_page import samples_of, save_for_hub
+from vqdiff.ranking import Choice, choose
 from vqdiff.requests import (
     DrawRequest,
     EditRequest,
@@ -67,7 +68,8 @@ class Pipeline:
 
     The methods that take prompts or an image also take the settings of `SamplingSettings`; those left at None default
     to the model's own. Image i of a call has seed ``seed + i`` and does not depend on ``batch_size``, the number of
-    images sampled together. If ``negative`` is given, guidance moves away from it instead of the null condition.
+    images sampled together (with ``best_of``, of candidates, and those of an image always are). If ``negative`` is
+    given, guidance moves away from it instead of the null condition.
 
     In a notebook, methods that return images show a bar until they do; ``pipe.progress = False`` turns it off, and
     True turns it on for a terminal, too.
@@ -219,7 +221,10 @@ class Pipeline:
         negative: Condition = None,
         **changes: Unpack[SettingChanges],
     ) -> Iterator[Preview]:
-        """Generate one image and yield it after every step, with its tokens and the purity at every position."""
+        """Generate one image and yield it after every step, with its tokens and the purity at every position.
+
+        With ``best_of``, all candidates are sampled before the first step is shown: those of the best one are.
+        """
         side = self.model.image_tokenizer.grid_size
         request = self._request(DrawRequest, changes, prompts=prompt, seed=seed, negative=negative)
         job = request.job(self.model)
@@ -242,7 +247,10 @@ class Pipeline:
         negative: Condition = None,
         canvas: Canvas | None = None,
     ) -> Iterator[Frame]:
-        """Run the sampling loop, as tensors, for one batch of conditions with one seed each; nothing is checked."""
+        """Run the sampling loop, as tensors, for one batch of conditions with one seed each; nothing is checked.
+
+        With ``best_of``, all candidates are sampled first, and the best ones then again.
+        """
         return self._run(Job(conditions, seeds, settings, negative, canvas))
 
     def draw(
@@ -256,23 +264,45 @@ class Pipeline:
         self, job: Job, *, batch_size: WholeNumber = 8, on_step: Callable[[int, int], None] | None = None
     ) -> list[Image.Image]:
         """Generate the images of a job, which is not checked further."""
-        images, parts = list[Image.Image](), job.parts(whole("batch_size", batch_size, least=1))
+        size = whole("batch_size", batch_size, least=1) // job.settings.best_of
+        images, parts = list[Image.Image](), job.parts(max(1, size))
         bar = on_step is None and (in_notebook() if self.progress is None else self.progress)
         with step_bar("generating") if bar else nullcontext(on_step) as show:
             for part in parts:
-                frame = None
-                for frame in self._run(part):
+
+                def report(done: int, total: int, before: int = len(images)) -> None:
                     if show is not None:
-                        done = len(images) * frame.steps + frame.step * len(part.seeds)
-                        show(done, len(job.seeds) * frame.steps)
-                assert frame is not None  # every sampler takes a step
-                images += [job.finish(one) for one in self.decode(frame.tokens)]
+                        show(before * total + done, len(job.seeds) * total)
+
+                images += [job.finish(one) for one in self.decode(self.tokens(part, report))]
         return images
 
     @torch.inference_mode()
-    def _run(self, job: Job) -> Iterator[Frame]:
+    def tokens(self, job: Job, on_step: Callable[[int, int], object] = lambda done, total: None) -> Int[Tensor, "N L"]:
+        """Sample all images of a job together, which is not checked; return their finished tokens.
+
+        ``on_step(done, total)`` is called after every step, with the network calls for all images until now, and those
+        for one image.
+        """
+        if job.settings.best_of > 1:
+            return self._choose(job, on_step).tokens
         frame = None
-        for frame in run(job.start(self.model), self.model.bind(*job.encode(self.model))):
+        for frame in self._run(job):
+            on_step(frame.step * len(job.seeds), frame.steps)
+        assert frame is not None  # every sampler takes a step
+        return frame.tokens
+
+    def _choose(self, job: Job, on_step: Callable[[int, int], object] = lambda done, total: None) -> Choice:
+        choice = choose(job, self.model, on_step)
+        self.check_finished(choice.tokens, job.settings.sampler)
+        return choice
+
+    @torch.inference_mode()
+    def _run(self, job: Job) -> Iterator[Frame]:
+        if job.settings.best_of > 1:
+            job = job.chosen(self._choose(job).candidates)
+        frame = None
+        for frame in run(job.start(self.model), job.bind(self.model)):
             yield frame
         if frame is not None:
             self.check_finished(frame.tokens, job.settings.sampler)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib import import_module
+from pathlib import Path
+from pkgutil import iter_modules
 from typing import TYPE_CHECKING
 
 from vqdiff.foundation.errors import InputError
@@ -29,24 +31,29 @@ class _Samplers(Registry["Sampler"]):
     def register(self, name: str, thing: Sampler, description: str = "") -> Sampler:
         if isinstance(thing, type):
             raise InputError(f"the sampler {name!r} is a class: register an object of it, {thing.__name__}(…)")
-        return super().register(name, thing, description)
+        return super().register(name, thing, description or thing.facts.idea)
 
     def get(self, name: str) -> Sampler:
         if name not in super().names() and name in ORDERS.names():
             order = ORDERS.get(name)
-            reveal = import_module(self.home).Reveal(order, sharpened=True)
+            reveal = import_module("vqdiff.sampling.reveal").Reveal(order, sharpened=True)
             self.register(name, reveal, ORDERS.descriptions()[name])
         return super().get(name)
 
     def names(self) -> list[str]:
         return list(dict.fromkeys([*super().names(), *ORDERS.names()]))
 
+    def own(self) -> list[str]:
+        """Return the names of this package's own, without importing any: each is that of its module."""
+        folder = Path(__file__).parent.joinpath(*self.home.split(".")[1:])
+        return [module.name.replace("_", "-") for module in iter_modules([str(folder)])]
+
 
 ORDERS: Registry[Order] = Registry("order", "vqdiff.orders", home="vqdiff.sampling.orders")
 """`vqdiff.sampling.orders.Order`: which positions are revealed first."""
 CURVES: Registry[Curve] = Registry("reveal curve", "vqdiff.curves", home="vqdiff.sampling.curves")
 """`vqdiff.sampling.curves.Curve`: how many positions are revealed at which step."""
-SAMPLERS: Registry[Sampler] = _Samplers("sampler", "vqdiff.samplers", home="vqdiff.sampling.samplers")
+SAMPLERS = _Samplers("sampler", "vqdiff.samplers", home="vqdiff.sampling.samplers")
 """`vqdiff.sampling.Sampler`."""
 QUANTIZERS: Registry[Callable[[CompactConfig], Quantizer]] = Registry(
     "quantizer", "vqdiff.quantizers", home="vqdiff.image_tokenizers.quantizers"

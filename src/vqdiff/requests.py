@@ -22,7 +22,9 @@ from vqdiff.foundation.images import ImageLike, as_image, on_white, to_pixels
 from vqdiff.foundation.options import check_options, options_of
 from vqdiff.foundation.shapes import Bool, Int
 from vqdiff.model import Job, Model
+from vqdiff.ranking import check_ranking
 from vqdiff.sampling import Canvas, SamplingSettings, get_sampler, least_confident
+from vqdiff.sampling.candidates import candidate_seeds
 from vqdiff.settings import EditOptions, ExpandOptions, ImagesOptions, ReviseOptions, VaryOptions
 from vqdiff.text import Blend, Condition
 
@@ -93,6 +95,7 @@ class DrawRequest(Request):
         settings = model.settings(self.settings)
         seeds = range(self.seed, self.seed + len(conditions))
         avoided = self._avoided(model, settings)
+        check_ranking(model, settings, conditions)
         return Job(conditions, seeds, settings, avoided, record=replace(self, prompts=prompts).record(model))
 
 
@@ -115,19 +118,21 @@ class _ImageRequest(Request):
         x0: Int[Tensor, "1 L"] | None = None,
     ) -> Job:
         """Resample the tokens where ``redraw`` is true (default: all), from the time ``start`` (default: T)."""
+        check_ranking(model, settings, condition)
         seeds = range(self.seed, self.seed + self.num_images)
-        count = len(seeds)
+        candidates = candidate_seeds(seeds, settings.best_of)
+        count = len(candidates)
         canvas = Canvas.noised(
             model.schedule,
             get_sampler(settings.sampler),
             (tokenize(model, image) if x0 is None else x0).expand(count, -1),
-            seeds,
+            candidates,
             redraw=None if redraw is None else redraw.expand(count, -1),
             start=None if start is None else [start] * count,
         )
         finish = partial(fitting.unfit, size=image.size)
         avoided = self._avoided(model, settings)
-        return Job(condition * count, seeds, settings, avoided, canvas, finish, self.record(model))
+        return Job(condition * len(seeds), seeds, settings, avoided, canvas, finish, self.record(model))
 
     def _given(self) -> dict[str, Any]:
         return {"prompt": _as_json(self.prompt), "inputs": {"image": _input(np.asarray(on_white(self._opened)))}}
@@ -235,7 +240,7 @@ def request_of(record: Mapping[str, Any], **images: Any) -> Request:
     options, read = options_of(kind), partial(condition_of, record)
     given = {name: record[name] for name in options if name in record} | images
     try:
-        values = {name: record[name] for name in options_of(SamplingSettings)}
+        values = {name: record[name] for name in options_of(SamplingSettings) if name in record}  # older ones lack some
         if kind is DrawRequest:
             given["prompts"] = [read(one) for one in record.get("prompts") or [record["prompt"]]]
         else:

@@ -21,6 +21,8 @@ __all__ = [
     "Guidance",
     "GuidanceSchedule",
     "ImagesOptions",
+    "Pruning",
+    "Ranking",
     "ReviseOptions",
     "SamplingSettings",
     "SeedOptions",
@@ -29,8 +31,10 @@ __all__ = [
     "VaryOptions",
 ]
 
-GuidanceSchedule = Literal["constant", "linear", "cosine"]
+GuidanceSchedule = Literal["constant", "linear", "cosine", "falling"]
 TemperatureSchedule = Literal["constant", "falling"]
+Ranking = Literal["likelihood", "text", "scorer"]
+Pruning = Literal["none", "halving"]
 
 _LARGEST = 1e6  # above this, products with log-probabilities overflow float32
 
@@ -45,8 +49,8 @@ class SamplingSettings:
     sampler: str = option(
         "purity",
         Choice(
-            help="How to sample: purity, fewer-tokens, confidence, halton, corrected, strided, posterior-guided, "
-            "ancestral, reference-fast, reference-fewer-tokens, reference-purity, or another of vqdiff.samplers().",
+            help=f"How to sample: {', '.join(SAMPLERS.own())}, or one of another package; "
+            "vqdiff samplers describes them.",
             kind="sampler",
             names=SAMPLERS.names,
             name_of=SAMPLERS.name_of,
@@ -74,7 +78,8 @@ class SamplingSettings:
     guidance_schedule: GuidanceSchedule = option(
         "constant",
         Choice(
-            help="linear and cosine rise from 1 in the noise to the guidance scale at the end.",
+            help="linear and cosine rise from 1 in the noise to the guidance scale at the end; falling goes "
+            "from the scale to 1.",
             label="Guidance schedule",
             kind="guidance schedule",
             names=lambda: get_args(GuidanceSchedule),
@@ -133,8 +138,8 @@ class SamplingSettings:
     curve: str = option(
         "linear",
         Choice(
-            help="How many tokens are revealed at which step: linear, cosine, arccos, power, or another registered "
-            "name; for samplers that reveal.",
+            help="How many tokens are revealed at which step, for samplers that reveal; vqdiff samplers lists the "
+            "curves.",
             label="Reveal curve",
             legend="{}",
             kind="reveal curve",
@@ -163,9 +168,53 @@ class SamplingSettings:
             off=0,
         ),
     )
+    best_of: int = option(
+        1,
+        Whole(
+            help="Candidates for each image, of which the best is returned; 1 is off.",
+            label="Best of",
+            legend="best of {}",
+            least=1,
+            most=1000,
+            off=1,
+        ),
+    )
+    ranking: Ranking = option(
+        "likelihood",
+        Choice(
+            help="Which candidate is the best: likelihood, the likeliest according to the model itself; text, the one "
+            "that the prompt makes likelier by the largest factor; scorer, by the bundled scorer of drawings (extra "
+            "eval).",
+            label="Ranking of candidates",
+            legend="by {}",
+            kind="ranking",
+            names=lambda: get_args(Ranking),
+        ),
+    )
+    pruning: Pruning = option(
+        "none",
+        Choice(
+            help="none, or halving: the worse half of the candidates ends after a quarter of the steps, and again "
+            "after half.",
+            label="Pruning of candidates",
+            legend="pruning {}",
+            kind="pruning",
+            names=lambda: get_args(Pruning),
+        ),
+    )
 
     def __post_init__(self) -> None:
         check_options(self)
+
+    @property
+    def prunes(self) -> bool:
+        """Whether some of the candidates end early."""
+        return self.best_of > 1 and self.pruning != "none"
+
+    @property
+    def ranks_by_text(self) -> bool:
+        """Whether candidates are ranked by a comparison of the condition with the null condition."""
+        return self.best_of > 1 and self.ranking == "text"
 
     def _repr_html_(self) -> str:
         rows = [(name, getattr(self, name), one.help) for name, one in options_of(SamplingSettings).items()]
@@ -203,9 +252,9 @@ class Guidance:
     """The three settings of guidance as one value, to pass as `guidance`; checked on creation.
 
     scale: g = s + 1 of Improved VQ-Diffusion, 1 is off. schedule: "constant", or "linear" or "cosine" for a scale that
-    rises from 1 at t = T to `scale` at t = 0. interval: the part of the way from noise (0) to the image (1) that is
-    guided; outside it the scale is 1, and the null condition is not evaluated (Kynkäänniemi et al. 2024, arXiv
-    2404.07724).
+    rises from 1 at t = T to `scale` at t = 0, or "falling" for the mirror image of "linear". interval: the part of the
+    way from noise (0) to the image (1) that is guided; outside it the scale is 1, and the null condition is not
+    evaluated (Kynkäänniemi et al. 2024, arXiv 2404.07724).
 
     Raises InputError for a scale that is not finite or an invalid interval.
     """
@@ -248,6 +297,9 @@ class SettingChanges(TypedDict, total=False):
     curve: str | None
     curve_power: float | None
     corrector_share: float | None
+    best_of: int | None
+    ranking: Ranking | None
+    pruning: Pruning | None
 
 
 @dataclass(frozen=True, kw_only=True)

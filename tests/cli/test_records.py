@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageChops
 from PIL.PngImagePlugin import PngInfo
 
 from vqdiff.cli import main
 from vqdiff.foundation.formats import encode, read_record
+from vqdiff.sampling.candidates import RANKING_CALLS
 
 
 def run(*arguments: str | Path) -> int:
@@ -183,3 +184,18 @@ def test_like_another_image(folder: Path, capsys: pytest.CaptureFixture[str]) ->
         Path("d.png").write_bytes(encode(image, read_record(folder / "a.png") | {"model_hash": "0" * 12}))
     assert run("generate", "--like", "d.png", "-o", "e.png") == 0
     assert "was made by the model emoji (000000000000)" in capsys.readouterr().err
+
+
+def test_the_best_of_candidates_is_made_again(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--best-of", "3", "--pruning", "halving", "--steps", "4", "--seed", "4"]
+    assert run("generate", "a cat", *options, "-o", "a.png", "--gif", "a.gif", "--json") == 0
+    record = json.loads(capsys.readouterr().out)
+    assert (record["best_of"], record["ranking"], record["pruning"], record["seed"]) == (3, "likelihood", "halving", 4)
+    assert record["network_calls"] == 3 + 2 + 1 + 1 + (3 + 2) * RANKING_CALLS
+    assert run("redraw", "a.png") == 0
+    with Image.open("a.png") as image, Image.open("a.gif") as steps:
+        steps.seek(3)
+        difference = ImageChops.difference(image.convert("RGB"), steps.convert("RGB"))
+        assert max(high for _, high in difference.getextrema()) < 100  # but for the palette of the animation
+    assert run("vary", "a.png", "--best-of", "2", "--ranking", "text") == 2
+    assert capsys.readouterr().err.endswith("ranking is text, which needs a prompt: give one, or use likelihood\n")

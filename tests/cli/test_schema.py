@@ -29,7 +29,7 @@ def test_every_command_and_every_option_of_its_help(capsys: pytest.CaptureFixtur
         "names": ["--seed"], "help": "Image i has seed + i; the same seed, the same image.",
         "type": "integer", "required": False, "default": 0,
     }  # fmt: skip
-    assert options["--guidance-schedule"]["enum"] == ["constant", "linear", "cosine"]
+    assert options["--guidance-schedule"]["enum"] == ["constant", "linear", "cosine", "falling"]
     cli.main(["generate", "--help"])
     text = capsys.readouterr().out
     assert all(name in text for name in options)

@@ -111,8 +111,8 @@ def test_evaluate_writes_a_result_and_draws_nothing_twice(
     lost.unlink()
     shutil.rmtree(folder / "drawn" / "results")
     drawn = list[Any]()
-    frames = generation.Pipeline.frames
-    monkeypatch.setattr(generation.Pipeline, "frames", lambda *given: drawn.append(given[2]) or frames(*given))
+    tokens = generation.Pipeline.tokens
+    monkeypatch.setattr(generation.Pipeline, "tokens", lambda pipe, job: drawn.append(job.seeds) or tokens(pipe, job))
     main(["evaluate", path])
     assert [list(seeds) for seeds in drawn] == [[5, 6, 7, 8, 9]]
     assert lost.read_bytes() == before
@@ -330,7 +330,7 @@ def test_train_scorer_and_use_it(folder: Path) -> None:
 
 
 def test_a_scorer_refuses_another_text_encoder() -> None:
-    from vqdiff.evaluation.scorer import load_scorer, scorer_text_encoder, scorers_folder
+    from vqdiff.scorer import load_scorer, scorer_text_encoder, scorers_folder
 
     scorer = load_scorer(scorers_folder() / "emoji")
     scorer_text_encoder(scorer)

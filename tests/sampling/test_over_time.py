@@ -24,6 +24,9 @@ TIMES = torch.tensor([100, 75, 50, 25, 1, 0])
         (Guidance(5.0), [5, 5, 5, 5, 5, 1]),
         (Guidance(5.0, "linear"), [1, 2, 3, 4, 4.96, 1]),
         (Guidance(5.0, "cosine"), [1, 3 - math.sqrt(2), 3, 3 + math.sqrt(2), 3 + 2 * math.cos(math.pi / 100), 1]),
+        (Guidance(5.0, "falling"), [5, 4, 3, 2, 1.04, 1]),
+        (Guidance(5.0, "falling", (0.0, 0.5)), [5, 4, 1, 1, 1, 1]),
+        (Guidance(-1.0, "falling"), [-1, -0.5, 0, 0.5, 0.98, 1]),
         (Guidance(5.0, interval=(0.25, 0.75)), [1, 5, 5, 1, 1, 1]),
         (Guidance(5.0, "linear", (0.5, 1.0)), [1, 1, 3, 4, 4.96, 1]),
         (Guidance(-1.0, "linear"), [1, 0.5, 0, -0.5, -0.98, 1]),
@@ -46,7 +49,7 @@ def test_temperatures() -> None:
     [
         ({"scale": math.nan}, "guidance is nan"),
         ({"scale": -math.inf}, "guidance is -inf"),
-        ({"schedule": "parabola"}, "constant, linear, cosine"),
+        ({"schedule": "parabola"}, "constant, linear, cosine, falling"),
         ({"interval": (0.5, 0.5)}, "rising"),
         ({"interval": (0.8, 0.2)}, "rising"),
         ({"interval": (-0.1, 0.2)}, "from 0 to 1"),

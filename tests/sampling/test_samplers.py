@@ -15,9 +15,12 @@ from torch import Tensor
 from golden_cases import cases, load
 from vqdiff.diffusion import Schedule, draw_posterior, posterior_log_probs
 from vqdiff.foundation.errors import InputError
+from vqdiff.foundation.options import options_of
+from vqdiff.plugins import ORDERS, SAMPLERS
 from vqdiff.sampling import (
     Canvas,
     Denoise,
+    PlanInput,
     Prediction,
     ReferenceFast,
     ReferenceReveal,
@@ -192,7 +195,11 @@ def test_posterior_guided_draws_from_the_guided_posterior(make: Callable[[int, i
     assert_distributed(drawn, guided)
 
 
-@pytest.mark.parametrize("sampler", ["fewer-tokens", "purity", "confidence", "halton"])
+EXACT = [name for name in samplers() if get_sampler(name).facts.exact == "one token per call"]
+REVEALING = [name for name in EXACT if isinstance(get_sampler(name), Reveal)]
+
+
+@pytest.mark.parametrize("sampler", REVEALING)
 def test_joint_distribution_problem(sampler: str, oracle: Any) -> None:
     """Data AA and BB, perfect denoiser: half of the pairs drawn at once are AB or BA, and none drawn one by one."""
     schedule = Schedule.published(100, 2)
@@ -201,6 +208,52 @@ def test_joint_distribution_problem(sampler: str, oracle: Any) -> None:
     assert_distributed(at_once, torch.full((2, 2), 0.25))
     one_by_one = draw(denoise, schedule, sampler, 2, steps=2)
     assert_distributed(one_by_one, torch.tensor([[0.5, 0], [0, 0.5]]))
+
+
+@pytest.mark.parametrize("sampler", sorted({*EXACT} - {*REVEALING, "posterior-guided"}))  # it is slow, image by image
+def test_posterior_samplers_are_exact_if_a_call_changes_one_token(sampler: str, oracle: Any) -> None:
+    """Two tokens that the same of two calls unmasks disagree in half of the cases, and others never."""
+    schedule = Schedule.mask_only(2, 2)
+    denoise = oracle(schedule, torch.tensor([[0, 0], [1, 1]]), torch.tensor([0.5, 0.5]).double())
+    tokens = draw(denoise, schedule, sampler, 2, steps=2, corrector_share=0.0)
+    later = float(schedule.gamma_bar[1])  # the probability to leave MASK in the second call
+    apart = later * (1 - later)
+    shares = torch.tensor([[1 + 2 * apart, 1 - 2 * apart], [1 - 2 * apart, 1 + 2 * apart]]) / 4
+    assert_distributed(tokens, shares)
+
+
+@pytest.mark.parametrize("sampler", samplers())
+def test_network_calls_are_as_many_as_the_facts_say(sampler: str) -> None:
+    facts, most = get_sampler(sampler).facts, 20
+
+    def calls(steps: int) -> int:
+        masked = torch.tensor([64])
+        given = PlanInput(Schedule.mask_only(most, 4), 64, torch.tensor([steps]), torch.tensor([most]), masked)
+        return get_sampler(sampler).plan(given).num_steps
+
+    expected = {
+        "steps": (1, 8, 20, 50),
+        "T": (20, 20, 20, 20),
+        "steps, at most T": (1, 8, 20, 20),
+        "steps, at most 2T - 1": (1, 8, 20, 39),
+    }
+    found = tuple(map(calls, (1, 8, 20, 50)))
+    if facts.calls in expected:
+        assert found == expected[facts.calls]
+    elif facts.calls == "at most steps, and at least 2":
+        assert all(2 <= one <= max(2, steps) for one, steps in zip(found, (1, 8, 20, 50), strict=True))
+    else:
+        assert facts.calls.startswith("fixed")
+        assert len(set(found)) == 1
+
+
+def test_own_samplers_are_known_without_being_imported() -> None:
+    """Each by the name of its module; the help of the option names them all."""
+    assert set(SAMPLERS.own()) <= samplers().keys()
+    assert {type(get_sampler(name)).__module__.partition(".")[0] for name in SAMPLERS.own()} == {"vqdiff"}
+    listed = options_of(SamplingSettings)["sampler"].help
+    assert all(name in listed for name in SAMPLERS.own())
+    assert {name for name in samplers() if name not in SAMPLERS.own()} <= set(ORDERS.names())
 
 
 @pytest.mark.parametrize("make", [Schedule.paper, Schedule.mask_only, Schedule.uniform_only])
@@ -258,7 +311,7 @@ def test_the_registry_describes_and_suggests() -> None:
         assert "\n" not in description
     with pytest.raises(InputError, match="did you mean 'purity'"):
         get_sampler("purty")
-    with pytest.raises(InputError, match="choose one of purity"):
+    with pytest.raises(InputError, match=r"choose one of .*purity"):
         get_sampler("???")
 
 

@@ -144,7 +144,7 @@ def test_the_options_of_the_command_are_its_limits(tmp_path: Path) -> None:
     options = {
         "max-body": 5000, "max-prompt": 20, "max-images": 2, "max-steps": 64, "max-image-bytes": 1000,
         "max-image-pixels": 128**2, "max-waiting": 1, "max-rows": 1, "max-connections": 6,
-        "max-connections-per-address": 6,
+        "max-connections-per-address": 6, "max-best-of": 3,
     }  # fmt: skip
     words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
     with process(tmp_path, "--device", "cpu", *words) as (address, server), client(address) as http:
@@ -153,6 +153,7 @@ def test_the_options_of_the_command_are_its_limits(tmp_path: Path) -> None:
             ({"prompt": "x" * 21}, 400, "the limit is 20"),
             ({"prompt": "1", "n": 3}, 400, "1 to 2 images"),
             ({"prompt": "1", "steps": 65}, 400, "1 to 64"),
+            ({"prompt": "1", "best_of": 4}, 400, "1 to 3"),
             ({"image": base64.b64encode(bytes(1001)).decode()}, 413, "1001 bytes, the limit is 1000"),
             ({"image": image}, 413, "its longest side may have 128"),
         ):

@@ -42,6 +42,7 @@ app.command("vqdiff.cli.train:app", name="train", help="Train an image tokenizer
 app.command("vqdiff.cli.evaluate:evaluate", help="Evaluate a model by a protocol.")
 app.command("vqdiff.cli.serve:serve", help="Serve models over HTTP, with a web page.")
 app.command("vqdiff.cli.mcp:mcp", help="Serve tools to a program with a language model (MCP).")
+app.command("vqdiff.cli.samplers:samplers", help="List samplers, orders of reveal and reveal curves.")
 app.command("vqdiff.cli.schema:schema", help="Print commands, settings, samplers and the HTTP API as JSON.")
 app.command("vqdiff.cli.bench:app", name="bench", help="Measure speed and memory, compared with diffusers or alone.")
 app.command("vqdiff.cli.study:study", help="Measure a grid of settings: a table, a plot and images.")

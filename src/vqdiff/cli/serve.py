@@ -29,6 +29,7 @@ def serve(
     max_prompt: int = 1000,
     max_images: int = 10,
     max_steps: int = 256,
+    max_best_of: int = 8,
     max_image_bytes: int = 5 * 2**20,
     max_image_pixels: int = 1024**2,
     timeout: float = 120.0,
@@ -73,6 +74,8 @@ def serve(
         Images per request.
     max_steps
         Steps per image.
+    max_best_of
+        Candidates per image.
     max_image_bytes
         Bytes of an uploaded image.
     max_image_pixels
@@ -99,7 +102,9 @@ def serve(
     from vqdiff.serving.hosts import AllowedHosts
     from vqdiff.serving.limits import Limits
 
-    limits = Limits(max_body, max_prompt, max_images, max_steps, max_image_bytes, max_image_pixels, timeout)
+    limits = Limits(
+        max_body, max_prompt, max_images, max_steps, max_best_of, max_image_bytes, max_image_pixels, timeout
+    )
     if token == "":
         raise InputError("the token is empty: give one, or leave it out for an open server")
     own = {"max-connections-per-address": max_connections_per_address, "header-timeout": header_timeout}

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from vqdiff.foundation.files import atomic_path
 from vqdiff.foundation.shapes import Int
+from vqdiff.model import Job
 from vqdiff.pipeline import Pipeline
 from vqdiff.sampling import SamplingSettings
 
@@ -47,9 +48,9 @@ def draw(
     label = f"{settings.sampler}, {settings.steps} steps, guidance {settings.guidance}"
     quiet = not console.is_terminal or not state.is_main_process
     for (start, stop), file in track(missing, label, console=console, transient=True, disable=quiet):
-        *_, last = pipe.frames(prompts[start:stop], range(seed + start, seed + stop), settings)
+        tokens = pipe.tokens(Job(prompts[start:stop], range(seed + start, seed + stop), settings))
         with atomic_path(file) as path:
-            save_file({"tokens": last.tokens.to("cpu", torch.int32)}, path)
+            save_file({"tokens": tokens.to("cpu", torch.int32)}, path)
     state.wait_for_everyone()
     return torch.cat([load_file(file)["tokens"] for file in files]).long()
 

@@ -35,8 +35,10 @@ from vqdiff.image_tokenizers import code_use
 from vqdiff.metrics import Estimate, psnr, structural_similarity, summary
 from vqdiff.pipeline import Pipeline
 from vqdiff.pipeline import load as load_pipeline
+from vqdiff.ranking import check_ranking
 from vqdiff.requests import conditions_of
 from vqdiff.sampling import get_sampler
+from vqdiff.sampling.candidates import network_calls
 from vqdiff.sampling.plan import PlanInput
 from vqdiff.text import NullCondition, literal
 from vqdiff.text.emoji_names import spell_out
@@ -84,7 +86,7 @@ class Judge:
         model = self.pipe(cell).model
         if cell.reconstruct:
             return
-        conditions_of(model, self.fitted(cell))
+        check_ranking(model, self.pipe(cell).settings(**vars(cell.sampling)), conditions_of(model, self.fitted(cell)))
         if self.settings(cell)["guidance"] != 1 and model.null(1) is None:
             raise InputError(f"{cell.model} has no null condition, so it cannot be guided: use guidance 1")
 
@@ -131,12 +133,12 @@ class Judge:
         return self.pipes[key]
 
     def settings(self, cell: Cell) -> dict[str, Any]:
-        """The sampling settings of a cell, and the number of network calls."""
+        """The sampling settings of a cell, and the number of network calls for an image."""
         pipe = self.pipe(cell)
         settings, tokens, schedule = pipe.settings(**vars(cell.sampling)), pipe.model.num_tokens, pipe.model.schedule
         full = torch.tensor([schedule.num_steps]), torch.tensor([tokens])
         plan = get_sampler(settings.sampler).plan(PlanInput(schedule, tokens, torch.tensor([settings.steps]), *full))
-        return asdict(settings) | {"network_calls": plan.t.shape[1]}
+        return asdict(settings) | {"network_calls": network_calls(settings, plan.num_steps)}
 
     def null(self, cell: Cell) -> str:
         """The kind of null condition that guidance moves a cell away from."""

@@ -15,7 +15,6 @@ from torch.nn.functional import cross_entropy, logsigmoid
 
 from vqdiff.data import HELD_OUT, ImageSet, check_share, load
 from vqdiff.data.rows import captioned
-from vqdiff.evaluation.scorer import Probe, Scorer, ScorerConfig, mean_states
 from vqdiff.foundation.errors import InputError
 from vqdiff.foundation.files import atomic_path
 from vqdiff.foundation.images import batches
@@ -23,6 +22,7 @@ from vqdiff.metrics import retrieved
 from vqdiff.metrics.features import EfficientNetFeatures, EfficientNetLite0, file_hash
 from vqdiff.model import save_component
 from vqdiff.model.finding import find_part
+from vqdiff.scorer import Probe, Scorer, ScorerConfig, mean_states
 from vqdiff.text import TextEncoder
 
 _CHOICES = 100

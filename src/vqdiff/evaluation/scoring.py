@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from vqdiff.data import ImageSet
-from vqdiff.evaluation.scorer import Scorer, load_scorer, mean_states, scorer_text_encoder, scorers_folder
 from vqdiff.evaluation.trial import Trial
 from vqdiff.foundation.images import batches
 from vqdiff.metrics import (
@@ -24,6 +23,7 @@ from vqdiff.metrics import (
 )
 from vqdiff.metrics.features import CLIP, EfficientNetFeatures, EfficientNetLite0, Inception, Network
 from vqdiff.model.components import fingerprint
+from vqdiff.scorer import Scorer, load_scorer, mean_states, scorer_text_encoder, scorers_folder
 
 
 class Scoring:

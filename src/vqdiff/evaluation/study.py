@@ -177,7 +177,8 @@ def _write(study: Study, results: list[Result], facts: list[dict[str, Any]], var
     with atomic_path(study.output / "results.json") as path:
         path.write_text(json.dumps([asdict(result) | {"id": result.id} for result in results], indent=1) + "\n")
     lines = dict[str, Line]()
-    shown = ("steps", "network_calls") if study.x in ("steps", "network_calls") else (study.x,)
+    follow = {"steps": ["network_calls"], "network_calls": ["steps"], "best_of": ["network_calls"]}
+    shown = [study.x, *follow.get(study.x or "", [])]
     others = [name for name in varying if study.x is not None and name not in shown]
     for fact, result in zip(facts, results, strict=True):
         line = lines.setdefault(_label(fact, others, study.names), Line())

@@ -10,8 +10,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from vqdiff.model.bound import BoundDenoiser
 from vqdiff.model.model import Model
 from vqdiff.sampling import Batch, Canvas, SamplingSettings
+from vqdiff.sampling.candidates import candidate_seeds
 from vqdiff.text import Condition, plain_text, prompts_in
 
 
@@ -23,8 +25,10 @@ def _unchanged(image: Image.Image) -> Image.Image:
 class Job:
     """Images to sample with the same settings: a condition and a seed each (conditions None: unconditional).
 
-    negative: what guidance moves away from instead of the null condition. canvas: what sampling starts from instead of
-    noise. finish: applied to each sampled image. record: how the images are made (`vqdiff.requests.Request.record`).
+    Where the settings ask for candidates (`best_of`), the rows of what is sampled are theirs, image by image. negative:
+    what guidance moves away from instead of the null condition. canvas: what sampling starts from instead of noise, a
+    row for each candidate. finish: applied to each sampled image. record: how the images are made
+    (`vqdiff.requests.Request.record`).
     """
 
     conditions: Sequence[Condition] | None
@@ -50,11 +54,11 @@ class Job:
         return not only_null and self.settings.guidance != 1
 
     def start(self, model: Model) -> Batch:
-        """Return all images before their first step; raises InputError if settings or canvas do not fit the model."""
+        """Return all rows before their first step; raises InputError if settings or canvas do not fit the model."""
         return Batch.start(
             model.schedule,
             num_tokens=model.num_tokens,
-            seeds=self.seeds,
+            seeds=candidate_seeds(self.seeds, self.settings.best_of),
             settings=self.settings if self.guided else replace(self.settings, guidance=1.0),
             canvas=self.canvas,
             device=model.sampling_device,
@@ -62,21 +66,36 @@ class Job:
 
     @torch.inference_mode()
     def encode(self, model: Model) -> tuple[Tensor | None, Tensor | None]:
-        """Encode the conditions of the images and what guidance moves away from (None without guidance)."""
-        null = model.encode([self.negative] * len(self.seeds)) if self.guided else None
+        """Encode the conditions of the images and what guidance moves away from.
+
+        The latter is None where neither guidance nor the ranking of candidates needs it.
+        """
+        null = model.encode([self.negative] * len(self.seeds)) if self.guided or self.settings.ranks_by_text else None
         return model.encode(self.conditions), null
+
+    def bind(self, model: Model, encoded: tuple[Tensor | None, Tensor | None] | None = None) -> BoundDenoiser:
+        """Return the denoiser with the conditions of all rows; ``encoded``: what `encode` has returned, if known."""
+        bound, best_of = model.bind(*(encoded or self.encode(model))), self.settings.best_of
+        return bound if best_of == 1 else bound.select([row // best_of for row in range(len(self.seeds) * best_of)])
 
     def parts(self, size: int) -> Iterator[Job]:
         """Yield jobs of at most ``size`` images each."""
         for first in range(0, len(self.seeds), size):
-            rows, canvas = slice(first, first + size), self.canvas
+            images, best_of, canvas = slice(first, first + size), self.settings.best_of, self.canvas
             if canvas is not None:
-                known, start = canvas.known, canvas.start
-                canvas = Canvas(
-                    canvas.tokens[rows], None if known is None else known[rows], None if start is None else start[rows]
-                )
-            conditions = None if self.conditions is None else self.conditions[rows]
-            yield replace(self, conditions=conditions, seeds=self.seeds[rows], canvas=canvas)
+                canvas = canvas.select(slice(first * best_of, (first + size) * best_of))
+            conditions = None if self.conditions is None else self.conditions[images]
+            yield replace(self, conditions=conditions, seeds=self.seeds[images], canvas=canvas)
+
+    def chosen(self, candidates: Sequence[int]) -> Job:
+        """Return the job that samples one candidate of each image, given by its number."""
+        best_of = self.settings.best_of
+        rows = [image * best_of + candidate for image, candidate in enumerate(candidates)]
+        seeds = candidate_seeds(self.seeds, best_of)
+        canvas = None if self.canvas is None else self.canvas.select(rows)
+        return replace(
+            self, seeds=[seeds[row] for row in rows], settings=replace(self.settings, best_of=1), canvas=canvas
+        )
 
     def remarks(self, model: Model) -> list[str]:
         """Return a line for each prompt of which the model knows no word."""

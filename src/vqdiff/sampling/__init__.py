@@ -1,21 +1,19 @@
 """Sampling: plans, orders, steps, the loop and its trace. Here, a network is just a callable."""
 
+from vqdiff.sampling.candidates import agreement, likelihood
 from vqdiff.sampling.loop import Batch, Canvas, Frame, run, sample
 from vqdiff.sampling.plan import Plan, PlanInput, PlanStep
 from vqdiff.sampling.prediction import Denoise, Prediction, TwoStage
 from vqdiff.sampling.random import uniforms
+from vqdiff.sampling.reveal import Reveal
 from vqdiff.sampling.revision import least_confident
-from vqdiff.sampling.samplers import (
-    Corrected,
-    PosteriorGuided,
-    ReferenceFast,
-    ReferenceReveal,
-    Reveal,
-    Sampler,
-    Strided,
-    get_sampler,
-    samplers,
-)
+from vqdiff.sampling.sampler import Sampler, SamplerFacts
+from vqdiff.sampling.samplers import get_sampler, samplers
+from vqdiff.sampling.samplers.corrected import Corrected
+from vqdiff.sampling.samplers.posterior_guided import PosteriorGuided
+from vqdiff.sampling.samplers.reference_fast import ReferenceFast
+from vqdiff.sampling.samplers.reference_purity import ReferenceReveal
+from vqdiff.sampling.samplers.strided import Strided
 from vqdiff.sampling.step import StepInput, StepSettings
 from vqdiff.sampling.trace import Trace
 from vqdiff.settings import Guidance, GuidanceSchedule, SamplingSettings, SettingChanges
@@ -37,6 +35,7 @@ __all__ = [
     "ReferenceReveal",
     "Reveal",
     "Sampler",
+    "SamplerFacts",
     "SamplingSettings",
     "SettingChanges",
     "StepInput",
@@ -44,8 +43,10 @@ __all__ = [
     "Strided",
     "Trace",
     "TwoStage",
+    "agreement",
     "get_sampler",
     "least_confident",
+    "likelihood",
     "run",
     "sample",
     "samplers",

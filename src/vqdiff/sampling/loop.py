@@ -15,7 +15,8 @@ from vqdiff.foundation.shapes import Bool, Float, Int
 from vqdiff.sampling.plan import Plan, PlanInput, masked_step
 from vqdiff.sampling.prediction import Denoise, Prediction, predict
 from vqdiff.sampling.random import uniforms
-from vqdiff.sampling.samplers import Sampler, get_sampler
+from vqdiff.sampling.sampler import Sampler
+from vqdiff.sampling.samplers import get_sampler
 from vqdiff.sampling.step import BatchSettings, StepInput
 from vqdiff.settings import SamplingSettings
 
@@ -78,6 +79,16 @@ class Canvas:
             return cls(noise, start=start)
         begin = (t * redraw.double().mean(1)).ceil()
         return cls(torch.where(redraw, noise, x0), ~redraw, [int(time) for time in begin])
+
+    def select(self, rows: slice | Sequence[int]) -> Canvas:
+        """Return the canvas of some of the images."""
+        numbers = range(len(self.tokens))[rows] if isinstance(rows, slice) else rows
+        index = torch.tensor(numbers, dtype=torch.int64)
+        return Canvas(
+            self.tokens[index],
+            None if self.known is None else self.known[index],
+            None if self.start is None else [self.start[number] for number in numbers],
+        )
 
     def check(self, schedule: Schedule, num_images: int, num_tokens: int) -> None:
         """Raise InputError unless this canvas has `num_images` images of `num_tokens` tokens."""

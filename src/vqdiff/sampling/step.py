@@ -56,9 +56,11 @@ class BatchSettings:
             return torch.tensor([float(getattr(row, name)) for row in rows])[:, None].expand(t.shape)
 
         tables = {name: constant(name) for name in StepSettings._fields}
-        times = list(zip(rows, t, strict=True))
-        tables["guidance"] = torch.stack([guidance_at(Guidance.of(row), own, num_steps) for row, own in times])
-        tables["temperature"] = torch.stack([temperature_at(row, own, num_steps) for row, own in times])
+        tables["guidance"], tables["temperature"] = torch.empty(t.shape), torch.empty(t.shape)
+        for one in dict.fromkeys(rows):
+            own = torch.tensor([row == one for row in rows])
+            tables["guidance"][own] = guidance_at(Guidance.of(one), t[own], num_steps)
+            tables["temperature"][own] = temperature_at(one, t[own], num_steps)
         return cls(tuple(tables.values()))
 
     def first(self, device: torch.device | str = "cpu") -> StepSettings:

@@ -164,12 +164,12 @@ class Engine:
             most, number = counts.most_common(1)[0]
             if number >= counts[client] + 2:
                 for ticket in reversed(self._waiting):
-                    if ticket.client == most and not ticket.joined:
+                    if ticket.client == most and not ticket.begun:
                         return ticket
             raise QueueFullError(self._retry_after())
 
     def _retry_after(self) -> float:
-        return max(1.0, sum(sum(ticket.steps) - ticket.taken for ticket in self._waiting) * self._pace)
+        return max(1.0, sum(total - done for done, total in (one.progress for one in self._waiting)) * self._pace)
 
     def _forget_ended(self) -> None:
         if any(ticket.done() for ticket in self._waiting):
@@ -196,7 +196,7 @@ class Engine:
                 self._admit()
                 start, rows = time.monotonic(), self.running
                 for key, batch in list(self._batches.items()):
-                    self._put(key, batch.remove_finished())  # frees the rows of requests that were cancelled
+                    self._remove_finished(key, batch)  # frees the rows of requests that were cancelled
                     if key in self._batches:
                         self._step(key, self._batches[key])
                 self._preview()
@@ -231,13 +231,13 @@ class Engine:
                 ticket = next((one for one in self._waiting if one.client == client and not one.done()), None)
                 if ticket is None:  # it was cancelled
                     continue
-                left = len(ticket.steps) - ticket.joined
+                left = len(ticket.queue)
                 alone = len(self._since) == 1
                 number = min(self.max_rows - self.running, left) if alone else 1
                 if number == left:
                     self._waiting.remove(ticket)
             try:
-                batch = ticket.next_images(number)
+                batch = ticket.next_rows(number)
                 self._join((id(ticket.pipe), ticket.job.settings.sampler, ticket.job.guided), batch)
             except Exception as error:
                 ticket.fail(error)
@@ -283,12 +283,24 @@ class Engine:
         moved = batch.advance()
         self.counts.steps += 1
         self.counts.image_steps += len(batch.rows)
-        self._put(key, moved and moved.remove_finished())
+        if moved is None:
+            self._put(key, None)
+        else:
+            self._remove_finished(key, moved)
         for ticket in tickets:
             try:
                 ticket.notify()
             except Exception as error:
                 ticket.fail(error)
+
+    def _remove_finished(self, key: Key, batch: RunningBatch) -> None:
+        """Free the rows of finished images; candidates that go on after they were ranked wait for a row again."""
+        self._put(key, batch.remove_finished())
+        with self._changed:
+            for ticket in {row.ticket for row in batch.rows if row.ticket.contests and row.ticket.queue}:
+                if not ticket.done() and ticket not in self._waiting:
+                    self._since.setdefault(ticket.client, next(self._turns))
+                    self._waiting.appendleft(ticket)
 
     def _preview(self) -> None:
         """Preview the image that has waited longest, unless previews have had their share of the time."""
@@ -297,7 +309,7 @@ class Engine:
             (row.shown, key, i)
             for key, batch in self._batches.items()
             for i, row in enumerate(batch.rows)
-            if row.ticket.wants_previews
+            if row.ticket.wants_previews and row.candidate == batch.first_candidate(row)
         ]
         if not previewed:
             return

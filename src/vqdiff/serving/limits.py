@@ -32,6 +32,8 @@ class Limits:
     """Images per request (400)."""
     max_steps: int = 256
     """Steps (400)."""
+    max_best_of: int = 8
+    """Candidates per image (400)."""
     max_image_bytes: int = 5 * 2**20
     """Bytes of an image file (413)."""
     max_image_pixels: int = 1024**2
@@ -63,6 +65,11 @@ class Limits:
         """Raise InputError for too many steps, or none."""
         if steps is not None and not 1 <= steps <= self.max_steps:
             raise InputError(f"steps is {steps}: give 1 to {self.max_steps}")
+
+    def check_best_of(self, best_of: int | None) -> None:
+        """Raise InputError for too many candidates per image."""
+        if best_of is not None and best_of > self.max_best_of:
+            raise InputError(f"best_of is {best_of}: give 1 to {self.max_best_of}")
 
     def read_image(self, content: bytes, name: str = "image") -> Image.Image:
         """Decode an image file, upright, in 8 bits; its size is checked before it is decompressed.

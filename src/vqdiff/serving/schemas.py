@@ -148,6 +148,8 @@ class RequestBody(Settings):
             limits.check_num_images(self.n)
         with about("steps"):
             limits.check_steps(self.steps)
+        with about("best_of"):
+            limits.check_best_of(self.best_of)
         with about("seed"):
             if self.seed is not None and self.seed + self.n > SEEDS:
                 raise InputError(f"seed is {self.seed}: {self.n} images from there on exceed 2^63, give a smaller one")

@@ -143,10 +143,10 @@ async def progress(
         return ProgressResponse()
     done, total = (sum(counts) for counts in zip(*(run.ticket.progress for run in runs), strict=True))
     first, elapsed = runs[0].ticket, time.monotonic() - runs[0].begun
-    taken, images = first.taken, len(first.steps)
+    own_done, own_total = first.progress
     state = ProgressState(
         job=_kind(runs[0]), job_count=len(runs), interrupted=runs[0].interrupted,
-        sampling_step=min(taken // images, first.steps[0]), sampling_steps=first.steps[0],
+        sampling_step=first.steps[0] * own_done // max(1, own_total), sampling_steps=first.steps[0],
     )  # fmt: skip
     current = None
     if client and not skip_current_image:  # without an address, it may be another client's

@@ -25,7 +25,8 @@ _ANY = "any"
 _OPTIONS = {name: one for name, one in options_of(SamplingSettings).items() if not isinstance(one, Interval)}
 """The settings with a control."""
 _MAXIMA: dict[str, Callable[[Limits, Model], int]] = {
-    "steps": lambda limits, model: min(limits.max_steps, model.num_tokens)
+    "steps": lambda limits, model: min(limits.max_steps, model.num_tokens),
+    "best_of": lambda limits, model: limits.max_best_of,
 }
 """Maxima that depend on the server and the model, in place of those of the options."""
 

@@ -20,7 +20,7 @@ from vqdiff.foundation.errors import InputError
 from vqdiff.foundation.processor import bf16_where_faster
 from vqdiff.foundation.shapes import Float, Int
 from vqdiff.metrics import principal_directions
-from vqdiff.metrics.features import EfficientNetFeatures, file_hash
+from vqdiff.metrics.features import EfficientNetFeatures, EfficientNetLite0, file_hash
 from vqdiff.model import load_component
 from vqdiff.model.finding import bundled
 from vqdiff.text import TextEncoder
@@ -168,3 +168,21 @@ def scorer_text_encoder(*scorers: Scorer) -> TextEncoder:
     if any(scorer.config.text_encoder != known for scorer in scorers):
         raise InputError(f"the scorer was trained with another text encoder than {folder}: train it again")
     return TextEncoder(folder)
+
+
+class CaptionScore:
+    """How well an image matches a text, by the bundled scorer ``emoji``: a cosine, in -1..1.
+
+    Raises InputError if the extra ``eval`` is not installed.
+    """
+
+    def __init__(self) -> None:
+        self.network = EfficientNetLite0()
+        self.scorer = load_scorer(scorers_folder() / "emoji")
+        self.encoder = scorer_text_encoder(self.scorer)
+
+    @torch.inference_mode()
+    def __call__(self, text: str, pixels: Float[Tensor, "1 3 H W"]) -> float:
+        """Score an image with pixels in [0, 1]."""
+        picture = self.scorer.pictures(self.scorer.view(self.network(pixels)))
+        return float((picture * self.scorer.texts(mean_states(self.encoder, [text]))).double().sum())
