@@ -99,6 +99,7 @@ class Job:
 
     def remarks(self, model: Model) -> list[str]:
         """Return a line for each prompt of which the model knows no word."""
+        if model.text_encoder is None:
+            return []
         given = (*(self.conditions or ()), self.negative)
-        texts = [plain_text(prompt) for one in given for prompt in prompts_in(one)] if model.text_encoder else []
-        return model.text_encoder.remarks(texts) if model.text_encoder is not None else []
+        return model.text_encoder.remarks([plain_text(prompt) for one in given for prompt in prompts_in(one)])
