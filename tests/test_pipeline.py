@@ -26,7 +26,7 @@ from vqdiff.model.devices import pick_device
 from vqdiff.model.finding import bundled
 from vqdiff.pipeline import Pipeline
 from vqdiff.plugins import SAMPLERS
-from vqdiff.sampling import Reveal
+from vqdiff.sampling import Guidance, Reveal, sample
 from vqdiff.sampling.step import StepInput
 
 needs_int8 = pytest.mark.skipif(processor().int8 is None, reason="needs a CPU with VNNI")
@@ -233,3 +233,27 @@ def test_html_of_settings_names_every_setting_and_is_escaped(pipe: Pipeline) -> 
         table("<b>", [("&", "<")])
         == '<table><caption>&lt;b&gt;</caption><tr><th scope="row">&amp;</th><td>&lt;</td></tr></table>'
     )
+
+
+def test_a_mixed_batch_has_the_tokens_of_its_images_alone() -> None:
+    """Guided always, in the first half, in the second and never: 4 images, and 2 rows more in each step."""
+    pipe = bundled_pipeline("float32")
+    asked = [
+        pipe.settings(steps=2, guidance=Guidance(3.0, interval=part)) for part in ((0.0, 1.0), (0.0, 0.5), (0.5, 1.0))
+    ]
+    asked.append(pipe.settings(steps=2, guidance=1.0))
+    model, seeds = pipe.model, [1, 2, 3, 4]
+    prompts = ["a cat", "a red apple", "a house", "a tree"]
+
+    def tokens(rows: list[int]) -> Tensor:
+        condition, null = model.encode([prompts[row] for row in rows]), model.null(len(rows))
+        frames = sample(
+            model.bind(condition, null), model.schedule, num_tokens=model.num_tokens,
+            seeds=[seeds[row] for row in rows], settings=[asked[row] for row in rows],
+        )  # fmt: skip
+        *_, last = frames
+        return last.tokens
+
+    together = tokens([0, 1, 2, 3])
+    for row in range(4):
+        assert (tokens([row])[0] == together[row]).all()

@@ -168,6 +168,18 @@ class SamplingSettings:
             off=0,
         ),
     )
+    error: float = option(
+        0.0,
+        Number(
+            help="Nats of error that a step of the sampler entropy-bound may add: as few steps as that needs; 0 takes "
+            "all steps, with equal errors.",
+            legend="error {:g}",
+            least=0,
+            most=_LARGEST,
+            off=0,
+            slider=(0, 20, 0.1),
+        ),
+    )
     best_of: int = option(
         1,
         Whole(
@@ -297,6 +309,7 @@ class SettingChanges(TypedDict, total=False):
     curve: str | None
     curve_power: float | None
     corrector_share: float | None
+    error: float | None
     best_of: int | None
     ranking: Ranking | None
     pruning: Pruning | None

@@ -22,7 +22,17 @@ from toy_pipelines import toy_pipeline  # noqa: E402
 from vqdiff.pipeline import Pipeline  # noqa: E402
 
 SOME = {
-    "modern": ("purity", "halton", "strided", "posterior-guided", "batch", "edit", "revise"),
+    "modern": (
+        "purity",
+        "halton",
+        "strided",
+        "entropy-bound",
+        "corrected",
+        "posterior-guided",
+        "batch",
+        "edit",
+        "revise",
+    ),
     "classic": ("purity",),
     "unconditional": ("stream",),
 }
@@ -42,7 +52,17 @@ def runs(pipe: Pipeline) -> dict[str, Callable[[], Any]]:
     image, mask = Image.new("RGB", (32, 32), "white"), Image.new("L", (32, 32), 0)
     ImageDraw.Draw(image).ellipse((4, 4, 24, 24), fill=(200, 30, 40))
     ImageDraw.Draw(mask).rectangle((16, 0, 31, 31), fill=255)
-    samplers = ("purity", "fewer-tokens", "confidence", "halton", "strided", "posterior-guided", "ancestral")
+    samplers = (
+        "purity",
+        "fewer-tokens",
+        "confidence",
+        "halton",
+        "entropy-bound",
+        "corrected",
+        "strided",
+        "posterior-guided",
+        "ancestral",
+    )
     samplers += ("reference-fast", "reference-fewer-tokens", "reference-purity")
     settings: Any = {"guidance": 1.0 if label is None else 3.0, "truncation": 0.9, "prior_scale": 1.5}
     found: dict[str, Callable[[], Any]] = {

@@ -233,6 +233,7 @@ def test_network_calls_are_as_many_as_the_facts_say(sampler: str) -> None:
 
     expected = {
         "steps": (1, 8, 20, 50),
+        "at most steps": (1, 8, 20, 50),  # before the first step
         "T": (20, 20, 20, 20),
         "steps, at most T": (1, 8, 20, 20),
         "steps, at most 2T - 1": (1, 8, 20, 39),

@@ -68,6 +68,8 @@ def requests(pipe: Pipeline, prompts: tuple[str | int, str | int, str | int]) ->
         generate(model, one, seed=6, negative=two, guidance=2.5),
         *(edit.job(model) for edit in edits),
         generate(model, two, seed=12, sampler="reference-purity"),
+        generate(model, two, seed=14, sampler="entropy-bound", error=3.0, num_images=2),
+        generate(model, one, seed=15, sampler="corrected", corrector_share=0.2),
         generate(model, two, seed=13, steps=1),
     ]
 
@@ -434,11 +436,11 @@ def test_more_clients_than_rows_take_turns() -> None:
         gate.await_call()
         others = [engine.submit(pipe, work, client=name) for name in ("b", "c", "d")]
         tickets = [first, *others]
-        assert first.joined == 2
-        while not all(ticket.joined == 4 for ticket in tickets):
+        assert len(first.queue) == 2
+        while any(ticket.queue for ticket in tickets):
             gate.let(1)
-            begun = [first.joined - 1, *(ticket.joined for ticket in others)]
-            assert max(begun) - min(begun) <= 1
+            waiting = [len(first.queue) + 1, *(len(ticket.queue) for ticket in others)]
+            assert max(waiting) - min(waiting) <= 1
         gate.open()
         for ticket in tickets:
             assert torch.equal(ticket.result(PATIENCE).tokens, alone(pipe, work))

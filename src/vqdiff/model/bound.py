@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -61,6 +62,19 @@ class BoundDenoiser:
     @cached_property
     def _both(self) -> PreparedCondition | None:
         return _joined(self.condition, self.null)
+
+    def guided(self, rows: Sequence[int]) -> BoundDenoiser:
+        """Return this with the null condition of these rows only; see `vqdiff.sampling.PartlyGuided`."""
+        if self.num_images is None or self.null is None:
+            return self
+        if self._partly.get("rows") != tuple(rows):  # consecutive steps mostly guide the same rows
+            self._partly.update(rows=tuple(rows), bound=replace(self, null=self.null.select(rows)))
+        return self._partly["bound"]
+
+    @cached_property
+    def _partly(self) -> dict[str, Any]:
+        """What `guided` returned last."""
+        return {}
 
     def select(self, rows: Sequence[int]) -> BoundDenoiser:
         """Return the conditions of these rows, in this order."""

@@ -3,13 +3,14 @@
 from vqdiff.sampling.candidates import agreement, likelihood
 from vqdiff.sampling.loop import Batch, Canvas, Frame, run, sample
 from vqdiff.sampling.plan import Plan, PlanInput, PlanStep
-from vqdiff.sampling.prediction import Denoise, Prediction, TwoStage
+from vqdiff.sampling.prediction import Denoise, PartlyGuided, Prediction, TwoStage
 from vqdiff.sampling.random import uniforms
 from vqdiff.sampling.reveal import Reveal
 from vqdiff.sampling.revision import least_confident
 from vqdiff.sampling.sampler import Sampler, SamplerFacts
 from vqdiff.sampling.samplers import get_sampler, samplers
 from vqdiff.sampling.samplers.corrected import Corrected
+from vqdiff.sampling.samplers.entropy_bound import EntropyBound
 from vqdiff.sampling.samplers.posterior_guided import PosteriorGuided
 from vqdiff.sampling.samplers.reference_fast import ReferenceFast
 from vqdiff.sampling.samplers.reference_purity import ReferenceReveal
@@ -23,9 +24,11 @@ __all__ = [
     "Canvas",
     "Corrected",
     "Denoise",
+    "EntropyBound",
     "Frame",
     "Guidance",
     "GuidanceSchedule",
+    "PartlyGuided",
     "Plan",
     "PlanInput",
     "PlanStep",

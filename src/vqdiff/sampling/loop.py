@@ -27,8 +27,9 @@ __all__ = ["Batch", "Canvas", "Frame", "run", "sample"]
 class Frame:
     """A batch after one step; tensors on the sampling device.
 
-    step: 1..steps. tokens: int64, MASK = K where not yet filled. revealed: positions that left MASK in this step.
-    prediction: what the network predicted before the step.
+    step: 1..steps. steps: those of the whole run; of an adaptive sampler, at most, and exactly in the last frame.
+    tokens: int64, MASK = K where not yet filled. revealed: positions that left MASK in this step. prediction: what the
+    network predicted before the step.
     """
 
     step: int
@@ -171,7 +172,7 @@ class Batch:
         seeds, step = (rows.to(device, non_blocking=True) for rows in (self.seeds, self.taken + 1))
         u = uniforms(seeds, step, tokens.shape[1], self.sampler.num_uniforms)
         seen = torch.where(self.known, tokens, self.sampler.before(self.schedule, tokens, now, settings, u))
-        prediction = predict(denoise, seen, now.t.clamp(min=1), settings.guidance)
+        prediction = predict(denoise, seen, now.t.clamp(min=1), settings.guidance, self.settings.guided())
         x = StepInput(self.schedule, seen, prediction, now, settings, u)
         if getattr(denoise, "batch_invariant", False):
             # Image by image: the number of positions, and so the rounding, must not depend on the other images.
@@ -189,7 +190,15 @@ class Batch:
             plan=self.plan.rest(),
             settings=self.settings.rest(),
         )
-        return after, prediction
+        return after._planned_anew() if self.sampler.adaptive else after, prediction
+
+    def _planned_anew(self) -> Batch:
+        """Plan the steps left for the positions that are still masked; the host waits for the device to count them."""
+        num_tokens, masked = self.tokens.shape[1], (self.tokens == self.schedule.num_codes).sum(1).cpu()
+        begin = masked_step(self.schedule, masked / num_tokens)
+        plan = self.sampler.plan(PlanInput(self.schedule, num_tokens, self.left.clamp(min=1), begin, masked))
+        plan = plan.until(int((plan.t > 0).sum(1).max()))
+        return replace(self, plan=plan, settings=BatchSettings.of(self.settings.rows, plan.t, self.schedule.num_steps))
 
     @property
     def left(self) -> Int[Tensor, "B"]:
@@ -257,11 +266,12 @@ def sample(
 @torch.no_grad()
 def run(batch: Batch, denoise: Denoise) -> Iterator[Frame]:
     """Take all the steps of a batch; yield a `Frame` after each."""
-    mask, steps = batch.schedule.num_codes, batch.plan.num_steps
-    for step in range(1, steps + 1):
-        before = batch.tokens
+    mask, step = batch.schedule.num_codes, 0
+    while batch.plan.num_steps:
+        before, step = batch.tokens, step + 1
         batch, prediction = batch.advance(denoise)
-        yield Frame(step, steps, batch.tokens, (before == mask) & (batch.tokens != mask), prediction)
+        revealed = (before == mask) & (batch.tokens != mask)
+        yield Frame(step, step + batch.plan.num_steps, batch.tokens, revealed, prediction)
 
 
 def _as_int64(seeds: Sequence[int]) -> Int[Tensor, "B"]:

@@ -89,6 +89,10 @@ class Plan:
         """Return the plan without its first step."""
         return Plan(self.t[:, 1:], self.s[:, 1:], self.reveal[:, 1:])
 
+    def until(self, step: int) -> Plan:
+        """Return the first ``step`` steps."""
+        return Plan(self.t[:, :step], self.s[:, :step], self.reveal[:, :step])
+
     def select(self, rows: Int[Tensor, "N"] | slice) -> Plan:
         """Return the plan of some of the images."""
         return Plan(self.t[rows], self.s[rows], self.reveal[rows])
@@ -134,7 +138,7 @@ def corrected_plan(given: PlanInput) -> Plan:
     beyond = columns - plain
     corrects = (beyond >= 0) & (beyond % 2 == 0)
     stride = torch.where(beyond < 0, columns, plain + (beyond - 1).div(2, rounding_mode="floor"))
-    stride = stride.clamp(max=strides.num_steps - 1)
+    stride = stride.clamp(0, strides.num_steps - 1)
     t, s = strides.t.gather(1, stride), strides.s.gather(1, stride)
     taken = columns < number + corrections
     return Plan(torch.where(corrects, s, t) * taken, s * taken, torch.zeros_like(t))

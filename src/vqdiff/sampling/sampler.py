@@ -11,11 +11,11 @@ from torch import Tensor
 
 from vqdiff.diffusion import Schedule, bridge, draw_categorical
 from vqdiff.foundation.errors import InputError
-from vqdiff.foundation.shapes import Float, Int
+from vqdiff.foundation.shapes import Bool, Float, Int
 from vqdiff.sampling.plan import Plan, PlanInput, PlanStep
 from vqdiff.sampling.step import StepInput, StepSettings
 
-__all__ = ["Sampler", "SamplerFacts", "draw_posterior_step", "largest"]
+__all__ = ["Sampler", "SamplerFacts", "draw_posterior_step", "largest", "places_of"]
 
 
 @dataclass(frozen=True)
@@ -41,10 +41,12 @@ class Sampler(ABC):
     """How the sampler is described; an attribute of the class or of the object."""
     num_uniforms: ClassVar[int] = 2
     """How many random numbers a position needs in one step."""
+    adaptive: ClassVar[bool] = False
+    """Whether a step reveals as many positions as it finds fit: then the steps left are planned anew after each."""
 
     @abstractmethod
     def plan(self, given: PlanInput) -> Plan:
-        """Plan the steps of a batch."""
+        """Plan the steps of a batch; for an adaptive sampler, that many at most."""
 
     @abstractmethod
     def step(self, x: StepInput) -> Int[Tensor, "B L"]:
@@ -83,13 +85,17 @@ def draw_posterior_step(x: StepInput, t: Int[Tensor, "B"]) -> Int[Tensor, "B L"]
     Which positions keep their token whatever x0 is, is drawn first; the network's head is evaluated at the others only.
     """
     q, (choice, u) = bridge(x.schedule, t.clamp(min=1), x.now.s), x.u
-    undecided = q.undecided(x.tokens, choice) & (x.now.t > 0)[:, None]
-    # Where the host would have to wait for the device to know how many there are, all are sampled.
-    most = int(undecided.sum(1).max()) if undecided.is_cpu else undecided.shape[1]
-    # Images that have fewer are padded with decided positions, where any x0 will do.
-    at = largest(undecided.byte(), most)
+    at = places_of(q.undecided(x.tokens, choice) & (x.now.t > 0)[:, None])
     x0 = draw_categorical(x.settings.warp(x.prediction.at(at)), u.gather(1, at))
     return q.draw(torch.zeros_like(x.tokens).scatter(1, at, x0), x.tokens, choice)
+
+
+def places_of(chosen: Bool[Tensor, "B L"]) -> Int[Tensor, "B N"]:
+    """Return the chosen places of each row, then others, as many as in the row that has most.
+
+    Where the host would have to wait for the device to know how many that are, all.
+    """
+    return largest(chosen.byte(), int(chosen.sum(1).max()) if chosen.is_cpu else chosen.shape[1])
 
 
 def largest(keys: Tensor, count: int) -> Int[Tensor, "B N"]:

@@ -32,6 +32,7 @@ class StepSettings(NamedTuple):
     truncation: Float[Tensor, "B"] | None = None
     prior_scale: Float[Tensor, "B"] | None = None
     corrector_share: Float[Tensor, "B"] | None = None
+    error: Float[Tensor, "B"] | None = None
 
     def warp(self, log_p0: Float[Tensor, "B N K"]) -> Float[Tensor, "B N K"]:
         """Apply the temperature to a prediction, then truncate it, as the settings say."""
@@ -44,8 +45,9 @@ _OFF = tuple(float(options_of(SamplingSettings)[name].off) for name in StepSetti
 
 @dataclass(frozen=True)
 class BatchSettings:
-    """The settings of every image in all the steps left: for each field of `StepSettings` a table, on the CPU."""
+    """The settings of every image, and in all the steps left: for each field of `StepSettings` a table, on the CPU."""
 
+    rows: tuple[SamplingSettings, ...]
     tables: tuple[Float[Tensor, "B S"], ...]
 
     @classmethod
@@ -61,7 +63,7 @@ class BatchSettings:
             own = torch.tensor([row == one for row in rows])
             tables["guidance"][own] = guidance_at(Guidance.of(one), t[own], num_steps)
             tables["temperature"][own] = temperature_at(one, t[own], num_steps)
-        return cls(tuple(tables.values()))
+        return cls(tuple(rows), tuple(tables.values()))
 
     def first(self, device: torch.device | str = "cpu") -> StepSettings:
         """Return the settings of the next step, on ``device``, without waiting for it."""
@@ -72,18 +74,25 @@ class BatchSettings:
 
         return StepSettings(*map(now, self.tables, _OFF))
 
+    def guided(self) -> list[int]:
+        """Return the numbers of the images that are guided in the next step."""
+        scales = self.tables[StepSettings._fields.index("guidance")][:, 0]
+        return [row for row, scale in enumerate(scales) if scale != 1]
+
     def rest(self) -> BatchSettings:
         """Return the settings without those of the first step."""
-        return BatchSettings(tuple(table[:, 1:] for table in self.tables))
+        return BatchSettings(self.rows, tuple(table[:, 1:] for table in self.tables))
 
     def select(self, rows: Int[Tensor, "N"] | slice) -> BatchSettings:
         """Return the settings of some of the images."""
-        return BatchSettings(tuple(table[rows] for table in self.tables))
+        chosen = tuple(self.rows[int(row)] for row in torch.arange(len(self.rows))[rows])
+        return BatchSettings(chosen, tuple(table[rows] for table in self.tables))
 
     def join(self, other: BatchSettings) -> BatchSettings:
         """Return the settings of these images and then those of `other`; they are off in steps that are not taken."""
         pairs = zip(self.tables, other.tables, _OFF, strict=True)
-        return BatchSettings(tuple(join_rows(own, others, off) for own, others, off in pairs))
+        tables = tuple(join_rows(own, others, off) for own, others, off in pairs)
+        return BatchSettings(self.rows + other.rows, tables)
 
 
 class StepInput(NamedTuple):
@@ -109,5 +118,4 @@ class StepInput(NamedTuple):
         """Return the input of this step for one image alone; ``plan`` and ``settings`` are those of the batch."""
         row, device = slice(image, image + 1), self.tokens.device
         now, own = plan.select(row).first(device), settings.select(row).first(device)
-        prediction = self.prediction.select(image, guided=own.guidance is not None)
-        return StepInput(self.schedule, self.tokens[row], prediction, now, own, self.u[:, row])
+        return StepInput(self.schedule, self.tokens[row], self.prediction.select(image), now, own, self.u[:, row])

@@ -67,8 +67,8 @@ class Ticket(Future[Generated]):
         settings, steps = job.settings, self.batch.left.view(-1, job.settings.best_of)
         self.queue = deque(range(steps.numel()))
         """The rows that wait, by number: all images, or all candidates of the first image, then of the second, …"""
-        self.begun = False
-        """Whether any row has left the queue."""
+        self.joined = 0
+        """How often a row has left the queue."""
         self.steps: list[int] = steps.amax(1).tolist()
         """The steps of each image."""
         self.contests = [Contest(settings, own) for own in steps.tolist()] if settings.best_of > 1 else []
@@ -109,7 +109,7 @@ class Ticket(Future[Generated]):
         going = [self.contests[row.image].waiting.pop(row.candidate, None) if self.contests else None for row in rows]
         parts = [one or self.batch.select([row.number]) for row, one in zip(rows, going, strict=True)]
         running = RunningBatch(rows, reduce(Batch.join, parts), self.bound.select([row.image for row in rows]))
-        self.begun = True
+        self.joined += count
         if not self.queue:
             self.bound = None
         return running
@@ -213,8 +213,11 @@ class RunningBatch:
             apart = (self.select([i for i, row in enumerate(self.rows) if row.ticket is one]) for one in tickets)
             moved = [after for one in apart if one is not None and (after := one.advance()) is not None]
             return reduce(RunningBatch.join, moved) if moved else None
-        for i, (row, left) in enumerate(zip(self.rows, self.batch.left.tolist(), strict=True)):
+        for i, (row, left, after) in enumerate(
+            zip(self.rows, self.batch.left.tolist(), batch.left.tolist(), strict=True)
+        ):
             row.ticket.taken += left > 0
+            row.ticket.calls -= max(0, left - 1 - after)  # that an adaptive sampler does not need
             if not left or row.ticket.traced is None or row.ticket.done():
                 continue
             try:
@@ -227,8 +230,7 @@ class RunningBatch:
         """Return the trace of the step to ``after`` for the i-th image."""
         mask, here = after.schedule.num_codes, slice(i, i + 1)
         before, tokens = self.batch.tokens[here].cpu(), after.tokens[here].cpu()
-        guided = self.batch.settings.select(here).first().guidance is not None
-        confidence = prediction.select(i, guided=guided).confidence().cpu()
+        confidence = prediction.select(i).confidence().cpu()
         return Trace(tokens[None], ((before == mask) & (tokens != mask))[None], confidence[None])
 
     def remove_finished(self) -> RunningBatch | None:

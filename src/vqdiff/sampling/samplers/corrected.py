@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from vqdiff.diffusion import Schedule, draw_categorical, token_log_probs
+from vqdiff.diffusion import Schedule, bridge, draw_categorical, token_log_probs
 from vqdiff.foundation.shapes import Bool, Float, Int
 from vqdiff.plugins import SAMPLERS
 from vqdiff.sampling.orders import by_halton
 from vqdiff.sampling.plan import Plan, PlanInput, PlanStep, corrected_plan
-from vqdiff.sampling.sampler import SamplerFacts, draw_posterior_step, largest
+from vqdiff.sampling.sampler import SamplerFacts, places_of
 from vqdiff.sampling.samplers.strided import Strided
 from vqdiff.sampling.step import StepInput, StepSettings
 
@@ -50,20 +50,18 @@ class Corrected(Strided):
         return torch.where(self._redrawn(now, settings, u[2]), schedule.num_codes, tokens)
 
     def step(self, x: StepInput) -> Int[Tensor, "B L"]:
-        corrects = x.now.s == x.now.t
-        if corrects.is_cpu and not corrects.any():
-            return draw_posterior_step(x._replace(u=x.u[:2]), x.now.t)
+        t, corrects = x.now.t.clamp(min=1), (x.now.s == x.now.t)[:, None]
         redrawn = self._redrawn(x.now, x.settings, x.u[2])
-        at = largest(redrawn.byte(), int(redrawn.sum(1).max()) if redrawn.is_cpu else redrawn.shape[1])
-        log_p0 = x.settings.warp(x.prediction.at(at))
-        log_p = token_log_probs(x.schedule, log_p0, x.tokens.gather(1, at), x.now.t.clamp(min=1))
-        corrected = x.tokens.scatter(1, at, draw_categorical(log_p, x.u[1].gather(1, at)))
-        corrected = torch.where(redrawn, corrected, x.tokens)
-        if corrects.is_cpu and corrects.all():
-            return corrected
-        earlier = torch.where(corrects, x.now.t - 1, x.now.s)  # any will do for the rows that are corrected
-        strides = draw_posterior_step(x._replace(now=replace(x.now, s=earlier), u=x.u[:2]), x.now.t)
-        return torch.where(corrects[:, None], corrected, strides)
+        earlier = torch.where(corrects[:, 0], t - 1, x.now.s)  # any will do for the rows that are corrected
+        q, (choice, u) = bridge(x.schedule, t, earlier), x.u[:2]
+        undecided = torch.where(corrects, redrawn, q.undecided(x.tokens, choice) & (x.now.t > 0)[:, None])
+        at = places_of(undecided)
+        log_p0, u = x.settings.warp(x.prediction.at(at)), u.gather(1, at)
+        x0 = draw_categorical(log_p0, u)
+        strides = q.draw(torch.zeros_like(x.tokens).scatter(1, at, x0), x.tokens, choice)
+        tokens = torch.where(redrawn, x.tokens, x.schedule.num_codes).gather(1, at)
+        corrected = x.tokens.scatter(1, at, draw_categorical(token_log_probs(x.schedule, log_p0, tokens, t), u))
+        return torch.where(corrects, torch.where(redrawn, corrected, x.tokens), strides)
 
     def _redrawn(self, now: PlanStep, settings: StepSettings, u: Float[Tensor, "B L"]) -> Bool[Tensor, "B L"]:
         """Return the positions to draw anew: `corrector_share` of them in the rows that are corrected, at least one."""
@@ -77,7 +75,7 @@ class Corrected(Strided):
 
 
 _FACTS = SamplerFacts(
-        "as strided, and between strides some tokens are drawn anew given all others (a Gibbs sampler)",
-        calls="steps, at most 2T - 1", exact="one token per call",
+    "as strided, and between strides some tokens are drawn anew given all others (a Gibbs sampler)",
+    calls="steps, at most 2T - 1", exact="one token per call",
 )  # fmt: skip
 SAMPLERS.register("corrected", Corrected(facts=_FACTS))
