@@ -164,7 +164,7 @@ class Engine:
             most, number = counts.most_common(1)[0]
             if number >= counts[client] + 2:
                 for ticket in reversed(self._waiting):
-                    if ticket.client == most and not ticket.begun:
+                    if ticket.client == most and not ticket.joined:
                         return ticket
             raise QueueFullError(self._retry_after())
 

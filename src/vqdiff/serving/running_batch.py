@@ -67,8 +67,8 @@ class Ticket(Future[Generated]):
         settings, steps = job.settings, self.batch.left.view(-1, job.settings.best_of)
         self.queue = deque(range(steps.numel()))
         """The rows that wait, by number: all images, or all candidates of the first image, then of the second, …"""
-        self.begun = False
-        """Whether any row has left the queue."""
+        self.joined = 0
+        """How often a row has left the queue."""
         self.steps: list[int] = steps.amax(1).tolist()
         """The steps of each image."""
         self.contests = [Contest(settings, own) for own in steps.tolist()] if settings.best_of > 1 else []
@@ -109,7 +109,7 @@ class Ticket(Future[Generated]):
         going = [self.contests[row.image].waiting.pop(row.candidate, None) if self.contests else None for row in rows]
         parts = [one or self.batch.select([row.number]) for row, one in zip(rows, going, strict=True)]
         running = RunningBatch(rows, reduce(Batch.join, parts), self.bound.select([row.image for row in rows]))
-        self.begun = True
+        self.joined += count
         if not self.queue:
             self.bound = None
         return running
