@@ -109,7 +109,9 @@ class Denoiser(Component, Protocol):
     Calling it is ``logits(features(tokens, t, condition))``. Its class has an attribute ``Config``, the class of its
     ``config``, which has a field ``num_classes`` for labels. A true attribute
     ``batch_invariant`` promises that an image's logits are the same, bit for bit, in any batch; without it, one image
-    at a time is computed on a CPU.
+    at a time is computed on a CPU. A true attribute ``takes_token_weights`` says that text features may have a column
+    more, C + 1 in all: the weight of each token, from a prompt as ``(red:1.4) apple``; without it, such prompts are
+    errors.
     """
 
     def __call__(self, tokens: Int[Tensor, "B L"], t: Int[Tensor, "B"], condition: Any) -> Float[Tensor, "B L K"]:
@@ -246,6 +248,10 @@ class TextEncoder(Protocol):
 
     def encode(self, texts: Sequence[str]) -> Float[Tensor, "B N C"]:
         """The features of texts, zero where there is padding."""
+        ...
+
+    def token_weights(self, text: str, weights: Sequence[float]) -> Float[Tensor, "N"]:
+        """The weight of each token of a text: that of its characters, 1 for special tokens and padding."""
         ...
 
     def save(self, folder: Path) -> None:

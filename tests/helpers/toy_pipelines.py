@@ -1,14 +1,16 @@
-"""Class-conditional pipelines of 64 tokens with random weights, whose network calls can be paced and spoilt."""
+"""Pipelines of 64 tokens with random weights, of classes or of text; network calls can be paced and spoilt."""
 
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+import vqdiff
 from vqdiff.denoisers import ClassicConfig, ClassicDenoiser, ModernConfig, ModernDenoiser
 from vqdiff.denoisers.packed import pack
 from vqdiff.diffusion import Schedule
@@ -17,6 +19,7 @@ from vqdiff.model import BoundDenoiser, Job, Model
 from vqdiff.pipeline import Pipeline
 from vqdiff.requests import DrawRequest
 from vqdiff.sampling import SamplingSettings
+from vqdiff.text import NullCondition, TextEncoder
 
 CODES, TIMES, CLASSES, POISON = 12, 8, 5, 4
 
@@ -48,6 +51,26 @@ def generate(
     return DrawRequest(prompts=prompts, num_images=num_images, seed=seed, negative=negative, settings=settings).job(
         model
     )
+
+
+def text_pipeline(kind: str = "modern") -> Pipeline:
+    """A modern, packed or classic model with the bundled text encoder."""
+    torch.manual_seed(0)
+    encoder = TextEncoder(Path(vqdiff.__file__).parent / "models" / "emoji" / "text_encoder", max_tokens=12)
+    if kind == "classic":
+        denoiser: Any = ClassicDenoiser(ClassicConfig(CODES, TIMES, 8, 16, 1, 2, text_width=encoder.width))
+    else:
+        denoiser = ModernDenoiser(ModernConfig(CODES, TIMES, 8, 16, 1, 2, token_width=8, text_width=encoder.width))
+    for weight in denoiser.parameters():
+        weight.data.normal_(0, 0.4)
+    pipe, denoiser = toy_pipeline(), denoiser.eval().requires_grad_(False)
+    model = replace(
+        pipe.model,
+        denoiser=pack(denoiser) if kind == "packed" else denoiser,
+        text_encoder=encoder,
+        null_condition=NullCondition.of("learnable", encoder).eval().requires_grad_(False),
+    )
+    return Pipeline(model)
 
 
 class Gate:

@@ -210,12 +210,13 @@ def test_posterior_guided_draws_from_the_guided_posterior(make: Callable[[int, i
     schedule, codes = make(9, 3), torch.tensor([[1.0, 0.5, -1.0], [0.2, 0.9, 0.4]])
     start = 0 if schedule.gamma_bar_ends[1] == 0 else 3
     tokens = torch.full((DRAWS, 1), start)
+    features, scale = codes[:, None, None].expand(2, DRAWS, 1, 3).flatten(0, 1), torch.full((DRAWS,), 3.0)
     step = StepInput(
         schedule,
         tokens,
-        Prediction(codes[:, None, None].expand(2, DRAWS, 1, 3).flatten(0, 1), lambda x: x, torch.full((DRAWS,), 3.0)),
+        Prediction(features, lambda x: x, scale, guided=tuple(range(DRAWS))),
         now=PlanStep(*torch.tensor([9, 4, 0])[:, None].expand(3, DRAWS), most=0, left=0),
-        settings=StepSettings(guidance=torch.full((DRAWS,), 3.0)),
+        settings=StepSettings(guidance=scale),
         u=torch.rand(2, DRAWS, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64),
     )
     drawn = get_sampler("posterior-guided").step(step)

@@ -48,7 +48,7 @@ def generate(
     Parameters
     ----------
     prompts
-        What to generate; several prompts generate several images.
+        What to generate; several prompts generate several images. A word may have a weight: "a (red:2) apple".
     prompts_file
         A file of prompts, one per line, or - for standard input; empty lines and lines that begin with # are skipped.
     stdin

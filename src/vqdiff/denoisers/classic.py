@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from vqdiff.denoisers.layers import aligned
+from vqdiff.denoisers.token_weights import attention_bias, split_weights
 from vqdiff.foundation.errors import InputError
 from vqdiff.foundation.shapes import Float, Int
 from vqdiff.plugins import DENOISERS
@@ -83,6 +84,8 @@ class ClassicCondition:
     """A condition prepared by :meth:`ClassicDenoiser.prepare`; valid until the weights change."""
 
     blocks: tuple[PreparedBlock, ...]
+    bias: Float[Tensor, "B 1 1 N"] | None = None
+    """Added to the scores of text keys (`attention_bias`); None if no text of the batch is weighted."""
 
     def select(self, rows: Sequence[int]) -> ClassicCondition:
         """Return the rows of the images with these indices, in this order."""
@@ -106,7 +109,18 @@ def _per_image(change: Callable[..., Tensor], *contexts: ClassicCondition) -> Cl
             keys, values = (change(*(getattr(one.text, name) for one in layer)) for name in ("keys", "values"))
             text = PreparedText(text.steps, keys, values)
         blocks.append(PreparedBlock(steps, text, None if label is None else change(*(one.label for one in layer))))
-    return ClassicCondition(tuple(blocks))
+    biased = any(one.bias is not None for one in contexts)
+    return ClassicCondition(tuple(blocks), _or_none(change(*map(_full_bias, contexts))) if biased else None)
+
+
+def _full_bias(context: ClassicCondition) -> Tensor:
+    keys = cast("PreparedText", context.blocks[0].text).keys
+    return keys.new_zeros(len(keys), 1, 1, keys.shape[2]) if context.bias is None else context.bias
+
+
+def _or_none(bias: Tensor) -> Tensor | None:
+    """None for zeros, so that an image is computed in the same way beside weighted ones and alone."""
+    return bias if bias.any() else None
 
 
 class AdaptiveNorm(nn.Module):
@@ -166,11 +180,15 @@ class CrossAttention(nn.Module):
         return [split_heads(part, self.heads) for part in self.kv(text).chunk(2, dim=-1)]
 
     def forward(
-        self, x: Float[Tensor, "B L D"], keys: Float[Tensor, "B H N d"], values: Float[Tensor, "B H N d"]
+        self,
+        x: Float[Tensor, "B L D"],
+        keys: Float[Tensor, "B H N d"],
+        values: Float[Tensor, "B H N d"],
+        bias: Float[Tensor, "B 1 1 N"] | None = None,
     ) -> Float[Tensor, "B L D"]:
         """The attention output of each image token, from the keys and values of :meth:`keys_values`."""
         q = split_heads(self.q(x), self.heads)
-        return self.out(F.scaled_dot_product_attention(q, keys, values).transpose(1, 2).flatten(2))
+        return self.out(F.scaled_dot_product_attention(q, keys, values, bias).transpose(1, 2).flatten(2))
 
 
 class MLP(nn.Module):
@@ -223,13 +241,16 @@ class Block(nn.Module):
             text = PreparedText(self.cross_norm.table(), *self.cross_attention.keys_values(condition))
         return PreparedBlock(self.self_norm.table(), text, label)
 
-    def forward(self, x: Float[Tensor, "B L D"], t: Int[Tensor, " B"], prepared: PreparedBlock) -> Tensor:
-        """The features after this layer, at steps ``t`` in 1..T."""
+    def forward(
+        self, x: Float[Tensor, "B L D"], t: Int[Tensor, " B"], prepared: PreparedBlock, bias: Tensor | None = None
+    ) -> Tensor:
+        """The features after this layer, at steps ``t`` in 1..T; ``bias`` is added to the scores of text keys."""
         step, text, label = prepared
         # F.embedding, not indexing: it rejects t = 0, which would silently mean t = T.
         x = x + self.self_attention(self.self_norm(x, F.embedding(t - 1, step)))
         if text is not None:
-            x = x + self.cross_attention(self.cross_norm(x, F.embedding(t - 1, text.steps)), text.keys, text.values)
+            normed = self.cross_norm(x, F.embedding(t - 1, text.steps))
+            x = x + self.cross_attention(normed, text.keys, text.values, bias)
         normed = self.mlp_norm(x) if label is None else self.mlp_norm(x, label)
         return x + self.mlp(normed)
 
@@ -238,11 +259,12 @@ class Block(nn.Module):
 class ClassicDenoiser(nn.Module):
     """Logits of p(x0 | xt, condition), by the published network.
 
-    Depending on the configuration, the condition is text features ``(B, N, C)``, class labels ``(B,)`` with
-    ``num_classes`` for "no class", or None.
+    Depending on the configuration, the condition is text features ``(B, N, C)``, with the tokens' weights in a column
+    more or not, class labels ``(B,)`` with ``num_classes`` for "no class", or None.
     """
 
     Config = ClassicConfig
+    takes_token_weights = True
 
     def __init__(self, config: ClassicConfig) -> None:
         super().__init__()
@@ -263,9 +285,12 @@ class ClassicDenoiser(nn.Module):
         The result can be passed instead of the condition and gives the same logits.
         """
         self._check(condition)
-        if condition is not None and condition.is_floating_point():
+        bias = None
+        if condition is not None and self.config.text_width is not None:
+            condition, weights = split_weights(condition, self.config.text_width)
             condition = condition.to(self.head.weight.dtype)
-        return ClassicCondition(tuple(cast("Block", block).prepare(condition) for block in self.blocks))
+            bias = None if weights is None else _or_none(attention_bias(weights).to(condition.dtype))
+        return ClassicCondition(tuple(cast("Block", block).prepare(condition) for block in self.blocks), bias)
 
     def forward(
         self,
@@ -292,9 +317,9 @@ class ClassicDenoiser(nn.Module):
         x = self.token_embedding(tokens) + self._positions()
         for block, ready in zip(self.blocks, prepared.blocks, strict=True):
             if self.recompute and torch.is_grad_enabled():
-                x = checkpoint(block, x, t, ready, use_reentrant=False)
+                x = checkpoint(block, x, t, ready, prepared.bias, use_reentrant=False)
             else:
-                x = block(x, t, ready)
+                x = block(x, t, ready, prepared.bias)
         return x
 
     def logits(self, features: Float[Tensor, "*rows D"]) -> Float[Tensor, "*rows K"]:
@@ -320,8 +345,8 @@ class ClassicDenoiser(nn.Module):
     def _check(self, condition: Tensor | None) -> None:
         got = "None" if condition is None else f"{condition.dtype} of shape {tuple(condition.shape)}"
         if self.config.text_width is not None:
-            wanted = f"text features (B, N, {self.config.text_width})"
-            right = condition is not None and condition.ndim == 3 and condition.shape[2] == self.config.text_width
+            wanted, width = f"text features (B, N, {self.config.text_width})", self.config.text_width
+            right = condition is not None and condition.ndim == 3 and condition.shape[2] in (width, width + 1)
         elif self.config.num_classes is not None:
             wanted = f"class labels (B,) in 0..{self.config.num_classes}, the last for no class"
             right = condition is not None and condition.ndim == 1

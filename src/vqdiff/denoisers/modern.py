@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from vqdiff.denoisers.layers import aligned
+from vqdiff.denoisers.token_weights import attention_bias, split_weights
 from vqdiff.foundation.errors import InputError
 from vqdiff.foundation.shapes import Float, Int, Shaped
 from vqdiff.plugins import DENOISERS
@@ -61,7 +62,7 @@ class ModernCondition(NamedTuple):
     keys: tuple[Float[Tensor, "B H N C"], ...]
     values: tuple[Float[Tensor, "B H N C"], ...]
     bias: Float[Tensor, "B 1 1 N"] | None
-    """Added to the scores of text keys: 0, or −inf for padding."""
+    """Added to the scores of text keys: 0, −inf for padding, or that of a weight (`attention_bias`)."""
     vector: Float[Tensor, "B D"] | None
 
     def select(self, rows: Sequence[int]) -> ModernCondition:
@@ -93,11 +94,12 @@ def _per_image(change: Callable[..., Tensor], *contexts: ModernCondition) -> Mod
 class ModernDenoiser(nn.Module):
     """``(tokens (B, L), t (B,), condition) -> logits (B, L, K)``, tokens 0..K with K = MASK, t in 1..T.
 
-    The condition is text features ``(B, N, C)`` whose all-zero rows are padding, labels ``(B,)``, ``None``, or the
-    result of :meth:`prepare` for one of these.
+    The condition is text features ``(B, N, C)`` whose all-zero rows are padding, with the tokens' weights in a column
+    more or not, labels ``(B,)``, ``None``, or the result of :meth:`prepare` for one of these.
     """
 
     Config = ModernConfig
+    takes_token_weights = True
     rope: Tensor
 
     def __init__(self, config: ModernConfig) -> None:
@@ -137,15 +139,20 @@ class ModernDenoiser(nn.Module):
             return ModernCondition(times, (), (), None, None)
         if config.num_classes is not None:
             return ModernCondition(times, (), (), None, self.class_embedding(condition))
+        assert config.text_width is not None
+        condition, weights = split_weights(condition, config.text_width)
         present = condition.ne(0).any(-1)
         features = self.text_norm(condition.to(self.head.weight.dtype))
-        share = present / present.sum(1, keepdim=True).clamp_min(1)
+        copies = present if weights is None else present * weights.square()
+        total = copies.sum(1, keepdim=True)
+        share = copies / total.masked_fill(total == 0, 1)
         vector = self.text_vector((features * share[..., None]).sum(1).to(features.dtype))
         both = self.text_keys_values(features).unflatten(-1, (2 * config.depth, config.heads, -1))
         keys, values = both.permute(2, 0, 3, 1, 4).chunk(2)
         keys = torch.stack([cast("Block", block).prepare(k) for block, k in zip(self.blocks, keys, strict=True)])
         bias = torch.zeros(present.shape, device=present.device).masked_fill(~present, -math.inf)
-        return ModernCondition(times, tuple(keys.to(values.dtype)), tuple(values), bias[:, None, None], vector)
+        bias = bias[:, None, None] if weights is None else bias[:, None, None] + attention_bias(weights)
+        return ModernCondition(times, tuple(keys.to(values.dtype)), tuple(values), bias, vector)
 
     def times(self) -> Float[Tensor, "steps D"]:
         """The embedding of every t."""

@@ -117,14 +117,16 @@ class PackedBlock(nn.Module):
             label = F.embedding(condition, self.mlp_rows)
         return PreparedBlock(self.steps, text, label)
 
-    def forward(self, x: Float[Tensor, "B L D"], t: Int[Tensor, " B"], prepared: PreparedBlock) -> Tensor:
-        """The features after this layer, at steps ``t`` in 1..T."""
+    def forward(
+        self, x: Float[Tensor, "B L D"], t: Int[Tensor, " B"], prepared: PreparedBlock, bias: Tensor | None = None
+    ) -> Tensor:
+        """The features after this layer, at steps ``t`` in 1..T; ``bias`` is added to the scores of text keys."""
         step, text, label = prepared
         q, k, v = self.qkv(norm(x, F.embedding(t - 1, step))).chunk(3, dim=-1)
         x = self.out(attention(*(split_heads(part, self.heads) for part in (q, k, v))), x)
         if text is not None:
             q = self.cross_q(norm(x, F.embedding(t - 1, text.steps)))
-            x = self.cross_out(attention(split_heads(q, self.heads), text.keys, text.values), x)
+            x = self.cross_out(attention(split_heads(q, self.heads), text.keys, text.values, bias), x)
         normed = norm(x, self.mlp_rows if label is None else label)
         if self.grid is None:
             return self.narrow(self.widen(normed), x)
@@ -149,14 +151,17 @@ def norm(x: Float[Tensor, "B L D"], rows: Float[Tensor, "#B twoD"]) -> Float[Ten
 
 
 def attention(
-    q: Float[Tensor, "B H L d"], k: Float[Tensor, "B H N d"], v: Float[Tensor, "B H N d"]
+    q: Float[Tensor, "B H L d"],
+    k: Float[Tensor, "B H N d"],
+    v: Float[Tensor, "B H N d"],
+    bias: Float[Tensor, "B 1 1 N"] | None = None,
 ) -> Float[Tensor, "B L D"]:
     """Scaled dot-product attention, with its heads concatenated.
 
     Written out for bfloat16, some heads at a time, because torch's own converts to float32.
     """
-    if q.dtype != torch.bfloat16:
-        return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+    if q.dtype != torch.bfloat16 or bias is not None:
+        return F.scaled_dot_product_attention(q, k, v, bias).transpose(1, 2).flatten(2)
     batch, heads, length, width = q.shape
     values = F.pad(v, (0, -width % 32))  # a product 88 wide takes 1.4 times as long as one of 96
     parts = ((q * width**-0.5).flatten(0, 1), k.contiguous().flatten(0, 1), values.contiguous().flatten(0, 1))

@@ -40,7 +40,7 @@ from vqdiff.requests import conditions_of
 from vqdiff.sampling import get_sampler
 from vqdiff.sampling.candidates import network_calls
 from vqdiff.sampling.plan import PlanInput
-from vqdiff.text import NullCondition
+from vqdiff.text import NullCondition, literal
 from vqdiff.text.emoji_names import spell_out
 
 
@@ -91,13 +91,13 @@ class Judge:
             raise InputError(f"{cell.model} has no null condition, so it cannot be guided: use guidance 1")
 
     def fitted(self, cell: Cell) -> list[str]:
-        """The captions, as much of each as the cell's model has room for."""
+        """The captions as prompts, as much of each as the cell's model has room for."""
         encoder = self.pipe(cell).model.text_encoder
-        return self.captions if encoder is None else [encoder.fit(text) for text in self.captions]
+        return self.captions if encoder is None else [literal(encoder.fit(text)) for text in self.captions]
 
     def _report_truncated(self, cell: Cell) -> None:
         pairs = zip(self.captions, self.fitted(cell), strict=True)
-        if cut := [text for text, kept in pairs if kept not in (text, spell_out(text))]:
+        if cut := [text for text, kept in pairs if kept not in (literal(text), literal(spell_out(text)))]:
             warnings.warn(
                 f"{len(cut):,} of {len(self.captions):,} captions are too long for {cell.model} and are truncated: "
                 f"{cut[0][:40]!r} …",

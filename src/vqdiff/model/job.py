@@ -14,7 +14,7 @@ from vqdiff.model.bound import BoundDenoiser
 from vqdiff.model.model import Model
 from vqdiff.sampling import Batch, Canvas, SamplingSettings
 from vqdiff.sampling.candidates import candidate_seeds
-from vqdiff.text import Condition, prompts_in
+from vqdiff.text import Condition, plain_text, prompts_in
 
 
 def _unchanged(image: Image.Image) -> Image.Image:
@@ -99,5 +99,7 @@ class Job:
 
     def remarks(self, model: Model) -> list[str]:
         """Return a line for each prompt of which the model knows no word."""
-        texts = [prompt for one in (*(self.conditions or ()), self.negative) for prompt in prompts_in(one)]
-        return model.text_encoder.remarks(texts) if model.text_encoder is not None else []
+        if model.text_encoder is None:
+            return []
+        given = (*(self.conditions or ()), self.negative)
+        return model.text_encoder.remarks([plain_text(prompt) for one in given for prompt in prompts_in(one)])

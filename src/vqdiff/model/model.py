@@ -32,6 +32,7 @@ from vqdiff.text import (
     NullCondition,
     TextEncoder,
     check_prompt,
+    parse_weights,
     prompts_in,
 )
 
@@ -134,12 +135,14 @@ class Model:
     def encode(self, conditions: Sequence[Condition] | None) -> Tensor | None:
         """Prompts → text features ``(B, N, C)``; labels → ``(B,)``; None stays None (an unconditional model).
 
-        A None in the list is the null condition ∅.
+        A None in the list is the null condition ∅. If a word has a weight (`vqdiff.text.parse_weights`), the features
+        have a column more, the weights of the tokens.
         """
         if self.text_encoder is not None:
             # One by one: in a batch, rounding would depend on the other prompts, and so would the image.
             features = {one: self._features(one) for one in conditions or ()}
-            return torch.cat([features[one] for one in conditions or ()])
+            weighted = torch.cat([features[one] for one in conditions or ()])
+            return weighted[..., :-1].contiguous() if weighted[..., -1].eq(1).all() else weighted
         if conditions is None or self.num_classes is None:
             return None
         self.check(conditions)
@@ -157,7 +160,12 @@ class Model:
         if self.text_encoder is not None:
             if numbers := [one for one in conditions if isinstance(one, int)]:
                 raise InputError(f"the prompt is {numbers[0]}, but this model is conditioned on text: give text")
-            self.text_encoder.check(texts)
+            prompts = [parse_weights(text) for text in texts]
+            if not getattr(self.denoiser, "takes_token_weights", False) and any(not one.plain for one in prompts):
+                raise InputError(
+                    r"this model's denoiser takes no prompt weights: leave them out, or write \( and \) for parentheses"
+                )
+            self.text_encoder.check([one.text for one in prompts])
         elif self.num_classes is not None:
             for one in conditions:
                 if one is not None:
@@ -175,6 +183,8 @@ class Model:
             return int(text)
         if text.lstrip("-").isdecimal():
             raise InputError(f"labels run from 0 to {count - 1}, not {given!r}")
+        if not parse_weights(text).plain:
+            raise InputError(f"this model generates classes, which have no weights: {text!r}; name a class alone")
         if not self.class_names:
             raise InputError(f"this model generates labels 0 to {count - 1}, not {given!r}")
         near = suggestion(text, self.class_names)
@@ -186,14 +196,18 @@ class Model:
         return ", ".join(self.class_names[:most]) + more
 
     def _features(self, condition: Condition) -> Tensor:
+        """Return the features and, in the last column, the weights of the tokens."""
         assert self.text_encoder is not None
         if isinstance(condition, Blend):
             return torch.lerp(self._features(condition.first), self._features(condition.second), condition.weight)
         if condition is not None:
-            return self.text_encoder.encode([str(condition)])
+            prompt = parse_weights(str(condition))
+            features = self.text_encoder.encode([prompt.text])
+            weights = self.text_encoder.token_weights(prompt.text, prompt.weights).to(features)
+            return torch.cat([features, weights[None, :, None]], -1)
         if (null := self.null(1)) is None:
             raise InputError("this model has no null condition: give it a prompt, and use guidance 1")
-        return null
+        return torch.nn.functional.pad(null, (0, 1), value=1.0)
 
     def null(self, batch_size: int) -> Tensor | None:
         """The null condition ∅ for ``batch_size`` images."""

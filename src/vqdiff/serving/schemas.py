@@ -118,7 +118,10 @@ class RequestBody(Settings):
     model_config = ConfigDict(extra="forbid", json_schema_extra=nullable)
 
     model: str | None = Field(None, description="A name of /v1/models; by default the first.")
-    prompt: str | None = Field(None, description="What to generate: a text, or a class by its name or number.")
+    prompt: str | None = Field(
+        None,
+        description="What to generate: a text, in which (red:2) weights a word, or a class by its name or number.",
+    )
     n: int = Field(1, ge=1, description="Images; image i has seed + i.")
     seed: Seed | None = Field(None, description="By default a random one, which the response contains.")
     negative: str | None = Field(None, description="A prompt to guide away from.")

@@ -9,6 +9,8 @@ from importlib.resources import files
 TONES = {"\U0001f3fb": "light", "\U0001f3fc": "medium-light", "\U0001f3fd": "medium", "\U0001f3fe": "medium-dark",
          "\U0001f3ff": "dark"}  # fmt: skip
 _EMOJI_STYLE, _TEXT_STYLE = "\ufe0f", "\ufe0e"
+_Char = tuple[str, int | None]
+_Part = tuple[bool, list[_Char]]
 _SIGNS = "\u2190"  # below it: digits, ©, ™ …, which are emoji only with a variation selector
 
 
@@ -20,21 +22,25 @@ def names() -> dict[str, str]:
 
 def spell_out(text: str) -> str:
     """Replace each emoji of a text by its name, including skin tones; a text without emoji is unchanged."""
+    return text if text.isascii() else "".join(char for char, _ in spelled(text))
+
+
+def spelled(text: str) -> list[tuple[str, int | None]]:
+    """Return the characters of `spell_out`, each with the position in ``text`` that it comes from, if any."""
+    plain = [(char, position) for position, char in enumerate(text)]
     if text.isascii():
-        return text
+        return [*plain]
     known, longest, starts = _index()
-    parts, plain, position = list[tuple[bool, str]](), "", 0
+    parts, rest, position = list[_Part](), list[_Char](), 0
     while position < len(text):
         length, name = _read(text, position, known, longest) if text[position] in starts else (1, "")
         if name:
-            parts += [(False, plain), (True, name)]
-            plain = ""
+            parts += [(False, rest), (True, [(char, position) for char in name])]
+            rest = []
         else:
-            plain += text[position]
+            rest += plain[position : position + length]
         position += length
-    if not parts:
-        return text
-    return _join([*parts, (False, plain)])
+    return _join([*parts, (False, rest)]) if parts else [*plain]
 
 
 @cache
@@ -68,19 +74,21 @@ def _toned(name: str, tones: list[str]) -> str:
     return name + suffix
 
 
-def _join(parts: list[tuple[bool, str]]) -> str:
+def _join(parts: list[_Part]) -> list[_Char]:
     """Join names and the text between them, with spaces around names and commas between adjacent names."""
-    joined, after_name = "", False
+    joined, after_name = list[_Char](), False
     for is_name, part in parts:
+        first = part[0][0] if part else ""
         if is_name:
+            last = joined[-1][0] if joined else " "
             if after_name:
-                joined += ", "
-            elif joined and not joined[-1].isspace() and joined[-1] not in "([{\"'“‘-":
-                joined += " "
-        elif after_name and part.isspace():
+                joined += [(",", None), (" ", None)]
+            elif not last.isspace() and last not in "([{\"'“‘-":
+                joined.append((" ", None))
+        elif after_name and "".join(char for char, _ in part).isspace():
             continue  # between two names, or at the end
-        elif after_name and part and (part[0].isalnum()):
-            joined += " "
+        elif after_name and first.isalnum():
+            joined.append((" ", None))
         if part:
             joined, after_name = joined + part, is_name
     return joined

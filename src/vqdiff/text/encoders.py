@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import html
+import itertools
 import shutil
 import warnings
 from collections.abc import Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,8 @@ from vqdiff.foundation.extras import require
 from vqdiff.foundation.files import read_json
 from vqdiff.foundation.shapes import Float, Int
 from vqdiff.text.bert import Bert, BertConfig
-from vqdiff.text.emoji_names import spell_out
+from vqdiff.text.emoji_names import spell_out, spelled
+from vqdiff.text.weights import token_weights
 
 
 class TextEncoder:
@@ -102,6 +105,14 @@ class TextEncoder:
         states = self.model(input_ids=ids, attention_mask=mask).last_hidden_state * mask[..., None]
         return nn.functional.pad(states, (0, 0, 0, self.max_tokens - states.shape[1]))
 
+    def token_weights(self, text: str, weights: Sequence[float]) -> Float[Tensor, "N"]:
+        """Return the weight of each token of ``text``, N = max_tokens, from those of its characters."""
+        if all(weight == 1 for weight in weights):
+            return torch.ones(self.max_tokens)
+        characters = [(char, 1.0 if place is None else weights[place]) for char, place in spelled(text)]
+        offsets = self.tokenizer.encode("".join(char for char, _ in characters)).offsets
+        return token_weights(characters, offsets, self.max_tokens)
+
     def _pieces(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the checked word pieces of texts, with special tokens at both ends."""
         found = [one.ids for one in self.tokenizer.encode_batch_fast([spell_out(text) for text in texts])]
@@ -171,6 +182,18 @@ class ClipTextEncoder:
         """Return the features of ``texts``, N = max_tokens."""
         return self.encode_ids(torch.tensor([self.ids(text) for text in texts]))
 
+    def token_weights(self, text: str, weights: Sequence[float]) -> Float[Tensor, "N"]:
+        """Return the weight of each token of ``text``, N = max_tokens, from those of its characters."""
+        if all(weight == 1 for weight in weights) or self.tokenizer is None:
+            return torch.ones(self.max_tokens)
+        characters = list[tuple[str, float]]()
+        for weight, run in itertools.groupby(zip(text, weights, strict=True), key=itemgetter(1)):
+            characters += [(char, weight) for char in _unescaped("".join(char for char, _ in run))]
+        cleaned = "".join(char for char, _ in characters)
+        found = self.tokenizer(cleaned, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        tokens = [(0, 0), *found["offset_mapping"][: self.max_tokens - 2]]
+        return token_weights(characters, tokens, self.max_tokens)
+
     def ids(self, text: str) -> list[int]:
         """Return the word pieces of ``text`` between CLIP's start and end tokens, padded with 0."""
         start, end = self.model.config.vocab_size - 2, self.model.config.vocab_size - 1
@@ -189,14 +212,18 @@ class ClipTextEncoder:
             self.tokenizer.save_pretrained(folder)
 
     def _pieces(self, text: str) -> list[int]:
-        # As in OpenAI's cleaning: web captions contain entities, some of them escaped twice.
-        text = html.unescape(html.unescape(text)).strip()
+        text = _unescaped(text).strip()
         if not text:
             return []
         if self.tokenizer is None:
             size = self.model.config.vocab_size
             raise InputError(f"this text encoder has {size} word pieces, not CLIP's 49408, and no vocabulary")
         return self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+
+
+def _unescaped(text: str) -> str:
+    """As in OpenAI's cleaning: web captions contain entities, some of them escaped twice."""
+    return html.unescape(html.unescape(text))
 
 
 def _read_encoder(folder: Path, shapes_only: bool) -> Any:

@@ -29,7 +29,7 @@ from vqdiff.model.finding import find_model, find_part
 from vqdiff.model.model import class_names
 from vqdiff.pipeline import Pipeline
 from vqdiff.sampling import SamplingSettings
-from vqdiff.text import NullCondition, NullKind, read_text_encoder
+from vqdiff.text import NullCondition, NullKind, literal, read_text_encoder
 from vqdiff.training.conditions import encode_conditions
 from vqdiff.training.loop import RunConfig, train
 from vqdiff.training.resuming import data_fingerprint
@@ -458,7 +458,7 @@ class DiffusionTask:
             return self.config.prompts
         if (encoder := self.parts.text_encoder) is not None:
             rows = range(0, len(self.test_set), -(-len(self.test_set) // 6))
-            return [encoder.fit(self.test_set.captions[row][0]) for row in rows]
+            return [literal(encoder.fit(self.test_set.captions[row][0])) for row in rows]
         return [None] * 6 if self.parts.num_classes is None else list(range(min(6, self.parts.num_classes)))
 
     def save(self, model: Conditional, folder: Path) -> None:

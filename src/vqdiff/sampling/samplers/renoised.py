@@ -24,7 +24,7 @@ class Renoised(Strided):
 
     Every position keeps the distribution q(x_s), whatever the share is (`renoised_share`). With masks alone these are
     the remasking samplers of Wang et al. 2025 (arXiv 2503.00307): `renoise` rescales, `renoise_cap` caps. If the
-    schedule replaces hardly any tokens, x0 of a visible token is that token (docs/equations.md, 15).
+    schedule replaces hardly any tokens, x0 of a visible token is that token (docs/equations.md, 16).
     """
 
     num_uniforms: ClassVar[int] = 3

@@ -111,12 +111,13 @@ class Controls:
         """Return the properties of the fields that depend on the model."""
         own, known = model.sampling, styles_of(model)
         if model.text_encoder is not None:
-            prompt = {"label": "Prompt", "value": self._prompt, "visible": True}
+            hint = "such as: a (red:2) apple, where a word has a weight"
+            prompt = {"label": "Prompt", "value": self._prompt, "visible": True, "placeholder": hint}
         else:
             label, names = f"Label, 0 to {(model.num_classes or 1) - 1}", model.class_names
             label = f"Class: {', '.join(names[:12])}{', …' if len(names) > 12 else ''}" if names else label
             value = names[0] if names else "0"
-            prompt = {"label": label, "value": value, "visible": model.num_classes is not None}
+            prompt = {"label": label, "value": value, "visible": model.num_classes is not None, "placeholder": None}
         return {
             "prompt": prompt,
             "style": {"choices": [_ANY, *known], "value": _ANY, "visible": bool(known)},
