@@ -214,6 +214,18 @@ class SamplingSettings:
             names=lambda: get_args(Pruning),
         ),
     )
+    guidance_threshold: float = option(
+        0.0,
+        Number(
+            help="Stop guiding an image once the predictions with and without its condition differ by less: the mean "
+            "total variation distance at its masked tokens; 0 is off.",
+            label="Threshold of guidance",
+            legend="guidance while ≥ {:g}",
+            least=0,
+            most=1,
+            off=0,
+        ),
+    )
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -313,6 +325,7 @@ class SettingChanges(TypedDict, total=False):
     best_of: int | None
     ranking: Ranking | None
     pruning: Pruning | None
+    guidance_threshold: float | None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -318,6 +318,61 @@ def test_images_without_guidance_are_not_predicted_under_the_null_condition(
         assert (last.tokens[0] == frames[1][-1].tokens[row]).all()
 
 
+def agreeing_later(tokens: Tensor, t: Tensor) -> Tensor:
+    """Of two codes, p = (1/2 + d, 1/2 - d) given the condition and 1/2 given none, d = t / 40: a distance of d."""
+    d = (t / 40).double().repeat_interleave(tokens.shape[1]).view(tokens.shape)
+    d[len(tokens) // 2 :] = 0  # of a batch in which all are guided
+    return torch.stack([0.5 + d, 0.5 - d], -1).log()
+
+
+def test_guidance_ends_after_the_step_in_which_the_predictions_are_close() -> None:
+    """Distances of 0.5, 0.375, 0.25 and 0.125 at the times 20, 15, 10 and 5."""
+    schedule = Schedule.mask_only(20, 2)
+    for threshold, guided in ((0.0, 4), (0.12, 4), (0.13, 4), (0.24, 4), (0.26, 3), (0.4, 2), (1.0, 1)):
+        asked = SamplingSettings("fewer-tokens", 4, 2.0, guidance_threshold=threshold)
+
+        def denoise(tokens: Tensor, t: Tensor) -> Tensor:
+            return agreeing_later(tokens, t) if len(tokens) == 2 else agreeing_later(tokens, t * 0)
+
+        frames = list(sample(denoise, schedule, num_tokens=4, seeds=[0], settings=asked))
+        assert [bool(frame.prediction.guided) for frame in frames] == [step < guided for step in range(4)]
+        distances = [frame.prediction.distance(0, torch.arange(4)) for frame in frames[:guided]]
+        assert distances == pytest.approx([0.5, 0.375, 0.25, 0.125][:guided], abs=1e-6)
+
+
+@pytest.mark.parametrize("sampler", ["purity", "fewer-tokens", "strided", "corrected", "entropy-bound"])
+def test_images_that_are_guided_until_the_predictions_are_close_do_not_depend_on_the_batch(sampler: str) -> None:
+    schedule, seeds, halfway = Schedule.paper(20, 8), [11, 5, -4, 8], torch.arange(16).remainder(8)[None]
+    canvas = Canvas.noised(schedule, get_sampler(sampler), halfway, [5], redraw=halfway < 4)
+    thresholds, begins = (0.6, 0.65, 0.0, 0.9), (None, canvas, None, None)
+    given = [
+        ([seed], SamplingSettings(sampler, 8, 3.0, guidance_threshold=one), begin)
+        for seed, one, begin in zip(seeds, thresholds, begins, strict=True)
+    ]
+
+    def rows(batch: Batch) -> Batch:
+        return batch.advance(PartlyGuidedDenoiser(8, batch.seeds.tolist(), batch_invariant=True))[0]
+
+    alone, guided = dict[int, Tensor](), list[int]()
+    for own, asked, begin in given:
+        denoise = PartlyGuidedDenoiser(8, own, batch_invariant=True)
+        frames = list(sample(denoise, schedule, num_tokens=16, seeds=own, settings=asked, canvas=begin))
+        alone[own[0]] = frames[-1].tokens[0]
+        guided.append(sum(len(frame.prediction.guided) for frame in frames))
+    assert min(guided) < guided[2]
+    first, *others = (
+        Batch.start(schedule, num_tokens=16, seeds=own, settings=asked, canvas=begin) for own, asked, begin in given
+    )
+    batch, finished = first, dict[int, Tensor]()
+    while len(batch.seeds):
+        batch = rows(batch.join(others.pop(0)) if others else batch)
+        finished |= {int(batch.seeds[row]): batch.tokens[row] for row in (batch.left == 0).nonzero()[:, 0].tolist()}
+        batch = batch.select(batch.left.nonzero()[:, 0].tolist()[::-1])
+    assert finished.keys() == alone.keys()
+    for seed, tokens in alone.items():
+        assert (finished[seed] == tokens).all()
+
+
 @pytest.mark.parametrize("sampler", samplers())
 def test_known_tokens_stay(sampler: str) -> None:
     schedule = Schedule.paper(20, 5)

@@ -188,9 +188,20 @@ class Batch:
             tokens=torch.where(self.known | (now.t == 0)[:, None], tokens, new),
             taken=self.taken + 1,
             plan=self.plan.rest(),
-            settings=self.settings.rest(),
+            settings=self.settings.rest().unguided(self._agreeing(prediction, seen)),
         )
         return after._planned_anew() if self.sampler.adaptive else after, prediction
+
+    def _agreeing(self, prediction: Prediction, seen: Int[Tensor, "B L"]) -> list[int]:
+        """Return the guided images whose condition matters less than their threshold; the others are not looked at."""
+        found = list[int]()
+        for row in prediction.guided:
+            if (threshold := self.settings.rows[row].guidance_threshold) > 0:
+                masked = seen[row] == self.schedule.num_codes
+                at = (masked if masked.any() else ~self.known[row]).nonzero()[:, 0]
+                if len(at) and prediction.distance(row, at) < threshold:
+                    found.append(row)
+        return found
 
     def _planned_anew(self) -> Batch:
         """Plan the steps left for the positions that are still masked; the host waits for the device to count them."""

@@ -96,6 +96,16 @@ class Prediction:
         null = len(self.features) - len(self.guided) + self.guided.index(image)
         return Prediction(self.features[[image, null]], self.head, self.scale[image : image + 1], (0,))
 
+    @torch.no_grad()
+    def distance(self, image: int, positions: Int[Tensor, "M"]) -> float:
+        """Return how much the condition of an image matters at some positions: a distance from 0 to 1.
+
+        It is the mean total variation distance of the predictions given the condition and given the null condition. The
+        host waits for it.
+        """
+        cond, null = (one.double().softmax(-1) for one in self.select(image).pair(positions[None]))
+        return float((cond - null).abs().sum(-1).mean() / 2)
+
     def confidence(self) -> Float[Tensor, "B L"]:
         """Return the purity of every position, in (0, 1], before truncation and sharpening."""
         return purity(self.at())

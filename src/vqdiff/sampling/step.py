@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -78,6 +78,16 @@ class BatchSettings:
         """Return the numbers of the images that are guided in the next step."""
         scales = self.tables[StepSettings._fields.index("guidance")][:, 0]
         return [row for row, scale in enumerate(scales) if scale != 1]
+
+    def unguided(self, images: Sequence[int]) -> BatchSettings:
+        """Return the settings with guidance off in all the steps left for these images."""
+        if not images:
+            return self
+        rows = tuple(replace(one, guidance=1.0) if row in images else one for row, one in enumerate(self.rows))
+        guidance = StepSettings._fields.index("guidance")
+        tables = [table.clone() if column == guidance else table for column, table in enumerate(self.tables)]
+        tables[guidance][list(images)] = 1.0
+        return BatchSettings(rows, tuple(tables))
 
     def rest(self) -> BatchSettings:
         """Return the settings without those of the first step."""
