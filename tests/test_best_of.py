@@ -70,7 +70,7 @@ def edits() -> list[Any]:
     ]
 
 
-@pytest.mark.parametrize(("pruning", "sampler"), [("none", "purity"), ("halving", "purity"), ("halving", "strided")])
+@pytest.mark.parametrize(("pruning", "sampler"), [("none", "purity"), ("halving", "strided")])
 def test_it_is_the_best_of_candidates_that_are_sampled_alone(pruning: str, sampler: str) -> None:
     pipe = toy_pipeline("packed", steps=4)
     changes = {"best_of": 4, "pruning": pruning, "sampler": sampler}

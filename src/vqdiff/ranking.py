@@ -16,7 +16,7 @@ from vqdiff.model import Job, Model
 from vqdiff.sampling import SamplingSettings, agreement, likelihood
 from vqdiff.sampling.candidates import RANKING_CALLS, best, network_calls, rungs
 from vqdiff.scorer import CaptionScore
-from vqdiff.text import Blend, Condition
+from vqdiff.text import Blend, Condition, plain_text
 
 
 def check_ranking(model: Model, settings: SamplingSettings, conditions: Sequence[Condition]) -> None:
@@ -58,7 +58,7 @@ class Ranker:
         """
         if finished and self.job.settings.ranking == "scorer":
             texts = self.job.conditions or ()
-            return [self._judge(str(texts[image]), one) for image, one in zip(images, tokens, strict=True)]
+            return [self._judge(plain_text(str(texts[image])), one) for image, one in zip(images, tokens, strict=True)]
         by_text = self.job.settings.ranking == "text"
         condition, null = (None if one is None else one[list(images)] for one in self.encoded)
         bound = self.model.bind(condition, null if by_text else None)
