@@ -37,7 +37,7 @@ class EntropyBound(Reveal):
 
     def step(self, x: StepInput) -> Int[Tensor, "B L"]:
         u = x.u[1]
-        masked = largest(x.masked.byte(), x.now.left)
+        masked = largest(x.masked.byte(), max(1, x.now.left))
         fillable = x.masked.gather(1, masked)
         prediction = x.prediction.at(masked)
         log_p0 = self._sharpen(x, prediction, purity(prediction))
@@ -53,10 +53,10 @@ class EntropyBound(Reveal):
     def _count(x: StepInput, entropy: Float[Tensor, "B M"], left: Int[Tensor, "B"]) -> Int[Tensor, "B"]:
         """Return how many positions are revealed: at least one; all if the plan ends here. entropy: sorted, then ∞."""
         finite = entropy.masked_fill(entropy.isinf(), 0)
-        error = (finite.sum(1) - finite.amax(1)) * x.now.reveal / left.clamp(min=1)
+        before = finite.cumsum(1) - finite  # Σ H - max H of each prefix, as the last of it is the largest
+        error = before.gather(1, (left - 1).clamp(min=0)[:, None])[:, 0] * x.now.reveal / left.clamp(min=1)
         if (given := x.settings.error) is not None:
             error = torch.where(given > 0, given.to(error), error)
-        before = finite.cumsum(1) - finite  # Σ H - max H of each prefix, as the last of it is the largest
         within = (before <= error[:, None]).sum(1)
         return torch.where(x.now.reveal >= left, left, torch.minimum(within.clamp(min=1), left))
 
