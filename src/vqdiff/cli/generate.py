@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
@@ -15,7 +17,9 @@ from vqdiff.foundation.errors import InputError
 from vqdiff.foundation.options import whole
 
 if TYPE_CHECKING:
+    from vqdiff.model import Job
     from vqdiff.pipeline import Pipeline, Preview
+    from vqdiff.requests import DrawRequest
 
 
 def generate(
@@ -31,6 +35,7 @@ def generate(
     unconditional: Annotated[bool, Parameter(negative="")] = False,
     like: Path | None = None,
     preset: str | None = None,
+    budget: float | None = None,
     batch_size: int = 8,
     columns: int | None = None,
     gif: Path | None = None,
@@ -61,6 +66,9 @@ def generate(
         An image of vqdiff: its prompts, seed and settings apply where no other is given.
     preset
         Published sampling settings, such as ithq-guided; the other options override it.
+    budget
+        Seconds for all images: the sampler entropy-bound, unless another is given, takes as many steps as fit by the
+        measured time of a step.
     batch_size
         Images generated together; it does not affect the images.
     columns
@@ -77,6 +85,8 @@ def generate(
     for name, value in (("batch-size", batch_size), ("columns", columns)):
         if value is not None:
             whole(f"--{name}", value, least=1)
+    if budget is not None:
+        _check_budget(budget, {"--steps": settings.steps, "--gif": gif, "--confidence": confidence})
     destination = output.open()
     _check_traces(gif, confidence)
     given = {name: record[name] for name in vars(images) if name in record}
@@ -95,18 +105,43 @@ def generate(
 
         own, read = preset_of(preset), {}
     chosen = own.changed(**read | _explicit(settings))
+    if budget is not None and settings.sampler is None:
+        chosen = replace(chosen, sampler="entropy-bound")
     negative = record.get("negative") if conditions.negative is None else conditions.negative
     recorded = record.get("prompts", [record.get("prompt")]) if record else []
     prompted = [conditions.condition(one) for one in wanted or [condition_of(record, one) for one in recorded]]
     if pipe.model.conditioned_on == "nothing":
         prompted = [None]
     request = DrawRequest(prompts=prompted, negative=condition_of({}, negative), settings=chosen, **counts)
-    job = request.job(pipe.model)
+    job = request.job(pipe.model) if budget is None else _within(budget, pipe, request, batch_size)
     columns = columns or (request.num_images if request.num_images > 1 else len(prompted))
+    began = monotonic()
     destination.draw(pipe, job, columns=columns, batch_size=batch_size)
+    if budget is not None and not output.quiet:
+        spent = f"{monotonic() - began:.2f} s of {budget:g} s, for at most {job.settings.steps} steps"
+        print(spent, file=sys.stderr)
     if gif is not None or confidence is not None:
         previews = pipe.stream(prompted[0], seed=request.seed, negative=request.negative, **vars(chosen))
         _trace(previews, job.record_of(0), gif, confidence)
+
+
+def _within(seconds: float, pipe: Pipeline, request: DrawRequest, batch_size: int) -> Job:
+    """Return the job with as many steps as fit in the time, and told to end then."""
+    from vqdiff.budget import measure
+
+    pace = measure(pipe, request.job(pipe.model), batch_size)
+    steps = pace.steps(seconds, pipe.model.num_tokens)
+    assert request.settings is not None
+    job = replace(request, settings=replace(request.settings, steps=steps)).job(pipe.model)
+    return replace(job, seconds=seconds - pace.decoding)
+
+
+def _check_budget(seconds: float, others: dict[str, object]) -> None:
+    if not seconds > 0:
+        raise InputError(f"--budget is {seconds:g}: give seconds above 0")
+    for option, value in others.items():
+        if value is not None:
+            raise InputError(f"--budget does not go with {option}: leave out one of them")
 
 
 def _explicit(group: object) -> dict[str, Any]:

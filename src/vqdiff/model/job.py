@@ -27,7 +27,7 @@ class Job:
 
     Where the settings ask for candidates (`best_of`), the rows of what is sampled are theirs, image by image. negative:
     what guidance moves away from instead of the null condition. canvas: what sampling starts from instead of noise, a
-    row for each candidate. finish: applied to each sampled image. record: how the images are made
+    row for each candidate. seconds: see `vqdiff.sampling.run`. finish: applied to each sampled image. record: how the images are made
     (`vqdiff.requests.Request.record`).
     """
 
@@ -38,6 +38,7 @@ class Job:
     canvas: Canvas | None = None
     finish: Callable[[Image.Image], Image.Image] = _unchanged
     record: dict[str, Any] = field(default_factory=dict[str, Any])
+    seconds: float | None = None
 
     def record_of(self, index: int) -> dict[str, Any]:
         """Return the record of one image alone: its prompt and seed instead of those of all."""
@@ -85,7 +86,9 @@ class Job:
             if canvas is not None:
                 canvas = canvas.select(slice(first * best_of, (first + size) * best_of))
             conditions = None if self.conditions is None else self.conditions[images]
-            yield replace(self, conditions=conditions, seeds=self.seeds[images], canvas=canvas)
+            seeds = self.seeds[images]
+            seconds = None if self.seconds is None else self.seconds * len(seeds) / len(self.seeds)
+            yield replace(self, conditions=conditions, seeds=seeds, canvas=canvas, seconds=seconds)
 
     def chosen(self, candidates: Sequence[int]) -> Job:
         """Return the job that samples one candidate of each image, given by its number."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from time import monotonic
 
 import torch
 from torch import Tensor
@@ -190,7 +191,7 @@ class Batch:
             plan=self.plan.rest(),
             settings=self.settings.rest().unguided(self._agreeing(prediction, seen)),
         )
-        return after._planned_anew() if self.sampler.adaptive else after, prediction
+        return after._planned_anew(after.left) if self.sampler.adaptive else after, prediction
 
     def _agreeing(self, prediction: Prediction, seen: Int[Tensor, "B L"]) -> list[int]:
         """Return the guided images whose condition matters less than their threshold; the others are not looked at."""
@@ -203,11 +204,15 @@ class Batch:
                     found.append(row)
         return found
 
-    def _planned_anew(self) -> Batch:
-        """Plan the steps left for the positions that are still masked; the host waits for the device to count them."""
+    def last(self) -> Batch:
+        """Return the batch with a single step left, which fills all that is masked."""
+        return self._planned_anew(torch.ones_like(self.taken))
+
+    def _planned_anew(self, steps: Int[Tensor, "B"]) -> Batch:
+        """Plan at most ``steps`` steps for what is masked now; the host waits for the device to count it."""
         num_tokens, masked = self.tokens.shape[1], (self.tokens == self.schedule.num_codes).sum(1).cpu()
-        begin = masked_step(self.schedule, masked / num_tokens)
-        plan = self.sampler.plan(PlanInput(self.schedule, num_tokens, self.left.clamp(min=1), begin, masked))
+        begin = masked_step(self.schedule, masked / num_tokens) if self.sampler.adaptive else self.plan.t[:, 0]
+        plan = self.sampler.plan(PlanInput(self.schedule, num_tokens, steps.clamp(min=1), begin, masked))
         plan = plan.until(int((plan.t > 0).sum(1).max()))
         return replace(self, plan=plan, settings=BatchSettings.of(self.settings.rows, plan.t, self.schedule.num_steps))
 
@@ -275,10 +280,16 @@ def sample(
 
 
 @torch.no_grad()
-def run(batch: Batch, denoise: Denoise) -> Iterator[Frame]:
-    """Take all the steps of a batch; yield a `Frame` after each."""
-    mask, step = batch.schedule.num_codes, 0
+def run(batch: Batch, denoise: Denoise, seconds: float | None = None) -> Iterator[Frame]:
+    """Take all the steps of a batch; yield a `Frame` after each.
+
+    seconds: if two more steps would end later than this, at the pace until now, the next one is the last and fills all
+    that is left. So a run takes a step longer at most, if its first step does not take longer alone.
+    """
+    mask, step, began = batch.schedule.num_codes, 0, monotonic()
     while batch.plan.num_steps:
+        if seconds is not None and step and (monotonic() - began) * (step + 2) > seconds * step:
+            batch = batch.last()
         before, step = batch.tokens, step + 1
         batch, prediction = batch.advance(denoise)
         revealed = (before == mask) & (batch.tokens != mask)

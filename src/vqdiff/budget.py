@@ -1,0 +1,64 @@
+"""As many steps as fit in a number of seconds, by the measured time of a step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from time import monotonic
+
+import torch
+
+from vqdiff.foundation.errors import InputError
+from vqdiff.model import Job
+from vqdiff.pipeline import Pipeline
+from vqdiff.sampling import run
+
+__all__ = ["Pace", "measure"]
+
+_TIMED = 3
+"""Steps to time, after a first one."""
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Seconds that the batches of a job take: one step of them all, and to decode the images."""
+
+    step: float
+    decoding: float
+
+    def steps(self, seconds: float, most: int) -> int:
+        """Return how many steps, at most ``most``, are likely to be finished and decoded after ``seconds``.
+
+        Raises InputError if not even one is.
+        """
+        if seconds < self.step + self.decoding:
+            raise InputError(
+                f"the budget is {seconds:g} s, and one step takes {self.step:.3f} s and decoding {self.decoding:.3f} s: "
+                "allow more time, or generate fewer images"
+            )
+        return min(most, int((seconds - self.decoding) / self.step))
+
+
+@torch.inference_mode()
+def measure(pipe: Pipeline, job: Job, batch_size: int = 8) -> Pace:
+    """Time some steps and the decoding of a job's first batch, for all its batches; this draws an image for nothing.
+
+    Raises InputError for a job with candidates, whose number of steps is not the only thing that counts.
+    """
+    if job.settings.best_of > 1:
+        raise InputError(
+            f"a budget is for the steps of one image each, and best_of is {job.settings.best_of}: leave one"
+        )
+    part = next(job.parts(batch_size))
+    begun = list[float]()
+    tokens = None
+    settings = replace(part.settings, steps=min(_TIMED + 1, pipe.model.num_tokens), error=0.0)
+    for frame in run(replace(part, settings=settings).start(pipe.model), part.bind(pipe.model)):
+        tokens = frame.tokens.cpu()  # waits for the device
+        begun.append(monotonic())
+    assert tokens is not None
+    pipe.decode(tokens[:1])
+    start = monotonic()
+    pipe.decode(tokens[:1])
+    images = len(job.seeds) / len(part.seeds)
+    step = (begun[-1] - begun[0]) / (len(begun) - 1) if len(begun) > 1 else 0.0
+    return Pace(step * images, (monotonic() - start) * len(job.seeds))

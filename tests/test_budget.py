@@ -1,0 +1,79 @@
+"""A budget of seconds: how many steps are planned, and what happens if they take longer."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from toy_pipelines import toy_pipeline
+from vqdiff.budget import Pace, measure
+from vqdiff.cli import main
+from vqdiff.diffusion import Schedule
+from vqdiff.foundation.errors import InputError
+from vqdiff.foundation.formats import read_record
+from vqdiff.requests import DrawRequest
+from vqdiff.sampling import Batch, SamplingSettings, run
+
+
+def test_as_many_steps_as_fit() -> None:
+    pace = Pace(step=0.25, decoding=0.125)
+    assert [pace.steps(seconds, 6) for seconds in (0.375, 0.8, 0.875, 100.0)] == [1, 2, 3, 6]
+    with pytest.raises(InputError, match=r"one step takes 0.250 s and decoding 0.125 s"):
+        pace.steps(0.3, 6)
+
+
+@pytest.mark.parametrize("sampler", ["entropy-bound", "purity", "strided", "corrected", "renoised"])
+def test_a_run_that_takes_longer_ends_a_step_later_at_most(sampler: str) -> None:
+    """A step takes 20 ms and more: of fifty, the first alone says so, and the run ends with all tokens there."""
+
+    def slow(tokens: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        time.sleep(0.02)
+        return torch.zeros(len(tokens), 64, 5)
+
+    settings = SamplingSettings(sampler, steps=50, guidance=1.0)
+    batch = Batch.start(Schedule.mask_only(100, 5), num_tokens=64, seeds=[3, 4], settings=settings)
+    start = time.monotonic()
+    frames = list(run(batch, slow, seconds=0.2))
+    taken, slowest = time.monotonic() - start, 0.2 / len(frames)
+    assert 2 <= len(frames) <= 10
+    assert frames[-1].steps == len(frames)
+    assert frames[-1].tokens.max() < 5
+    assert taken < 0.2 + 10 * slowest
+    assert len(list(run(batch, slow, seconds=600.0))) == 50
+
+
+def test_the_pace_is_for_all_images() -> None:
+    pipe = toy_pipeline(steps=4)
+    one, many = (
+        measure(pipe, DrawRequest(prompts=1, num_images=count).job(pipe.model), batch_size=1) for count in (1, 30)
+    )
+    assert 0 < one.step < many.step
+    assert 0 < one.decoding < many.decoding
+    with pytest.raises(InputError, match="best_of is 2"):
+        measure(pipe, DrawRequest(prompts=1, settings=pipe.settings(best_of=2)).job(pipe.model))
+
+
+def test_the_command_says_what_was_spent(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    toy_pipeline().save(tmp_path / "toy")
+    image = tmp_path / "one.png"
+    words = ["generate", "--label", "1", "--model", str(tmp_path / "toy"), "--device", "cpu", "-o", str(image)]
+    main([*words, "--budget", "30"])
+    assert " s of 30 s, for at most " in capsys.readouterr().err
+    record = read_record(image)
+    assert record["sampler"] == "entropy-bound"
+    assert record["steps"] == toy_pipeline().model.num_tokens  # there was time for all
+    main([*words, "--budget", "30", "--sampler", "purity"])
+    assert read_record(image)["sampler"] == "purity"
+    for more, says in (
+        (["--budget", "1e-7"], "the budget is 1e-07 s, and one step takes"),
+        (["--budget", "0"], "--budget is 0: give seconds above 0"),
+        (["--budget", "nan"], "--budget is nan"),
+        (["--budget", "1", "--steps", "3"], "--budget does not go with --steps"),
+    ):
+        capsys.readouterr()
+        with pytest.raises(SystemExit, match="2"):
+            main([*words, *more])
+        assert says in capsys.readouterr().err
