@@ -32,15 +32,15 @@ class Pace:
         """
         if seconds < self.step + self.decoding:
             raise InputError(
-                f"the budget is {seconds:g} s, and one step takes {self.step:.3f} s and decoding {self.decoding:.3f} s: "
-                "allow more time, or generate fewer images"
+                f"the budget is {seconds:g} s, and one step takes {self.step:.3f} s and decoding {self.decoding:.3f} "
+                "s: allow more time, or generate fewer images"
             )
         return min(most, int((seconds - self.decoding) / self.step))
 
 
 @torch.inference_mode()
 def measure(pipe: Pipeline, job: Job, batch_size: int = 8) -> Pace:
-    """Time some steps and the decoding of a job's first batch, for all its batches; this draws an image for nothing.
+    """Time some steps and the decoding of a job's first batch, for all its batches.
 
     Raises InputError for a job with candidates, whose number of steps is not the only thing that counts.
     """

@@ -86,7 +86,7 @@ def generate(
         if value is not None:
             whole(f"--{name}", value, least=1)
     if budget is not None:
-        _check_budget(budget, {"--steps": settings.steps, "--gif": gif, "--confidence": confidence})
+        _check_budget(budget, {"--steps": vars(settings)["steps"], "--gif": gif, "--confidence": confidence})
     destination = output.open()
     _check_traces(gif, confidence)
     given = {name: record[name] for name in vars(images) if name in record}
@@ -105,7 +105,7 @@ def generate(
 
         own, read = preset_of(preset), {}
     chosen = own.changed(**read | _explicit(settings))
-    if budget is not None and settings.sampler is None:
+    if budget is not None and "sampler" not in _explicit(settings):
         chosen = replace(chosen, sampler="entropy-bound")
     negative = record.get("negative") if conditions.negative is None else conditions.negative
     recorded = record.get("prompts", [record.get("prompt")]) if record else []

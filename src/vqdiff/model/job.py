@@ -27,8 +27,8 @@ class Job:
 
     Where the settings ask for candidates (`best_of`), the rows of what is sampled are theirs, image by image. negative:
     what guidance moves away from instead of the null condition. canvas: what sampling starts from instead of noise, a
-    row for each candidate. seconds: see `vqdiff.sampling.run`. finish: applied to each sampled image. record: how the images are made
-    (`vqdiff.requests.Request.record`).
+    row for each candidate. finish: applied to each sampled image. record: how the images are made
+    (`vqdiff.requests.Request.record`). seconds: for all of them (`vqdiff.sampling.run`).
     """
 
     conditions: Sequence[Condition] | None
