@@ -24,12 +24,14 @@ from bundled_model import linked_copy, overwrite
 from vqdiff.cli import main
 from vqdiff.data import load
 from vqdiff.evaluation import generation
+from vqdiff.evaluation.plots import Point, front
 from vqdiff.evaluation.protocol import Result
 from vqdiff.evaluation.scoring import Scoring
 from vqdiff.evaluation.study import Study
 from vqdiff.foundation.config import read_config
 from vqdiff.foundation.errors import InputError
 from vqdiff.foundation.images import batches
+from vqdiff.metrics import Estimate
 from vqdiff.model.finding import bundled
 from vqdiff.sampling import Reveal
 
@@ -228,6 +230,38 @@ def test_study_draws_a_table_a_plot_and_pictures(folder: Path, capsys: pytest.Ca
             assert len(image.convert("RGB").getcolors(1 << 24)) > 20
     main(["study", path, "--set", "output=" + str(folder / "again")])  # from what was kept
     assert (folder / "again" / "table.md").read_text() == table
+
+
+def test_a_study_against_seconds(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two temperatures are compared: the plot has the better one at each number of steps; the table has all."""
+    text = STUDY.replace('x = "steps"', 'x = "seconds"\nbest_over = ["temperature"]\ntimed = 2').replace(
+        '["fd_effnet", "text_score_emoji"]', '["fd_effnet", "seconds"]'
+    )
+    study = (
+        text.replace('["purity", "halton"]', '["purity"]') + "temperature = [1.0, 3.0]\n[[grid]]\nreconstruct = true\n"
+    )
+    main(["study", config(folder, study + TRIAL.replace("[0, 100]", "[0]"))])
+    table = (folder / "study" / "table.md").read_text()
+    assert "; seconds of 2 images, one by one, on " in table
+    results = json.loads((folder / "study" / "results.json").read_text())
+    seconds = [result["scores"].get("seconds") for result in results]
+    assert [one is None for one in seconds] == [False] * 4 + [True]
+    assert all(len(one["values"]) == 2 and min(one["values"]) > 0 for one in seconds[:4])
+    assert table.splitlines()[6].endswith("| — |")
+    for change, says in (('x="second"', "x is 'second': it must be one of"), ('best_over=["t"]', "best_over is 't'")):
+        capsys.readouterr()
+        with pytest.raises(SystemExit, match="2"):
+            main(["study", config(folder, study + TRIAL), "--set", change])
+        assert says in capsys.readouterr().err
+
+
+def test_the_front_is_what_nothing_faster_is_better_than() -> None:
+    points = [
+        Point(x, {"kd_effnet": Estimate(kd, None, 1), "r_precision_emoji": Estimate(1 - kd, None, 1)})
+        for x, kd in ((3.0, 0.3), (1.0, 0.5), (2.0, 0.6), (4.0, 0.3), (5.0, 0.1))
+    ]
+    for score in ("kd_effnet", "r_precision_emoji"):
+        assert [point.x for point in front(score, points)] == [1.0, 3.0, 5.0]
 
 
 def test_a_study_of_guidance_over_time(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

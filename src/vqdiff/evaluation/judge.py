@@ -7,6 +7,7 @@ import json
 import platform
 import shlex
 import sys
+import time
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
@@ -234,6 +235,23 @@ class Judge:
         tokens = self.tokens(cell, self.trial.seeds[0])[self._spread(count)]
         return self.pipe(cell).decode(tokens.to(self.pipe(cell).model.device))
 
+    def times(self, cells: Sequence[Cell], count: int) -> list[dict[str, Estimate]]:
+        """Return for each cell the seconds that one image takes, alone, from ``count`` images.
+
+        The cells take turns, so that a machine that becomes slower does so for all. None for an image tokenizer alone.
+        """
+        found: list[list[float]] = [[] for _ in cells]
+        for turn in range(count + 1):
+            for cell, seconds in zip(cells, found, strict=True):
+                if cell.reconstruct:
+                    continue
+                pipe, caption = self.pipe(cell), self.fitted(cell)[turn % len(self.captions)]
+                start = time.monotonic()
+                pipe(caption, seed=turn, **vars(cell.sampling))
+                if turn:  # the first is to warm up
+                    seconds.append(time.monotonic() - start)
+        return [{SECONDS: summary(seconds)} if seconds else {} for seconds in found]
+
     def captions_of(self, count: int) -> list[str]:
         """Return ``count`` of the captions, evenly spaced."""
         return [self.captions[row] for row in self._spread(count)]
@@ -259,6 +277,8 @@ class Judge:
         }
 
 
+SECONDS = "seconds"
+"""The score that `Judge.times` returns."""
 SAMPLING_MODULES = ("vqdiff.pipeline", "vqdiff.evaluation.generation")
 SCORING_MODULES = (*SAMPLING_MODULES, "vqdiff.evaluation.scoring")
 """The modules that, with their imports, turn a seed into tokens, and tokens into scores."""

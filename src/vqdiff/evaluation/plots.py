@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from textwrap import wrap
@@ -21,6 +21,24 @@ _SCORES = {
     "text_score_emoji": "text score (emoji scorer)",
     "text_score_emoji_check": "text score (second emoji scorer)",
 }
+
+
+_LOWER = ("fd_", "kd_", "fid", "kid", "seconds")
+"""How the names of the scores begin of which a lower one is better."""
+
+
+def better(score: str, one: float, other: float) -> bool:
+    """Return whether ``one`` is better than ``other``, of a score of this name."""
+    return one < other if score.startswith(_LOWER) else one > other
+
+
+def front(score: str, points: Iterable[Point]) -> list[Point]:
+    """Return the Pareto front: the points than which none to the left, at a lower x, is better; from left to right."""
+    found = list[Point]()
+    for point in sorted(points, key=lambda point: point.x):
+        if not found or better(score, point.scores[score].mean, found[-1].scores[score].mean):
+            found.append(point)
+    return found
 
 
 @dataclass(frozen=True)
@@ -59,6 +77,11 @@ def plot_lines(title: str, x: str | None, scores: Sequence[str], lines: Mapping[
                 axis.errorbar(means, places, xerr=errors, linestyle="", **style)
             else:
                 axis.errorbar([point.x for point in points], means, errors, **style)
+        if x == "seconds":
+            best = front(score, [point for line in lines.values() for point in line.points if point.x != "—"])
+            places, means = [point.x for point in best], [point.scores[score].mean for point in best]
+            axis.plot(places, means, color="0.6", linewidth=6, alpha=0.5, zorder=0, label="Pareto front")
+            axis.set_xscale("log")
         axis.set_xlabel(x.replace("_", " ") if x else "")
         axis.set_title(_SCORES.get(score, score), fontsize=10)
         axis.grid(alpha=0.3)

@@ -5,20 +5,21 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vqdiff.evaluation.accuracy import Accuracy, measure_accuracy
 from vqdiff.evaluation.generation import only_main_process
-from vqdiff.evaluation.judge import Judge
-from vqdiff.evaluation.plots import Line, Point, plot_lines, plot_pictures
+from vqdiff.evaluation.judge import SECONDS, Judge
+from vqdiff.evaluation.plots import Line, Point, better, plot_lines, plot_pictures
 from vqdiff.evaluation.protocol import Result, table
 from vqdiff.evaluation.trial import Cell, Choices, Null, Trial
 from vqdiff.foundation.config import Precision
 from vqdiff.foundation.errors import InputError
 from vqdiff.foundation.files import atomic_path, make_folder
 from vqdiff.foundation.options import derived, options_of
+from vqdiff.foundation.processor import processor
 from vqdiff.metrics import differ
 from vqdiff.settings import SamplingSettings
 
@@ -63,7 +64,12 @@ class Study:
     trial: Trial
     grid: tuple[Grid, ...] = ()
     x: str | None = None
-    """The field on the plot's x axis; cells that differ in others form other lines. None: every cell separately."""
+    """The field on the plot's x axis, or seconds; cells that differ in others form other lines. None: every cell
+    separately."""
+    best_over: tuple[str, ...] = ()
+    """Fields whose values are compared: the plot has only the best cell of those that differ in nothing else."""
+    timed: int = 0
+    """Images to time each cell with, one by one, in turns with the other cells: the score ``seconds`` of one image."""
     scores: tuple[str, ...] = ("fd_effnet", "r_precision_emoji_check")
     """The scores to plot, one panel each."""
     pictures: int = 8
@@ -90,13 +96,16 @@ def run_study(
         return
     cells = list(dict.fromkeys(cell for grid in study.grid for cell in grid.cells()))
     judge = Judge(study.trial, cells, device, precision)
-    if unknown := set(study.scores) - set(judge.scoring.names()):
-        raise InputError(f"unknown score {min(unknown)!r}; there are {', '.join(judge.scoring.names())}")
+    known = [*judge.scoring.names(), *([SECONDS] if study.timed else [])]
+    if unknown := set(study.scores) - set(known):
+        raise InputError(f"unknown score {min(unknown)!r}; there are {', '.join(known)}")
     if not study.scores or study.pictures < 1:
         raise InputError("scores needs at least one name, and pictures must be at least 1")
     facts = [_facts(cell, judge) for cell in cells]
-    if study.x is not None and study.x not in facts[0]:
-        raise InputError(f"x is {study.x!r}: it must be one of {', '.join(facts[0])}")
+    fields = [*facts[0], *([SECONDS] if study.timed else [])]
+    for name, values in (("x", [study.x] if study.x is not None else []), ("best_over", study.best_over)):
+        if unknown := [value for value in values if value not in fields]:
+            raise InputError(f"{name} is {unknown[0]!r}: it must be one of {', '.join(fields)}")
     varying = _varying(facts)
     labels = [_label(fact, varying, study.names) for fact in facts]
     with only_main_process() as main:
@@ -105,10 +114,13 @@ def run_study(
     results = list[Result]()
     for number, (cell, label) in enumerate(zip(cells, labels, strict=True), start=1):
         results.append(judge.measure(cell))
-        shown = "  ".join(f"{name} {results[-1].scores[name]}" for name in study.scores)
+        shown = "  ".join(f"{name} {results[-1].scores[name]}" for name in study.scores if name != SECONDS)
         with only_main_process() as main:
             if main:
                 report(f"{number}/{len(cells)}  {label}:  {shown}")
+    if study.timed:
+        times = judge.times(cells, study.timed)
+        results = [replace(one, scores=one.scores | own) for one, own in zip(results, times, strict=True)]
     rows = [judge.pictures(cell, study.pictures) for cell in cells]
     with only_main_process() as main:
         if main:
@@ -161,6 +173,9 @@ def _write(study: Study, results: list[Result], facts: list[dict[str, Any]], var
     ]
     for row, result in zip(rows, results, strict=True):
         for name in study.scores:
+            if name not in result.scores:
+                row.append(_NONE)
+                continue
             mark = "\\*" if differ(results[0].scores[name], result.scores[name]) else ""
             row.append(f"{result.scores[name]}{mark}")
     same = [name for name in facts[0] if len({fact[name] for fact in facts if fact["steps"] != _NONE}) == 1]
@@ -169,19 +184,36 @@ def _write(study: Study, results: list[Result], facts: list[dict[str, Any]], var
         f"{table(heads, rows)}\n\n"
         f"Mean ± standard deviation over {len(first.seeds)} repetitions of {first.num_pictures} images. "
         f"\\* differs from the first row (paired t-test over repetitions, p < 0.05). Captions of {first.prompts}, "
-        f"{first.num_reference} real images of {first.reference}; {', '.join(fixed)}; model "
+        f"{first.num_reference} real images of {first.reference}; {', '.join(fixed)}; {_timing(study)}model "
         f"{', '.join(dict.fromkeys(result.subject.model_hash for result in results))}, protocol {first.hash}.\n"
     )
     with atomic_path(study.output / "table.md") as path:
         path.write_text(text, "utf-8")
     with atomic_path(study.output / "results.json") as path:
         path.write_text(json.dumps([asdict(result) | {"id": result.id} for result in results], indent=1) + "\n")
-    lines = dict[str, Line]()
-    follow = {"steps": ["network_calls"], "network_calls": ["steps"], "best_of": ["network_calls"]}
-    shown = [study.x, *follow.get(study.x or "", [])]
-    others = [name for name in varying if study.x is not None and name not in shown]
-    for fact, result in zip(facts, results, strict=True):
+    plot_lines(study.title, study.x, study.scores, _lines(study, results, facts, varying), study.output / "plot.png")
+
+
+def _timing(study: Study) -> str:
+    return f"seconds of {study.timed} images, one by one, on {processor().name}; " if study.timed else ""
+
+
+def _lines(study: Study, results: list[Result], facts: list[dict[str, Any]], varying: list[str]) -> dict[str, Line]:
+    """The lines of the plot: cells that differ in x alone, the best of those that differ in a field compared."""
+    lines, best = dict[str, Line](), dict[tuple[str, ...], Result]()
+    shown = ("steps", "network_calls") if study.x in ("steps", "network_calls", SECONDS) else (study.x,)
+    others = [name for name in varying if study.x is not None and name not in (*shown, *study.best_over)]
+    rivals = [tuple(str(fact[name]) for name in varying if name not in study.best_over) for fact in facts]
+    score = study.scores[0]
+    for those, result in zip(rivals, results, strict=True):
+        if those not in best or better(score, result.scores[score].mean, best[those].scores[score].mean):
+            best[those] = result
+    for fact, those, result in zip(facts, rivals, results, strict=True):
+        if best[those] is not result:
+            continue
         line = lines.setdefault(_label(fact, others, study.names), Line())
-        where = _label(fact, varying, study.names) if study.x is None else fact[study.x]
+        where = _label(fact, varying, study.names) if study.x is None else fact.get(study.x, _NONE)
+        if study.x == SECONDS and SECONDS in result.scores:
+            where = result.scores[SECONDS].mean
         line.points.append(Point(where, result.scores))
-    plot_lines(study.title, study.x, study.scores, lines, study.output / "plot.png")
+    return lines
