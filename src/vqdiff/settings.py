@@ -203,6 +203,19 @@ class SamplingSettings:
             slider=(0, 1, 0.01),
         ),
     )
+    fix_share: float = option(
+        0.05,
+        Number(
+            help="Share of the visible tokens, the least likely, that a step of the sampler token-fixing draws anew; 0 "
+            "is off.",
+            label="Share to fix",
+            legend="fixing {:g}",
+            least=0,
+            most=1,
+            off=0,
+            slider=(0, 1, 0.01),
+        ),
+    )
     best_of: int = option(
         1,
         Whole(
@@ -347,6 +360,7 @@ class SettingChanges(TypedDict, total=False):
     error: float | None
     renoise: float | None
     renoise_cap: float | None
+    fix_share: float | None
     best_of: int | None
     ranking: Ranking | None
     pruning: Pruning | None

@@ -185,6 +185,31 @@ def test_renoised_is_the_remasking_sampler_with_masks_alone(renoise: float, cap:
     assert ((new[0::2] == 0) | (new[0::2] == 3)).all()
 
 
+def test_token_fixing_draws_the_least_likely_tokens_anew() -> None:
+    """One step in which nothing is masked: 3 of 12 tokens are, and become what the network says; the others stay."""
+    own = torch.linspace(-3, -0.1, 12)[torch.randperm(12, generator=torch.Generator().manual_seed(3))]
+    other = torch.log(-torch.expm1(own))
+    logits = torch.stack([own, torch.full((12,), -60.0), other], 1)[None]  # the token is 0; the alternative is 2
+
+    def step(fix_share: float) -> Tensor:
+        settings = SamplingSettings(
+            "token-fixing", guidance=1.0, prior_scale=0.0, temperature=0.01, fix_share=fix_share
+        )
+        now = PlanStep(torch.tensor([5]), torch.tensor([0]), torch.tensor([0]), 0, 0)
+        own_settings = BatchSettings.of([settings], torch.tensor([[5]]), 10).first()
+        u = uniforms(torch.tensor([5]), torch.tensor([1]), 12, 2)
+        prediction = Prediction(logits, lambda features: features, None)
+        tokens = torch.zeros(1, 12, dtype=torch.int64)
+        return get_sampler("token-fixing").step(
+            StepInput(Schedule.paper(10, 3), tokens, prediction, now, own_settings, u)
+        )[0]
+
+    assert set(step(0.25).nonzero()[:, 0].tolist()) == set(own.argsort()[:3].tolist())
+    assert step(0.25).unique().tolist() == [0, 2]
+    assert (step(0.0) == 0).all()
+    assert set(step(1.0).nonzero()[:, 0].tolist()) == set((own < other).nonzero()[:, 0].tolist())
+
+
 def check_independent_tokens(
     sampler: Sampler, make: Callable[[int, int], Schedule], steps: int, oracle: Any, **more: float
 ) -> None:

@@ -16,6 +16,7 @@ from vqdiff.sampling.samplers.reference_fast import ReferenceFast
 from vqdiff.sampling.samplers.reference_purity import ReferenceReveal
 from vqdiff.sampling.samplers.renoised import Renoised
 from vqdiff.sampling.samplers.strided import Strided
+from vqdiff.sampling.samplers.token_fixing import TokenFixing
 from vqdiff.sampling.step import StepInput, StepSettings
 from vqdiff.sampling.trace import Trace
 from vqdiff.settings import Guidance, GuidanceSchedule, SamplingSettings, SettingChanges
@@ -46,6 +47,7 @@ __all__ = [
     "StepInput",
     "StepSettings",
     "Strided",
+    "TokenFixing",
     "Trace",
     "TwoStage",
     "agreement",
