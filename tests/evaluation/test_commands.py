@@ -247,6 +247,7 @@ def test_a_study_against_seconds(folder: Path, capsys: pytest.CaptureFixture[str
     seconds = [result["scores"].get("seconds") for result in results]
     assert [one is None for one in seconds] == [False] * 4 + [True]
     assert all(len(one["values"]) == 2 and min(one["values"]) > 0 for one in seconds[:4])
+    assert [result["scores"]["calls"]["mean"] for result in results[:4]] == [1, 1, 2, 2]
     assert table.splitlines()[6].endswith("| — |")
     for change, says in (('x="second"', "x is 'second': it must be one of"), ('best_over=["t"]', "best_over is 't'")):
         capsys.readouterr()

@@ -236,21 +236,26 @@ class Judge:
         return self.pipe(cell).decode(tokens.to(self.pipe(cell).model.device))
 
     def times(self, cells: Sequence[Cell], count: int) -> list[dict[str, Estimate]]:
-        """Return for each cell the seconds that one image takes, alone, from ``count`` images.
+        """Return for each cell the seconds and the network calls of one image, alone, from ``count`` images.
 
         The cells take turns, so that a machine that becomes slower does so for all. None for an image tokenizer alone.
         """
-        found: list[list[float]] = [[] for _ in cells]
+        found: list[list[tuple[float, float]]] = [[] for _ in cells]
         for turn in range(count + 1):
-            for cell, seconds in zip(cells, found, strict=True):
+            for cell, own in zip(cells, found, strict=True):
                 if cell.reconstruct:
                     continue
-                pipe, caption = self.pipe(cell), self.fitted(cell)[turn % len(self.captions)]
+                calls = dict[str, int]()
                 start = time.monotonic()
-                pipe(caption, seed=turn, **vars(cell.sampling))
+                self.pipe(cell)(
+                    self.fitted(cell)[turn % len(self.captions)],
+                    seed=turn,
+                    on_step=lambda done, _, calls=calls: calls.update(done=done),
+                    **vars(cell.sampling),
+                )
                 if turn:  # the first is to warm up
-                    seconds.append(time.monotonic() - start)
-        return [{SECONDS: summary(seconds)} if seconds else {} for seconds in found]
+                    own.append((time.monotonic() - start, float(calls["done"])))
+        return [dict(zip(TIMED, map(summary, zip(*own, strict=True)), strict=True)) if own else {} for own in found]
 
     def captions_of(self, count: int) -> list[str]:
         """Return ``count`` of the captions, evenly spaced."""
@@ -278,7 +283,8 @@ class Judge:
 
 
 SECONDS = "seconds"
-"""The score that `Judge.times` returns."""
+TIMED = (SECONDS, "calls")
+"""The scores that `Judge.times` returns."""
 SAMPLING_MODULES = ("vqdiff.pipeline", "vqdiff.evaluation.generation")
 SCORING_MODULES = (*SAMPLING_MODULES, "vqdiff.evaluation.scoring")
 """The modules that, with their imports, turn a seed into tokens, and tokens into scores."""

@@ -23,7 +23,7 @@ _SCORES = {
 }
 
 
-_LOWER = ("fd_", "kd_", "fid", "kid", "seconds")
+_LOWER = ("fd_", "kd_", "fid", "kid", "seconds", "calls")
 """How the names of the scores begin of which a lower one is better."""
 
 
@@ -65,7 +65,10 @@ def plot_lines(title: str, x: str | None, scores: Sequence[str], lines: Mapping[
     words = x is None
     for axis, score in zip(axes, scores, strict=True):
         for index, (label, line) in enumerate(lines.items()):
-            points = line.points if words else sorted(line.points, key=lambda point: point.x)
+            measured = [point for point in line.points if score in point.scores]  # a tokenizer alone is not timed
+            if not measured:
+                continue
+            points = measured if words else sorted(measured, key=lambda point: point.x)
             means = [point.scores[score].mean for point in points]
             if points[0].x == "—":
                 axis.axhline(means[0], linestyle="--", color=f"C{index}", label=label)

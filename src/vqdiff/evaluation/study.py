@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from vqdiff.evaluation.accuracy import Accuracy, measure_accuracy
 from vqdiff.evaluation.generation import only_main_process
-from vqdiff.evaluation.judge import SECONDS, Judge
+from vqdiff.evaluation.judge import SECONDS, TIMED, Judge
 from vqdiff.evaluation.plots import Line, Point, better, plot_lines, plot_pictures
 from vqdiff.evaluation.protocol import Result, table
 from vqdiff.evaluation.trial import Cell, Choices, Null, Trial
@@ -69,7 +69,8 @@ class Study:
     best_over: tuple[str, ...] = ()
     """Fields whose values are compared: the plot has only the best cell of those that differ in nothing else."""
     timed: int = 0
-    """Images to time each cell with, one by one, in turns with the other cells: the score ``seconds`` of one image."""
+    """Images to time each cell with, one by one, in turns with the other cells: ``seconds`` and ``calls`` of one image
+    are two more scores."""
     scores: tuple[str, ...] = ("fd_effnet", "r_precision_emoji_check")
     """The scores to plot, one panel each."""
     pictures: int = 8
@@ -96,7 +97,7 @@ def run_study(
         return
     cells = list(dict.fromkeys(cell for grid in study.grid for cell in grid.cells()))
     judge = Judge(study.trial, cells, device, precision)
-    known = [*judge.scoring.names(), *([SECONDS] if study.timed else [])]
+    known = [*judge.scoring.names(), *(TIMED if study.timed else [])]
     if unknown := set(study.scores) - set(known):
         raise InputError(f"unknown score {min(unknown)!r}; there are {', '.join(known)}")
     if not study.scores or study.pictures < 1:
@@ -114,7 +115,7 @@ def run_study(
     results = list[Result]()
     for number, (cell, label) in enumerate(zip(cells, labels, strict=True), start=1):
         results.append(judge.measure(cell))
-        shown = "  ".join(f"{name} {results[-1].scores[name]}" for name in study.scores if name != SECONDS)
+        shown = "  ".join(f"{name} {results[-1].scores[name]}" for name in study.scores if name not in TIMED)
         with only_main_process() as main:
             if main:
                 report(f"{number}/{len(cells)}  {label}:  {shown}")
