@@ -81,19 +81,21 @@ def plot_lines(title: str, x: str | None, scores: Sequence[str], lines: Mapping[
             else:
                 axis.errorbar([point.x for point in points], means, errors, **style)
         if x == "seconds":
-            best = front(score, [point for line in lines.values() for point in line.points if point.x != "—"])
+            best = front(
+                score,
+                [point for line in lines.values() for point in line.points if point.x != "—" and score in point.scores],
+            )
             places, means = [point.x for point in best], [point.scores[score].mean for point in best]
             axis.plot(places, means, color="0.6", linewidth=6, alpha=0.5, zorder=0, label="Pareto front")
-            axis.set_xscale("log")
         axis.set_xlabel(x.replace("_", " ") if x else "")
         axis.set_title(_SCORES.get(score, score), fontsize=10)
         axis.grid(alpha=0.3)
         if words:
             axis.invert_yaxis()
             axis.tick_params(labelleft=axis is axes[0])
-        if x == "network_calls":
+        if x in ("network_calls", "seconds"):
             axis.set_xscale("log", base=2)
-            axis.xaxis.set_major_formatter("{x:.0f}")
+            axis.xaxis.set_major_formatter("{x:g}")
     if len(lines) > 1:
         entries = axes[0].get_legend_handles_labels()
         figure.legend(*entries, loc="outside lower center", ncols=min(len(lines), 8), fontsize=9)
