@@ -41,7 +41,7 @@ class _Samplers(Registry["Sampler"]):
         return super().get(name)
 
     def names(self) -> list[str]:
-        return list(dict.fromkeys([*super().names(), *ORDERS.names()]))
+        return list(dict.fromkeys([*self.own(), *super().names(), *ORDERS.names()]))
 
     def own(self) -> list[str]:
         """Return the names of this package's own, without importing any: each is that of its module."""
