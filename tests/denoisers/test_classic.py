@@ -123,7 +123,7 @@ def test_every_parameter_is_trained(config: ClassicConfig) -> None:
     ("config", "condition", "takes"),
     [
         (TEXT, None, "text features"),
-        (TEXT, torch.zeros(2, 6, 11), "text features"),
+        (TEXT, torch.zeros(2, 6, 12), "text features"),  # 10, or 11 with the tokens' weights
         (TEXT, torch.zeros(2, dtype=torch.int64), "text features"),
         (CLASS, None, "class labels"),
         (CLASS, torch.zeros(2, 6, 10), "class labels"),

@@ -11,8 +11,6 @@ from pkgutil import iter_modules
 from vqdiff.plugins import SAMPLERS
 from vqdiff.sampling.sampler import Sampler
 
-__all__ = ["get_sampler", "samplers"]
-
 for _module in iter_modules(__path__):
     import_module(f"{__name__}.{_module.name}")
 
