@@ -46,7 +46,7 @@ def measure(pipe: Pipeline, job: Job, batch_size: int = 8) -> Pace:
     """
     if job.settings.best_of > 1:
         raise InputError(
-            f"a budget is for the steps of one image each, and best_of is {job.settings.best_of}: leave one"
+            f"best_of is {job.settings.best_of}, and a budget is for steps without candidates: leave out one of them"
         )
     part = next(job.parts(batch_size))
     begun = list[float]()

@@ -9,15 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vqdiff.cli import main
-
-
-def run(*arguments: str) -> int:
-    try:
-        main([*arguments, "--device", "cpu"])
-    except SystemExit as end:
-        return int(end.code or 0)
-    return 0
+from commands import run
 
 
 @pytest.fixture

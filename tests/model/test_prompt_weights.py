@@ -12,9 +12,9 @@ import torch
 
 import vqdiff
 from bundled_model import bundled_pipeline
+from commands import run
 from servers import client, serving
 from toy_pipelines import generate, text_pipeline, toy_pipeline
-from vqdiff.cli import main
 from vqdiff.foundation.errors import InputError, InputWarning
 from vqdiff.foundation.formats import read_record
 from vqdiff.pipeline import Pipeline
@@ -123,13 +123,6 @@ def test_the_record_has_the_prompt_as_it_was_typed() -> None:
 
 
 def test_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    def run(*arguments: str) -> int:
-        try:
-            main([*arguments, "--device", "cpu"])
-        except SystemExit as end:
-            return int(end.code or 0)
-        return 0
-
     file = tmp_path / "apple.png"
     assert run("generate", "a (red:2) apple", "--steps", "1", "-o", str(file)) == 0
     assert read_record(file)["prompts"] == ["a (red:2) apple"]

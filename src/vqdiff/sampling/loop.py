@@ -258,8 +258,8 @@ def sample(
 ) -> Iterator[Frame]:
     """Sample one image per seed; yield a `Frame` after every step, the last with the finished tokens.
 
-    An image depends on its own seed, settings and condition only, not on the batch it is in. The loop never
-    waits for the device.
+    An image depends on its own seed, settings and condition only, not on the batch it is in. The loop
+    never waits for the device, except for adaptive samplers and for `guidance_threshold`.
 
     seeds: any integers, taken modulo 2^64. settings: for all images or one each, all with the same sampler. sampler:
     one of your own in its place. canvas: what to start from instead of noise.

@@ -13,7 +13,7 @@ from vqdiff.foundation.shapes import Float, Int
 from vqdiff.plugins import SAMPLERS
 from vqdiff.sampling.plan import Plan, PlanInput, reveal_plan
 from vqdiff.sampling.prediction import take
-from vqdiff.sampling.reveal import Reveal, first_positions
+from vqdiff.sampling.reveal import Reveal, fill, first_positions
 from vqdiff.sampling.sampler import SamplerFacts, largest
 from vqdiff.sampling.step import StepInput
 
@@ -46,8 +46,8 @@ class EntropyBound(Reveal):
         first = first_positions(-entropy, fillable, int(count.max()) if count.is_cpu else x.now.left)
         chosen = masked.gather(1, first)
         x0 = draw_categorical(take(log_p0, first), u.gather(1, chosen))
-        wanted = torch.arange(chosen.shape[1], device=chosen.device) < count[:, None]
-        return x.tokens.scatter(1, chosen, torch.where(wanted, x0, x.tokens.gather(1, chosen)))
+        now = replace(x.now, reveal=count, most=chosen.shape[1])
+        return fill(x._replace(now=now), chosen, x0, x.masked)
 
     @staticmethod
     def _count(x: StepInput, entropy: Float[Tensor, "B M"], left: Int[Tensor, "B"]) -> Int[Tensor, "B"]:
