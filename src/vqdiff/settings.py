@@ -16,6 +16,7 @@ from vqdiff.foundation.options import Choice, Interval, Number, Whole, check_opt
 from vqdiff.plugins import CURVES, SAMPLERS
 
 __all__ = [
+    "CallSettings",
     "EditOptions",
     "ExpandOptions",
     "Guidance",
@@ -379,6 +380,12 @@ class SettingChanges(TypedDict, total=False):
     ranking: Ranking | None
     pruning: Pruning | None
     guidance_threshold: float | None
+
+
+class CallSettings(SettingChanges, total=False):
+    """`SettingChanges`, and the name of the preset that they change; None is the model's own settings."""
+
+    preset: str | None
 
 
 @dataclass(frozen=True, kw_only=True)

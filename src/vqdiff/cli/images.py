@@ -163,7 +163,7 @@ def generate_from_image(
     files = {"image": image, **more}
     given: dict[str, Any] = {name: read_image(path) for name, path in files.items()}
     pipe = model.load()
-    chosen = pipe.settings(**vars(settings))
+    chosen = pipe.settings(preset=settings.preset_name(), **settings.explicit())
     common: dict[str, Any] = {"prompt": prompts.condition(prompt), "negative": prompts.negative, "settings": chosen}
     job = kind(**given, **common, **values).job(pipe.model)
     inputs = {name: {"file": files[name].name} | hashed for name, hashed in job.record["inputs"].items()}
