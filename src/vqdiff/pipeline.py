@@ -203,11 +203,12 @@ class Pipeline:
         negative: Condition = None,
         **changes: Unpack[CallSettings],
     ) -> Image.Image:
-        """Resample the least confident tokens, a ``share`` of all of them; the others do not change.
+        """Resample the least confident tokens, a ``share`` of all of them.
 
         The denoiser evaluates all tokens as if this share of them were wrong (`vqdiff.sampling.least_confident`). Both
         the choice of tokens and the new ones are conditioned on ``prompt``. A share of 0 gives the image tokenizer's
-        reconstruction.
+        reconstruction. The other tokens change with the sampler token-fixing only, which is the default for a model
+        that was trained with masks and replace noise.
 
         Also raises InputError for a share outside [0, 1].
         """
@@ -343,7 +344,7 @@ class Pipeline:
 
     def _request(self, kind: type[Request], changes: CallSettings, **given: Any) -> Request:
         """Return a request of a ``kind`` for the fields ``given``, whose numbers may have any type, also NumPy's."""
-        settings = self.settings(**changes)
+        settings = kind.settings_for(self.model, **changes)
         return kind(settings=settings, **checked(kind, given))
 
     def save(self, folder: str | Path) -> None:

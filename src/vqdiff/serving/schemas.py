@@ -128,15 +128,19 @@ class RequestBody(Settings):
     preset: str | None = Field(None, description="Settings by name: fast, best, …; the other fields override them.")
 
     @property
+    def kind(self) -> type[Request]:
+        """The kind of request, on which the default settings may depend."""
+        return DrawRequest
+
+    @property
     def encoding(self) -> Encoding:
         """The file format of the response."""
         return Encoding()
 
     def settings(self, model: Model) -> SamplingSettings:
         """Return the settings of the preset, or the model's own, with those of the request."""
-        return model.settings(
-            preset=self.preset, **{name: getattr(self, name) for name in options_of(SamplingSettings)}
-        )
+        given: dict[str, Any] = {name: getattr(self, name) for name in options_of(SamplingSettings)}
+        return self.kind.settings_for(model, preset=self.preset, **given)
 
     def seeded(self) -> int:
         """Return the seed, or a random one."""
@@ -185,6 +189,10 @@ class ImageRequest(RequestBody):
     share: float | None = field_of(ReviseRequest, "share", None)
     stream: bool = Field(False, description="Respond with server-sent events: progress, preview, done or error.")
     previews: bool = Field(True, description="Whether the events include previews.")
+
+    @property
+    def kind(self) -> type[Request]:
+        return DrawRequest if self.share is None else ReviseRequest
 
     def check(self, limits: Limits) -> None:
         super().check(limits)
