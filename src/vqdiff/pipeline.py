@@ -302,7 +302,7 @@ class Pipeline:
         if job.settings.best_of > 1:
             job = job.chosen(self._choose(job).candidates)
         frame = None
-        for frame in run(job.start(self.model), job.bind(self.model), job.seconds):
+        for frame in run(job.start(self.model), job.bind(self.model), job.seconds, job.calls):
             yield frame
         if frame is not None:
             self.check_finished(frame.tokens, job.settings.sampler)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ from vqdiff.model.bound import BoundDenoiser
 from vqdiff.model.components import fingerprint, load_component, save_component
 from vqdiff.model.devices import with_float64
 from vqdiff.sampling import SamplingSettings, SettingChanges
+from vqdiff.sampling.measured import checked_masked_nll
 from vqdiff.text import (
     AnyTextEncoder,
     Blend,
@@ -78,6 +80,9 @@ class Model:
     """The names of the labels of a class-conditional model, if they have names."""
     batch_invariant: bool = False
     """Whether an image is the same in any batch on a GPU too, as it always is on a CPU."""
+    masked_nll: tuple[float, ...] = ()
+    """The mean cross-entropy of a masked token, in nats, where one token is masked, and where the shares 1/N, 2/N, …, 1
+    of the tokens are; rising. For the reveal curve measured; empty if it is not measured."""
 
     def identity(self) -> dict[str, Any]:
         """Return what an image's record says about the model, and about what else determines how its numbers round."""
@@ -88,6 +93,12 @@ class Model:
             "version": __version__,
             **rounding_on(self.device),
         }
+
+    def curve_identity(self, settings: SamplingSettings) -> dict[str, Any]:
+        """Return a hash of the measurement, under its name in a record, if these settings use it: else nothing."""
+        if settings.curve != "measured":
+            return {}
+        return {"curve_hash": hashlib.sha256(repr(self.masked_nll).encode()).hexdigest()[:12]}
 
     @property
     def num_tokens(self) -> int:
@@ -126,10 +137,12 @@ class Model:
     def settings(self, given: SamplingSettings | None = None, /, **changes: Unpack[SettingChanges]) -> SamplingSettings:
         """Return ``given``, by default the model's own settings, with ``changes`` (None: unchanged).
 
-        Raises InputError for values out of range, also for more steps than an image has tokens.
+        Raises InputError for values out of range, also for more steps than an image has tokens, and for the reveal
+        curve measured of a model without its measurement.
         """
         settings = (given or self.sampling).changed(**changes)
         settings.check_steps(self.num_tokens)
+        settings.check_curve(self.masked_nll)
         return settings
 
     def encode(self, conditions: Sequence[Condition] | None) -> Tensor | None:
@@ -256,6 +269,8 @@ class Model:
                 index["class_names"] = list(self.class_names)
             index["schedule"] = self.schedule.to_config()
             index["sampling"] = dataclasses.asdict(self.sampling)
+            if self.masked_nll:
+                index["masked_nll"] = list(self.masked_nll)
             index["card"] = dataclasses.asdict(self.card)
             (path / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
 
@@ -300,6 +315,7 @@ class Model:
                 build(Card, index["card"], where),
                 fingerprint(folder),
                 class_names(folder),
+                masked_nll=checked_masked_nll(index["masked_nll"]) if "masked_nll" in index else (),
             )
         except KeyError as error:
             raise InputError(f"{where}: {error} is missing") from error

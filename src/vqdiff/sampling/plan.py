@@ -40,7 +40,7 @@ class PlanInput:
 
     steps: as requested, >= 1; a plan has fewer where there is less to do. start: the time the tokens are at, 0..T.
     masked: masked positions, 0..num_tokens. curves: the name and the power of each image's reveal curve; None if all
-    are linear.
+    are linear. masked_nll: the model's measurement, for the curve measured; empty if there is none.
     """
 
     schedule: Schedule
@@ -49,6 +49,7 @@ class PlanInput:
     start: Int[Tensor, "B"]
     masked: Int[Tensor, "B"]
     curves: list[tuple[str, float]] | None = None
+    masked_nll: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -146,7 +147,7 @@ def corrected_plan(given: PlanInput) -> Plan:
 
 def reveal_plan(given: PlanInput) -> Plan:
     """Fill the masked positions along a reveal curve, at the times that match what is left (Algorithms 1 and 2)."""
-    left = remaining(given.masked, given.steps, given.curves)
+    left = remaining(given.masked, given.steps, given.curves, given.masked_nll, given.num_tokens)
     times = masked_step(given.schedule, left.double() / given.num_tokens)
     return Plan(times[:, :-1], times[:, 1:], left[:, :-1] - left[:, 1:])
 
