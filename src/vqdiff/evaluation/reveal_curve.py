@@ -44,7 +44,7 @@ def measure_masked_nll(model: Model, images: ImageSet, count: int, track: Track 
         raise InputError("this model's schedule has no masks (gamma_bar is 0), so no sampler reveals tokens")
     if not 1 <= count <= len(images):
         raise InputError(f"{count} images are to be measured, and there are {len(images)}: give another number")
-    rows = np.linspace(0, len(images) - 1, count).round().astype(int)
+    rows = [round(one) for one in np.linspace(0, len(images) - 1, count).tolist()]
     conditions, encode = _conditions(model, images, rows), model.image_tokenizer.encode
     x0 = torch.cat([encode(pixels.to(model.device)).cpu() for pixels in batches(images.pixels[rows])])
     random = torch.Generator().manual_seed(0)
@@ -60,7 +60,7 @@ def measure_masked_nll(model: Model, images: ImageSet, count: int, track: Track 
     return tuple(round(one, 6) for one in rising((total / tokens).tolist(), tokens.tolist()))
 
 
-def _conditions(model: Model, images: ImageSet, rows: np.ndarray) -> list[Condition] | None:
+def _conditions(model: Model, images: ImageSet, rows: list[int]) -> list[Condition] | None:
     if (encoder := model.text_encoder) is not None:
         captions = captioned(images).captions
         return [literal(encoder.fit(captions[row][0])) for row in rows]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 from math import inf, isfinite
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -25,8 +25,9 @@ _ROWS = 64
 
 def checked_masked_nll(given: Any) -> tuple[float, ...]:
     """Return a table of `Model.masked_nll` as a tuple; raises InputError unless it is two or more rising numbers."""
-    numbers = isinstance(given, list | tuple) and all(isinstance(one, int | float) for one in given)
-    table = tuple(float(one) for one in given) if numbers else ()
+    values = cast("Sequence[object]", given) if isinstance(given, list | tuple) else ()
+    table = tuple(float(one) for one in values if isinstance(one, int | float))
+    table = table if len(table) == len(values) else ()
     if len(table) < 2 or not all(isfinite(one) and one >= 0 for one in table) or list(table) != sorted(table):
         raise InputError("masked_nll must be two or more numbers of at least 0, none below the one before it")
     return table
@@ -61,9 +62,10 @@ def cheapest(total: int, steps: int, masked_nll: tuple[float, ...], num_tokens: 
     # The cost of a step, a row for each number of masked positions before it, a column for each after it; in blocks of
     # rows that stay in the processor's cache.
     blocks = list[Tensor]()
-    for before, own in zip(m.split(_ROWS), h.split(_ROWS), strict=True):
-        after = m[: int(before[-1]) + 1]
-        blocks.append(((before[:, None] - after) * own[:, None]).masked_fill_(after >= before[:, None], inf))
+    for first in range(0, total + 1, _ROWS):
+        end = first + _ROWS
+        before, after = m[first:end, None], m[:end]
+        blocks.append(((before - after) * h[first:end, None]).masked_fill_(after >= before, inf))
     ways = [m.new_full((total + 1,), inf).index_fill_(0, torch.tensor([0]), 0)]
     for _ in range(steps):
         ways.append(torch.cat([(block + ways[-1][: block.shape[1]]).amin(1) for block in blocks]))
