@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from vqdiff import running
 from vqdiff.checkpoints import Extras, read_model
 from vqdiff.denoisers.packed import is_packed, pack, precision_of
 from vqdiff.foundation.config import Precision
@@ -28,7 +29,6 @@ from vqdiff.model.devices import auto_precision, pick_device
 from vqdiff.model.finding import find
 from vqdiff.model.hub import check_name, check_push, push
 from vqdiff.model.hub_page import samples_of, save_for_hub
-from vqdiff.ranking import Choice, choose
 from vqdiff.requests import (
     DrawRequest,
     EditRequest,
@@ -39,8 +39,8 @@ from vqdiff.requests import (
     VaryRequest,
     conditions_of,
 )
-from vqdiff.sampling import Canvas, Frame, SamplingSettings, run
-from vqdiff.settings import SettingChanges
+from vqdiff.sampling import Canvas, Frame, SamplingSettings
+from vqdiff.settings import CallSettings
 from vqdiff.text import Condition
 
 
@@ -67,9 +67,10 @@ class Pipeline:
     """A model that generates PIL images from prompts and seeds.
 
     The methods that take prompts or an image also take the settings of `SamplingSettings`; those left at None default
-    to the model's own. Image i of a call has seed ``seed + i`` and does not depend on ``batch_size``, the number of
-    images sampled together (with ``best_of``, of candidates, and those of an image always are). If ``negative`` is
-    given, guidance moves away from it instead of the null condition.
+    to those of ``preset``, such as "fast" or "best" (`Model.own_presets`), or without one to the model's own. Image i
+    of a call has seed ``seed + i`` and does not depend on ``batch_size``, the number of images sampled together (with
+    ``best_of``, of candidates, and those of an image always are). If ``negative`` is given, guidance moves away from it
+    instead of the null condition.
 
     In a notebook, methods that return images show a bar until they do; ``pipe.progress = False`` turns it off, and
     True turns it on for a terminal, too.
@@ -113,7 +114,7 @@ class Pipeline:
         negative: Condition = None,
         batch_size: WholeNumber = 8,
         on_step: Callable[[int, int], None] | None = None,
-        **changes: Unpack[SettingChanges],
+        **changes: Unpack[CallSettings],
     ) -> list[Image.Image]:
         """Generate ``num_images`` images of every prompt (or label, or `vqdiff.Blend` of two), prompt by prompt.
 
@@ -133,7 +134,7 @@ class Pipeline:
         seed: WholeNumber = 0,
         negative: Condition = None,
         feather: WholeNumber = 0,
-        **changes: Unpack[SettingChanges],
+        **changes: Unpack[CallSettings],
     ) -> Image.Image:
         """Resample the white part of ``mask`` (128 or more), conditioned on ``prompt`` if there is one.
 
@@ -163,7 +164,7 @@ class Pipeline:
         seed: WholeNumber = 0,
         negative: Condition = None,
         feather: WholeNumber = 0,
-        **changes: Unpack[SettingChanges],
+        **changes: Unpack[CallSettings],
     ) -> Image.Image:
         """Extend the image by ``left``, ``top``, … new pixels at its sides (outpainting); otherwise as `edit`."""
         sides = {"left": left, "top": top, "right": right, "bottom": bottom, "feather": feather}
@@ -180,7 +181,7 @@ class Pipeline:
         seed: WholeNumber = 0,
         negative: Condition = None,
         batch_size: WholeNumber = 8,
-        **changes: Unpack[SettingChanges],
+        **changes: Unpack[CallSettings],
     ) -> list[Image.Image]:
         """Noise the image to the time t = strength·T, rounded, and sample from there, conditioned on ``prompt`` if any.
 
@@ -200,13 +201,14 @@ class Pipeline:
         *,
         seed: WholeNumber = 0,
         negative: Condition = None,
-        **changes: Unpack[SettingChanges],
+        **changes: Unpack[CallSettings],
     ) -> Image.Image:
-        """Resample the least confident tokens, a ``share`` of all of them; the others do not change.
+        """Resample the least confident tokens, a ``share`` of all of them.
 
         The denoiser evaluates all tokens as if this share of them were wrong (`vqdiff.sampling.least_confident`). Both
         the choice of tokens and the new ones are conditioned on ``prompt``. A share of 0 gives the image tokenizer's
-        reconstruction.
+        reconstruction. The other tokens change with the sampler token-fixing only, which is the default for a model
+        that was trained with masks and replace noise.
 
         Also raises InputError for a share outside [0, 1].
         """
@@ -219,7 +221,7 @@ class Pipeline:
         *,
         seed: WholeNumber = 0,
         negative: Condition = None,
-        **changes: Unpack[SettingChanges],
+        **changes: Unpack[CallSettings],
     ) -> Iterator[Preview]:
         """Generate one image and yield it after every step, with its tokens and the purity at every position.
 
@@ -230,7 +232,7 @@ class Pipeline:
         job = request.job(self.model)
         if len(job.seeds) != 1:
             raise InputError(f"stream generates one image at a time, not of {len(job.seeds)} prompts: call it for each")
-        for frame in self._run(job):
+        for frame in running.frames(self.model, job):
             yield Preview(
                 frame.step,
                 frame.steps,
@@ -251,7 +253,7 @@ class Pipeline:
 
         With ``best_of``, all candidates are sampled first, and the best ones then again.
         """
-        return self._run(Job(conditions, seeds, settings, negative, canvas))
+        return running.frames(self.model, Job(conditions, seeds, settings, negative, canvas))
 
     def draw(
         self, request: Request, *, batch_size: WholeNumber = 8, on_step: Callable[[int, int], None] | None = None
@@ -259,90 +261,46 @@ class Pipeline:
         """Generate the images of a request; the other arguments are those of a call."""
         return self.sample(request.job(self.model), batch_size=batch_size, on_step=on_step)
 
-    @torch.inference_mode()
     def sample(
         self, job: Job, *, batch_size: WholeNumber = 8, on_step: Callable[[int, int], None] | None = None
     ) -> list[Image.Image]:
         """Generate the images of a job, which is not checked further."""
-        size = whole("batch_size", batch_size, least=1) // job.settings.best_of
-        images, parts = list[Image.Image](), job.parts(max(1, size))
+        size = whole("batch_size", batch_size, least=1)
         bar = on_step is None and (in_notebook() if self.progress is None else self.progress)
         with step_bar("generating") if bar else nullcontext(on_step) as show:
-            for part in parts:
+            return running.images(self.model, job, size, show or running.unseen)
 
-                def report(done: int, total: int, before: int = len(images)) -> None:
-                    if show is not None:
-                        show(before * total + done, len(job.seeds) * total)
-
-                images += [job.finish(one) for one in self.decode(self.tokens(part, report))]
-        return images
-
-    @torch.inference_mode()
-    def tokens(self, job: Job, on_step: Callable[[int, int], object] = lambda done, total: None) -> Int[Tensor, "N L"]:
+    def tokens(self, job: Job, on_step: running.OnStep = running.unseen) -> Int[Tensor, "N L"]:
         """Sample all images of a job together, which is not checked; return their finished tokens.
 
         ``on_step(done, total)`` is called after every step, with the network calls for all images until now, and those
         for one image.
         """
-        if job.settings.best_of > 1:
-            return self._choose(job, on_step).tokens
-        frame = None
-        for frame in self._run(job):
-            on_step(frame.step * len(job.seeds), frame.steps)
-        assert frame is not None  # every sampler takes a step
-        return frame.tokens
-
-    def _choose(self, job: Job, on_step: Callable[[int, int], object] = lambda done, total: None) -> Choice:
-        choice = choose(job, self.model, on_step)
-        self.check_finished(choice.tokens, job.settings.sampler)
-        return choice
-
-    @torch.inference_mode()
-    def _run(self, job: Job) -> Iterator[Frame]:
-        if job.settings.best_of > 1:
-            job = job.chosen(self._choose(job).candidates)
-        frame = None
-        for frame in run(job.start(self.model), job.bind(self.model), job.seconds, job.calls):
-            yield frame
-        if frame is not None:
-            self.check_finished(frame.tokens, job.settings.sampler)
+        return running.tokens(self.model, job, on_step)
 
     def check_finished(self, tokens: Int[Tensor, "B L"], sampler: str) -> None:
         """Raise InputError if a ``sampler`` of the caller's own has left MASK in tokens that should be finished."""
-        if left := int((tokens == self.model.schedule.num_codes).sum()):
-            raise InputError(
-                f"the sampler {sampler!r} has left {left} of {tokens.numel()} tokens masked: its plan "
-                "must end at t = 0, with all positions revealed"
-            )
+        running.check_finished(self.model, tokens, sampler)
 
-    @torch.inference_mode()
     def decode(self, tokens: Int[Tensor, "B L"]) -> list[Image.Image]:
         """Decode finished tokens to images."""
-        # One by one: in another batch, convolutions round differently, enough to change 8-bit values.
-        return [to_images(self.model.image_tokenizer.decode(one[None]))[0] for one in tokens.to(self.model.device)]
+        return running.decode(self.model, tokens)
 
-    @torch.inference_mode()
     def preview(self, tokens: Int[Tensor, "B L"]) -> Float[Tensor, "B 3 H W"]:
         """Decode tokens of which some are still MASK; the patches of those are light grey."""
-        tokens = tokens.to(self.model.device)
-        masked = tokens == self.model.schedule.num_codes
-        pixels = self.model.image_tokenizer.decode(tokens.masked_fill(masked, 0))
-        side = self.model.image_tokenizer.grid_size
-        patch = pixels.shape[-1] // side
-        hidden = masked.view(-1, 1, side, side).repeat_interleave(patch, 2).repeat_interleave(patch, 3)
-        return pixels.masked_fill(hidden, 0.9)
+        return running.preview(self.model, tokens)
 
-    def settings(self, **changes: Unpack[SettingChanges]) -> SamplingSettings:
-        """Return the model's settings with ``changes`` (None: unchanged), checked against its number of tokens."""
+    def settings(self, **changes: Unpack[CallSettings]) -> SamplingSettings:
+        """Return the settings of ``preset``, by default the model's own, with ``changes``; None changes nothing."""
         return self.model.settings(**changes)
 
     def conditions(self, prompts: Prompts) -> list[Condition]:
         """Return prompts or labels as a checked list; for an unconditional model, a list of one None."""
         return conditions_of(self.model, prompts)
 
-    def _request(self, kind: type[Request], changes: SettingChanges, **given: Any) -> Request:
+    def _request(self, kind: type[Request], changes: CallSettings, **given: Any) -> Request:
         """Return a request of a ``kind`` for the fields ``given``, whose numbers may have any type, also NumPy's."""
-        settings = self.settings(**changes)
+        settings = kind.settings_for(self.model, **changes)
         return kind(settings=settings, **checked(kind, given))
 
     def save(self, folder: str | Path) -> None:

@@ -123,6 +123,7 @@ def _describe(model: Model) -> dict[str, Any]:
         "parameters": {name: _count(part) for name, part in networks.items()},
         "masked_nll": model.masked_nll,
         "default_settings": dataclasses.asdict(model.sampling),
+        "presets": model.own_presets,
     }
 
 

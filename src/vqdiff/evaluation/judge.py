@@ -137,9 +137,9 @@ class Judge:
         """The sampling settings of a cell, and the number of network calls for an image; of adaptive ones, the most."""
         pipe = self.pipe(cell)
         settings, tokens, schedule = pipe.settings(**vars(cell.sampling)), pipe.model.num_tokens, pipe.model.schedule
-        full = torch.tensor([schedule.num_steps]), torch.tensor([tokens])
-        sampler = get_sampler(settings.sampler)
-        plan = sampler.plan(PlanInput(schedule, tokens, torch.tensor([settings.steps]), *full))
+        steps, start, masked = (torch.tensor([one]) for one in (settings.steps, schedule.num_steps, tokens))
+        sampler, measured = get_sampler(settings.sampler), pipe.model.masked_nll
+        plan = sampler.plan(PlanInput(schedule, tokens, steps, start, masked, [settings], measured))
         calls = network_calls(settings, plan.num_steps)
         return asdict(settings) | {"network_calls": f"at most {calls}" if sampler.adaptive else calls}
 

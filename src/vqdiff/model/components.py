@@ -131,15 +131,15 @@ def exact_dtype(modules: Iterable[Component]) -> torch.dtype:
 def fingerprint(folder: Path) -> str:
     """Return a hash (twelve hex digits) of a folder's weights and configurations.
 
-    Without the default settings, the card and the names of classes, which do not change the image of a label, and the
-    measurement for the reveal curve measured, which has a hash of its own (`Model.curve_identity`).
+    Without the default settings, the presets, the card and the names of classes, which do not change the image of a
+    label, and the measurement for the reveal curve measured, which has a hash of its own (`Model.curve_identity`).
     """
     digest = hashlib.sha256()
     for path in sorted(path for path in folder.rglob("*") if path.suffix in (".json", ".safetensors")):
         content = path.read_bytes()
         if path == folder / "model_index.json":
             index = read_json(path)
-            told = {key: index[key] for key in index.keys() - {"sampling", "card", "class_names", "masked_nll"}}
-            content = json.dumps(told, sort_keys=True).encode()
+            left_out = {"sampling", "presets", "card", "class_names", "masked_nll"}
+            content = json.dumps({key: index[key] for key in index.keys() - left_out}, sort_keys=True).encode()
         digest.update(path.relative_to(folder).as_posix().encode() + hashlib.sha256(content).digest())
     return digest.hexdigest()[:12]

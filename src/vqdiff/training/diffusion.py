@@ -480,8 +480,12 @@ class DiffusionTask:
 
 def _unmeasured(model: Model) -> Model:
     """The model without its measurement, and without the reveal curve that needs it: other weights have another."""
-    curve = {"curve": "linear"} if model.sampling.curve == "measured" else {}
-    return replace(model, masked_nll=(), sampling=replace(model.sampling, **curve))
+    presets = {
+        name: {key: value for key, value in changes.items() if (key, value) != ("curve", "measured")}
+        for name, changes in model.presets.items()
+    }
+    sampling = replace(model.sampling, curve="linear") if model.sampling.curve == "measured" else model.sampling
+    return replace(model, masked_nll=(), sampling=sampling, presets=presets)
 
 
 def _class_names(rows: Rows, num_classes: int | None) -> tuple[str, ...]:
