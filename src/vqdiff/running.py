@@ -54,7 +54,7 @@ def frames(model: Model, job: Job) -> Iterator[Frame]:
     if job.settings.best_of > 1:
         job = job.chosen(_choose(model, job).candidates)
     frame = None
-    for frame in run(job.start(model), job.bind(model), job.seconds):
+    for frame in run(job.start(model), job.bind(model), job.seconds, job.calls):
         yield frame
     if frame is not None:
         check_finished(model, frame.tokens, job.settings.sampler)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ from vqdiff.model.components import fingerprint, load_component, save_component
 from vqdiff.model.devices import with_float64
 from vqdiff.presets import PUBLISHED, fast_and_best
 from vqdiff.sampling import CallSettings, SamplingSettings
+from vqdiff.sampling.measured import checked_masked_nll
 from vqdiff.text import (
     AnyTextEncoder,
     Blend,
@@ -81,6 +83,9 @@ class Model:
     """By name, what a preset changes in ``sampling``; of ``fast`` and ``best``, `fast_and_best` if they are missing."""
     batch_invariant: bool = False
     """Whether an image is the same in any batch on a GPU too, as it always is on a CPU."""
+    masked_nll: tuple[float, ...] = ()
+    """The mean cross-entropy of a masked token, in nats, where one token is masked, and where the shares 1/N, 2/N, …, 1
+    of the tokens are; rising. For the reveal curve measured; empty if it is not measured."""
 
     def identity(self) -> dict[str, Any]:
         """Return what an image's record says about the model, and about what else determines how its numbers round."""
@@ -91,6 +96,12 @@ class Model:
             "version": __version__,
             **rounding_on(self.device),
         }
+
+    def curve_identity(self, settings: SamplingSettings) -> dict[str, Any]:
+        """Return a hash of the measurement, under its name in a record, if these settings use it: else nothing."""
+        if settings.curve != "measured":
+            return {}
+        return {"curve_hash": hashlib.sha256(repr(self.masked_nll).encode()).hexdigest()[:12]}
 
     @property
     def num_tokens(self) -> int:
@@ -129,11 +140,13 @@ class Model:
     def settings(self, given: SamplingSettings | None = None, /, **changes: Unpack[CallSettings]) -> SamplingSettings:
         """Return ``given``, by default the settings of ``preset`` or the model's own, with ``changes`` (None: none).
 
-        Raises InputError for an unknown preset and values out of range, also for more steps than an image has tokens.
+        Raises InputError for an unknown preset and values out of range, also for more steps than an image has tokens,
+        and for the reveal curve measured of a model without its measurement.
         """
         preset = changes.pop("preset", None)
         settings = (given or (self.sampling if preset is None else self.preset(preset))).changed(**changes)
         settings.check_steps(self.num_tokens)
+        settings.check_curve(self.masked_nll)
         return settings
 
     @property
@@ -276,6 +289,8 @@ class Model:
             index["sampling"] = dataclasses.asdict(self.sampling)
             if self.presets:
                 index["presets"] = {name: dict(changes) for name, changes in self.presets.items()}
+            if self.masked_nll:
+                index["masked_nll"] = list(self.masked_nll)
             index["card"] = dataclasses.asdict(self.card)
             (path / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
 
@@ -321,6 +336,7 @@ class Model:
                 fingerprint(folder),
                 class_names(folder),
                 index.get("presets", {}),
+                masked_nll=checked_masked_nll(index["masked_nll"]) if "masked_nll" in index else (),
             )
             for name in model.presets:
                 try:
