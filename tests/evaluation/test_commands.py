@@ -105,7 +105,7 @@ def test_evaluate_writes_a_result_and_draws_nothing_twice(
     assert first.subject.settings["steps"] == 2
     assert first.scores["fd_effnet"].n == 2
     assert first.scores["fd_effnet"].mean > 0
-    assert {"style_accuracy_emoji", "coverage", "kd_effnet"} <= first.scores.keys()
+    assert {"style_accuracy_emoji", "coverage", "kd_effnet", "diversity"} <= first.scores.keys()
 
     # Interrupted: one batch of tokens and all results are gone. Only that batch is drawn again, to the same tokens.
     lost = sorted((folder / "drawn").glob("*/0/*.safetensors"))[1]
@@ -126,9 +126,10 @@ def test_the_scorers_know_real_drawings(folder: Path) -> None:
     trial = read_config(Study, Path(config(folder, STUDY + TRIAL))).trial
     pictures = load(folder / "data", "train", 128)
     scoring = Scoring(trial, pictures, pictures)
-    right = scoring.scores(batches(pictures.pixels))
-    wrong = scoring.scores(batches(pictures.pixels[::-1]))
-    assert set(right) == set(scoring.names())
+    features = [scoring.features(batches(pixels)) for pixels in (pictures.pixels, pictures.pixels[::-1])]
+    right, wrong = map(scoring.scores, features)
+    assert set(right) | {"diversity"} == set(scoring.names())
+    assert scoring.diversity(features) > scoring.diversity([features[0], features[0]]) == [0]
     for name in ("style_accuracy", "role_accuracy", "r_precision"):
         assert right[f"{name}_emoji_check"] > 0.8 > 0.4 > wrong[f"{name}_emoji_check"]
     assert abs(right["fd_effnet"]) < 1e-3

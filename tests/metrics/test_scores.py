@@ -18,6 +18,7 @@ from vqdiff.foundation.errors import InputError
 from vqdiff.metrics import (
     Estimate,
     Manifold,
+    diversity,
     frechet_distance,
     inception_score,
     kernel_distance,
@@ -173,6 +174,21 @@ def test_inception_score_at_its_bounds() -> None:
 def test_inception_score_refuses_more_splits_than_pictures() -> None:
     with pytest.raises(InputError, match="3 images into 10"):
         inception_score(torch.ones(3, 5))
+
+
+# --- diversity --------------------------------------------------------------------------------------------------------
+
+
+def test_diversity_of_points_on_a_line() -> None:
+    """Two captions at 0 and 10, and runs at these, 1 above and 3 above."""
+    runs = [torch.tensor([[0.0], [10.0]]) + shift for shift in (0, 1, 3)]
+    assert diversity(runs[:2]) == pytest.approx([1 / 10])  # the others are 11 and 9 apart
+    assert diversity(runs) == pytest.approx([1 / 10, 2 / 10, 3 / 10])
+    assert diversity([runs[0], runs[0]]) == [0]
+    noise = torch.randn(2, 400, 8, generator=torch.Generator().manual_seed(0))
+    assert diversity(list(noise)) == pytest.approx([1], abs=0.05)
+    with pytest.raises(InputError, match="add seeds"):
+        diversity(runs[:1])
 
 
 # --- manifold ---------------------------------------------------------------------------------------------------------

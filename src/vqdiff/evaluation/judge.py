@@ -193,10 +193,12 @@ class Judge:
         return Result.load(stem.with_suffix(".json"))
 
     def _scores(self, cell: Cell, drawn: Sequence[Tensor]) -> dict[str, Estimate]:
-        runs = [self.scoring.scores(self._pixels(cell, tokens)) for tokens in drawn]
+        features = [self.scoring.features(self._pixels(cell, tokens)) for tokens in drawn]
+        runs = [self.scoring.scores(one) for one in features]
         if cell.reconstruct:
             runs = [run | self._fidelity(cell, tokens) for run, tokens in zip(runs, drawn, strict=True)]
-        return {name: summary([run[name] for run in runs]) for name in runs[0]}
+        scores = {name: summary([run[name] for run in runs]) for name in runs[0]}
+        return scores | {"diversity": summary(self.scoring.diversity(features))} if len(runs) > 1 else scores
 
     @staticmethod
     def _save(subject: Subject, measurement: Measurement, scores: dict[str, Estimate], stem: Path) -> None:

@@ -18,6 +18,7 @@ _SCORES = {
     "kd_effnet": "kernel distance (EfficientNet, lower is better)",
     "r_precision_emoji": "R-precision (emoji scorer)",
     "r_precision_emoji_check": "R-precision (second emoji scorer)",
+    "diversity": "diversity of a caption's images",
     "text_score_emoji": "text score (emoji scorer)",
     "text_score_emoji_check": "text score (second emoji scorer)",
 }

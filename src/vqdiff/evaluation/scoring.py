@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +14,7 @@ from vqdiff.data import ImageSet
 from vqdiff.evaluation.trial import Trial
 from vqdiff.foundation.images import batches
 from vqdiff.metrics import (
+    diversity,
     frechet_distance,
     inception_score,
     kernel_distance,
@@ -59,6 +60,7 @@ class Scoring:
         """Hashes of the scorers."""
         return [fingerprint(folder) for folder in self.folders.values()]
 
+    @torch.inference_mode()
     def features(self, pictures: Iterator[Tensor]) -> dict[str, Tensor]:
         """The features of every network for batches of pixels in [0, 1]."""
         parts = dict[str, list[Tensor]]()
@@ -74,9 +76,9 @@ class Scoring:
         return {name: torch.cat(values) for name, values in parts.items()}
 
     @torch.inference_mode()
-    def scores(self, pictures: Iterator[Tensor]) -> dict[str, float]:
-        """All scores of one image for each caption, in their order."""
-        drawn, real = self.features(pictures), self.real
+    def scores(self, drawn: dict[str, Tensor]) -> dict[str, float]:
+        """All scores of one image for each caption, in their order, from its `features`."""
+        real = self.real
         scorer = next(iter(self.scorers.values()))
         near, far = (scorer.project(scorer.view(_views(one))) for one in (real, drawn))
         scores = {
@@ -94,6 +96,11 @@ class Scoring:
             scores["clip_score"] = 100 * float(text_score(drawn["clip"], self.clip_texts).mean())
             scores["r_precision_clip"] = self._r_precision(drawn["clip"], self.clip_texts)
         return scores
+
+    @staticmethod
+    def diversity(runs: Sequence[dict[str, Tensor]]) -> list[float]:
+        """How different the images of the same caption are in several runs, from their `features`."""
+        return diversity([one["final"] for one in runs])
 
     def _captioned(self, name: str, scorer: Scorer, views: EfficientNetFeatures) -> dict[str, float]:
         features = scorer.view(views)
@@ -123,6 +130,7 @@ class Scoring:
     def names(self) -> list[str]:
         """The names of the scores of images generated from captions."""
         names = ["fd_effnet", "kd_effnet", "precision", "recall", "density", "coverage"]
+        names += ["diversity"] if len(self.trial.seeds) > 1 else []
         for name, scorer in self.scorers.items():
             factors = [*scorer.labels(self.wanted.columns), *(["role"] if "role" in self.wanted.columns else [])]
             names += [f"text_score_{name}", f"r_precision_{name}", *(f"{factor}_accuracy_{name}" for factor in factors)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from vqdiff.metrics.scores import (
     Manifold,
+    diversity,
     frechet_distance,
     inception_score,
     kernel_distance,
@@ -20,6 +21,7 @@ __all__ = [
     "Estimate",
     "Manifold",
     "differ",
+    "diversity",
     "frechet_distance",
     "inception_score",
     "kernel_distance",
