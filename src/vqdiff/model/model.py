@@ -336,7 +336,7 @@ class Model:
                 fingerprint(folder),
                 class_names(folder),
                 index.get("presets", {}),
-                masked_nll=checked_masked_nll(index["masked_nll"]) if "masked_nll" in index else (),
+                masked_nll=checked_masked_nll(index.get("masked_nll"), where),
             )
             for name in model.presets:
                 try:
