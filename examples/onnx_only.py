@@ -9,6 +9,7 @@ between two tokens. The samplers are purity and fewer-tokens (Algorithms 2 and 1
 from __future__ import annotations
 
 import json
+import re
 import struct
 import sys
 import unicodedata
@@ -69,13 +70,21 @@ class Networks:
 def text_condition(folder: Path, manifest: dict[str, Any], prompt: str) -> Array:
     """Return the features of a prompt and the null condition, (2, N, C)."""
     length = manifest["condition"]["max_tokens"]
-    pieces = word_pieces(json.loads((folder / manifest["condition"]["tokenizer"]).read_text("utf-8")), prompt)
+    tokenizer = json.loads((folder / manifest["condition"]["tokenizer"]).read_text("utf-8"))
+    pieces = word_pieces(tokenizer, without_notation(prompt))
     if len(pieces) > length:
         raise SystemExit(f"the prompt has {len(pieces)} word pieces, the limit is {length}: shorten it")
     ids, mask = np.zeros((2, 1, length), np.int64)
     ids[0, : len(pieces)], mask[0, : len(pieces)] = pieces, 1
     features = Networks(folder)("text_encoder", ids, mask)
     return np.stack([features[0], np.load(folder / manifest["condition"]["null"])])
+
+
+def without_notation(prompt: str) -> str:
+    """Return a prompt with its literal parentheses; ends the program if a word has a weight, which graphs lack."""
+    if weighted := re.search(r"(?<!\\)\((?:[^()\\]|\\.)*:\s*[-+]?(?:\d+\.?\d*|\.\d+)\s*\)", prompt):
+        raise SystemExit(f"exported graphs take no prompt weights: write {weighted[0]} without parentheses and number")
+    return re.sub(r"\\([()])", r"\1", prompt)
 
 
 def word_pieces(tokenizer: dict[str, Any], text: str) -> list[int]:

@@ -203,6 +203,19 @@ class SamplingSettings:
             slider=(0, 1, 0.01),
         ),
     )
+    renoise_loop: float = option(
+        0.0,
+        Number(
+            help="Share of the calls of the sampler renoised that stay at a time near the end and noise tokens anew "
+            "there; then the others noise none. 0 is off: all noise tokens anew.",
+            label="Renoise in a loop",
+            legend="loop of {:g}",
+            least=0,
+            most=1,
+            off=0,
+            slider=(0, 1, 0.01),
+        ),
+    )
     fix_share: float = option(
         0.05,
         Number(
@@ -370,6 +383,7 @@ class SettingChanges(TypedDict, total=False):
     error: float | None
     renoise: float | None
     renoise_cap: float | None
+    renoise_loop: float | None
     fix_share: float | None
     best_of: int | None
     ranking: Ranking | None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -135,6 +136,23 @@ def test_fewer_bits_make_smaller_files_of_a_fixed_batch(to: str, storage: Any, t
     }
     held = sum(4 * one.numel() for one in model.text_encoder.model.parameters() if one.numel() >= 1024)
     assert sizes["large"] - sizes["small"] > 0.2 * held  # and the graph gets nodes that convert
+
+
+@pytest.mark.slow
+def test_a_graph_refuses_features_with_weights(tmp_path: Path) -> None:
+    """A column more, which the denoiser itself takes: no runtime may read it as a feature."""
+    import onnxruntime
+
+    model = text_model(tmp_path / "encoder")
+    export(model, tmp_path / "graphs")
+    session = onnxruntime.InferenceSession(tmp_path / "graphs" / "denoiser.onnx")
+    tokens, t = torch.zeros(1, 64, dtype=torch.int64), torch.ones(1, dtype=torch.int64)
+    for prompt, refused in (("a (red:2) apple", True), ("a red apple", False)):
+        condition = model.encode([prompt])
+        assert condition is not None
+        given = {"tokens": tokens.numpy(), "t": t.numpy(), "condition": condition.numpy()}
+        with pytest.raises(Exception, match=r"invalid dimensions for input: condition") if refused else nullcontext():
+            session.run(["logits"], given)
 
 
 # --- without tracing anything -----------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from bundled_model import bundled_pipeline
 from vqdiff.diffusion import Schedule
 from vqdiff.sampling import SamplingSettings, sample
 from vqdiff.sampling.random import uniforms
-from vqdiff.text import TextEncoder
+from vqdiff.text import TextEncoder, plain_text
 
 ROOT = Path(__file__).parents[2]
 L, K, T = 64, 90, 20
@@ -92,6 +92,14 @@ def test_the_word_pieces_are_ours() -> None:
     ]
     for text in texts:
         assert example.word_pieces(described, text) == encoder.tokenizer.encode(text).ids, text
+
+
+def test_prompt_weights_are_refused_and_other_parentheses_are_text() -> None:
+    for prompt in ("a (red:1.4) apple", "((red:2):.5)", "(a b: 3 ) c", r"\( (red:1)"):
+        with pytest.raises(SystemExit, match=r"take no prompt weights: write \(.*red|take no prompt weights.*a b"):
+            example.without_notation(prompt)
+    for prompt in ("flag (old)", "a clock: 12:30", r"at \(12:30\)", "(red: dark)", "(vitamin: e)", "a) :2) b"):
+        assert example.without_notation(prompt) == plain_text(prompt)
 
 
 def test_the_file_is_a_png(tmp_path: Path) -> None:

@@ -94,7 +94,7 @@ def test_a_picture_is_the_same_alone_and_in_any_batch(sampler: str) -> None:
     rows = [
         SamplingSettings(sampler, steps=12, guidance=3.0, truncation=0.9, prior_scale=1.0),
         SamplingSettings(sampler, steps=5, guidance=1.0, truncation=1.0, prior_scale=0.0),
-        SamplingSettings(sampler, steps=16, guidance=-0.5, truncation=0.3, prior_scale=2.5),
+        SamplingSettings(sampler, steps=16, guidance=-0.5, truncation=0.3, prior_scale=2.5, renoise_loop=0.5),
         SamplingSettings(sampler, steps=1),
     ]
     seeds = [11, 5, 2**63 + 1, -4]

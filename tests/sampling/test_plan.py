@@ -10,6 +10,8 @@ from vqdiff.diffusion import Schedule
 from vqdiff.sampling.plan import (
     Plan,
     PlanInput,
+    corrected_plan,
+    looped_plan,
     masked_step,
     reference_fast_plan,
     reference_reveal_plan,
@@ -17,6 +19,7 @@ from vqdiff.sampling.plan import (
     reveal_plan,
     strided_plan,
 )
+from vqdiff.settings import SamplingSettings
 
 
 def task(num_tokens: int, *rows: tuple[int, int, int], num_steps: int = 100) -> PlanInput:
@@ -73,8 +76,55 @@ def test_strided_plan(asked: list[tuple[int, int, int]]) -> None:
         assert set(reveal) == {0}
 
 
+def looped(num_steps: int, *asked: tuple[int, int, float]) -> Plan:
+    """Rows are (steps, start, share of the calls in the loop)."""
+    steps, start, shares = zip(*asked, strict=True)
+    settings = [SamplingSettings(renoise_loop=share) for share in shares]
+    start = torch.tensor(start)
+    return looped_plan(PlanInput(Schedule.mask_only(num_steps, 5), 300, torch.tensor(steps), start, start, settings))
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(counts, st.integers(1, 100), st.floats(0, 1)), min_size=1, max_size=4))
+def test_looped_plan(asked: list[tuple[int, int, float]]) -> None:
+    plan = looped(100, *asked)
+    for row, (steps, start, share) in enumerate(asked):
+        t, s, _ = zip(*rows(plan, row), strict=True)
+        stays = [a for a, b in zip(t, s, strict=True) if a == b]
+        assert set(stays) <= {10}  # where 0.9 of the tokens are kept
+        wanted = min(round(steps * share), steps - 2) if start > 10 else 0
+        assert len(stays) == max(wanted, 0)
+        assert (t[0], s[-1]) == (start, 0)
+        assert s[:-1] == t[1:]
+        assert len(t) <= steps
+        moves = [(a, b) for a, b in zip(t, s, strict=True) if a > b]
+        parts = [[move for move in moves if (move[1] >= 10) is above] for above in (True, False)] if stays else [moves]
+        for part in parts:
+            strides = [a - b for a, b in part]
+            assert max(strides) - min(strides) <= 1
+        assert rows(plan, row) == rows(looped(100, asked[row]))  # whatever the batch
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(counts, counts, counts), min_size=1, max_size=4))
+def test_a_plan_without_a_loop_is_one_of_strides(asked: list[tuple[int, int, int]]) -> None:
+    for row in range(len(asked)):
+        assert rows(looped_plan(task(300, *asked)), row) == rows(strided_plan(task(300, *asked)), row)
+
+
+def test_calls_in_and_around_a_loop() -> None:
+    times = [(100, 70), (70, 40), (40, 10), (10, 10), (10, 10), (10, 10), (10, 10), (10, 0)]
+    assert [(t, s) for t, s, _ in rows(looped(100, (8, 100, 0.5)))] == times
+
+
+def test_corrections_come_between_the_last_strides() -> None:
+    times = [(100, 75), (75, 75), (75, 50), (50, 50), (50, 25), (25, 25), (25, 0)]
+    assert [(t, s) for t, s, _ in rows(corrected_plan(task(9, (7, 100, 9))))] == times
+    assert [(t, s) for t, s, _ in rows(corrected_plan(task(9, (6, 100, 9))))] == [times[0], *times[2:]]
+
+
 def test_nothing_to_do_is_one_empty_step() -> None:
-    for plan in (strided_plan, reveal_plan, reference_fast_plan):
+    for plan in (strided_plan, corrected_plan, looped_plan, reveal_plan, reference_fast_plan):
         assert rows(plan(task(9, (3, 0, 0)))) == []
 
 

@@ -12,6 +12,7 @@ import torch
 from scipy.stats import chisquare
 from torch import Tensor
 
+from exact_diffusion import transition
 from golden_cases import cases, load
 from vqdiff.diffusion import Schedule, draw_posterior, posterior_log_probs
 from vqdiff.foundation.errors import InputError
@@ -35,6 +36,7 @@ from vqdiff.sampling import (
 )
 from vqdiff.sampling.orders import by_purity, by_random
 from vqdiff.sampling.plan import PlanStep
+from vqdiff.sampling.samplers.renoised import renoised_share
 from vqdiff.sampling.step import BatchSettings, StepInput, StepSettings
 
 pytestmark = pytest.mark.numeric
@@ -156,7 +158,17 @@ def test_strided_is_exact_for_independent_tokens(make: Callable[[int, int], Sche
 
 
 @pytest.mark.parametrize("make", [Schedule.published, Schedule.paper, Schedule.mask_only, Schedule.uniform_only])
-@pytest.mark.parametrize("more", [{"renoise": 0.3}, {"renoise": 1.0}, {"renoise": 1.0, "renoise_cap": 0.1}], ids=str)
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"renoise": 0.3},
+        {"renoise": 1.0},
+        {"renoise": 1.0, "renoise_cap": 0.1},
+        {"renoise": 1.0, "renoise_loop": 0.5},
+        {"renoise": 0.3, "renoise_loop": 1.0},
+    ],
+    ids=str,
+)
 def test_renoised_is_exact_for_independent_tokens(
     make: Callable[[int, int], Schedule], more: dict[str, float], oracle: Any
 ) -> None:
@@ -183,6 +195,32 @@ def test_renoised_is_the_remasking_sampler_with_masks_alone(renoise: float, cap:
         else:
             assert abs(float(kept.double().mean()) - expected) < 4 * (expected * (1 - expected) / n) ** 0.5
     assert ((new[0::2] == 0) | (new[0::2] == 3)).all()
+
+
+@pytest.mark.parametrize("make", [Schedule.paper, Schedule.mask_only, Schedule.uniform_only])
+@pytest.mark.parametrize(("renoise", "cap"), [(0.4, 1.0), (1.0, 1.0), (1.0, 0.05)])
+def test_a_call_in_a_loop_keeps_the_distribution_of_noised_tokens(
+    make: Callable[[int, int], Schedule], renoise: float, cap: float
+) -> None:
+    """The transition matrix P of such a call, by enumeration: q P = q, and tokens are drawn from its rows."""
+    schedule, t, prior = make(10, 3), torch.tensor([3]), torch.tensor([0.6, 0.3, 0.1]).double()
+    q = transition(schedule, 0, 3)[:-1]  # q(x_t | x_0), (K, K + 1)
+    joint = prior[:, None] * q
+    p0 = (joint / joint.sum(0).clamp(min=1e-300)).T  # p(x_0 | x_t), (K + 1, K)
+    share = float(renoised_share(schedule, t, t, torch.tensor([renoise]), torch.tensor([cap])))
+    kept = float(schedule.alpha_bar[3])
+    assert share == pytest.approx(min(1, min(renoise * (1 - kept) / kept, cap) / (1 - kept)))
+    P = (1 - share) * torch.eye(4) + share * p0 @ q
+    assert torch.allclose(joint.sum(0) @ P, joint.sum(0), atol=1e-12)
+
+    given = SamplingSettings("renoised", guidance=1.0, renoise=renoise, renoise_cap=cap, renoise_loop=0.5)
+    settings, now = BatchSettings.of([given], t[:, None], 10).first(), PlanStep(t, t, torch.zeros_like(t), 0, 0)
+    for xt in joint.sum(0).nonzero()[:, 0].tolist():
+        u = uniforms(torch.tensor([xt]), torch.tensor([1]), DRAWS, 3)
+        prediction = Prediction(p0[xt].log().expand(1, DRAWS, 3), lambda features: features, None)
+        tokens = torch.full((1, DRAWS), xt)
+        new = get_sampler("renoised").step(StepInput(schedule, tokens, prediction, now, settings, u))
+        assert_distributed(new.view(-1, 1), P[xt])
 
 
 def test_token_fixing_draws_the_least_likely_tokens_anew() -> None:
@@ -295,6 +333,7 @@ def test_network_calls_are_as_many_as_the_facts_say(sampler: str) -> None:
         "at most steps": (1, 8, 20, 50),  # before the first step
         "T": (20, 20, 20, 20),
         "steps, at most T": (1, 8, 20, 20),
+        "steps, at most T beside a loop": (1, 8, 20, 20),
         "steps, at most 2T - 1": (1, 8, 20, 39),
     }
     found = tuple(map(calls, (1, 8, 20, 50)))
@@ -332,6 +371,19 @@ def test_corrections_make_tokens_agree(make: Callable[[int, int], Schedule], ora
 
     strides = disagreeing("strided", 4)
     assert disagreeing("corrected", 7) < strides - 0.01  # the same four strides, and three corrections
+
+
+@pytest.mark.parametrize("make", [Schedule.paper, Schedule.mask_only, Schedule.uniform_only])
+def test_a_loop_makes_tokens_agree(make: Callable[[int, int], Schedule], oracle: Any) -> None:
+    """Data AA and BB, eight tokens: calls in a loop, after the same strides, leave less that disagrees."""
+    denoise = oracle(make(100, 2), torch.tensor([[0] * 8, [1] * 8]), torch.tensor([0.5, 0.5]).double())
+
+    def disagreeing(renoise: float) -> float:
+        tokens = draw(denoise, make(100, 2), "renoised", 8, steps=8, renoise_loop=0.5, renoise=renoise)
+        assert abs((tokens[:, 0] == 0).double().mean() - 0.5) < 0.02
+        return float((tokens != tokens[:, :1]).any(1).double().mean())
+
+    assert disagreeing(0.9) < disagreeing(0.0) - 0.01
 
 
 def test_the_example_runs(tmp_path: Path) -> None:

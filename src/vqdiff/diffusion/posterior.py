@@ -66,7 +66,7 @@ def bridge(schedule: Schedule, t: Int[Tensor, "B"], s: Int[Tensor, "B"]) -> Brid
 
     A masked position stays masked with probability gamma_bar[s] / gamma_bar[t], whatever x0 is (Lemma 1 of arXiv
     2205.16007). A visible one is never masked. Impossible cases are well defined: a visible token that cannot
-    have been replaced stays, and MASK in a schedule that never masks is replaced by x0.
+    have been replaced stays, and MASK in a schedule that never masks is replaced by x0. For s = t < T, x_s is x_t.
     """
     K = schedule.num_codes
     alpha_bar_s, beta_bar_s, gamma_bar_s = schedule.marginal(s)

@@ -132,7 +132,7 @@ class Schedule:
         return Coefficients(*_table(self, t.device)[:, t])
 
     def kernel(self, s: Int[Tensor, "*times"], t: Int[Tensor, "*times"]) -> Coefficients:
-        """Return q(x_t | x_s) for 0 <= s < t <= T: any stride, s = t - 1 for the one-step kernel."""
+        """Return q(x_t | x_s) for 0 <= s <= t <= T, s < T: any stride, s = t - 1 for the one-step kernel."""
         alpha_bar_s, beta_bar_s, gamma_bar_s = self.marginal(s)
         alpha_bar_t, beta_bar_t, gamma_bar_t = self.marginal(t)
         visible = alpha_bar_s + self.num_codes * beta_bar_s  # 1 - gamma_bar_s without the cancellation

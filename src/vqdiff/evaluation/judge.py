@@ -140,8 +140,8 @@ class Judge:
         """The sampling settings of a cell, and the number of network calls for an image."""
         pipe = self.pipe(cell)
         settings, tokens, schedule = pipe.settings(**vars(cell.sampling)), pipe.model.num_tokens, pipe.model.schedule
-        full = torch.tensor([schedule.num_steps]), torch.tensor([tokens])
-        plan = get_sampler(settings.sampler).plan(PlanInput(schedule, tokens, torch.tensor([settings.steps]), *full))
+        steps, start, masked = (torch.tensor([one]) for one in (settings.steps, schedule.num_steps, tokens))
+        plan = get_sampler(settings.sampler).plan(PlanInput(schedule, tokens, steps, start, masked, [settings]))
         return asdict(settings) | {"network_calls": network_calls(settings, plan.num_steps)}
 
     def null(self, cell: Cell) -> str:

@@ -150,8 +150,8 @@ class Batch:
         canvas.check(schedule, len(rows), num_tokens)
         masked = (canvas.tokens == schedule.num_codes).sum(1)
         begin = masked_step(schedule, masked / num_tokens) if canvas.start is None else torch.tensor(canvas.start)
-        steps, curves = torch.tensor([row.steps for row in rows]), [(row.curve, row.curve_power) for row in rows]
-        plan = sampler.plan(PlanInput(schedule, num_tokens, steps, begin, masked, curves))
+        steps = torch.tensor([row.steps for row in rows])
+        plan = sampler.plan(PlanInput(schedule, num_tokens, steps, begin, masked, rows))
         known = torch.zeros_like(canvas.tokens, dtype=torch.bool) if canvas.known is None else canvas.known
         return cls(
             schedule,

@@ -8,16 +8,17 @@ VQ-Diffusion (arXiv 2205.16007).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vqdiff.diffusion import Schedule
 from vqdiff.foundation.shapes import Float, Int
 from vqdiff.sampling.curves import remaining
+from vqdiff.settings import SamplingSettings
 
 __all__ = [
     "Plan",
@@ -25,6 +26,7 @@ __all__ = [
     "PlanStep",
     "corrected_plan",
     "join_rows",
+    "looped_plan",
     "masked_step",
     "reference_fast_plan",
     "reference_reveal_plan",
@@ -39,8 +41,8 @@ class PlanInput:
     """What a plan is made from: tensors of shape (B,), int64, on the CPU.
 
     steps: as requested, >= 1; a plan has fewer where there is less to do. start: the time the tokens are at, 0..T.
-    masked: masked positions, 0..num_tokens. curves: the name and the power of each image's reveal curve; None if all
-    are linear.
+    masked: masked positions, 0..num_tokens. settings: those of each image; without them, reveal curves are linear and
+    there are no loops.
     """
 
     schedule: Schedule
@@ -48,7 +50,7 @@ class PlanInput:
     steps: Int[Tensor, "B"]
     start: Int[Tensor, "B"]
     masked: Int[Tensor, "B"]
-    curves: list[tuple[str, float]] | None = None
+    settings: Sequence[SamplingSettings] | None = None
 
 
 @dataclass(frozen=True)
@@ -130,23 +132,46 @@ def corrected_plan(given: PlanInput) -> Plan:
 
     A bit more than half of the calls are strides, as there is none after the last one.
     """
-    strides = strided_plan(replace(given, steps=given.steps // 2 + 1))
-    number = (strides.t > 0).sum(1, keepdim=True)
+    times = remaining(given.start, given.steps // 2 + 1)
+    number = (times > 0).sum(1, keepdim=True)  # of the strides
     corrections = torch.minimum(given.steps[:, None] - number, number - 1).clamp(min=0)
-    plain = number - corrections  # strides before the first correction; then corrections and strides alternate
-    columns = torch.arange(max(1, int((number + corrections).max())))
-    beyond = columns - plain
-    corrects = (beyond >= 0) & (beyond % 2 == 0)
-    stride = torch.where(beyond < 0, columns, plain + (beyond - 1).div(2, rounding_mode="floor"))
-    stride = stride.clamp(0, strides.num_steps - 1)
-    t, s = strides.t.gather(1, stride), strides.s.gather(1, stride)
-    taken = columns < number + corrections
-    return Plan(torch.where(corrects, s, t) * taken, s * taken, torch.zeros_like(t))
+    columns = torch.arange(times.shape[1])
+    stays = (columns >= number - corrections) & (columns < number)
+    return _visit(times, 1 + stays.long())
+
+
+def looped_plan(given: PlanInput) -> Plan:
+    """Go from `start` to 0 in nearly equal strides, with calls that stay where `alpha_bar` is nearest 0.9 (s = t).
+
+    The share `renoise_loop` of the calls stays, but at least two are strides: one to that time, one from it. An image
+    that starts there or later has strides only.
+    """
+    shares = torch.tensor([one.renoise_loop for one in given.settings or ()] or [0.0], dtype=torch.float64)
+    place = int((given.schedule.alpha_bar[1:] - 0.9).abs().argmin()) + 1
+    strides = (given.steps - (given.steps * shares).round().long()).clamp(min=2)
+    stays = torch.where(given.start > place, given.steps - strides, 0).clamp(min=0)
+    looped = stays > 0
+    strides, place = torch.where(looped, strides, given.steps), place * looped
+    last = (strides * place / given.start.clamp(min=1)).round().long().clamp(min=1)  # strides from the loop to 0
+    last = torch.minimum(last, strides - 1) * looped
+    above, below = place[:, None] + remaining(given.start - place, strides - last), remaining(place, last)
+    visits = torch.ones_like(below)
+    visits[:, 0] += stays
+    return _visit(torch.cat([above, below], 1), torch.cat([(above > place[:, None]).long(), visits], 1))
+
+
+def _visit(times: Int[Tensor, "B N"], visits: Int[Tensor, "B N"]) -> Plan:
+    """Go through the `times`, each as often as `visits` says, until 0 is reached; a call between equal ones stays."""
+    rows = [row.repeat_interleave(count) for row, count in zip(times, visits, strict=True)]
+    path = nn.utils.rnn.pad_sequence(rows, batch_first=True)
+    path = path[:, : max(1, int((path > 0).sum(1).max())) + 1]
+    return Plan(path[:, :-1], path[:, 1:], torch.zeros_like(path[:, 1:]))
 
 
 def reveal_plan(given: PlanInput) -> Plan:
     """Fill the masked positions along a reveal curve, at the times that match what is left (Algorithms 1 and 2)."""
-    left = remaining(given.masked, given.steps, given.curves)
+    curves = None if given.settings is None else [(one.curve, one.curve_power) for one in given.settings]
+    left = remaining(given.masked, given.steps, curves)
     times = masked_step(given.schedule, left.double() / given.num_tokens)
     return Plan(times[:, :-1], times[:, 1:], left[:, :-1] - left[:, 1:])
 

@@ -35,6 +35,7 @@ class StepSettings(NamedTuple):
     error: Float[Tensor, "B"] | None = None
     renoise: Float[Tensor, "B"] | None = None
     renoise_cap: Float[Tensor, "B"] | None = None
+    renoise_loop: Float[Tensor, "B"] | None = None
     fix_share: Float[Tensor, "B"] | None = None
 
     def warp(self, log_p0: Float[Tensor, "B N K"]) -> Float[Tensor, "B N K"]:

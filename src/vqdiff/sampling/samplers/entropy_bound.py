@@ -33,7 +33,7 @@ class EntropyBound(Reveal):
     sharpened: bool = True
 
     def plan(self, given: PlanInput) -> Plan:
-        return reveal_plan(replace(given, curves=None))
+        return reveal_plan(replace(given, settings=None))
 
     def step(self, x: StepInput) -> Int[Tensor, "B L"]:
         u = x.u[1]

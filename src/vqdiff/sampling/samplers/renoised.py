@@ -11,6 +11,7 @@ from torch import Tensor
 from vqdiff.diffusion import Schedule, bridge, draw_categorical, draw_forward
 from vqdiff.foundation.shapes import Float, Int
 from vqdiff.plugins import SAMPLERS
+from vqdiff.sampling.plan import Plan, PlanInput, looped_plan
 from vqdiff.sampling.sampler import SamplerFacts, places_of
 from vqdiff.sampling.samplers.strided import Strided
 from vqdiff.sampling.step import StepInput
@@ -25,9 +26,14 @@ class Renoised(Strided):
     Every position keeps the distribution q(x_s), whatever the share is (`renoised_share`). With masks alone these are
     the remasking samplers of Wang et al. 2025 (arXiv 2503.00307): `renoise` rescales, `renoise_cap` caps. If the
     schedule replaces hardly any tokens, x0 of a visible token is that token (docs/equations.md, 16).
+
+    With `renoise_loop`, only the calls that stay at one time (s = t) noise positions anew (`looped_plan`).
     """
 
     num_uniforms: ClassVar[int] = 3
+
+    def plan(self, given: PlanInput) -> Plan:
+        return looped_plan(given)
 
     def step(self, x: StepInput) -> Int[Tensor, "B L"]:
         (choice, u, which), t = x.u, x.now.t.clamp(min=1)
@@ -45,7 +51,9 @@ class Renoised(Strided):
         if x.settings.renoise is None:
             return torch.zeros_like(x.u[0, :, 0])
         cap = torch.ones_like(x.settings.renoise) if x.settings.renoise_cap is None else x.settings.renoise_cap
-        return renoised_share(x.schedule, t, x.now.s, x.settings.renoise, cap)
+        share = renoised_share(x.schedule, t, x.now.s, x.settings.renoise, cap)
+        loop = x.settings.renoise_loop
+        return share if loop is None else share.masked_fill((loop > 0) & (x.now.s < t), 0)
 
 
 def renoised_share(
@@ -64,6 +72,6 @@ def renoised_share(
 
 _FACTS = SamplerFacts(
     "as strided, but some positions are noised anew from their predicted x0, so that visible tokens may change",
-    "2503.00307", "steps, at most T", "one token per call",
+    "2503.00307", "steps, at most T beside a loop", "one token per call",
 )  # fmt: skip
 SAMPLERS.register("renoised", Renoised(facts=_FACTS))
