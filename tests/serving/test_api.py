@@ -114,6 +114,9 @@ def test_native_draws_as_the_pipeline_does(server: tuple[str, Any], http: httpx.
         answer = http.post("/api/draw", json=body)
         assert answer.status_code == 200, answer.text
         assert picture(answer.json()["data"][0]["b64_json"]).convert("RGB").tobytes() == wanted.tobytes()
+    refused = http.post("/api/draw", json={"prompt": "1", "guidance": 2.0, "guide": "weaker"})
+    assert refused.status_code == 400
+    assert "this model has no weaker denoiser" in refused.json()["error"]["message"]
     free = http.post("/api/draw", json={"model": "toy1", "guidance_schedule": "linear"}).json()
     assert 0 <= free["data"][0]["seed"] < 2**32  # a random one
 
