@@ -140,8 +140,8 @@ from vqdiff.cli import main
 main(["samplers"])
 print("---")
 main(["samplers", "--json"])
-wanted = ["--sampler", "mine", "--curve", "steep", "--guide", "late", "--steps", "2", "--json", "-o", {str(tmp_path / "out.png")!r}]
-main(["generate", "a red apple", *wanted])
+wanted = ["--sampler", "mine", "--curve", "steep", "--guide", "late", "--steps", "2"]
+main(["generate", "a red apple", *wanted, "--json", "-o", {str(tmp_path / "out.png")!r}])
 {FOUND}
 """
     run = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
