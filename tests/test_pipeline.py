@@ -43,6 +43,17 @@ def test_the_contract(pipe: Pipeline, tmp_path: Path) -> None:
     assert all(isinstance(line, str) for line in vqdiff.samplers().values())
 
 
+def test_a_preset_is_settings_by_name(pipe: Pipeline) -> None:
+    steps = pipe.model.preset("fast").steps
+    assert steps < pipe.model.sampling.steps < pipe.model.preset("best").steps
+    images = [
+        pipe("a cat", preset="fast", truncation=0.8),
+        pipe("a cat", **pipe.model.own_presets["fast"], truncation=0.8),
+    ]
+    assert images[0][0].tobytes() == images[1][0].tobytes()
+    assert [frame.steps for frame in pipe.stream("a cat", preset="fast", steps=2)] == [2, 2]
+
+
 def test_a_seed_belongs_to_a_picture(pipe: Pipeline) -> None:
     prompts = ["a red apple", "a cat", "a house"]
     together = pipe(prompts, steps=4, seed=7)
@@ -94,6 +105,7 @@ def test_guidance_and_text_have_a_say(pipe: Pipeline) -> None:
         (lambda pipe: pipe("cat", guidance=float("nan")), "guidance"),
         (lambda pipe: pipe("cat", sampler="purify"), "purity"),
         (lambda pipe: pipe("cat", truncation=0.0), "truncation"),
+        (lambda pipe: pipe("cat", preset="bets"), "did you mean 'best'"),
     ],
 )
 def test_mistakes_are_named(pipe: Pipeline, call: object, message: str) -> None:

@@ -17,7 +17,7 @@ from vqdiff.foundation.shapes import Float, Int
 from vqdiff.pipeline import Pipeline
 from vqdiff.requests import DrawRequest
 from vqdiff.sampling import Frame, Trace
-from vqdiff.settings import SettingChanges
+from vqdiff.settings import CallSettings
 from vqdiff.text import Condition
 
 __all__ = ["Explanation", "explain"]
@@ -85,7 +85,7 @@ def explain(
     *,
     seed: WholeNumber = 0,
     negative: Condition = None,
-    **changes: Unpack[SettingChanges],
+    **changes: Unpack[CallSettings],
 ) -> Explanation:
     """Generate the image that ``pipe(prompt, seed=seed, …)`` gives, and record how; errors as there.
 

@@ -40,7 +40,7 @@ from vqdiff.requests import (
     conditions_of,
 )
 from vqdiff.sampling import Canvas, Frame, SamplingSettings, run
-from vqdiff.settings import SettingChanges
+from vqdiff.settings import CallSettings
 from vqdiff.text import Condition
 
 
@@ -67,9 +67,10 @@ class Pipeline:
     """A model that generates PIL images from prompts and seeds.
 
     The methods that take prompts or an image also take the settings of `SamplingSettings`; those left at None default
-    to the model's own. Image i of a call has seed ``seed + i`` and does not depend on ``batch_size``, the number of
-    images sampled together (with ``best_of``, of candidates, and those of an image always are). If ``negative`` is
-    given, guidance moves away from it instead of the null condition.
+    to those of ``preset``, such as "fast" or "best" (`Model.own_presets`), or without one to the model's own. Image i
+    of a call has seed ``seed + i`` and does not depend on ``batch_size``, the number of images sampled together (with
+    ``best_of``, of candidates, and those of an image always are). If ``negative`` is given, guidance moves away from it
+    instead of the null condition.
 
     In a notebook, methods that return images show a bar until they do; ``pipe.progress = False`` turns it off, and
     True turns it on for a terminal, too.
@@ -113,7 +114,7 @@ class Pipeline:
         negative: Condition = None,
         batch_size: WholeNumber = 8,
         on_step: Callable[[int, int], None] | None = None,
-        **changes: Unpack[SettingChanges],
+        **changes: Unpack[CallSettings],
     ) -> list[Image.Image]:
         """Generate ``num_images`` images of every prompt (or label, or `vqdiff.Blend` of two), prompt by prompt.
 
@@ -133,7 +134,7 @@ class Pipeline:
         seed: WholeNumber = 0,
         negative: Condition = None,
         feather: WholeNumber = 0,
-        **changes: Unpack[SettingChanges],
+        **changes: Unpack[CallSettings],
     ) -> Image.Image:
         """Resample the white part of ``mask`` (128 or more), conditioned on ``prompt`` if there is one.
 
@@ -163,7 +164,7 @@ class Pipeline:
         seed: WholeNumber = 0,
         negative: Condition = None,
         feather: WholeNumber = 0,
-        **changes: Unpack[SettingChanges],
+        **changes: Unpack[CallSettings],
     ) -> Image.Image:
         """Extend the image by ``left``, ``top``, … new pixels at its sides (outpainting); otherwise as `edit`."""
         sides = {"left": left, "top": top, "right": right, "bottom": bottom, "feather": feather}
@@ -180,7 +181,7 @@ class Pipeline:
         seed: WholeNumber = 0,
         negative: Condition = None,
         batch_size: WholeNumber = 8,
-        **changes: Unpack[SettingChanges],
+        **changes: Unpack[CallSettings],
     ) -> list[Image.Image]:
         """Noise the image to the time t = strength·T, rounded, and sample from there, conditioned on ``prompt`` if any.
 
@@ -200,13 +201,14 @@ class Pipeline:
         *,
         seed: WholeNumber = 0,
         negative: Condition = None,
-        **changes: Unpack[SettingChanges],
+        **changes: Unpack[CallSettings],
     ) -> Image.Image:
-        """Resample the least confident tokens, a ``share`` of all of them; the others do not change.
+        """Resample the least confident tokens, a ``share`` of all of them.
 
         The denoiser evaluates all tokens as if this share of them were wrong (`vqdiff.sampling.least_confident`). Both
         the choice of tokens and the new ones are conditioned on ``prompt``. A share of 0 gives the image tokenizer's
-        reconstruction.
+        reconstruction. The other tokens change with the sampler token-fixing only, which is the default for a model
+        that was trained with masks and replace noise.
 
         Also raises InputError for a share outside [0, 1].
         """
@@ -219,7 +221,7 @@ class Pipeline:
         *,
         seed: WholeNumber = 0,
         negative: Condition = None,
-        **changes: Unpack[SettingChanges],
+        **changes: Unpack[CallSettings],
     ) -> Iterator[Preview]:
         """Generate one image and yield it after every step, with its tokens and the purity at every position.
 
@@ -332,17 +334,17 @@ class Pipeline:
         hidden = masked.view(-1, 1, side, side).repeat_interleave(patch, 2).repeat_interleave(patch, 3)
         return pixels.masked_fill(hidden, 0.9)
 
-    def settings(self, **changes: Unpack[SettingChanges]) -> SamplingSettings:
-        """Return the model's settings with ``changes`` (None: unchanged), checked against its number of tokens."""
+    def settings(self, **changes: Unpack[CallSettings]) -> SamplingSettings:
+        """Return the settings of ``preset``, by default the model's own, with ``changes``; None changes nothing."""
         return self.model.settings(**changes)
 
     def conditions(self, prompts: Prompts) -> list[Condition]:
         """Return prompts or labels as a checked list; for an unconditional model, a list of one None."""
         return conditions_of(self.model, prompts)
 
-    def _request(self, kind: type[Request], changes: SettingChanges, **given: Any) -> Request:
+    def _request(self, kind: type[Request], changes: CallSettings, **given: Any) -> Request:
         """Return a request of a ``kind`` for the fields ``given``, whose numbers may have any type, also NumPy's."""
-        settings = self.settings(**changes)
+        settings = kind.settings_for(self.model, **changes)
         return kind(settings=settings, **checked(kind, given))
 
     def save(self, folder: str | Path) -> None:

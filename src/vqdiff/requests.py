@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property, partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Unpack
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from vqdiff.ranking import check_ranking
 from vqdiff.sampling import Canvas, SamplingSettings, get_sampler, least_confident
 from vqdiff.sampling.candidates import candidate_seeds
 from vqdiff.sampling.guides import references_of
-from vqdiff.settings import EditOptions, ExpandOptions, ImagesOptions, ReviseOptions, VaryOptions
+from vqdiff.settings import CallSettings, EditOptions, ExpandOptions, ImagesOptions, ReviseOptions, VaryOptions
 from vqdiff.text import Blend, Condition
 
 Prompts = Condition | np.generic | Sequence[Condition | np.generic] | NDArray[Any]
@@ -49,6 +49,13 @@ class Request(ImagesOptions, ABC):
     def __post_init__(self) -> None:
         check_options(self)
 
+    @classmethod
+    def settings_for(
+        cls, model: Model, given: SamplingSettings | None = None, /, **changes: Unpack[CallSettings]
+    ) -> SamplingSettings:
+        """Return the settings of a request of this kind, as `Model.settings` does."""
+        return model.settings(given, **changes)
+
     @abstractmethod
     def job(self, model: Model) -> Job:
         """Check the request against a model; raises InputError, with the field, for what the model cannot do."""
@@ -68,7 +75,7 @@ class Request(ImagesOptions, ABC):
         seeds = {} if count == 1 else {"seeds": list(range(self.seed, self.seed + count))}
         negative = {} if self.negative is None else {"negative": _as_json(self.negative)}
         options = {name: getattr(self, name) for name in options_of(type(self))}
-        settings = asdict(model.settings(self.settings))
+        settings = asdict(self.settings_for(model, self.settings))
         return {"kind": self.kind} | given | options | seeds | negative | settings | model.identity()
 
     def _avoided(self, model: Model, settings: SamplingSettings) -> Condition:
@@ -205,13 +212,29 @@ class ReviseRequest(_ImageRequest, ReviseOptions):
 
     kind: ClassVar[str] = "revise"
 
+    @classmethod
+    def settings_for(
+        cls, model: Model, given: SamplingSettings | None = None, /, **changes: Unpack[CallSettings]
+    ) -> SamplingSettings:
+        """Return the settings as `Model.settings` does, but by default with the sampler token-fixing where that helps.
+
+        It helps a model that was trained with masks and replace noise; a sampler or a preset that is named is used.
+        """
+        learned = model.schedule.replaces and model.schedule.gamma_bar_ends[1] > 0
+        if learned and given is None and changes.get("sampler") is None and changes.get("preset") is None:
+            changes["sampler"] = "token-fixing"
+        return super().settings_for(model, given, **changes)
+
     @torch.inference_mode()
     def job(self, model: Model) -> Job:
-        settings, image = model.settings(self.settings), self._opened
+        settings, image = self.settings_for(model, self.settings), self._opened
         condition, x0 = optional_condition(model, self.prompt), tokenize(model, image)
         where = model.sampling_device
         redraw = least_confident(model.bind(model.encode(condition)), model.schedule, x0.to(where), self.share)
-        return self._resample(model, settings, image, condition, redraw=redraw.cpu(), x0=x0)
+        job = self._resample(model, settings, image, condition, redraw=redraw.cpu(), x0=x0)
+        if get_sampler(settings.sampler).fixes and job.canvas is not None:
+            job = replace(job, canvas=replace(job.canvas, known=None))
+        return job
 
 
 REQUESTS: dict[str, type[Request]] = {

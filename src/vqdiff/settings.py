@@ -16,6 +16,7 @@ from vqdiff.foundation.options import Choice, Interval, Number, Whole, check_opt
 from vqdiff.plugins import CURVES, GUIDES, SAMPLERS
 
 __all__ = [
+    "CallSettings",
     "EditOptions",
     "ExpandOptions",
     "Guidance",
@@ -390,6 +391,12 @@ class SettingChanges(TypedDict, total=False):
     pruning: Pruning | None
     guidance_threshold: float | None
     guide: str | None
+
+
+class CallSettings(SettingChanges, total=False):
+    """`SettingChanges`, and the name of the preset that they change; None is the model's own settings."""
+
+    preset: str | None
 
 
 @dataclass(frozen=True, kw_only=True)

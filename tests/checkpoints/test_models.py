@@ -14,10 +14,11 @@ from vqdiff.checkpoints import read_model
 from vqdiff.checkpoints.archive import read_weights
 from vqdiff.checkpoints.clip import read_clip
 from vqdiff.checkpoints.microsoft import Extras, read_schedule
-from vqdiff.checkpoints.presets import ARCHITECTURES, PRESETS, architecture, preset_of
+from vqdiff.checkpoints.presets import ARCHITECTURES, architecture
 from vqdiff.diffusion import posterior_log_probs
 from vqdiff.foundation.errors import InputError
 from vqdiff.model import Model
+from vqdiff.presets import PUBLISHED
 from vqdiff.sampling import samplers
 from vqdiff.text import NullCondition
 
@@ -169,15 +170,11 @@ def test_published_architectures(name: str, parameters: int) -> None:
     assert {"ithq", "coco", "cub200", "cc", "imagenet", "ffhq"} == set(ARCHITECTURES)
 
 
-def test_recipes() -> None:
-    assert (preset_of("ithq-guided").guidance, preset_of("ithq-guided").truncation) == (5.0, 1.0)
-    with pytest.raises(InputError, match=", ".join(PRESETS)):
-        preset_of("ithq-guidde")
-
-
 def test_the_pages_name_every_recipe() -> None:
     page = (Path(__file__).parents[2] / "docs" / "migrating.md").read_text("utf-8")
-    assert {name for name in re.findall(r"`([a-z-]+)`", page) if name.split("-")[0] in ARCHITECTURES} == PRESETS.keys()
+    assert {
+        name for name in re.findall(r"`([a-z-]+)`", page) if name.split("-")[0] in ARCHITECTURES
+    } == PUBLISHED.keys()
     assert all(sampler in samplers() for sampler in re.findall(r'sampler="([a-z-]+)"', page))
 
 

@@ -105,6 +105,8 @@ def test_grids_animation_and_heat_maps(tmp_path: Path) -> None:
         (["cat", "--precision", "fp8"], "fp8"),
         (["cat", "--model", "emojy"], "did you mean 'emoji'"),
         (["cat", "-n", "0"], "num-images"),
+        (["cat", "--fast", "--best"], "the presets fast and best are given: leave out one of them"),
+        (["cat", "--preset", "fats"], "unknown preset 'fats': did you mean 'fast'?"),
         (["cat", "-o", "/nowhere/at/all.png"], "/nowhere/at"),
         (["-f", "/nowhere.txt"], "/nowhere.txt"),
     ],

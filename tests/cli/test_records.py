@@ -12,6 +12,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from vqdiff.cli import main
 from vqdiff.foundation.formats import encode, read_record
+from vqdiff.pipeline import load
 from vqdiff.sampling.candidates import RANKING_CALLS
 
 
@@ -184,6 +185,23 @@ def test_like_another_image(folder: Path, capsys: pytest.CaptureFixture[str]) ->
         Path("d.png").write_bytes(encode(image, read_record(folder / "a.png") | {"model_hash": "0" * 12}))
     assert run("generate", "--like", "d.png", "-o", "e.png") == 0
     assert "was made by the model emoji (000000000000)" in capsys.readouterr().err
+
+
+def test_presets(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The record names the settings; those that are given win over the preset, and the preset over another image's."""
+    own = load("emoji").model
+    assert run("generate", "a cat", "--fast", "-o", "a.png") == 0
+    fast, record = own.preset("fast"), read_record(folder / "a.png")
+    assert {name: record[name] for name in vars(fast)} == json.loads(json.dumps(vars(fast)))
+    assert run("generate", "--like", "a.png", "-o", "b.png") == 0
+    assert Path("b.png").read_bytes() == Path("a.png").read_bytes()
+    assert run("generate", "--like", "a.png", "--preset", "best", "--steps", "2", "-o", "c.png") == 0
+    best = own.settings(preset="best", steps=2)
+    assert read_record(folder / "c.png") == record | json.loads(json.dumps(vars(best))) | {"network_calls": 2}
+    assert run("vary", "a.png", "--fast", "--steps", "1", "-o", "d.png") == 0
+    assert read_record(folder / "d.png")["steps"] == 1
+    assert run("info") == 0
+    assert f"presets: fast steps {fast.steps}" in capsys.readouterr().out
 
 
 def test_the_best_of_candidates_is_made_again(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

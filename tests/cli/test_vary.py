@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from commands import run
+from toy_pipelines import toy_pipeline
 
 
 @pytest.fixture
@@ -37,6 +38,15 @@ def test_revise(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with Image.open("out.png") as out:
         assert out.size == (40, 30)
         assert {"kind": "revise", "share": 0.5}.items() <= json.loads(out.text["vqdiff"]).items()
+
+
+def test_revise_with_replace_noise(folder: Path) -> None:
+    toy_pipeline("unconditional").save("toy")
+    for options, sampler in (([], "token-fixing"), (["--sampler", "purity"], "purity")):
+        assert run("revise", "picture.png", "--model", "toy", *options) == 0
+        with Image.open("out.png") as out:
+            assert json.loads(out.text["vqdiff"])["sampler"] == sampler
+        assert run("redraw", "out.png", "--image", "picture.png", "--model", "toy") == 0
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,28 @@ def test_fingerprint_is_of_the_folder(tmp_path: Path) -> None:
     assert one == same != other == defaults
 
 
+def test_presets(tmp_path: Path) -> None:
+    model = class_model()
+    model.save(tmp_path / "without")
+    model.presets = {"fast": {"steps": 3, "guidance_interval": (0.0, 0.5)}, "soft": {"temperature": 2.0}}
+    model.save(tmp_path / "with")
+    assert "presets" not in json.loads((tmp_path / "without" / "model_index.json").read_text())
+    own, rule = (Model.load(tmp_path / name) for name in ("with", "without"))
+    assert own.fingerprint == rule.fingerprint
+    assert own.settings(preset="fast") == replace(own.sampling, steps=3, guidance_interval=(0.0, 0.5))
+    assert own.settings(preset="fast", steps=2, guidance=None).steps == 2  # what is given wins
+    assert own.settings(preset="soft").temperature == 2
+    assert (own.settings(preset="best").steps, own.settings(preset=None).steps) == (8, 4)
+    assert rule.own_presets == {"fast": {"steps": 2}, "best": {"steps": 8}}
+    rule.sampling = SamplingSettings(steps=15)
+    assert (rule.settings(preset="fast").steps, rule.settings(preset="best").steps) == (8, 16)  # of 16 tokens
+    assert own.settings(preset="ithq-guided", steps=5).guidance == 5
+    with pytest.raises(InputError, match="unknown preset 'fats': did you mean 'fast'"):
+        own.settings(preset="fats")
+    with pytest.raises(InputError, match="choose one of fast, best, soft, ithq, "):
+        own.settings(preset="???")
+
+
 def test_labels_are_checked() -> None:
     for label in (3, -1, "cat"):
         with pytest.raises(InputError, match="0 to 2"):
@@ -150,6 +173,16 @@ def test_unconditional_models_have_no_guidance() -> None:
         (lambda folder: change(folder / "model_index.json", format_version=99), "format version 99"),
         (lambda folder: change(folder / "model_index.json", schedule={}), "schedule"),
         (lambda folder: change(folder / "model_index.json", components={}), "missing"),
+        (
+            lambda folder: change(folder / "model_index.json", presets={"fast": {"stesp": 3}}),
+            "preset fast: unknown set",
+        ),
+        (
+            lambda folder: change(folder / "model_index.json", presets={"slow": {"steps": 17}}),
+            "preset slow: steps is 17",
+        ),
+        (lambda folder: change(folder / "model_index.json", presets={"fast": 3}), "model folder"),
+        (lambda folder: change(folder / "model_index.json", presets=[1]), "model folder"),
     ],
 )
 def test_damaged_folders_are_refused(tmp_path: Path, damage: object, message: str) -> None:

@@ -113,7 +113,15 @@ def test_native_draws_as_the_pipeline_does(server: tuple[str, Any], http: httpx.
     for body, wanted in cases:
         answer = http.post("/api/draw", json=body)
         assert answer.status_code == 200, answer.text
-        assert picture(answer.json()["data"][0]["b64_json"]).convert("RGB").tobytes() == wanted.tobytes()
+        found = picture(answer.json()["data"][0]["b64_json"])
+        assert found.convert("RGB").tobytes() == wanted.tobytes()
+        assert "share" not in body or json.loads(found.info["vqdiff"])["sampler"] == "token-fixing"
+    for given in ({"preset": "fast"}, {"preset": "fast", "steps": 3}, {"preset": "best", "sampler": "halton"}):
+        answer = http.post("/api/draw", json={"prompt": "1", "seed": 4} | given).json()
+        image = picture(answer["data"][0]["b64_json"])
+        wanted = pipe("1", seed=4, **given)[0]
+        assert image.convert("RGB").tobytes() == wanted.tobytes()
+        assert json.loads(image.info["vqdiff"])["steps"] == pipe.settings(**given).steps
     refused = http.post("/api/draw", json={"prompt": "1", "guidance": 2.0, "guide": "weaker"})
     assert refused.status_code == 400
     assert "this model has no weaker denoiser" in refused.json()["error"]["message"]
@@ -149,6 +157,7 @@ def test_the_server_tells_of_itself(http: httpx.Client) -> None:
     models = http.get("/api/models").json()
     assert models["models"]["toy0"] | {"settings": 0} == {
         "draws": "labels", "image_size": 32, "num_tokens": 64, "settings": 0, "classes": [],
+        "presets": {"fast": {"steps": 2}, "best": {"steps": 8}},
     }  # fmt: skip
     assert "purity" in models["samplers"]
     assert http.get("/healthz").json() == {"status": "ok"}
@@ -185,6 +194,8 @@ def bomb(side: int) -> bytes:
         ({"prompt": "1", "n": 0}, 400, "n is 0"),
         ({"prompt": "1", "steps": 33}, 400, "1 to 32"),
         ({"prompt": "1", "sampler": "purify"}, 400, "did you mean"),
+        ({"prompt": "1", "preset": "fats"}, 400, "did you mean 'fast'"),
+        ({"prompt": "1", "preset": 3}, 422, "preset"),
         ({"prompt": "99"}, 400, "labels run from 0 to 4"),
         ({"prompt": "a cat"}, 400, "labels 0 to 4"),
         ({}, 400, "no prompt"),
@@ -213,6 +224,18 @@ def test_limits_say_what_and_how_much(http: httpx.Client, body: Any, status: int
     assert answer.status_code == status, answer.text
     assert says in answer.json()["error"]["message"]
     assert answer.json()["error"]["type"] == "invalid_request_error"
+
+
+def test_presets_are_within_the_limits(server: tuple[str, Pipeline], http: httpx.Client) -> None:
+    model = server[1].model
+    model.presets = {"slow": {"steps": 40}, "many": {"best_of": 9}}
+    try:
+        for name, says in (("slow", "steps is 40: give 1 to 32"), ("many", "best_of is 9: give 1 to 8")):
+            answer = http.post("/api/draw", json={"prompt": "1", "preset": name})
+            assert (answer.status_code, answer.json()["error"]["message"]) == (400, says)
+            assert answer.json()["error"]["param"] == "preset"
+    finally:
+        model.presets = {}
 
 
 def test_a_body_without_a_length_is_counted_as_it_comes(http: httpx.Client) -> None:

@@ -102,6 +102,9 @@ def test_explain_and_models() -> None:
         assert len(summary["most_explained_by_the_prompt"]) == 5
         listed = json.loads((await client.call_tool("models")).content[0].text)
         assert listed["models"]["toy0"]["settings"]["steps"] == 4
+        assert listed["models"]["toy0"]["presets"]["fast"] == {"steps": 2}
+        fast = (await client.call_tool("draw", {"prompt": "2", "seed": 5, "preset": "fast"})).content[0]
+        assert pixels(image_of(fast)) == pixels(toy_pipeline()("2", seed=5, preset="fast")[0])
         assert "purity" in listed["samplers"]
         unconditional = (await client.call_tool("draw", {"model": "toy1", "seed": 5})).content[0]
         assert pixels(image_of(unconditional)) == pixels(toy_pipeline("unconditional")(seed=5)[0])

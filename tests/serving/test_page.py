@@ -8,6 +8,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from html import unescape
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from vqdiff.serving.limits import Limits
 from vqdiff.serving.page.event_check import EventCheck
 from vqdiff.serving.page.generation import Progress
 from vqdiff.serving.page.parts import state
+from vqdiff.serving.schemas import ImageRequest
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
@@ -335,6 +337,8 @@ def test_limits_hold_for_those_who_write_their_own_requests(http: httpx.Client) 
         ("Steps", 33, "give 1 to 32"),
         ("Steps", "many", "it should be a valid integer"),
         ("Style", "<b>", "no style"),
+        ("Preset", "fats", "did you mean"),
+        ("Preset", ["fast"], "it should be a valid string"),
         ("Model", "../../etc", "No model of that name"),
         ("Prompt", {"a": 1}, "it should be a valid string"),
     ]:
@@ -343,6 +347,29 @@ def test_limits_hold_for_those_who_write_their_own_requests(http: httpx.Client) 
         told = http.get("/gradio_api/queue/data", params={"session_hash": label}).text
         assert "vq-problem" in told
         assert says in told
+
+
+def test_a_preset_sets_the_fields(http: httpx.Client, emoji: Pipeline) -> None:
+    """And is part of the request, with the settings that were changed since."""
+    config = page_config(http)
+    labels = {one["id"]: one["props"].get("label") for one in config["components"]}
+    event = next(one for one in config["dependencies"] if len(one["inputs"]) == 2 and len(one["outputs"]) > 8)
+    own = emoji.model
+
+    def answer(values: dict[str, Any], session: str) -> list[Any]:
+        assert http.post(JOIN, json=values | {"session_hash": session}).status_code == 200
+        told = http.get("/gradio_api/queue/data", params={"session_hash": session}).text
+        return next(json.loads(line[6:]) for line in told.splitlines() if "process_completed" in line)["output"]["data"]
+
+    values = answer({"data": ["toy0", "fast"], "fn_index": event["id"]}, "chosen")
+    fields = dict(zip([labels[one] for one in event["outputs"]], values, strict=True))
+    assert fields["Steps"] == own.preset("fast").steps != own.sampling.steps
+    for changed in ({}, {"Steps": 3}):
+        html, _ = answer(page_job(http, Images=1, Preset="fast", **fields | changed), f"drawn{len(changed)}")
+        found = re.search('data-drawing="(.*?)"', html)
+        assert found is not None
+        drawing = ImageRequest.model_validate_json(unescape(found[1]))
+        assert (drawing.preset, drawing.steps) == ("fast", changed.get("Steps"))
 
 
 JOIN = "/gradio_api/queue/join"

@@ -19,18 +19,19 @@ from vqdiff.bench.report import Report
 from vqdiff.bench.session import Say, Session, check_counts, less, more, pictures, precision_for
 from vqdiff.bench.sizes import random_architecture, step_flops, write_random
 from vqdiff.bench.workers import Worker, take_turns
-from vqdiff.checkpoints.presets import PRESETS, Architecture
+from vqdiff.checkpoints.presets import Architecture
 from vqdiff.foundation.extras import require
 from vqdiff.foundation.progress import track
 from vqdiff.model import Model
 from vqdiff.model.devices import pick_device
 from vqdiff.model.finding import find
+from vqdiff.presets import PUBLISHED
 
 if TYPE_CHECKING:
     from vqdiff.bench.diffusers_program import Diffusers
 
 _BUNDLED = "emoji"
-_GUIDED, _PLAIN = (replace(PRESETS[name], sampler="ancestral", steps=1) for name in ("ithq-guided", "ithq"))
+_GUIDED, _PLAIN = (replace(PUBLISHED[name], sampler="ancestral", steps=1) for name in ("ithq-guided", "ithq"))
 _ON_CPU: dict[str, tuple[int, tuple[int, ...]]] = {"small": (20, (1, 8, 32)), "coco": (7, (1, 8)), "ithq": (5, (1,))}
 """Steps to time and batch sizes, by model size, where more would take hours."""
 _DEFAULT = 20, (1, 8, 32)

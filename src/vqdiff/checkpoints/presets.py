@@ -1,10 +1,8 @@
-"""The published models by name: their architectures and their authors' sampling settings."""
+"""The published models by name: their architectures, and which of their authors' sampling settings apply."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TypeVar
 
 import torch
 
@@ -13,10 +11,9 @@ from vqdiff.diffusion import Schedule
 from vqdiff.foundation.errors import InputError
 from vqdiff.image_tokenizers import VQGAN, VQGANConfig
 from vqdiff.model import Model
-from vqdiff.sampling import SamplingSettings
+from vqdiff.presets import PUBLISHED
+from vqdiff.settings import SamplingSettings
 from vqdiff.text import NullCondition, NullConfig
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -62,43 +59,17 @@ ARCHITECTURES = {
     "ffhq": Architecture(ClassicConfig(num_codes=1024, grid_size=16, width=512, depth=20, conv_mlp=True), _F16),
 }
 
-_PLAIN = SamplingSettings("ancestral", steps=100, guidance=1.0, truncation=0.86)
-
-PRESETS = {
-    "ithq": _PLAIN,
-    "ithq-guided": SamplingSettings("ancestral", steps=100, guidance=5.0, truncation=1.0),
-    "ithq-fast": SamplingSettings("reference-fast", steps=51, guidance=1.0, truncation=0.86),
-    "ithq-guided-fast": SamplingSettings("reference-fast", steps=51, guidance=5.0, truncation=1.0),
-    "ithq-few": SamplingSettings("reference-fewer-tokens", steps=100, guidance=1.0, truncation=0.86),
-    "ithq-purity": SamplingSettings("reference-purity", steps=100, guidance=1.0, truncation=0.86, prior_scale=1.0),
-    "coco": _PLAIN,
-    "coco-guided": SamplingSettings("ancestral", steps=100, guidance=3.0, truncation=1.0),
-    "imagenet": _PLAIN,
-    "imagenet-guided": SamplingSettings("ancestral", steps=100, guidance=1.5, truncation=0.94),
-    "ffhq": _PLAIN,
-}
-"""The settings that the published instructions recommend for each model; "guided" ones need a learned null."""
-
 
 def architecture(name: str) -> Architecture:
     """Return the published architecture of that name; InputError lists the names."""
-    return _named(ARCHITECTURES, name, "published model")
-
-
-def preset_of(name: str) -> SamplingSettings:
-    """Return the preset of that name: the published sampling settings; InputError lists the names."""
-    return _named(PRESETS, name, "preset")
+    if name not in ARCHITECTURES:
+        raise InputError(f"unknown published model {name!r}: choose one of {', '.join(ARCHITECTURES)}")
+    return ARCHITECTURES[name]
 
 
 def preset_for(config: ClassicConfig, *, learned_null: bool) -> SamplingSettings:
     """Return the preset for a checkpoint of this architecture."""
-    found = PRESETS["imagenet-guided"] if config.null_class else _PLAIN
+    found = PUBLISHED["imagenet-guided"] if config.null_class else PUBLISHED["ithq"]
     if config.text_width is not None and learned_null:
-        found = PRESETS["ithq-guided" if config.num_codes == 4096 else "coco-guided"]
+        found = PUBLISHED["ithq-guided" if config.num_codes == 4096 else "coco-guided"]
     return replace(found, steps=min(found.steps, config.num_tokens))
-
-
-def _named(table: Mapping[str, T], name: str, what: str) -> T:
-    if name not in table:
-        raise InputError(f"unknown {what} {name!r}: choose one of {', '.join(table)}")
-    return table[name]

@@ -14,7 +14,8 @@ from cyclopts import Parameter
 from vqdiff.cli.images import OutputOptions, warn_of_another_model
 from vqdiff.cli.options import DrawOptions, ImagesOptions, ModelOptions, PromptOptions, SettingOptions, checked
 from vqdiff.foundation.errors import InputError
-from vqdiff.foundation.options import whole
+from vqdiff.foundation.options import options_of, whole
+from vqdiff.settings import SamplingSettings
 
 if TYPE_CHECKING:
     from vqdiff.model import Job
@@ -34,7 +35,6 @@ def generate(
     label: Annotated[tuple[str, ...], Parameter(negative="", show_default=False)] = (),
     unconditional: Annotated[bool, Parameter(negative="")] = False,
     like: Path | None = None,
-    preset: str | None = None,
     budget: float | None = None,
     batch_size: int = 8,
     columns: int | None = None,
@@ -64,8 +64,6 @@ def generate(
         Generate without a prompt, for an unconditional model.
     like
         An image of vqdiff: its prompts, seed and settings apply where no other is given.
-    preset
-        Published sampling settings, such as ithq-guided; the other options override it.
     budget
         Seconds for all images: the sampler entropy-bound, unless another is given, takes as many steps as fit by the
         measured time of a step.
@@ -86,7 +84,7 @@ def generate(
         if value is not None:
             whole(f"--{name}", value, least=1)
     if budget is not None:
-        _check_budget(budget, {"--steps": vars(settings)["steps"], "--gif": gif, "--confidence": confidence})
+        _check_budget(budget, {"--steps": settings.explicit().get("steps"), "--gif": gif, "--confidence": confidence})
     destination = output.open()
     _check_traces(gif, confidence)
     given = {name: record[name] for name in vars(images) if name in record}
@@ -98,14 +96,10 @@ def generate(
     _check_kind(pipe, bool(wanted), bool(label), unconditional)
     if like is not None:
         warn_of_another_model(record, pipe, like)
-    own = pipe.model.sampling
-    read = {name: record.get(name) for name in vars(settings)}
-    if preset is not None:
-        from vqdiff.checkpoints.presets import preset_of
-
-        own, read = preset_of(preset), {}
-    chosen = own.changed(**read | _explicit(settings))
-    if budget is not None and "sampler" not in _explicit(settings):
+    explicit, preset = settings.explicit(), settings.preset_name()
+    read = {} if preset else {name: record[name] for name in options_of(SamplingSettings) if name in record}
+    chosen = pipe.settings(preset=preset, **read | explicit)
+    if budget is not None and "sampler" not in explicit:
         chosen = replace(chosen, sampler="entropy-bound")
     negative = record.get("negative") if conditions.negative is None else conditions.negative
     recorded = record.get("prompts", [record.get("prompt")]) if record else []

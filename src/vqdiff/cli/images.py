@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -143,7 +143,7 @@ class Destination:
 
 
 def generate_from_image(
-    kind: Callable[..., Request],
+    kind: type[Request],
     image: Path,
     prompt: str | None,
     options: SeedOptions,
@@ -163,7 +163,7 @@ def generate_from_image(
     files = {"image": image, **more}
     given: dict[str, Any] = {name: read_image(path) for name, path in files.items()}
     pipe = model.load()
-    chosen = pipe.settings(**vars(settings))
+    chosen = kind.settings_for(pipe.model, preset=settings.preset_name(), **settings.explicit())
     common: dict[str, Any] = {"prompt": prompts.condition(prompt), "negative": prompts.negative, "settings": chosen}
     job = kind(**given, **common, **values).job(pipe.model)
     inputs = {name: {"file": files[name].name} | hashed for name, hashed in job.record["inputs"].items()}

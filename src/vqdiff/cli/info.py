@@ -125,6 +125,7 @@ def _describe(model: Model) -> dict[str, Any]:
         **_describe_tokenizer(model.image_tokenizer),
         "parameters": {name: _count(part) for name, part in networks.items()},
         "default_settings": dataclasses.asdict(model.sampling),
+        "presets": model.own_presets,
     }
 
 

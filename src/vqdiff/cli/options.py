@@ -118,6 +118,38 @@ class PromptOptions:
         return Blend(prompt, self.towards, self.weight)
 
 
+_FLAG: dict[str, Any] = {"negative": "", "show_default": False}
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class PresetOptions:
+    """Settings by name."""
+
+    preset: Annotated[
+        str | None,
+        Parameter(
+            help="Settings by name: fast, best or another preset of the model (vqdiff info lists them), or published "
+            "ones, such as ithq-guided; the other options override them."
+        ),
+    ] = None
+    fast: Annotated[bool, Parameter(help="--preset fast: quicker than the model's own settings.", **_FLAG)] = False
+    best: Annotated[bool, Parameter(help="--preset best: better than the model's own settings.", **_FLAG)] = False
+
+    def preset_name(self) -> str | None:
+        """Return the name of the preset, if there is one; raises InputError if there are several."""
+        given = [name for name in ("fast", "best") if getattr(self, name)]
+        given += [] if self.preset is None else [self.preset]
+        if len(given) > 1:
+            raise InputError(f"the presets {' and '.join(given)} are given: leave out one of them")
+        return given[0] if given else None
+
+    def explicit(self) -> dict[str, Any]:
+        """Return the settings that were given."""
+        given = {name: getattr(self, name) for name in options_of(SamplingSettings)}
+        return {name: value for name, value in given.items() if value is not None}
+
+
 _ALIASES = {"num_images": "-n"}
 
 
@@ -130,13 +162,15 @@ def _group(cls: type[Any]) -> type[Any]:
     return Parameter(name="*")(make_dataclass(cls.__name__, members, frozen=True, namespace={"__module__": __name__}))
 
 
-def _optional(cls: type[Any], default: Callable[[str], str]) -> type[Any]:
+def _optional(cls: type[Any], default: Callable[[str], str], bases: tuple[type[Any], ...] = ()) -> type[Any]:
     """Return ``cls`` as a group of options that are None unless they are given; ``default`` is what the help shows."""
     members = [
         (name, Annotated[one.type | None, _parameter(name, one, show_default=default(name))], option(None, one))
         for name, one in options_of(cls).items()
     ]
-    return Parameter(name="*")(make_dataclass(cls.__name__, members, frozen=True, namespace={"__module__": __name__}))
+    return Parameter(name="*")(
+        make_dataclass(cls.__name__, members, bases=bases, frozen=True, namespace={"__module__": __name__})
+    )
 
 
 def _parameter(name: str, one: Option, **more: Any) -> Parameter:
@@ -165,11 +199,11 @@ if TYPE_CHECKING:
     class DrawOptions:
         """The fields of `ImagesOptions`; those not given are None."""
 
-    class SettingOptions:
-        """The fields of `SamplingSettings`; those not given default to the model's own."""
+    class SettingOptions(PresetOptions):
+        """The fields of `SamplingSettings`; those not given default to those of the preset, or the model's own."""
 else:
     EditOptions, ExpandOptions = _group(settings.EditOptions), _group(settings.ExpandOptions)
     ImagesOptions, ReviseOptions = _group(settings.ImagesOptions), _group(settings.ReviseOptions)
     VaryOptions = _group(settings.VaryOptions)
     DrawOptions = _optional(settings.ImagesOptions, lambda name: str(getattr(settings.ImagesOptions, name)))
-    SettingOptions = _optional(SamplingSettings, _models_own)
+    SettingOptions = _optional(SamplingSettings, _models_own, (PresetOptions,))

@@ -131,7 +131,8 @@ def exact_dtype(modules: Iterable[Component]) -> torch.dtype:
 def fingerprint(folder: Path) -> str:
     """Return a hash (twelve hex digits) of a folder's weights and configurations.
 
-    Without the default settings, the card and the names of classes, which do not change the image of a label.
+    Without the default settings, the presets, the card and the names of classes, which do not change the image of a
+    label.
     """
     digest = hashlib.sha256()
     for path in sorted(path for path in folder.rglob("*") if path.suffix in (".json", ".safetensors")):
@@ -139,7 +140,8 @@ def fingerprint(folder: Path) -> str:
         if path == folder / "model_index.json":
             index = read_json(path)
             content = json.dumps(
-                {key: index[key] for key in index.keys() - {"sampling", "card", "class_names"}}, sort_keys=True
+                {key: index[key] for key in index.keys() - {"sampling", "presets", "card", "class_names"}},
+                sort_keys=True,
             ).encode()
         digest.update(path.relative_to(folder).as_posix().encode() + hashlib.sha256(content).digest())
     return digest.hexdigest()[:12]

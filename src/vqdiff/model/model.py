@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Unpack
@@ -23,7 +23,8 @@ from vqdiff.interfaces import Component, Denoiser, ImageTokenizer, PreparedCondi
 from vqdiff.model.bound import BoundDenoiser, SomePrepared, skipping_layers
 from vqdiff.model.components import fingerprint, load_component, save_component
 from vqdiff.model.devices import with_float64
-from vqdiff.sampling import SamplingSettings, SettingChanges
+from vqdiff.presets import PUBLISHED, fast_and_best
+from vqdiff.sampling import CallSettings, SamplingSettings
 from vqdiff.sampling.guides import references_of
 from vqdiff.text import (
     AnyTextEncoder,
@@ -79,6 +80,8 @@ class Model:
     """Twelve hex digits: a hash of all that determines an image besides its prompt, seed and settings."""
     class_names: tuple[str, ...] = ()
     """The names of the labels of a class-conditional model, if they have names."""
+    presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict[str, Mapping[str, Any]])
+    """By name, what a preset changes in ``sampling``; of ``fast`` and ``best``, `fast_and_best` if they are missing."""
     batch_invariant: bool = False
     """Whether an image is the same in any batch on a GPU too, as it always is on a CPU."""
     weaker_denoiser: Denoiser | None = None
@@ -156,13 +159,14 @@ class Model:
                 part.to(device)
         return self
 
-    def settings(self, given: SamplingSettings | None = None, /, **changes: Unpack[SettingChanges]) -> SamplingSettings:
-        """Return ``given``, by default the model's own settings, with ``changes`` (None: unchanged).
+    def settings(self, given: SamplingSettings | None = None, /, **changes: Unpack[CallSettings]) -> SamplingSettings:
+        """Return ``given``, by default the settings of ``preset`` or the model's own, with ``changes`` (None: none).
 
-        Raises InputError for values out of range, also for more steps than an image has tokens, and for a guide that
-        leads away from what this model does not have.
+        Raises InputError for an unknown preset and values out of range, also for more steps than an image has tokens,
+        and for a guide that leads away from what this model does not have.
         """
-        settings = (given or self.sampling).changed(**changes)
+        preset = changes.pop("preset", None)
+        settings = (given or (self.sampling if preset is None else self.preset(preset))).changed(**changes)
         settings.check_steps(self.num_tokens)
         with about("guide"):
             references = references_of(settings, self.schedule.num_steps)
@@ -176,6 +180,20 @@ class Model:
                     f"guide is {settings.guide}, and this model's denoiser cannot leave layers out: use null"
                 )
         return settings
+
+    @property
+    def own_presets(self) -> dict[str, Mapping[str, Any]]:
+        """What each preset of this model changes in its own settings; ``fast`` and ``best`` are always there."""
+        return {**fast_and_best(self.sampling, self.num_tokens), **self.presets}
+
+    def preset(self, name: str) -> SamplingSettings:
+        """Return the settings of a preset, one of the model or a published one; InputError for an unknown name."""
+        with about("preset"):
+            if name in (own := self.own_presets):
+                return self.sampling.changed(**own[name])
+            if name in PUBLISHED:
+                return PUBLISHED[name]
+            raise unknown("preset", name, [*own, *PUBLISHED])
 
     def encode(self, conditions: Sequence[Condition] | None) -> Tensor | None:
         """Prompts → text features ``(B, N, C)``; labels → ``(B,)``; None stays None (an unconditional model).
@@ -313,6 +331,8 @@ class Model:
                 index["class_names"] = list(self.class_names)
             index["schedule"] = self.schedule.to_config()
             index["sampling"] = dataclasses.asdict(self.sampling)
+            if self.presets:
+                index["presets"] = {name: dict(changes) for name, changes in self.presets.items()}
             index["card"] = dataclasses.asdict(self.card)
             (path / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
 
@@ -347,7 +367,7 @@ class Model:
                     text_encoder = TextEncoder(folder / "text_encoder", **settings, shapes_only=shapes_only)
                 case other:
                     raise unknown("text encoder", other, ["ClipTextEncoder", "TextEncoder"])
-            return cls(
+            model = cls(
                 Schedule.from_config(index["schedule"]),
                 parts["denoiser"],
                 parts["image_tokenizer"],
@@ -357,8 +377,15 @@ class Model:
                 build(Card, index["card"], where),
                 fingerprint(folder),
                 class_names(folder),
+                index.get("presets", {}),
                 weaker_denoiser=parts.get("weaker_denoiser"),
             )
+            for name in model.presets:
+                try:
+                    model.settings(preset=name)
+                except InputError as error:
+                    raise InputError(f"{where}: preset {name}: {error}") from error
+            return model
         except KeyError as error:
             raise InputError(f"{where}: {error} is missing") from error
         except (TypeError, AttributeError) as error:

@@ -20,12 +20,13 @@ from vqdiff.sampling.samplers.strided import Strided
 from vqdiff.sampling.samplers.token_fixing import TokenFixing
 from vqdiff.sampling.step import StepInput, StepSettings
 from vqdiff.sampling.trace import Trace
-from vqdiff.settings import Guidance, GuidanceSchedule, SamplingSettings, SettingChanges
+from vqdiff.settings import CallSettings, Guidance, GuidanceSchedule, SamplingSettings, SettingChanges
 
 __all__ = [
     "Apart",
     "Away",
     "Batch",
+    "CallSettings",
     "Canvas",
     "Corrected",
     "Denoise",

@@ -41,6 +41,8 @@ class Sampler(ABC):
     """How the sampler is described; an attribute of the class or of the object."""
     num_uniforms: ClassVar[int] = 2
     """How many random numbers a position needs in one step."""
+    fixes: ClassVar[bool] = False
+    """Whether a step also draws visible tokens anew that the network finds unlikely; revising then lets it."""
     adaptive: ClassVar[bool] = False
     """Whether a step reveals as many positions as it finds fit: then the steps left are planned anew after each."""
 

@@ -113,7 +113,7 @@ Settings: Any = create_model("Settings", __base__=Body, **_parameters(SamplingSe
 
 
 class RequestBody(Settings):
-    """What to generate and how; fields that are missing or null default to the model's own."""
+    """What to generate and how; missing settings, or null, default to those of the preset, or the model's own."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra=nullable)
 
@@ -125,6 +125,12 @@ class RequestBody(Settings):
     n: int = Field(1, ge=1, description="Images; image i has seed + i.")
     seed: Seed | None = Field(None, description="By default a random one, which the response contains.")
     negative: str | None = Field(None, description="A prompt to guide away from.")
+    preset: str | None = Field(None, description="Settings by name: fast, best, …; the other fields override them.")
+
+    @property
+    def kind(self) -> type[Request]:
+        """The kind of request, on which the default settings may depend."""
+        return DrawRequest
 
     @property
     def encoding(self) -> Encoding:
@@ -132,8 +138,9 @@ class RequestBody(Settings):
         return Encoding()
 
     def settings(self, model: Model) -> SamplingSettings:
-        """Return the model's settings with those of the request."""
-        return model.settings(**{name: getattr(self, name) for name in options_of(SamplingSettings)})
+        """Return the settings of the preset, or the model's own, with those of the request."""
+        given: dict[str, Any] = {name: getattr(self, name) for name in options_of(SamplingSettings)}
+        return self.kind.settings_for(model, preset=self.preset, **given)
 
     def seeded(self) -> int:
         """Return the seed, or a random one."""
@@ -182,6 +189,10 @@ class ImageRequest(RequestBody):
     share: float | None = field_of(ReviseRequest, "share", None)
     stream: bool = Field(False, description="Respond with server-sent events: progress, preview, done or error.")
     previews: bool = Field(True, description="Whether the events include previews.")
+
+    @property
+    def kind(self) -> type[Request]:
+        return DrawRequest if self.share is None else ReviseRequest
 
     def check(self, limits: Limits) -> None:
         super().check(limits)
@@ -263,7 +274,7 @@ class ModelList(BaseModel):
 
 
 def models_in(pipes: Mapping[str, Pipeline]) -> dict[str, Any]:
-    """Return the models with what they are conditioned on, their sizes and default settings."""
+    """Return the models with what they are conditioned on, their sizes, default settings and presets."""
     return {
         name: {
             "draws": pipe.model.conditioned_on,
@@ -271,6 +282,7 @@ def models_in(pipes: Mapping[str, Pipeline]) -> dict[str, Any]:
             "image_size": pipe.model.image_tokenizer.config.image_size,
             "num_tokens": pipe.model.num_tokens,
             "settings": pipe.model.sampling,
+            "presets": pipe.model.own_presets,
         }
         for name, pipe in pipes.items()
     }

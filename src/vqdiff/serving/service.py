@@ -12,6 +12,7 @@ from typing import TypeVar
 from fastapi import Request
 from pydantic import BaseModel
 
+from vqdiff.foundation.errors import about
 from vqdiff.pipeline import Pipeline
 from vqdiff.serving.addresses import network_of
 from vqdiff.serving.engine import Engine, StoppedError
@@ -78,6 +79,10 @@ class Service:
 
         def start() -> Ticket:
             job = options.request(pipe.model, seed, self.limits).job(pipe.model)
+            with about("preset"):
+                if options.preset is not None:
+                    self.limits.check_steps(job.settings.steps)
+                    self.limits.check_best_of(job.settings.best_of)
             notify = lambda: loop.call_soon_threadsafe(changed.set)  # noqa: E731
             return self.engine.submit(pipe, job, previews=previews, trace=trace, on_change=notify, client=wait.client)
 

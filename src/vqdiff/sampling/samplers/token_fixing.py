@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -27,6 +28,7 @@ class TokenFixing(Reveal):
     with replace noise, which teaches that a visible token may be wrong; of others, see `least_confident`.
     """
 
+    fixes: ClassVar[bool] = True
     order: Order = by_purity
     sharpened: bool = True
 

@@ -35,7 +35,7 @@ def compare_tab(service: Service, model: gr.Dropdown) -> None:
     def start(values: Values, client: str) -> AsyncGenerator[Progress]:
         request = controls.drawing(values)
         request = request.model_copy(update={"seed": request.seeded()})
-        samplers = ["fewer-tokens", request.sampler or service.pipe(request.model)[1].model.sampling.sampler]
+        samplers = ["fewer-tokens", request.settings(service.pipe(request.model)[1].model).sampler]
         guided = [request.model_copy(update={"sampler": one}) for one in samplers]
         return draw(service, [*(one.model_copy(update=_UNGUIDED) for one in guided), *guided], client=client)
 

@@ -15,13 +15,15 @@ from vqdiff.foundation.errors import InputError
 from vqdiff.foundation.options import Choice, Interval, Number, Option, Whole, options_of
 from vqdiff.model import Model
 from vqdiff.serving.limits import Limits
-from vqdiff.serving.page.running import reporting_errors
+from vqdiff.serving.page.running import QUIET, reporting_errors
 from vqdiff.serving.schemas import ImageRequest
 from vqdiff.serving.service import Service
 from vqdiff.settings import SamplingSettings
 
 _STYLES = ("noto", "blob", "twemoji", "flat", "gradient", "3d", "emojione", "firefox", "outline")
 _ANY = "any"
+_OWN = "the model's own"
+"""Stands for no preset."""
 _OPTIONS = {name: one for name, one in options_of(SamplingSettings).items() if not isinstance(one, Interval)}
 """The settings with a control."""
 _MAXIMA: dict[str, Callable[[Limits, Model], int]] = {
@@ -65,10 +67,14 @@ class Controls:
             self._add("random", gr.Checkbox(seed is None, label="random", min_width=90, elem_classes="vq-random"))
         self.more = gr.Accordion("More settings", open=False)
         with self.more:
+            preset = gr.Dropdown(label="Preset", info="sets the fields below", **own["preset"])
+            self._add("preset", preset)
             self._add("negative", gr.Textbox(label="Negative prompt", placeholder="none"))
             for name, one in _OPTIONS.items():
                 self._add(name, _control(name, one, own[name]))
         self.inputs = [model, *self.parts.values()]
+        settings = [self.parts[name] for name in _OPTIONS]
+        preset.input(reporting_errors(self._values), [model, preset], settings, **QUIET)
         if len(service.pipes) > 1:
             names = list(own)
             outputs = [self.parts[name] for name in names]
@@ -79,10 +85,13 @@ class Controls:
         name, *rest = values
         given = dict(zip(self.parts, rest, strict=True))
         style, random, negative = given.pop("style"), given.pop("random"), given.pop("negative")
+        preset = None if given["preset"] == _OWN else given["preset"]
         model = self._service.pipe(name if isinstance(name, str) else None)[1].model
         sent: dict[str, Any] = {"model": name, "seed": None if random else given["seed"], "negative": negative or None}
-        sent |= {"prompt": given["prompt"], "n": given.get("n", 1)} | self._changed(model, given) | more
+        sent |= {"prompt": given["prompt"], "n": given.get("n", 1), "preset": preset}
         try:
+            own = model.settings(preset=preset if isinstance(preset, str) else None)
+            sent |= self._changed(own, given) | more
             drawing = ImageRequest(**sent)
         except ValidationError as error:
             raise RequestValidationError(error.errors()) from error
@@ -95,9 +104,8 @@ class Controls:
     def filled(self, drawing: ImageRequest) -> list[Any]:
         """Return updates of `inputs` that reproduce a request."""
         _, pipe = self._service.pipe(drawing.model)
-        own = self._properties(pipe.model)
-        given = drawing.model_dump(exclude_none=True)
-        fields = {name: given.get(name, own.get(name, {}).get("value")) for name in self.parts}
+        given = {"prompt": ""} | drawing.model_dump(exclude_none=True) | vars(drawing.settings(pipe.model))
+        fields = {name: given.get(name) for name in self.parts} | {"preset": drawing.preset or _OWN}
         fields |= {"seed": str(drawing.seed), "style": _ANY, "random": False, "negative": drawing.negative or ""}
         return [drawing.model, *(gr.skip() if name == "n" else fields[name] for name in self.parts)]
 
@@ -106,6 +114,11 @@ class Controls:
 
     def _follow(self, name: Any) -> list[Any]:
         return [gr.update(**one) for one in self._properties(self._service.pipe(name)[1].model).values()]
+
+    def _values(self, name: Any, preset: Any) -> list[Any]:
+        """Return the values of the settings of a preset."""
+        chosen = self._service.pipe(name)[1].model.settings(preset=None if preset == _OWN else preset)
+        return [getattr(chosen, one) for one in _OPTIONS]
 
     def _properties(self, model: Model) -> dict[str, dict[str, Any]]:
         """Return the properties of the fields that depend on the model."""
@@ -121,6 +134,7 @@ class Controls:
         return {
             "prompt": prompt,
             "style": {"choices": [_ANY, *known], "value": _ANY, "visible": bool(known)},
+            "preset": {"choices": [_OWN, *model.own_presets], "value": _OWN},
         } | {name: {"value": getattr(own, name)} | self._maximum(name, model) for name in _OPTIONS}
 
     def _maximum(self, name: str, model: Model) -> dict[str, Any]:
@@ -131,9 +145,9 @@ class Controls:
         return {"maximum": _MAXIMA[name](self._service.limits, model) if name in _MAXIMA else described.most}
 
     @staticmethod
-    def _changed(model: Model, given: dict[str, Any]) -> dict[str, Any]:
-        """Return the settings that differ from the model's own; only these are part of the request."""
-        return {name: given[name] for name in _OPTIONS if given[name] != getattr(model.sampling, name)}
+    def _changed(own: SamplingSettings, given: dict[str, Any]) -> dict[str, Any]:
+        """Return the settings that differ from those of the preset, or the model; only these are in the request."""
+        return {name: given[name] for name in _OPTIONS if given[name] != getattr(own, name)}
 
 
 def _control(name: str, described: Option, own: dict[str, Any]) -> Component:
