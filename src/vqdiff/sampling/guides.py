@@ -44,8 +44,8 @@ def away(name: str, done: float) -> Away:
 def references_of(settings: SamplingSettings, num_steps: int) -> frozenset[Reference]:
     """Return all that these settings lead away from at any of the times 1..T = num_steps; nothing without guidance."""
     scales = guidance_at(Guidance.of(settings), torch.arange(1, num_steps + 1), num_steps)
-    guided: list[bool] = (scales != 1).tolist()
-    return frozenset(away(settings.guide, 1 - t / num_steps).reference for t, is_so in enumerate(guided, 1) if is_so)
+    guided = (t for t, scale in enumerate(scales, start=1) if scale != 1)
+    return frozenset(away(settings.guide, 1 - t / num_steps).reference for t in guided)
 
 
 def in_turn(*references: Reference) -> Guide:
