@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import time
+from itertools import count
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from toy_pipelines import toy_pipeline
 from vqdiff.budget import Pace, measure
 from vqdiff.cli import main
 from vqdiff.diffusion import Schedule
 from vqdiff.foundation.errors import InputError
-from vqdiff.foundation.formats import read_record
+from vqdiff.foundation.formats import encode, read_record
 from vqdiff.requests import DrawRequest
 from vqdiff.sampling import Batch, SamplingSettings, run
 
@@ -43,6 +45,8 @@ def test_a_run_that_takes_longer_ends_a_step_later_at_most(sampler: str) -> None
     assert frames[-1].tokens.max() < 5
     assert taken < 0.2 + 10 * slowest
     assert len(list(run(batch, slow, seconds=600.0))) == 50
+    *_, again = run(batch, lambda tokens, t: torch.zeros(len(tokens), 64, 5), calls=len(frames))
+    assert torch.equal(again.tokens, frames[-1].tokens)
 
 
 def test_the_pace_is_for_all_images() -> None:
@@ -54,6 +58,48 @@ def test_the_pace_is_for_all_images() -> None:
     assert 0 < one.decoding < many.decoding
     with pytest.raises(InputError, match="best_of is 2"):
         measure(pipe, DrawRequest(prompts=1, settings=pipe.settings(best_of=2)).job(pipe.model))
+
+
+@pytest.mark.parametrize("sampler", ["entropy-bound", "purity", "strided"])
+def test_images_that_ended_early_are_made_again(
+    sampler: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With a clock of one second per step, 9.99 s and more are over after 7 of them, and 4.99 s after the first."""
+    toy_pipeline().save(tmp_path / "toy")
+    monkeypatch.setattr("vqdiff.sampling.loop.monotonic", map(float, count()).__next__)
+    model = ["--model", str(tmp_path / "toy")]
+    words = ["generate", "--label", "1", *model, "--device", "cpu", "-n", "2", "--sampler", sampler]
+    words += ["--quiet", "--budget", "10", "--error", "1.5"]
+    for batch_size, expected in ((1, 2), (8, 8)):
+        grid, folder = tmp_path / f"{batch_size}.png", tmp_path / f"{batch_size}"
+        main([*words, "-o", str(grid), "--batch-size", str(batch_size)])
+        main([*words, "-o", f"{folder}/", "--batch-size", str(batch_size)])
+        for path in (grid, *folder.iterdir()):
+            record = read_record(path)
+            assert (record["budget"], record["network_calls"]) == (10, expected)
+            main(["redraw", str(path), *model])
+            assert "the same, bit for bit" in capsys.readouterr().out
+
+
+def test_each_image_of_a_grid_has_its_own_network_calls(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    toy_pipeline().save(tmp_path / "toy")
+    model, grid, folder = ["--model", str(tmp_path / "toy")], tmp_path / "grid.png", tmp_path / "each"
+    words = ["generate", "--label", "1", *model, "--device", "cpu", "--precision", "float32", "-n", "6"]
+    for output in (str(grid), f"{folder}/"):
+        main([*words, "--batch-size", "1", "--budget", "600", "--error", "10", "-o", output])
+    calls = read_record(grid)["network_calls"]
+    assert calls == [read_record(path)["network_calls"] for path in sorted(folder.iterdir())]
+    assert len(set(calls)) > 1
+    capsys.readouterr()
+    main(["redraw", str(grid), *model])
+    assert "the same, bit for bit" in capsys.readouterr().out
+    for lost in ([1, 2], [1, 2, 3, 4, 5, "6"], None):
+        with Image.open(grid) as image:
+            content = encode(image, read_record(grid) | {"network_calls": lost}, "png")
+        (tmp_path / "lost.png").write_bytes(content)
+        with pytest.raises(SystemExit, match="2"):
+            main(["redraw", str(tmp_path / "lost.png"), *model])
+        assert f"the record is not complete: its network_calls are {lost}" in capsys.readouterr().err
 
 
 def test_the_command_says_what_was_spent(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from vqdiff import running
 from vqdiff.checkpoints import Extras, read_model
 from vqdiff.denoisers.packed import is_packed, pack, precision_of
 from vqdiff.foundation.config import Precision
@@ -28,7 +29,6 @@ from vqdiff.model.devices import auto_precision, pick_device
 from vqdiff.model.finding import find
 from vqdiff.model.hub import check_name, check_push, push
 from vqdiff.model.hub_page import samples_of, save_for_hub
-from vqdiff.ranking import Choice, choose
 from vqdiff.requests import (
     DrawRequest,
     EditRequest,
@@ -39,7 +39,7 @@ from vqdiff.requests import (
     VaryRequest,
     conditions_of,
 )
-from vqdiff.sampling import Canvas, Frame, SamplingSettings, run
+from vqdiff.sampling import Canvas, Frame, SamplingSettings
 from vqdiff.settings import CallSettings
 from vqdiff.text import Condition
 
@@ -232,7 +232,7 @@ class Pipeline:
         job = request.job(self.model)
         if len(job.seeds) != 1:
             raise InputError(f"stream generates one image at a time, not of {len(job.seeds)} prompts: call it for each")
-        for frame in self._run(job):
+        for frame in running.frames(self.model, job):
             yield Preview(
                 frame.step,
                 frame.steps,
@@ -253,7 +253,7 @@ class Pipeline:
 
         With ``best_of``, all candidates are sampled first, and the best ones then again.
         """
-        return self._run(Job(conditions, seeds, settings, negative, canvas))
+        return running.frames(self.model, Job(conditions, seeds, settings, negative, canvas))
 
     def draw(
         self, request: Request, *, batch_size: WholeNumber = 8, on_step: Callable[[int, int], None] | None = None
@@ -261,78 +261,34 @@ class Pipeline:
         """Generate the images of a request; the other arguments are those of a call."""
         return self.sample(request.job(self.model), batch_size=batch_size, on_step=on_step)
 
-    @torch.inference_mode()
     def sample(
         self, job: Job, *, batch_size: WholeNumber = 8, on_step: Callable[[int, int], None] | None = None
     ) -> list[Image.Image]:
         """Generate the images of a job, which is not checked further."""
-        size = whole("batch_size", batch_size, least=1) // job.settings.best_of
-        images, parts = list[Image.Image](), job.parts(max(1, size))
+        size = whole("batch_size", batch_size, least=1)
         bar = on_step is None and (in_notebook() if self.progress is None else self.progress)
         with step_bar("generating") if bar else nullcontext(on_step) as show:
-            for part in parts:
+            return running.images(self.model, job, size, show or running.unseen)
 
-                def report(done: int, total: int, before: int = len(images)) -> None:
-                    if show is not None:
-                        show(before * total + done, len(job.seeds) * total)
-
-                images += [job.finish(one) for one in self.decode(self.tokens(part, report))]
-        return images
-
-    @torch.inference_mode()
-    def tokens(self, job: Job, on_step: Callable[[int, int], object] = lambda done, total: None) -> Int[Tensor, "N L"]:
+    def tokens(self, job: Job, on_step: running.OnStep = running.unseen) -> Int[Tensor, "N L"]:
         """Sample all images of a job together, which is not checked; return their finished tokens.
 
         ``on_step(done, total)`` is called after every step, with the network calls for all images until now, and those
         for one image.
         """
-        if job.settings.best_of > 1:
-            return self._choose(job, on_step).tokens
-        frame = None
-        for frame in self._run(job):
-            on_step(frame.step * len(job.seeds), frame.steps)
-        assert frame is not None  # every sampler takes a step
-        return frame.tokens
-
-    def _choose(self, job: Job, on_step: Callable[[int, int], object] = lambda done, total: None) -> Choice:
-        choice = choose(job, self.model, on_step)
-        self.check_finished(choice.tokens, job.settings.sampler)
-        return choice
-
-    @torch.inference_mode()
-    def _run(self, job: Job) -> Iterator[Frame]:
-        if job.settings.best_of > 1:
-            job = job.chosen(self._choose(job).candidates)
-        frame = None
-        for frame in run(job.start(self.model), job.bind(self.model), job.seconds):
-            yield frame
-        if frame is not None:
-            self.check_finished(frame.tokens, job.settings.sampler)
+        return running.tokens(self.model, job, on_step)
 
     def check_finished(self, tokens: Int[Tensor, "B L"], sampler: str) -> None:
         """Raise InputError if a ``sampler`` of the caller's own has left MASK in tokens that should be finished."""
-        if left := int((tokens == self.model.schedule.num_codes).sum()):
-            raise InputError(
-                f"the sampler {sampler!r} has left {left} of {tokens.numel()} tokens masked: its plan "
-                "must end at t = 0, with all positions revealed"
-            )
+        running.check_finished(self.model, tokens, sampler)
 
-    @torch.inference_mode()
     def decode(self, tokens: Int[Tensor, "B L"]) -> list[Image.Image]:
         """Decode finished tokens to images."""
-        # One by one: in another batch, convolutions round differently, enough to change 8-bit values.
-        return [to_images(self.model.image_tokenizer.decode(one[None]))[0] for one in tokens.to(self.model.device)]
+        return running.decode(self.model, tokens)
 
-    @torch.inference_mode()
     def preview(self, tokens: Int[Tensor, "B L"]) -> Float[Tensor, "B 3 H W"]:
         """Decode tokens of which some are still MASK; the patches of those are light grey."""
-        tokens = tokens.to(self.model.device)
-        masked = tokens == self.model.schedule.num_codes
-        pixels = self.model.image_tokenizer.decode(tokens.masked_fill(masked, 0))
-        side = self.model.image_tokenizer.grid_size
-        patch = pixels.shape[-1] // side
-        hidden = masked.view(-1, 1, side, side).repeat_interleave(patch, 2).repeat_interleave(patch, 3)
-        return pixels.masked_fill(hidden, 0.9)
+        return running.preview(self.model, tokens)
 
     def settings(self, **changes: Unpack[CallSettings]) -> SamplingSettings:
         """Return the settings of ``preset``, by default the model's own, with ``changes``; None changes nothing."""

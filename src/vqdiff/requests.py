@@ -75,8 +75,9 @@ class Request(ImagesOptions, ABC):
         seeds = {} if count == 1 else {"seeds": list(range(self.seed, self.seed + count))}
         negative = {} if self.negative is None else {"negative": _as_json(self.negative)}
         options = {name: getattr(self, name) for name in options_of(type(self))}
-        settings = asdict(self.settings_for(model, self.settings))
-        return {"kind": self.kind} | given | options | seeds | negative | settings | model.identity()
+        settings = self.settings_for(model, self.settings)
+        about_model = model.identity() | model.curve_identity(settings)
+        return {"kind": self.kind} | given | options | seeds | negative | asdict(settings) | about_model
 
     def _avoided(self, model: Model, settings: SamplingSettings) -> Condition:
         """The negative prompt, checked."""

@@ -5,7 +5,7 @@ Imports no torch: the options of the command line are made from them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypedDict, get_args
 
@@ -329,6 +329,15 @@ class SamplingSettings:
         with about("steps"):
             if self.steps > num_tokens:
                 raise InputError(f"steps is {self.steps}, more than the {num_tokens} tokens of an image: use fewer")
+
+    def check_curve(self, masked_nll: Sequence[float]) -> None:
+        """Raise InputError for the curve measured if there is no measurement (`Model.masked_nll`)."""
+        with about("curve"):
+            if self.curve == "measured" and not masked_nll:
+                raise InputError(
+                    "curve is measured, and this model has no measurement: vqdiff measure-curve makes a copy that has "
+                    "one; or use another curve"
+                )
 
 
 @dataclass(frozen=True)

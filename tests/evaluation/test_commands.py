@@ -237,19 +237,29 @@ def test_a_study_against_seconds(folder: Path, capsys: pytest.CaptureFixture[str
     text = STUDY.replace('x = "steps"', 'x = "seconds"\nbest_over = ["temperature"]\ntimed = 2').replace(
         '["fd_effnet", "text_score_emoji"]', '["fd_effnet", "seconds"]'
     )
-    study = (
-        text.replace('["purity", "halton"]', '["purity"]') + "temperature = [1.0, 3.0]\n[[grid]]\nreconstruct = true\n"
+    study = text.replace('["purity", "halton"]', '["purity"]') + (
+        "temperature = [1.0, 3.0]\n[[grid]]\nreconstruct = true\n"
+        '[[grid]]\nsampler = ["purity"]\ncurve = ["measured"]\nsteps = [2]\n'
+        '[[grid]]\nsampler = ["entropy-bound"]\nsteps = [2]\n'
     )
     main(["study", config(folder, study + TRIAL.replace("[0, 100]", "[0]"))])
     table = (folder / "study" / "table.md").read_text()
     assert "; seconds of 2 images, one by one, on " in table
     results = json.loads((folder / "study" / "results.json").read_text())
     seconds = [result["scores"].get("seconds") for result in results]
-    assert [one is None for one in seconds] == [False] * 4 + [True]
+    assert [one is None for one in seconds] == [False] * 4 + [True] + [False] * 2
+    measured, adaptive = (result["subject"]["settings"] for result in results[5:])
+    assert (measured["network_calls"], len(measured["curve_hash"])) == (2, 12)
+    assert adaptive["network_calls"] == "at most 2"
+    assert "curve_hash" not in adaptive
     assert all(len(one["values"]) == 2 and min(one["values"]) > 0 for one in seconds[:4])
     assert [result["scores"]["calls"]["mean"] for result in results[:4]] == [1, 1, 2, 2]
     assert table.splitlines()[6].endswith("| — |")
-    for change, says in (('x="second"', "x is 'second': it must be one of"), ('best_over=["t"]', "best_over is 't'")):
+    for change, says in (
+        ('x="second"', "x is 'second': it must be one of"),
+        ('best_over=["t"]', "best_over is 't'"),
+        ('x="network_calls"', "an adaptive sampler has no fixed number"),
+    ):
         capsys.readouterr()
         with pytest.raises(SystemExit, match="2"):
             main(["study", config(folder, study + TRIAL), "--set", change])

@@ -25,7 +25,10 @@ CODES, TIMES, CLASSES, POISON = 12, 8, 5, 4
 
 
 def toy_pipeline(kind: str = "modern", steps: int = 4) -> Pipeline:
-    """A modern, packed modern, classic or unconditional model; where the class is POISON, `Gate.spoil` fails it."""
+    """A modern, packed modern, classic or unconditional model; where the class is POISON, `Gate.spoil` fails it.
+
+    All but the unconditional one have a measurement for the reveal curve measured.
+    """
     torch.manual_seed(0)
     classes = None if kind == "unconditional" else CLASSES
     if kind == "classic":
@@ -38,7 +41,11 @@ def toy_pipeline(kind: str = "modern", steps: int = 4) -> Pipeline:
     schedule, settings = Schedule.paper(TIMES, CODES), SamplingSettings(steps=steps)
     denoiser = denoiser.eval().requires_grad_(False)
     model = Model(
-        schedule, pack(denoiser) if kind == "packed" else denoiser, tokenizer.requires_grad_(False), sampling=settings
+        schedule,
+        pack(denoiser) if kind == "packed" else denoiser,
+        tokenizer.requires_grad_(False),
+        sampling=settings,
+        masked_nll=() if kind == "unconditional" else (1.0, 1.2, 3.0),
     )
     return Pipeline(model)
 

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from toy_pipelines import CLASSES, CODES, TIMES, generate, text_pipeline, toy_pipeline
+from vqdiff import running
 from vqdiff.cli import main
 from vqdiff.denoisers import ClassicConfig, ClassicDenoiser, ModernConfig, ModernDenoiser
 from vqdiff.denoisers.packed import is_packed, pack, precision_of
@@ -47,7 +48,7 @@ def with_weaker(kind: str = "modern") -> Pipeline:
 
 
 def tokens(pipe: Pipeline, prompts: Any = None, **given: Any) -> torch.Tensor:
-    return pipe.tokens(generate(pipe.model, prompts, **given))
+    return running.tokens(pipe.model, generate(pipe.model, prompts, **given))
 
 
 # --- networks ---------------------------------------------------------------------------------------------------------
@@ -98,11 +99,11 @@ def test_alone_and_beside_other_guides_a_seed_gives_the_same_image(kind: str) ->
     jobs = [
         generate(pipe.model, label, num_images=1 + row % 2, seed=7, steps=5, **one) for row, one in enumerate(given)
     ]
-    alone = [pipe.tokens(job) for job in jobs]
+    alone = [running.tokens(pipe.model, job) for job in jobs]
     # From ∅ to ∅, there is no guidance.
     assert len({one[0].numpy().tobytes() for one in alone[:6]}) == (5 if label is None else 6)
     for job, wanted in zip(jobs, alone, strict=True):
-        parts = torch.cat([pipe.tokens(part) for part in job.parts(1)])
+        parts = torch.cat([running.tokens(pipe.model, part) for part in job.parts(1)])
         assert torch.equal(parts, wanted)
     engine = Engine(max_rows=5)
     try:
@@ -127,7 +128,9 @@ def test_edits_are_guided_too_also_without_a_prompt() -> None:
     mask.paste(255, (0, 0, 16, 32))
     settings = pipe.settings(guidance=3.0, guide="weaker")
     white = EditRequest(image=image, mask=Image.new("L", (32, 32), 255), prompt=1, seed=3, settings=settings)
-    assert torch.equal(pipe.tokens(white.job(pipe.model)), tokens(pipe, 1, seed=3, guidance=3.0, guide="weaker"))
+    assert torch.equal(
+        running.tokens(pipe.model, white.job(pipe.model)), tokens(pipe, 1, seed=3, guidance=3.0, guide="weaker")
+    )
     for prompt in (1, None):
         found = {name: pipe.edit(image, mask, prompt, seed=3, guidance=3.0, guide=name) for name in ("null", "weaker")}
         plain = pipe.edit(image, mask, prompt, seed=3, guidance=1.0)
@@ -146,7 +149,7 @@ def test_candidates_are_ranked_by_the_null_condition_whatever_guides_them() -> N
     *_, last = run(job.start(model), job.bind(model))
     bound = model.bind(condition.expand(3), null.expand(3))  # type: ignore[union-attr]
     scores = agreement(bound, model.schedule, last.tokens)
-    assert torch.equal(pipe.tokens(job)[0], last.tokens[scores.index(max(scores))])
+    assert torch.equal(running.tokens(pipe.model, job)[0], last.tokens[scores.index(max(scores))])
 
 
 def test_text_weights_and_negative_prompts() -> None:

@@ -75,9 +75,30 @@ def test_fingerprint_is_of_the_folder(tmp_path: Path) -> None:
     model.save(tmp_path / "other")
     model.sampling = SamplingSettings(steps=3)  # the settings of a picture are given beside the model
     model.save(tmp_path / "defaults")
-    names = ("one", "same", "other", "defaults")
-    one, same, other, defaults = (Model.load(tmp_path / name).fingerprint for name in names)
-    assert one == same != other == defaults
+    model.masked_nll = (0.1, 1.2, 3.7)  # has a hash of its own, in the record of an image that depends on it
+    model.save(tmp_path / "measured")
+    names = ("one", "same", "other", "defaults", "measured")
+    one, same, other, defaults, measured = (Model.load(tmp_path / name).fingerprint for name in names)
+    assert one == same != other == defaults == measured
+
+
+def test_a_measurement_is_saved_and_loaded(tmp_path: Path) -> None:
+    model = class_model()
+    model.save(tmp_path / "toy")
+    assert Model.load(tmp_path / "toy").masked_nll == ()
+    model.masked_nll = (0.1, 1.2, 3.7)
+    model.save(tmp_path / "toy")
+    again = Model.load(tmp_path / "toy")
+    assert again.masked_nll == model.masked_nll
+    asked = again.settings(curve="measured", steps=4)
+    assert again.curve_identity(asked) == model.curve_identity(asked) != class_model().curve_identity(asked)
+    assert again.curve_identity(again.settings(steps=4)) == {}
+    with pytest.raises(InputError, match="this model has no measurement"):
+        class_model().settings(curve="measured")
+    file = tmp_path / "toy" / "model_index.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"masked_nll": [2.0, 1.0]}))
+    with pytest.raises(InputError, match="masked_nll must be two or more numbers"):
+        Model.load(tmp_path / "toy")
 
 
 def test_presets(tmp_path: Path) -> None:

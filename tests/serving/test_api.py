@@ -194,6 +194,7 @@ def bomb(side: int) -> bytes:
         ({"prompt": "1", "n": 0}, 400, "n is 0"),
         ({"prompt": "1", "steps": 33}, 400, "1 to 32"),
         ({"prompt": "1", "sampler": "purify"}, 400, "did you mean"),
+        ({"model": "toy1", "curve": "measured"}, 400, "curve is measured, and this model has no measurement"),
         ({"prompt": "1", "preset": "fats"}, 400, "did you mean 'fast'"),
         ({"prompt": "1", "preset": 3}, 422, "preset"),
         ({"prompt": "99"}, 400, "labels run from 0 to 4"),

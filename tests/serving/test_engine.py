@@ -58,6 +58,7 @@ def requests(pipe: Pipeline, prompts: tuple[str | int, str | int, str | int]) ->
         VaryRequest(image=picture, strength=0.5, prompt=three, num_images=2, seed=9),
         VaryRequest(image=picture, strength=0.0, seed=10),
         ReviseRequest(image=picture, share=0.3, prompt=one, seed=11, settings=model.sampling.changed(prior_scale=2.0)),
+        EditRequest(image=picture, mask=mask, prompt=one, seed=16, settings=model.sampling.changed(curve="measured")),
     ]
     return [
         generate(model, one, seed=1),
@@ -71,6 +72,7 @@ def requests(pipe: Pipeline, prompts: tuple[str | int, str | int, str | int]) ->
         generate(model, two, seed=14, sampler="entropy-bound", error=3.0, num_images=2),
         generate(model, one, seed=15, sampler="corrected", corrector_share=0.2),
         generate(model, two, seed=13, steps=1),
+        generate(model, three, seed=17, curve="measured", num_images=2),
     ]
 
 

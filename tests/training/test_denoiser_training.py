@@ -83,6 +83,10 @@ def test_classes(folder: Path, changes: tuple[str, ...]) -> None:
 
 def test_labels_keep_their_meaning_when_a_model_is_trained_further(folder: Path) -> None:
     train_diffusion(config(folder, "start", "run.steps=1"))
+    index = folder / "start" / "model" / "model_index.json"
+    written = json.loads(index.read_text())
+    measured = {"masked_nll": [1.0, 2.0], "sampling": written["sampling"] | {"curve": "measured"}}
+    index.write_text(json.dumps(written | measured))
     for name in ("red", "green"):
         for split in ("train", "test"):
             shutil.copytree(folder / "pictures" / "red", folder / f"only-{name}" / split / name)
@@ -92,6 +96,7 @@ def test_labels_keep_their_meaning_when_a_model_is_trained_further(folder: Path)
     assert task.train_set.labels is not None
     assert set(task.train_set.labels.tolist()) == {1}  # not 0, though it is the only class here
     assert task.parts.class_names == ("blue", "red")
+    assert (task.parts.masked_nll, task.parts.sampling.curve) == ((), "linear")  # other weights have another one
     other = [f"data={folder / 'only-green'}", f"output={folder / 'other-on'}"]
     with pytest.raises(InputError, match="the class 'green' is not one of the known ones, blue, red"):
         DiffusionTask(read_config(DiffusionTraining, folder / "on.toml", other))

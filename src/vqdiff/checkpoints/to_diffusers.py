@@ -45,6 +45,8 @@ def write(model: Model, folder: Path, dtype: torch.dtype | None = None) -> list[
     lost = [] if model.weaker_denoiser is None else ["the weaker denoiser"]
     if codec.config.gumbel or codec.config.num_codes < codec.config.codebook_size:
         lost.append("the codec's mapping of pixels to tokens: diffusers' VQModel takes the nearest of the codes in use")
+    if model.masked_nll:
+        lost.append("the measurement for the reveal curve measured")
     with atomic_path(folder) as path:
         _part(path / "transformer", _transformer_config(denoiser.config), scatter(denoiser, DENOISER_NAMES), dtype)
         _part(path / "vqvae", _codec_config(codec.config), _codec_state(codec), dtype)

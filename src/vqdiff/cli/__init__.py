@@ -45,6 +45,7 @@ app.command("vqdiff.cli.mcp:mcp", help="Serve tools to a program with a language
 app.command("vqdiff.cli.samplers:samplers", help="List samplers, orders of reveal and reveal curves.")
 app.command("vqdiff.cli.schema:schema", help="Print commands, settings, samplers and the HTTP API as JSON.")
 app.command("vqdiff.cli.bench:app", name="bench", help="Measure speed and memory, compared with diffusers or alone.")
+app.command("vqdiff.cli.measure_curve:measure_curve", help="Measure a model for the reveal curve measured.")
 app.command("vqdiff.cli.study:study", help="Measure a grid of settings: a table, a plot and images.")
 app.register_install_completion_command(help="Install completion of commands and options: bash, zsh or fish.")
 

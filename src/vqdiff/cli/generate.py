@@ -127,7 +127,7 @@ def _within(seconds: float, pipe: Pipeline, request: DrawRequest, batch_size: in
     steps = pace.steps(seconds, pipe.model.num_tokens)
     assert request.settings is not None
     job = replace(request, settings=replace(request.settings, steps=steps)).job(pipe.model)
-    return replace(job, seconds=seconds - pace.decoding)
+    return replace(job, seconds=seconds - pace.decoding, record=job.record | {"budget": seconds})
 
 
 def _check_budget(seconds: float, others: dict[str, object]) -> None:

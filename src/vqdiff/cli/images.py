@@ -90,20 +90,20 @@ class Destination:
 
         columns: of the grid that several images become, unless they go to a folder.
         """
-        record = dict(job.record)
-        progress = _finished(pipe, job, batch_size, record, quiet=self.options.quiet)
+        finished = _finished(pipe, job, batch_size, quiet=self.options.quiet)
         if self.is_folder:
-            self._write_each(replace(job, record=record), progress)
+            self._write_each(job, finished)
             return
         from vqdiff.foundation.images import sheet
 
-        images = list(progress)
+        images, calls = map(list, zip(*finished, strict=True))
+        record = job.record | {"network_calls": calls if len(set(calls)) > 1 else calls[0]}
         if len(images) > 1:
             record["columns"] = columns
         self._write(images[0] if len(images) == 1 else sheet(images, columns), record, self.path)
         self._report(record | {"output": self.options.output}, _line(self.options.output, record))
 
-    def _write_each(self, job: Job, images: Iterator[Image.Image]) -> None:
+    def _write_each(self, job: Job, finished: Iterator[tuple[Image.Image, int]]) -> None:
         """Write each image as soon as it is finished, so that an interrupted command leaves what is done."""
         from vqdiff.foundation.files import make_folder
 
@@ -114,8 +114,8 @@ class Destination:
         files = names(self.options.name, made_of, suffix, taken=os.listdir(self.path))
         done = 0
         try:
-            for done, (image, name) in enumerate(zip(images, files, strict=True), 1):
-                record = job.record_of(done - 1)
+            for done, ((image, calls), name) in enumerate(zip(finished, files, strict=True), 1):
+                record = job.record_of(done - 1) | {"network_calls": calls}
                 self._write(image, record, self.path / name)
                 if self.options.json_output:
                     self._report(record | {"output": str(self.path / name)}, "")
@@ -123,7 +123,7 @@ class Destination:
             print(f"interrupted: {self.path} has {done} of {len(files)} images", file=sys.stderr)
             raise
         if not self.options.json_output:
-            self._report({}, _line(f"{self.path}{os.sep}", dict(job.record)))
+            self._report({}, _line(f"{self.path}{os.sep}", job.record))
 
     def _write(self, image: Image.Image, record: dict[str, Any], path: Path | None) -> None:
         from vqdiff.foundation.files import atomic_path
@@ -170,21 +170,21 @@ def generate_from_image(
     destination.draw(pipe, replace(job, record=job.record | {"inputs": inputs}), columns=len(job.seeds))
 
 
-def _finished(
-    pipe: Pipeline, job: Job, batch_size: int, record: dict[str, Any], *, quiet: bool
-) -> Iterator[Image.Image]:
-    """Yield the images as they are finished, with a progress bar on a terminal; ``record`` gets the network calls."""
+def _finished(pipe: Pipeline, job: Job, batch_size: int, *, quiet: bool) -> Iterator[tuple[Image.Image, int]]:
+    """Yield the images as they are finished, with the network calls of each, and a progress bar on a terminal."""
     from vqdiff.foundation.progress import step_bar
 
     with nullcontext(lambda done, total: None) if quiet else step_bar("generating") as show:
-        before = 0
+        before, calls = 0, 0
         for part in job.parts(batch_size):
 
             def on_step(done: int, total: int, before: int = before, count: int = len(part.seeds)) -> None:
-                calls = record["network_calls"] = total // count
+                nonlocal calls
+                calls = total // count
                 show(calls * before + done, calls * len(job.seeds))
 
-            yield from pipe.sample(part, batch_size=batch_size, on_step=on_step)
+            for image in pipe.sample(part, batch_size=batch_size, on_step=on_step):
+                yield image, calls
             before += len(part.seeds)
 
 

@@ -124,6 +124,7 @@ def _describe(model: Model) -> dict[str, Any]:
         "schedule": {key: value for key, value in model.schedule.to_config().items() if key.endswith("_bar")},
         **_describe_tokenizer(model.image_tokenizer),
         "parameters": {name: _count(part) for name, part in networks.items()},
+        "masked_nll": model.masked_nll,
         "default_settings": dataclasses.asdict(model.sampling),
         "presets": model.own_presets,
     }

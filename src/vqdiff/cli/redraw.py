@@ -6,7 +6,7 @@ import io
 import json
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,6 +19,7 @@ from vqdiff.foundation.errors import InputError
 if TYPE_CHECKING:
     from PIL import Image
 
+    from vqdiff.model import Job
     from vqdiff.pipeline import Pipeline
 
 
@@ -96,7 +97,8 @@ def redraw(
         device or ("cpu" if record.get("device") == "cpu" else "auto"),
         precision or record["precision"],
     ))  # fmt: skip
-    images = pipe.draw(request)
+    images = _draw(pipe, request.job(pipe.model), record)
+    here = pipe.model.identity() | pipe.model.curve_identity(pipe.model.settings(request.settings))
     columns = record.get("columns")
     columns = columns if isinstance(columns, int) and columns > 0 else len(images)
     drawn = images[0] if len(images) == 1 else sheet(images, columns)
@@ -104,9 +106,9 @@ def redraw(
         from vqdiff.foundation.files import atomic_path
 
         with atomic_path(output) as path:
-            path.write_bytes(encode(drawn, record | pipe.model.identity(), format_of(output)))
+            path.write_bytes(encode(drawn, record | here, format_of(output)))
     found = _compare(picture, record, drawn)
-    reasons = [] if found.same else _reasons(record, pipe.model.identity())
+    reasons = [] if found.same else _reasons(record, here)
     if json_output:
         print(json.dumps({"picture": str(picture), "same": found.same, "found": found.line, "reasons": reasons}))
     elif not quiet:
@@ -130,6 +132,19 @@ def _load(picture: Path, record: dict[str, Any], options: ModelOptions) -> Pipel
             f"({record['model']}, {record['model_hash']}): name that one with --model"
         )
     return pipe
+
+
+def _draw(pipe: Pipeline, job: Job, record: dict[str, Any]) -> list[Image.Image]:
+    """Generate the images; those of a budget, each with as many network calls as there was time for."""
+    if "budget" not in record:
+        return pipe.sample(job)
+    made = record.get("network_calls")
+    calls = made if isinstance(made, list) else [made] * len(job.seeds)
+    if len(calls) != len(job.seeds) or not all(isinstance(one, int) and one > 0 for one in calls):
+        raise InputError(f"the record is not complete: its network_calls are {made}")
+    return [
+        image for part, own in zip(job.parts(1), calls, strict=True) for image in pipe.sample(replace(part, calls=own))
+    ]
 
 
 @dataclass(frozen=True)
@@ -172,6 +187,7 @@ def _compare(picture: Path, record: dict[str, Any], drawn: Image.Image) -> _Foun
 def _reasons(record: dict[str, Any], here: dict[str, Any]) -> list[str]:
     """What differs between then and now, and may change how numbers round."""
     names = {
+        "curve_hash": "the measurement of the reveal curve",
         "precision": "the precision",
         "version": "the version of vqdiff",
         "torch": "the version of torch",

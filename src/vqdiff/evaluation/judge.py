@@ -137,12 +137,14 @@ class Judge:
         return self.pipes[key]
 
     def settings(self, cell: Cell) -> dict[str, Any]:
-        """The sampling settings of a cell, and the number of network calls for an image."""
+        """The sampling settings of a cell, and the number of network calls for an image; of adaptive ones, the most."""
         pipe = self.pipe(cell)
         settings, tokens, schedule = pipe.settings(**vars(cell.sampling)), pipe.model.num_tokens, pipe.model.schedule
         steps, start, masked = (torch.tensor([one]) for one in (settings.steps, schedule.num_steps, tokens))
-        plan = get_sampler(settings.sampler).plan(PlanInput(schedule, tokens, steps, start, masked, [settings]))
-        return asdict(settings) | {"network_calls": network_calls(settings, plan.num_steps)}
+        sampler, measured = get_sampler(settings.sampler), pipe.model.masked_nll
+        plan = sampler.plan(PlanInput(schedule, tokens, steps, start, masked, [settings], measured))
+        calls = network_calls(settings, plan.num_steps)
+        return asdict(settings) | {"network_calls": f"at most {calls}" if sampler.adaptive else calls}
 
     def null(self, cell: Cell) -> str:
         """The kind of null condition that guidance moves a cell away from."""
@@ -175,12 +177,13 @@ class Judge:
     def measure(self, cell: Cell) -> Result:
         """Generate what is missing and score it; mean and deviation are over the trial's repetitions."""
         pipe = self.pipe(cell)
+        measured = pipe.model.curve_identity(pipe.settings(**vars(cell.sampling)))
         subject = Subject(
             model=pipe.model.card.name,
             model_hash=pipe.model.fingerprint,
             dtype=precision_of(pipe.model.denoiser),
             device=pipe.model.device.type,
-            settings={} if cell.reconstruct else self.settings(cell),
+            settings={} if cell.reconstruct else self.settings(cell) | measured,
             null=self.null(cell),
         )
         measurement = self.measurement(reconstruct=cell.reconstruct)
@@ -223,7 +226,8 @@ class Judge:
             self.null(cell),
             torch.__version__,
         ]
-        key += [json.dumps(asdict(settings)), str(self.trial.batch_size), self._code(cell, SAMPLING_MODULES)]
+        described = asdict(settings) | pipe.model.curve_identity(settings)
+        key += [json.dumps(described), str(self.trial.batch_size), self._code(cell, SAMPLING_MODULES)]
         folder = self.trial.drawn / _hash([*key, *self.captions]) / str(seed)
         return draw(pipe, self.fitted(cell), seed, settings, folder, batch_size=self.trial.batch_size)
 

@@ -107,6 +107,8 @@ def run_study(
     for name, values in (("x", [study.x] if study.x is not None else []), ("best_over", study.best_over)):
         if unknown := [value for value in values if value not in fields]:
             raise InputError(f"{name} is {unknown[0]!r}: it must be one of {', '.join(fields)}")
+    if study.x == "network_calls" and any(str(fact["network_calls"]).startswith("at most") for fact in facts):
+        raise InputError("x is network_calls, of which an adaptive sampler has no fixed number: use seconds, and timed")
     varying = _varying(facts)
     labels = [_label(fact, varying, study.names) for fact in facts]
     with only_main_process() as main:

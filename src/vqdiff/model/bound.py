@@ -12,6 +12,7 @@ from torch import Tensor
 from vqdiff.denoisers.layers import aligned
 from vqdiff.foundation.errors import InputError
 from vqdiff.interfaces import Denoiser, PreparedCondition
+from vqdiff.model.references import skipping_layers
 from vqdiff.sampling import Reference
 
 
@@ -33,12 +34,6 @@ class SomePrepared:
         """Return what belongs to a batch of these images, in this order; None if it belongs to none of them."""
         kept = {new: row for new, row in enumerate(rows) if row in self.rows}
         return replace(self, rows=tuple(kept), condition=self.of([*kept.values()])) if kept else None
-
-
-def skipping_layers(denoiser: Denoiser) -> Denoiser | None:
-    """Return the denoiser without its middle layers, or None if it cannot leave any out."""
-    method = getattr(denoiser, "skipping_layers", None)
-    return None if method is None else method()
 
 
 def _joined(first: SomePrepared | None, second: SomePrepared | None, shift: int) -> SomePrepared | None:

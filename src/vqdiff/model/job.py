@@ -29,7 +29,7 @@ class Job:
     Where the settings ask for candidates (`best_of`), the rows of what is sampled are theirs, image by image. negative:
     what guidance moves away from instead of the null condition. canvas: what sampling starts from instead of noise, a
     row for each candidate. finish: applied to each sampled image. record: how the images are made
-    (`vqdiff.requests.Request.record`). seconds: for all of them (`vqdiff.sampling.run`).
+    (`vqdiff.requests.Request.record`). seconds, for all of them, and calls: where to end early (`vqdiff.sampling.run`).
     """
 
     conditions: Sequence[Condition] | None
@@ -40,6 +40,7 @@ class Job:
     finish: Callable[[Image.Image], Image.Image] = _unchanged
     record: dict[str, Any] = field(default_factory=dict[str, Any])
     seconds: float | None = None
+    calls: int | None = None
 
     def record_of(self, index: int) -> dict[str, Any]:
         """Return the record of one image alone: its prompt and seed instead of those of all."""
@@ -63,6 +64,7 @@ class Job:
             seeds=candidate_seeds(self.seeds, self.settings.best_of),
             settings=self.settings if self.references(model) else replace(self.settings, guidance=1.0),
             canvas=self.canvas,
+            masked_nll=model.masked_nll,
             device=model.sampling_device,
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,12 +21,13 @@ from vqdiff.foundation.errors import InputError, about, suggestion, unknown
 from vqdiff.foundation.files import atomic_path, read_json
 from vqdiff.foundation.processor import rounding_on
 from vqdiff.interfaces import Component, Denoiser, ImageTokenizer, PreparedCondition
-from vqdiff.model.bound import BoundDenoiser, SomePrepared, skipping_layers
+from vqdiff.model.bound import BoundDenoiser, SomePrepared
 from vqdiff.model.components import fingerprint, load_component, save_component
 from vqdiff.model.devices import with_float64
+from vqdiff.model.references import check_guide, check_weaker
 from vqdiff.presets import PUBLISHED, fast_and_best
 from vqdiff.sampling import CallSettings, SamplingSettings
-from vqdiff.sampling.guides import references_of
+from vqdiff.sampling.measured import checked_masked_nll
 from vqdiff.text import (
     AnyTextEncoder,
     Blend,
@@ -87,15 +89,13 @@ class Model:
     weaker_denoiser: Denoiser | None = None
     """What the guide ``weaker`` leads away from: a denoiser for the same tokens, times and conditions, which is smaller
     or was trained for less long."""
+    masked_nll: tuple[float, ...] = ()
+    """The mean cross-entropy of a masked token, in nats, where one token is masked, and where the shares 1/N, 2/N, …, 1
+    of the tokens are; rising. For the reveal curve measured; empty if it is not measured."""
 
     def __post_init__(self) -> None:
         if self.weaker_denoiser is not None:
-            own, other = (vars(one.config) for one in (self.denoiser, self.weaker_denoiser))
-            for name in ("num_codes", "num_steps", "grid_size", "text_width", "num_classes"):
-                if name in own and name in other and own[name] != other[name]:
-                    raise InputError(
-                        f"the weaker denoiser has {name} {other[name]} and the denoiser {own[name]}: use one that fits"
-                    )
+            check_weaker(self.denoiser, self.weaker_denoiser)
 
     def with_weaker(self, other: Model) -> Model:
         """Return this model with the denoiser of another as its `weaker_denoiser`.
@@ -123,6 +123,12 @@ class Model:
             "version": __version__,
             **rounding_on(self.device),
         }
+
+    def curve_identity(self, settings: SamplingSettings) -> dict[str, Any]:
+        """Return a hash of the measurement, under its name in a record, if these settings use it: else nothing."""
+        if settings.curve != "measured":
+            return {}
+        return {"curve_hash": hashlib.sha256(repr(self.masked_nll).encode()).hexdigest()[:12]}
 
     @property
     def num_tokens(self) -> int:
@@ -163,22 +169,14 @@ class Model:
         """Return ``given``, by default the settings of ``preset`` or the model's own, with ``changes`` (None: none).
 
         Raises InputError for an unknown preset and values out of range, also for more steps than an image has tokens,
-        and for a guide that leads away from what this model does not have.
+        for the reveal curve measured of a model without its measurement, and for a guide that leads away from what
+        this model does not have.
         """
         preset = changes.pop("preset", None)
         settings = (given or (self.sampling if preset is None else self.preset(preset))).changed(**changes)
         settings.check_steps(self.num_tokens)
-        with about("guide"):
-            references = references_of(settings, self.schedule.num_steps)
-            if "weaker" in references and self.weaker_denoiser is None:
-                raise InputError(
-                    f"guide is {settings.guide}, and this model has no weaker denoiser: add one with "
-                    "vqdiff convert --weaker, or use null"
-                )
-            if "skipped-layers" in references and skipping_layers(self.denoiser) is None:
-                raise InputError(
-                    f"guide is {settings.guide}, and this model's denoiser cannot leave layers out: use null"
-                )
+        settings.check_curve(self.masked_nll)
+        check_guide(settings, self.schedule.num_steps, self.denoiser, self.weaker_denoiser)
         return settings
 
     @property
@@ -333,6 +331,8 @@ class Model:
             index["sampling"] = dataclasses.asdict(self.sampling)
             if self.presets:
                 index["presets"] = {name: dict(changes) for name, changes in self.presets.items()}
+            if self.masked_nll:
+                index["masked_nll"] = list(self.masked_nll)
             index["card"] = dataclasses.asdict(self.card)
             (path / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
 
@@ -378,6 +378,7 @@ class Model:
                 fingerprint(folder),
                 class_names(folder),
                 index.get("presets", {}),
+                masked_nll=checked_masked_nll(index["masked_nll"]) if "masked_nll" in index else (),
                 weaker_denoiser=parts.get("weaker_denoiser"),
             )
             for name in model.presets:

@@ -2,7 +2,7 @@
 
 Linear reveals equal parts (Algorithms 1 and 2 of Improved VQ-Diffusion, arXiv 2205.16007); cosine and power are those
 of MaskGIT (Chang et al. 2022, arXiv 2202.04200, section 3.3), arccos that of its reimplementations (Besnier and Chen
-2023, arXiv 2310.14400).
+2023, arXiv 2310.14400). Measured is made for the model (`vqdiff.sampling.measured`).
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ from math import pi
 import torch
 from torch import Tensor
 
+from vqdiff.foundation.errors import InputError
 from vqdiff.foundation.shapes import Float, Int
 from vqdiff.plugins import CURVES
+from vqdiff.sampling.measured import cheapest
 
 __all__ = ["Curve", "remaining"]
 
@@ -42,17 +44,27 @@ def power(r: Float[Tensor, "S"], p: float) -> Float[Tensor, "S"]:
     return 1 - r**p
 
 
-for _curve in (linear, cosine, arccos, power):
+def measured(r: Float[Tensor, "S"], p: float) -> Float[Tensor, "S"]:
+    """Reveal as many as cost the least in all, by a measurement of the model: vqdiff measure-curve makes it."""
+    raise InputError("the reveal curve measured is no function of the steps: it takes a measurement of the model")
+
+
+for _curve in (linear, cosine, arccos, power, measured):
     CURVES.register(_curve.__name__, _curve, (_curve.__doc__ or "").strip())
 
 
 def remaining(
-    total: Int[Tensor, "B"], steps: Int[Tensor, "B"], curves: list[tuple[str, float]] | None = None
+    total: Int[Tensor, "B"],
+    steps: Int[Tensor, "B"],
+    curves: list[tuple[str, float]] | None = None,
+    masked_nll: tuple[float, ...] = (),
+    num_tokens: int = 0,
 ) -> Int[Tensor, "B S"]:
     """Spread `total` over `steps` along a curve: what is left before each step and at the end.
 
     No part is empty: if more than `total` steps are requested, there are `total`. curves: the name of each row's curve
-    and its power; None and linear make parts that differ by at most one.
+    and its power; None and linear make parts that differ by at most one. masked_nll, num_tokens: the table that
+    measured takes, and L.
     """
     steps = torch.minimum(steps, total).clamp(min=1)
     columns = torch.arange(int(steps.max()) + 1)
@@ -60,8 +72,12 @@ def remaining(
     left = total[:, None] - done * total[:, None] // steps[:, None]
     for row, (name, p) in enumerate(curves or ()):
         if name != "linear":
-            along = _along(CURVES.get(name), p, int(total[row]), int(steps[row]))
-            left[row] = torch.tensor(along + [0] * (len(columns) - len(along)))
+            count, number = int(total[row]), int(steps[row])
+            if name == "measured" and masked_nll:
+                along = cheapest(count, number, masked_nll, num_tokens)
+            else:
+                along = _along(CURVES.get(name), p, count, number)
+            left[row] = torch.tensor([*along, *[0] * (len(columns) - len(along))])
     return left
 
 

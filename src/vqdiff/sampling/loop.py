@@ -131,6 +131,7 @@ class Batch:
         settings: SamplingSettings | Sequence[SamplingSettings] | None = None,
         sampler: Sampler | None = None,
         canvas: Canvas | None = None,
+        masked_nll: tuple[float, ...] = (),
         device: torch.device | str = "cpu",
     ) -> Batch:
         """Make a batch of images before their first step. Arguments and errors are those of `sample`."""
@@ -143,6 +144,7 @@ class Batch:
             raise InputError("the images of a batch must share one sampler: sample them in separate batches")
         for row in rows:
             row.check_steps(num_tokens)
+            row.check_curve(masked_nll)
         sampler = sampler or get_sampler(rows[0].sampler)
         if canvas is None:
             nothing = torch.zeros(len(rows), num_tokens, dtype=torch.int64)
@@ -151,7 +153,7 @@ class Batch:
         masked = (canvas.tokens == schedule.num_codes).sum(1)
         begin = masked_step(schedule, masked / num_tokens) if canvas.start is None else torch.tensor(canvas.start)
         steps = torch.tensor([row.steps for row in rows])
-        plan = sampler.plan(PlanInput(schedule, num_tokens, steps, begin, masked, rows))
+        plan = sampler.plan(PlanInput(schedule, num_tokens, steps, begin, masked, rows, masked_nll))
         known = torch.zeros_like(canvas.tokens, dtype=torch.bool) if canvas.known is None else canvas.known
         return cls(
             schedule,
@@ -260,6 +262,7 @@ def sample(
     settings: SamplingSettings | Sequence[SamplingSettings] | None = None,
     sampler: Sampler | None = None,
     canvas: Canvas | None = None,
+    masked_nll: tuple[float, ...] = (),
     device: torch.device | str = "cpu",
 ) -> Iterator[Frame]:
     """Sample one image per seed; yield a `Frame` after every step, the last with the finished tokens.
@@ -268,7 +271,8 @@ def sample(
     never waits for the device, except for adaptive samplers and for `guidance_threshold`.
 
     seeds: any integers, taken modulo 2^64. settings: for all images or one each, all with the same sampler. sampler:
-    one of your own in its place. canvas: what to start from instead of noise.
+    one of your own in its place. canvas: what to start from instead of noise. masked_nll: the model's measurement, for
+    the reveal curve measured.
 
     Raises InputError, before the first step, for settings or a canvas that don't fit each other, the number of tokens
     or the schedule; in a step, for a guide that needs what `denoise` does not have.
@@ -280,21 +284,24 @@ def sample(
         settings=settings,
         sampler=sampler,
         canvas=canvas,
+        masked_nll=masked_nll,
         device=device,
     )
     return run(batch, denoise)
 
 
 @torch.no_grad()
-def run(batch: Batch, denoise: Denoise, seconds: float | None = None) -> Iterator[Frame]:
+def run(batch: Batch, denoise: Denoise, seconds: float | None = None, calls: int | None = None) -> Iterator[Frame]:
     """Take all the steps of a batch; yield a `Frame` after each.
 
     seconds: if two more steps would end later than this, at the pace until now, the next one is the last and fills all
-    that is left. So a run takes a step longer at most, if its first step does not take longer alone.
+    that is left. So a run takes a step longer at most, if its first step does not take longer alone. calls: end with
+    this step in the same way; a run that has ended early is repeated with as many as it took.
     """
     mask, step, began = batch.schedule.num_codes, 0, monotonic()
-    while batch.plan.num_steps:
-        if seconds is not None and step and (monotonic() - began) * (step + 2) > seconds * step:
+    while left := batch.plan.num_steps:
+        late = seconds is not None and (monotonic() - began) * (step + 2) > seconds * step
+        if step and left > 1 and (late or step + 1 == calls):
             batch = batch.last()
         before, step = batch.tokens, step + 1
         batch, prediction = batch.advance(denoise)

@@ -42,7 +42,7 @@ class PlanInput:
 
     steps: as requested, >= 1; a plan has fewer where there is less to do. start: the time the tokens are at, 0..T.
     masked: masked positions, 0..num_tokens. settings: those of each image; without them, reveal curves are linear and
-    there are no loops.
+    there are no loops. masked_nll: the model's measurement, for the reveal curve measured; empty if there is none.
     """
 
     schedule: Schedule
@@ -51,6 +51,7 @@ class PlanInput:
     start: Int[Tensor, "B"]
     masked: Int[Tensor, "B"]
     settings: Sequence[SamplingSettings] | None = None
+    masked_nll: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -171,7 +172,7 @@ def _visit(times: Int[Tensor, "B N"], visits: Int[Tensor, "B N"]) -> Plan:
 def reveal_plan(given: PlanInput) -> Plan:
     """Fill the masked positions along a reveal curve, at the times that match what is left (Algorithms 1 and 2)."""
     curves = None if given.settings is None else [(one.curve, one.curve_power) for one in given.settings]
-    left = remaining(given.masked, given.steps, curves)
+    left = remaining(given.masked, given.steps, curves, given.masked_nll, given.num_tokens)
     times = masked_step(given.schedule, left.double() / given.num_tokens)
     return Plan(times[:, :-1], times[:, 1:], left[:, :-1] - left[:, 1:])
 

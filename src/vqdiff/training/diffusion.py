@@ -174,7 +174,7 @@ class DiffusionTraining(DenoiserTraining):
     def assemble(self, rows: Rows, image_tokenizer: ImageTokenizer) -> Model:
         """The model to continue from, or a new denoiser with the trained parts."""
         if self.start is not None:
-            model = Model.load(find_model(self.start))
+            model = _unmeasured(Model.load(find_model(self.start)))
             if self.drop and model.text_encoder is not None and model.null_condition is None:
                 raise InputError(
                     f"{self.start} has no null condition to replace captions by: set drop = 0, or give it one with "
@@ -248,7 +248,7 @@ class GuidanceTraining(DenoiserTraining):
     def assemble(self, rows: Rows, image_tokenizer: ImageTokenizer) -> Model:
         """The trained model with a new null condition."""
         del rows, image_tokenizer
-        model = Model.load(find_model(self.start))
+        model = _unmeasured(Model.load(find_model(self.start)))
         if model.text_encoder is None and model.num_classes is None:
             raise InputError(f"start: {self.start} has no text or class condition, so there is nothing to drop")
         if self.freeze and (model.text_encoder is None or self.null != "learnable"):
@@ -476,6 +476,16 @@ class DiffusionTask:
 
     def _with(self, model: Conditional) -> Model:
         return replace(self.parts, denoiser=model.denoiser, null_condition=model.null_condition)
+
+
+def _unmeasured(model: Model) -> Model:
+    """The model without its measurement, and without the reveal curve that needs it: other weights have another."""
+    presets = {
+        name: {key: value for key, value in changes.items() if (key, value) != ("curve", "measured")}
+        for name, changes in model.presets.items()
+    }
+    sampling = replace(model.sampling, curve="linear") if model.sampling.curve == "measured" else model.sampling
+    return replace(model, masked_nll=(), sampling=sampling, presets=presets)
 
 
 def _class_names(rows: Rows, num_classes: int | None) -> tuple[str, ...]:
