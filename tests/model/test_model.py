@@ -116,6 +116,8 @@ def test_presets(tmp_path: Path) -> None:
     assert rule.own_presets == {"fast": {"steps": 2}, "best": {"steps": 8}}
     rule.sampling = SamplingSettings(steps=15)
     assert (rule.settings(preset="fast").steps, rule.settings(preset="best").steps) == (8, 16)  # of 16 tokens
+    rule.sampling = SamplingSettings("ancestral", steps=8)
+    assert rule.settings(preset="fast") == replace(rule.sampling, sampler="strided", steps=4)
     assert own.settings(preset="ithq-guided", steps=5).guidance == 5
     with pytest.raises(InputError, match="unknown preset 'fats': did you mean 'fast'"):
         own.settings(preset="fats")

@@ -71,6 +71,8 @@ def requests(pipe: Pipeline, prompts: tuple[str | int, str | int, str | int]) ->
         generate(model, two, seed=12, sampler="reference-purity"),
         generate(model, two, seed=14, sampler="entropy-bound", error=3.0, num_images=2),
         generate(model, one, seed=15, sampler="corrected", corrector_share=0.2),
+        generate(model, one, seed=16, sampler="renoised", renoise_loop=0.5, steps=8),
+        generate(model, two, seed=17, sampler="renoised", steps=6),
         generate(model, two, seed=13, steps=1),
         generate(model, three, seed=17, curve="measured", num_images=2),
     ]
