@@ -122,7 +122,7 @@ class SamplingSettings:
             help="Temperature of the tokens: below 1 likely tokens become likelier; 1 is off.",
             legend="temperature {:g}",
             above=0,
-            most=100,
+            most=20,
             off=1,
             slider=(0.05, 2, 0.01),
         ),
@@ -156,6 +156,19 @@ class SamplingSettings:
             above=0,
             most=100,
             slider=(0.25, 4, 0.05),
+        ),
+    )
+    purity_power: float = option(
+        1.0,
+        Number(
+            help="How strongly the order prefers confident positions: its weights are purity to this power. 1 is "
+            "Algorithm 2, 0 random; large powers are nearly the sampler confidence.",
+            label="Purity power",
+            legend="purity^{:g}",
+            least=0,
+            most=100,
+            off=1,
+            slider=(0, 20, 0.5),
         ),
     )
     corrector_share: float = option(
@@ -389,6 +402,7 @@ class SettingChanges(TypedDict, total=False):
     temperature_schedule: TemperatureSchedule | None
     curve: str | None
     curve_power: float | None
+    purity_power: float | None
     corrector_share: float | None
     error: float | None
     renoise: float | None

@@ -68,7 +68,13 @@ def test_there_to_diffusers_and_back(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert convert(tmp_path / "ours", "--to", "diffusers", "-o", tmp_path / "theirs") == 2
     assert "vocabulary" in capsys.readouterr().err
     assert convert(PIPELINE, "-o", tmp_path / "mine") == 0
+    index = tmp_path / "mine" / "model_index.json"
+    index.write_text(json.dumps(json.loads(index.read_text()) | {"masked_nll": [0.5, 2.25]}))
+    assert convert(tmp_path / "mine", "--dtype", "bfloat16", "-o", tmp_path / "half") == 0
+    assert read_model(tmp_path / "half", {}).masked_nll == (0.5, 2.25)
+    capsys.readouterr()
     assert convert(tmp_path / "mine", "--to", "diffusers", "-o", tmp_path / "theirs") == 0
+    assert "not in the new folder: the measurement for the reveal curve measured" in capsys.readouterr().out
     one, other = read_model(PIPELINE, {}), read_model(tmp_path / "theirs", {})
     assert same_weights(one.denoiser, other.denoiser)
     assert same_weights(one.image_tokenizer, other.image_tokenizer)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from math import log
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -12,12 +13,14 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+import vqdiff
 from bundled_model import bundled_pipeline
 from toy_pipelines import toy_pipeline
 from vqdiff.cli import main
 from vqdiff.data import ImageSet
 from vqdiff.diffusion import Schedule
 from vqdiff.evaluation.reveal_curve import losses, measure_masked_nll, rising
+from vqdiff.foundation.config import Precision
 from vqdiff.foundation.errors import InputError
 from vqdiff.foundation.formats import read_record
 from vqdiff.image_tokenizers import AbsentConfig, AbsentTokenizer
@@ -106,6 +109,9 @@ def test_the_command_makes_a_model_that_has_the_curve(tmp_path: Path, capsys: py
     assert (made / "CREDITS.md").read_text() == "everyone"
     for file in ("denoiser/model.safetensors", "image_tokenizer/model.safetensors"):
         assert (made / file).read_bytes() == (tmp_path / "plain" / file).read_bytes()
+
+    for precision in get_args(Precision):
+        assert vqdiff.load(made, device="cpu", precision=precision).model.masked_nll == tuple(measured)
 
     image = tmp_path / "one.png"
     main([*words, "--model", str(made), "-o", str(image)])

@@ -215,7 +215,9 @@ def test_weights_are_stored_in_half_only_where_that_is_exact(tmp_path: Path) -> 
             for part in (pipe.model.denoiser, pipe.model.image_tokenizer):
                 part.load_state_dict({key: value.bfloat16() for key, value in part.state_dict().items()})
         pipe.save_for_hub(tmp_path / name, "ann/toy")
-        denoisers[name] = vqdiff.load(tmp_path / name, precision="float32").model.denoiser.state_dict()
+        loaded = vqdiff.load(tmp_path / name, precision="float32").model
+        denoisers[name] = loaded.denoiser.state_dict()
+        assert loaded.masked_nll == pipe.model.masked_nll != ()
         size = (tmp_path / name / "denoiser" / "model.safetensors").stat().st_size
         count = sum(value.numel() for value in pipe.model.denoiser.state_dict().values())
         assert (size > 4 * count) == (name == "float32")

@@ -97,7 +97,7 @@ def test_a_measurement_is_saved_and_loaded(tmp_path: Path) -> None:
         class_model().settings(curve="measured")
     file = tmp_path / "toy" / "model_index.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"masked_nll": [2.0, 1.0]}))
-    with pytest.raises(InputError, match="masked_nll must be two or more numbers"):
+    with pytest.raises(InputError, match=r"model_index\.json: masked_nll must be two or more numbers"):
         Model.load(tmp_path / "toy")
 
 

@@ -223,6 +223,44 @@ def test_a_call_in_a_loop_keeps_the_distribution_of_noised_tokens(
         assert_distributed(new.view(-1, 1), P[xt])
 
 
+@pytest.mark.parametrize("sampler", ["purity", "token-fixing"])
+def test_positions_are_revealed_with_weights_purity_to_a_power(sampler: str) -> None:
+    """One step that reveals one position of three: which, for images with different powers in one batch."""
+    powers, purities = [0.0, 1.0, 3.0, 6.0], torch.tensor([0.9, 0.6, 0.5]).double()
+    log_p0 = torch.stack([purities, 1 - purities], 1).log()
+    rows = [SamplingSettings(sampler, guidance=1.0, purity_power=power) for power in powers]
+    count = DRAWS // 4
+    B, t = len(rows) * count, torch.full((len(rows), 1), 5)
+    settings = BatchSettings.of(rows, t, 10).select(torch.arange(len(rows)).repeat_interleave(count)).first()
+    reveal = torch.ones(B, dtype=torch.int64)
+    x = StepInput(
+        Schedule.paper(10, 2),
+        torch.full((B, 3), 2),
+        Prediction(log_p0.float().expand(B, 3, 2), lambda features: features, None),
+        PlanStep(torch.full((B,), 5), torch.full((B,), 3), reveal, 1, 3),
+        settings,
+        uniforms(torch.arange(B), torch.ones(B, dtype=torch.int64), 3, 2),
+    )
+    new = get_sampler(sampler).step(x)
+    assert ((new != 2).sum(1) == 1).all()
+    first = (new != 2).long().argmax(1).view(len(rows), count)
+    for own, power in zip(first, powers, strict=True):
+        weights = purities**power
+        assert_distributed(own[:, None], weights / weights.sum())
+
+
+def test_a_large_purity_power_fills_every_position() -> None:
+    """Weights of improbable positions, 1e-3 to the power 20 = 0 in float32, are still above those of filled ones."""
+    schedule, num_codes = Schedule.paper(10, 1000), 1000
+
+    def denoise(tokens: Tensor, t: Tensor) -> Tensor:
+        return torch.zeros(*tokens.shape, num_codes)
+
+    given = SamplingSettings("purity", guidance=1.0, steps=5, purity_power=20.0)
+    *_, last = sample(denoise, schedule, num_tokens=12, seeds=[0, 1], settings=given)
+    assert (last.tokens < num_codes).all()
+
+
 def test_token_fixing_draws_the_least_likely_tokens_anew() -> None:
     """One step in which nothing is masked: 3 of 12 tokens are, and become what the network says; the others stay."""
     own = torch.linspace(-3, -0.1, 12)[torch.randperm(12, generator=torch.Generator().manual_seed(3))]

@@ -16,7 +16,7 @@ from vqdiff.foundation.images import batches
 from vqdiff.foundation.shapes import Int
 from vqdiff.model import Model
 from vqdiff.sampling.curves import remaining
-from vqdiff.sampling.measured import nats, token_nll
+from vqdiff.sampling.measured import checked_masked_nll, nats, token_nll
 from vqdiff.sampling.plan import masked_step
 from vqdiff.sampling.prediction import Denoise, predict
 from vqdiff.text import Condition, literal
@@ -57,7 +57,8 @@ def measure_masked_nll(model: Model, images: ImageSet, count: int, track: Track 
         for share, part in _maskings(order[here].to(model.sampling_device)):
             total[share] += cost(part)
             tokens[share] += part.numel()
-    return tuple(round(one, 6) for one in rising((total / tokens).tolist(), tokens.tolist()))
+    found = rising((total / tokens).tolist(), tokens.tolist())
+    return checked_masked_nll([round(one, 6) for one in found], "the measurement")
 
 
 def _conditions(model: Model, images: ImageSet, rows: list[int]) -> list[Condition] | None:

@@ -378,7 +378,7 @@ class Model:
                 fingerprint(folder),
                 class_names(folder),
                 index.get("presets", {}),
-                masked_nll=checked_masked_nll(index["masked_nll"]) if "masked_nll" in index else (),
+                masked_nll=checked_masked_nll(index.get("masked_nll"), where),
                 weaker_denoiser=parts.get("weaker_denoiser"),
             )
             for name in model.presets:

@@ -23,13 +23,18 @@ _UNIT = 1e-9
 _ROWS = 64
 
 
-def checked_masked_nll(given: Any) -> tuple[float, ...]:
-    """Return a table of `Model.masked_nll` as a tuple; raises InputError unless it is two or more rising numbers."""
+def checked_masked_nll(given: Any, where: str) -> tuple[float, ...]:
+    """Return a table of `Model.masked_nll`, found ``where``; raises InputError unless it is two or more rising numbers.
+
+    None stands for none, an empty table.
+    """
+    if given is None:
+        return ()
     values = cast("Sequence[object]", given) if isinstance(given, list | tuple) else ()
     table = tuple(float(one) for one in values if isinstance(one, int | float))
     table = table if len(table) == len(values) else ()
     if len(table) < 2 or not all(isfinite(one) and one >= 0 for one in table) or list(table) != sorted(table):
-        raise InputError("masked_nll must be two or more numbers of at least 0, none below the one before it")
+        raise InputError(f"{where}: masked_nll must be two or more numbers of at least 0, none below the one before it")
     return table
 
 

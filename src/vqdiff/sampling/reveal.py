@@ -59,8 +59,8 @@ class Reveal(Sampler):
         # purity_i ← max_k p(x_0,i = k | x_t, y)
         log_p0 = x.prediction.at(masked)
         purities = purity(log_p0)
-        # C_t ← Δz elements of A_t, by importance sampling with weights purity_i
-        order = self.order(purities, u_order.gather(1, masked))
+        # C_t ← Δz elements of A_t, by importance sampling with weights purity_i (to a power, by default 1)
+        order = self.order(x.settings.weights(purities), u_order.gather(1, masked))
         first = first_positions(order, x.masked.gather(1, masked), x.now.most)
         chosen, log_p0, purities = masked.gather(1, first), take(log_p0, first), purities.gather(1, first)
         # p_i ← softmax((1 + r · purity_i) · log p(x_0,i | x_t, y));  x_0,i ~ p_i

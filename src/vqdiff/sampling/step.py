@@ -31,6 +31,7 @@ class StepSettings(NamedTuple):
     temperature: Float[Tensor, "B"] | None = None
     truncation: Float[Tensor, "B"] | None = None
     prior_scale: Float[Tensor, "B"] | None = None
+    purity_power: Float[Tensor, "B"] | None = None
     corrector_share: Float[Tensor, "B"] | None = None
     error: Float[Tensor, "B"] | None = None
     renoise: Float[Tensor, "B"] | None = None
@@ -42,6 +43,12 @@ class StepSettings(NamedTuple):
         """Apply the temperature to a prediction, then truncate it, as the settings say."""
         log_p0 = log_p0 if self.temperature is None else temper(log_p0, self.temperature)
         return log_p0 if self.truncation is None else truncate(log_p0, self.truncation)
+
+    def weights(self, purity: Float[Tensor, "B N"]) -> Float[Tensor, "B N"]:
+        """Return the weights of an order of reveal: purity to the power that the settings say."""
+        if self.purity_power is None:
+            return purity
+        return purity.pow(self.purity_power[:, None]).clamp(min=1e-30)  # what is divided by must not be 0
 
 
 _OFF = tuple(float(options_of(SamplingSettings)[name].off) for name in StepSettings._fields)
