@@ -50,6 +50,10 @@ def backwards(purity, u):
 def steep(r, p):
     """Reveal half of the tokens in the first step."""
     return (1 - r) / 2 + (r == 0) / 2
+
+def late(done):
+    """Away from the network without its middle layers, in the last quarter alone."""
+    return "null" if done < 0.75 else "skipped-layers"
 '''
 ENTRY_POINTS = """
 [vqdiff.samplers]
@@ -60,6 +64,8 @@ broken = not_there:broken
 backwards = elsewhere:backwards
 [vqdiff.curves]
 steep = elsewhere:steep
+[vqdiff.guides]
+late = elsewhere:late
 """
 FOUND = """
 from fastapi.testclient import TestClient
@@ -71,7 +77,7 @@ pipe, engine = vqdiff.load(device="cpu", precision="float32"), Engine()
 with TestClient(create_app({"emoji": pipe}, engine), "http://localhost") as client:
     print(json.dumps(client.get("/api/models").json()["samplers"]))
     for sampler in ("backwards", "nowhere"):
-        wanted = {"prompt": "cat", "steps": 1, "sampler": sampler, "curve": "steep"}
+        wanted = {"prompt": "cat", "steps": 1, "sampler": sampler, "curve": "steep", "guide": "late"}
         print(client.post("/api/draw", json=wanted).status_code)
 engine.stop()
 """
@@ -92,7 +98,7 @@ def test_the_page_works_as_it_stands(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
-    assert len(blocks) == 7
+    assert len(blocks) == 8
     Path("extensions.py").write_text("\n".join(blocks[1:]), "utf-8")  # the first shows a line of the others
     monkeypatch.syspath_prepend(tmp_path)
     names = vars(importlib.import_module("extensions"))
@@ -134,8 +140,8 @@ from vqdiff.cli import main
 main(["samplers"])
 print("---")
 main(["samplers", "--json"])
-wanted = ["--sampler", "mine", "--curve", "steep", "--steps", "2", "--json", "-o", {str(tmp_path / "out.png")!r}]
-main(["generate", "a red apple", *wanted])
+wanted = ["--sampler", "mine", "--curve", "steep", "--guide", "late", "--steps", "2"]
+main(["generate", "a red apple", *wanted, "--json", "-o", {str(tmp_path / "out.png")!r}])
 {FOUND}
 """
     run = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
@@ -149,14 +155,15 @@ main(["generate", "a red apple", *wanted])
     assert listed["samplers"]["backwards"] == {"idea": "From the last to the first."} | own
     assert listed["orders"]["backwards"] == "From the last to the first."
     assert listed["curves"]["steep"] == "Reveal half of the tokens in the first step."
+    assert listed["guides"]["late"] == "Away from the network without its middle layers, in the last quarter alone."
     assert "No module" in listed["samplers"]["broken"]["idea"]
     rows = [line.split("  ")[0] for line in table.splitlines()]
-    assert {*listed["samplers"], *listed["orders"], *listed["curves"], "sampler", "order", "curve"} <= set(rows)
+    assert {*(name for kind in listed.values() for name in kind), "sampler", "order", "curve", "guide"} <= set(rows)
     assert any(
         line.split() == [*["cited", "a", "sampler", "with", "a", "paper", "2101.00001", "T", "yes"]]
         for line in table.splitlines()
     )
-    assert (image["sampler"], image["curve"]) == ("mine", "steep")
+    assert (image["sampler"], image["curve"], image["guide"]) == ("mine", "steep", "late")
     assert {"mine", "cited", "backwards", "broken"} <= served.keys()
     assert codes == [200, 400]
 

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from vqdiff.foundation.errors import InputError, about
 from vqdiff.foundation.images import heat_map, sheet
 from vqdiff.foundation.options import WholeNumber, checked
 from vqdiff.foundation.shapes import Float, Int
@@ -86,9 +87,19 @@ def explain(
     negative: Condition = None,
     **changes: Unpack[CallSettings],
 ) -> Explanation:
-    """Generate the image that ``pipe(prompt, seed=seed, …)`` gives, and record how; errors as there."""
+    """Generate the image that ``pipe(prompt, seed=seed, …)`` gives, and record how; errors as there.
+
+    Also raises InputError for a guide other than null, with which the network is not asked what it predicts without the
+    prompt.
+    """
     given = checked(DrawRequest, {"seed": seed})
     job = DrawRequest(prompts=prompt, negative=negative, settings=pipe.settings(**changes), **given).job(pipe.model)
+    if not job.references(pipe.model) <= {"null"}:
+        with about("guide"):
+            raise InputError(
+                f"guide is {job.settings.guide}, and the influence of the prompt is measured against the null "
+                "condition: use the guide null"
+            )
     frames = list(pipe.frames(job.conditions, job.seeds, job.settings, job.negative))
     trace, side = Trace.collect(frames), pipe.model.image_tokenizer.grid_size
     influence = torch.zeros(side * side)

@@ -111,7 +111,8 @@ class Denoiser(Component, Protocol):
     ``batch_invariant`` promises that an image's logits are the same, bit for bit, in any batch; without it, one image
     at a time is computed on a CPU. A true attribute ``takes_token_weights`` says that text features may have a column
     more, C + 1 in all: the weight of each token, from a prompt as ``(red:1.4) apple``; without it, such prompts are
-    errors.
+    errors. A method ``skipping_layers()`` returns the same network without some of its layers, which takes the same
+    prepared conditions; without it, or if it returns None, the guide ``skipped-layers`` is an error.
     """
 
     def __call__(self, tokens: Int[Tensor, "B L"], t: Int[Tensor, "B"], condition: Any) -> Float[Tensor, "B L K"]:

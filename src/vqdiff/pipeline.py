@@ -315,7 +315,12 @@ class Pipeline:
         lowered = is_packed(model.denoiser) or precision_of(model.denoiser) != "float32"
         if lowered and self.read_again is not None:
             read = self.read_again()
-            model = replace(model, denoiser=read.denoiser, image_tokenizer=read.image_tokenizer)
+            model = replace(
+                model,
+                denoiser=read.denoiser,
+                image_tokenizer=read.image_tokenizer,
+                weaker_denoiser=read.weaker_denoiser,
+            )
         return model
 
     @classmethod
@@ -407,6 +412,8 @@ def load(
     dtype = torch.bfloat16 if bf16 else None
     model = read_model(path, extras, dtype=dtype).to(where, dtype)
     model.denoiser = pack(model.denoiser, int8=precision == "int8")
+    if model.weaker_denoiser is not None:
+        model.weaker_denoiser = pack(model.weaker_denoiser, int8=precision == "int8")
     model.batch_invariant = batch_invariant
     if bf16 and where.type == "cpu" and (decoder := getattr(model.image_tokenizer, "decoder", None)) is not None:
         decoder.to(torch.bfloat16, memory_format=torch.channels_last)

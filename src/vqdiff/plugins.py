@@ -20,9 +20,10 @@ if TYPE_CHECKING:
     from vqdiff.interfaces import DataSource, Denoiser, ImageTokenizer, Quantizer
     from vqdiff.sampling import Sampler
     from vqdiff.sampling.curves import Curve
+    from vqdiff.sampling.guides import Guide
     from vqdiff.sampling.orders import Order
 
-__all__ = ["CURVES", "DATA_SOURCES", "DENOISERS", "IMAGE_TOKENIZERS", "ORDERS", "QUANTIZERS", "SAMPLERS"]
+__all__ = ["CURVES", "DATA_SOURCES", "DENOISERS", "GUIDES", "IMAGE_TOKENIZERS", "ORDERS", "QUANTIZERS", "SAMPLERS"]
 
 
 class _Samplers(Registry["Sampler"]):
@@ -53,6 +54,8 @@ ORDERS: Registry[Order] = Registry("order", "vqdiff.orders", home="vqdiff.sampli
 """`vqdiff.sampling.orders.Order`: which positions are revealed first."""
 CURVES: Registry[Curve] = Registry("reveal curve", "vqdiff.curves", home="vqdiff.sampling.curves")
 """`vqdiff.sampling.curves.Curve`: how many positions are revealed at which step."""
+GUIDES: Registry[Guide] = Registry("guide", "vqdiff.guides", home="vqdiff.sampling.guides")
+"""`vqdiff.sampling.guides.Guide`: what guidance leads away from."""
 SAMPLERS = _Samplers("sampler", "vqdiff.samplers", home="vqdiff.sampling.samplers")
 """`vqdiff.sampling.Sampler`."""
 QUANTIZERS: Registry[Callable[[CompactConfig], Quantizer]] = Registry(

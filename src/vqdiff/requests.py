@@ -25,6 +25,7 @@ from vqdiff.model import Job, Model
 from vqdiff.ranking import check_ranking
 from vqdiff.sampling import Canvas, SamplingSettings, get_sampler, least_confident
 from vqdiff.sampling.candidates import candidate_seeds
+from vqdiff.sampling.guides import references_of
 from vqdiff.settings import CallSettings, EditOptions, ExpandOptions, ImagesOptions, ReviseOptions, VaryOptions
 from vqdiff.text import Blend, Condition
 
@@ -83,6 +84,11 @@ class Request(ImagesOptions, ABC):
         with about("negative"):
             if self.negative is not None and settings.guidance == 1:
                 raise InputError("a negative prompt acts through guidance, which is off: give a guidance above 1")
+            if self.negative is not None and "null" not in references_of(settings, model.schedule.num_steps):
+                raise InputError(
+                    "a negative prompt takes the place of the null condition, from which guidance never leads away "
+                    f"with the guide {settings.guide}: use the guide null"
+                )
             return optional_condition(model, self.negative, "negative")[0]
 
 

@@ -13,7 +13,7 @@ from vqdiff.foundation.config import build
 from vqdiff.foundation.errors import InputError, about, unknown
 from vqdiff.foundation.html import table
 from vqdiff.foundation.options import Choice, Interval, Number, Whole, check_options, checked, option, options_of
-from vqdiff.plugins import CURVES, SAMPLERS
+from vqdiff.plugins import CURVES, GUIDES, SAMPLERS
 
 __all__ = [
     "CallSettings",
@@ -280,13 +280,23 @@ class SamplingSettings:
     guidance_threshold: float = option(
         0.0,
         Number(
-            help="Stop guiding an image once the predictions with and without its condition differ by less: the mean "
-            "total variation distance at its masked tokens; 0 is off.",
+            help="Stop guiding an image once its prediction and the one that it is led away from differ by less: the "
+            "mean total variation distance at its masked tokens; 0 is off.",
             label="Threshold of guidance",
             legend="guidance while ≥ {:g}",
             least=0,
             most=1,
             off=0,
+        ),
+    )
+    guide: str = option(
+        "null",
+        Choice(
+            help="What guidance leads away from: null, the prediction without the prompt; weaker, that of a weaker "
+            "network; skipped-layers, that of the network without some layers; vqdiff samplers lists all.",
+            legend="away from {}",
+            kind="guide",
+            names=GUIDES.names,
         ),
     )
 
@@ -403,6 +413,7 @@ class SettingChanges(TypedDict, total=False):
     ranking: Ranking | None
     pruning: Pruning | None
     guidance_threshold: float | None
+    guide: str | None
 
 
 class CallSettings(SettingChanges, total=False):

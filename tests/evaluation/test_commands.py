@@ -288,6 +288,15 @@ def test_a_study_of_guidance_over_time(folder: Path, capsys: pytest.CaptureFixtu
     assert "guidance_interval (0.0, 0.5)" in rows[-1]
 
 
+def test_a_study_of_guides(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    grid = "steps = [2]\nguidance = [3.0]\nguide = ['null', 'skipped-layers']\n"
+    study = STUDY[: STUDY.index("sampler =")].replace('x = "steps"\n', "") + grid
+    main(["study", config(folder, study + TRIAL), "--set", "trial.seeds=[0]"])
+    assert "2/2  away from skipped-layers:" in capsys.readouterr().out
+    rows = (folder / "study" / "table.md").read_text().splitlines()
+    assert rows[2].split("|")[2:] != rows[3].split("|")[2:]
+
+
 def test_a_broken_sampler_is_seen_by_a_study(folder: Path) -> None:
     """A changed sampler of the same name draws again, since its code is part of the key of what is kept, and worse."""
     study = STUDY.replace('["purity", "halton"]', '["purity"]').replace("[1, 2]", "[8]")

@@ -31,6 +31,7 @@ SOME = {
         "renoised",
         "token-fixing",
         "posterior-guided",
+        "weaker",
         "batch",
         "edit",
         "revise",
@@ -39,6 +40,16 @@ SOME = {
     "unconditional": ("stream",),
 }
 torch.set_num_threads(1)
+
+
+def pipeline(kind: str) -> Pipeline:
+    """A toy pipeline, whose weaker denoiser is its own with some noise."""
+    pipe = toy_pipeline(kind)
+    weaker = copy.deepcopy(pipe.model.denoiser)
+    for weight in weaker.parameters():
+        weight.add_(torch.randn(weight.shape, generator=torch.Generator().manual_seed(0)) / 4)
+    pipe.model.weaker_denoiser = weaker
+    return pipe
 
 
 def moved(pipe: Pipeline) -> Pipeline:
@@ -75,6 +86,7 @@ def runs(pipe: Pipeline) -> dict[str, Callable[[], Any]]:
         # In one step, so that the order does not matter: rounding differs there, and here many entropies are equal.
         "entropy-bound": lambda: pipe(label, seed=7, sampler="entropy-bound", error=1000.0, **settings),
         "unguided": lambda: pipe(label, seed=7, guidance=1.0, truncation=1.0),
+        "weaker": lambda: pipe(label, seed=7, **settings | {"guide": "weaker", "guidance": 3.0}),
         "batch": lambda: pipe(labels, num_images=2, seed=7, **settings),
         "edit": lambda: [pipe.edit(image, mask, label, seed=7, **settings)],
         "expand": lambda: [pipe.expand(image, label, right=8, seed=7, **settings)],
@@ -94,7 +106,7 @@ def outcome(function: Callable[[], Any]) -> Any:
 def session(mode: Mode) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for kind, some in SOME.items():
-        on_device = runs(moved(toy_pipeline(kind)))
+        on_device = runs(moved(pipeline(kind)))
         before = mode.operations
         for name in on_device if sys.argv[1] == "all" else some:
             found[f"{kind} {name}"] = outcome(on_device[name])
@@ -119,6 +131,6 @@ with device_without_float64() as mode:
     }
     there = session(mode)
 operations = {kind: there.pop(f"operations of {kind}") for kind in SOME}
-on_cpu = {kind: runs(toy_pipeline(kind)) for kind in SOME}
+on_cpu = {kind: runs(pipeline(kind)) for kind in SOME}
 expected = {key: outcome(on_cpu[key.split()[0]][key.split()[1]]) for key in there}
 print(json.dumps({"checks": checks, "operations": operations, "there": there, "here": expected}))

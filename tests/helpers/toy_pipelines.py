@@ -90,7 +90,7 @@ class Gate:
         self._arrived = threading.Semaphore(0)
         self._shut = shut
         model, bind = pipe.model, pipe.model.bind
-        vars(model)["bind"] = lambda *given: _Gated(**vars(bind(*given)), gate=self)
+        vars(model)["bind"] = lambda *given, **more: _Gated(**vars(bind(*given, **more)), gate=self)
 
     def pass_through(self, tokens: Tensor, bound: BoundDenoiser) -> None:
         self._arrived.release()

@@ -38,7 +38,7 @@ def test_images_are_those_of_the_cpu(which: str) -> None:
         assert found["checks"][attempt] == "a tensor of float64 on a device that has no float64"
     assert found["checks"]["mixing"].endswith("tensors of two devices")
     assert all(count > 100 for count in found["operations"].values())  # the networks did run there
-    assert len(found["here"]) == (63 if which == "all" else 13)
+    assert len(found["here"]) == (66 if which == "all" else 14)
     for name, images in found["there"].items():
         assert isinstance(images, list), f"{name}: {images}"
         assert images == found["here"][name], name

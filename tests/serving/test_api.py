@@ -122,6 +122,9 @@ def test_native_draws_as_the_pipeline_does(server: tuple[str, Any], http: httpx.
         wanted = pipe("1", seed=4, **given)[0]
         assert image.convert("RGB").tobytes() == wanted.tobytes()
         assert json.loads(image.info["vqdiff"])["steps"] == pipe.settings(**given).steps
+    refused = http.post("/api/draw", json={"prompt": "1", "guidance": 2.0, "guide": "weaker"})
+    assert refused.status_code == 400
+    assert "this model has no weaker denoiser" in refused.json()["error"]["message"]
     free = http.post("/api/draw", json={"model": "toy1", "guidance_schedule": "linear"}).json()
     assert 0 <= free["data"][0]["seed"] < 2**32  # a random one
 

@@ -283,7 +283,7 @@ def test_a_request_that_fails_fails_alone() -> None:
 def test_what_else_fails_ends_its_request(part: str, monkeypatch: pytest.MonkeyPatch) -> None:
     pipe, other = toy_pipeline(), toy_pipeline()
 
-    def broken(*arguments: object) -> None:
+    def broken(*arguments: object, **options: object) -> None:
         raise RuntimeError("broken")
 
     monkeypatch.setattr(pipe.model if part == "bind" else pipe, part, broken)

@@ -42,7 +42,7 @@ def write(model: Model, folder: Path, dtype: torch.dtype | None = None) -> list[
         )
     if not isinstance(encoder, ClipTextEncoder) or encoder.tokenizer is None:
         raise InputError("diffusers' pipeline needs CLIP with its vocabulary, which this model does not have")
-    lost: list[str] = []
+    lost = [] if model.weaker_denoiser is None else ["the weaker denoiser"]
     if codec.config.gumbel or codec.config.num_codes < codec.config.codebook_size:
         lost.append("the codec's mapping of pixels to tokens: diffusers' VQModel takes the nearest of the codes in use")
     if model.masked_nll:

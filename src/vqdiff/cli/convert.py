@@ -19,6 +19,7 @@ def convert(
     heads: int | None = None,
     grid_size: int | None = None,
     null_class: bool | None = None,
+    weaker: str | None = None,
     dtype: Literal["float32", "bfloat16"] = "float32",
 ) -> None:
     """Convert another project's model to a model folder, or any model to a diffusers folder.
@@ -43,12 +44,15 @@ def convert(
         Tokens along a side, if the model is not one of the published ones.
     null_class
         Whether the class tables end in a row for "no class".
+    weaker
+        A weaker model of the same image tokenizer, such as one trained for less long; its denoiser becomes what the
+        guide weaker leads away from.
     dtype
         The type of the denoiser's and the codec's weights in the folder.
     """
     import torch
 
-    from vqdiff.checkpoints import read
+    from vqdiff.checkpoints import read, read_model
     from vqdiff.checkpoints.to_diffusers import write
     from vqdiff.foundation.errors import InputError
     from vqdiff.foundation.files import atomic_path, check_replaceable
@@ -70,6 +74,10 @@ def convert(
         dtype=kind,
     )
     notes: list[str] = []
+    if weaker is not None:
+        if not isinstance(model, Model):
+            raise InputError(f"{source} is only an image tokenizer, which needs no weaker denoiser: leave out --weaker")
+        model = model.with_weaker(read_model(find(weaker), {}, dtype=kind))
     if isinstance(model, Model):
         if to == "diffusers":
             notes += [f"not in the new folder: {lost}" for lost in write(model, output, kind)]

@@ -9,7 +9,7 @@ from vqdiff.cli.options import Json
 from vqdiff.foundation.errors import InputError
 
 if TYPE_CHECKING:
-    from vqdiff.interfaces import ImageTokenizer, Network
+    from vqdiff.interfaces import Denoiser, ImageTokenizer, Network
     from vqdiff.model import Model
 
 
@@ -106,12 +106,15 @@ def _describe(model: Model) -> dict[str, Any]:
     import dataclasses
 
     networks: dict[str, Network] = {"denoiser": model.denoiser, "image_tokenizer": model.image_tokenizer}
+    if model.weaker_denoiser is not None:
+        networks["weaker_denoiser"] = model.weaker_denoiser
     if model.text_encoder is not None:
         networks["text_encoder"] = model.text_encoder.model
     return {
         **dataclasses.asdict(model.card),
         "hash": None if model.fingerprint == "unsaved" else model.fingerprint,
-        "denoiser": ", ".join(filter(None, [type(model.denoiser).__name__, _sizes(model.denoiser.config)])),
+        "denoiser": _describe_denoiser(model.denoiser),
+        "weaker_denoiser": None if model.weaker_denoiser is None else _describe_denoiser(model.weaker_denoiser),
         "condition": _condition(model),
         "classes": model.class_names,
         "null": _null(model),
@@ -125,6 +128,10 @@ def _describe(model: Model) -> dict[str, Any]:
         "default_settings": dataclasses.asdict(model.sampling),
         "presets": model.own_presets,
     }
+
+
+def _describe_denoiser(denoiser: Denoiser) -> str:
+    return ", ".join(filter(None, [type(denoiser).__name__, _sizes(denoiser.config)]))
 
 
 def _describe_tokenizer(codec: ImageTokenizer) -> dict[str, Any]:

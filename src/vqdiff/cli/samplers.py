@@ -8,11 +8,12 @@ from vqdiff.cli.options import Json
 
 
 def samplers(*, json_output: Json = False) -> None:
-    """List the samplers, with what they need and whether they are exact, the orders of reveal, and the reveal curves.
+    """List the samplers, with what they need and whether they are exact, the orders of reveal, the curves, the guides.
 
     Calls: network calls per image; steps is the setting, T the model's number of diffusion steps. Exact: whether a
     perfect network, without guidance and with all settings off, gives samples of the data; one token per call means
-    that it does if every call changes one token at most. An order is a sampler of the same name, too.
+    that it does if every call changes one token at most. An order is a sampler of the same name, too. A guide is what
+    guidance leads away from.
 
     Parameters
     ----------
@@ -25,7 +26,7 @@ def samplers(*, json_output: Json = False) -> None:
     from rich.table import Table
 
     from vqdiff.foundation.errors import InputError
-    from vqdiff.plugins import CURVES, ORDERS, SAMPLERS
+    from vqdiff.plugins import CURVES, GUIDES, ORDERS, SAMPLERS
 
     found = dict[str, dict[str, str]]()
     for name, idea in SAMPLERS.descriptions().items():
@@ -35,7 +36,7 @@ def samplers(*, json_output: Json = False) -> None:
             found[name] = {"idea": idea, "paper": "", "calls": "", "exact": ""}
         else:
             found[name] = {"idea": idea, "paper": facts.paper, "calls": facts.calls, "exact": facts.exact}
-    others = {"orders": ORDERS.descriptions(), "curves": CURVES.descriptions()}
+    others = {name: kind.descriptions() for name, kind in (("orders", ORDERS), ("curves", CURVES), ("guides", GUIDES))}
     if json_output:
         print(json.dumps({"samplers": found} | others))
         return

@@ -9,7 +9,8 @@ Shapes: B images, L tokens on a square grid, P = L / patch_size² transformer po
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import NamedTuple, cast
 
@@ -100,6 +101,8 @@ class ModernDenoiser(nn.Module):
 
     Config = ModernConfig
     takes_token_weights = True
+    skipped: Collection[int] = ()
+    """The numbers of the blocks that are left out."""
     rope: Tensor
 
     def __init__(self, config: ModernConfig) -> None:
@@ -175,6 +178,8 @@ class ModernDenoiser(nn.Module):
 
         x = self._embed(tokens)
         for index, block in enumerate(self.blocks):
+            if index in self.skipped:
+                continue
             text = (context.keys[index], context.values[index], context.bias) if context.keys else None
             if self.recompute and torch.is_grad_enabled():
                 x = checkpoint(block, x, modulation, self.rope, text, use_reentrant=False)
@@ -186,6 +191,18 @@ class ModernDenoiser(nn.Module):
     def logits(self, features: Float[Tensor, "*rows E"]) -> Float[Tensor, "*rows K"]:
         """The head: logits of x0 at positions with these features."""
         return self.head(self.head_norm(features))
+
+    def skipping_layers(self) -> ModernDenoiser | None:
+        """Return this network, with the same weights, without its middle block, or two if their number is even.
+
+        It takes the conditions that this network has prepared. None with fewer than three blocks.
+        """
+        depth = self.config.depth
+        if depth < 3:
+            return None
+        other = copy(self)
+        other.skipped = ((depth - 1) // 2, depth // 2)
+        return other
 
     def _vector(self, context: ModernCondition, t: Int[Tensor, "B"]) -> Float[Tensor, "B 1 D"]:
         """The embedding of time and condition that all norms are modulated by."""

@@ -36,10 +36,12 @@ from vqdiff.image_tokenizers import code_use
 from vqdiff.metrics import Estimate, psnr, structural_similarity, summary
 from vqdiff.pipeline import Pipeline
 from vqdiff.pipeline import load as load_pipeline
+from vqdiff.plugins import GUIDES
 from vqdiff.ranking import check_ranking
 from vqdiff.requests import conditions_of
 from vqdiff.sampling import get_sampler
 from vqdiff.sampling.candidates import network_calls
+from vqdiff.sampling.guides import references_of
 from vqdiff.sampling.plan import PlanInput
 from vqdiff.text import NullCondition, literal
 from vqdiff.text.emoji_names import spell_out
@@ -88,7 +90,8 @@ class Judge:
         if cell.reconstruct:
             return
         check_ranking(model, self.pipe(cell).settings(**vars(cell.sampling)), conditions_of(model, self.fitted(cell)))
-        if self.settings(cell)["guidance"] != 1 and model.null(1) is None:
+        led = references_of(self.pipe(cell).settings(**vars(cell.sampling)), model.schedule.num_steps)
+        if "null" in led and model.null(1) is None:
             raise InputError(f"{cell.model} has no null condition, so it cannot be guided: use guidance 1")
 
     def fitted(self, cell: Cell) -> list[str]:
@@ -233,7 +236,7 @@ class Judge:
     def _code(self, cell: Cell, modules: Sequence[str]) -> str:
         """A hash of the code of these modules, and of other packages' parts that the cell uses."""
         model, settings = self.pipe(cell).model, self.pipe(cell).settings(**vars(cell.sampling))
-        parts = (get_sampler(settings.sampler), model.denoiser, model.image_tokenizer)
+        parts = (get_sampler(settings.sampler), GUIDES.get(settings.guide), model.denoiser, model.image_tokenizer)
         return source_hash(*modules) + foreign_hash(*parts)
 
     def pictures(self, cell: Cell, count: int) -> list[Image.Image]:

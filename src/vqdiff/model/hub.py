@@ -12,7 +12,7 @@ from vqdiff.foundation.errors import InputError
 from vqdiff.foundation.extras import require
 
 _NAME = re.compile(r"(?P<repo>[\w][\w.-]*/[\w][\w.-]*)(@(?P<revision>[\w./-]+))?", re.ASCII)
-_STALE = ("denoiser/", "image_tokenizer/", "null_condition/", "text_encoder/", "LICENSES.md")
+_STALE = ("denoiser/", "weaker_denoiser/", "image_tokenizer/", "null_condition/", "text_encoder/", "LICENSES.md")
 """The folders of a model, and the file, of which nothing from an earlier upload may stay."""
 
 

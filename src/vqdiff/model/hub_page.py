@@ -71,7 +71,8 @@ def save_for_hub(model: Model, folder: Path, repo: str, samples: Samples, images
 
     Weights have 16 bits if that changes none of them. What belongs to no model, and local paths, are left out.
     """
-    dtype = exact_dtype(filter(None, (model.denoiser, model.image_tokenizer, model.null_condition)))
+    parts = (model.denoiser, model.weaker_denoiser, model.image_tokenizer, model.null_condition)
+    dtype = exact_dtype(filter(None, parts))
     model = replace(model, card=Card(**_without_folders(vars(model.card))))
     with atomic_path(folder) as room:
         model.save(room, None if dtype == torch.float32 else dtype)

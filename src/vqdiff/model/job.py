@@ -12,8 +12,9 @@ from torch import Tensor
 
 from vqdiff.model.bound import BoundDenoiser
 from vqdiff.model.model import Model
-from vqdiff.sampling import Batch, Canvas, SamplingSettings
+from vqdiff.sampling import Batch, Canvas, Reference, SamplingSettings
 from vqdiff.sampling.candidates import candidate_seeds
+from vqdiff.sampling.guides import references_of
 from vqdiff.text import Condition, plain_text, prompts_in
 
 
@@ -49,11 +50,11 @@ class Job:
         prompt = shared.pop("prompt", None) if prompts is None else prompts[index * len(prompts) // len(self.seeds)]
         return {"kind": shared.pop("kind", "generate"), "prompt": prompt} | shared | {"seed": self.seeds[index]}
 
-    @property
-    def guided(self) -> bool:
-        """Whether any step needs the null condition; guidance from ∅ to ∅ has no effect."""
+    def references(self, model: Model) -> frozenset[Reference]:
+        """Return what guidance leads away from in any step; nothing, if only from ∅ to ∅, which has no effect."""
+        found = references_of(self.settings, model.schedule.num_steps)
         only_null = self.negative is None and all(one is None for one in self.conditions or ())
-        return not only_null and self.settings.guidance != 1
+        return frozenset() if only_null and found == {"null"} else found
 
     def start(self, model: Model) -> Batch:
         """Return all rows before their first step; raises InputError if settings or canvas do not fit the model."""
@@ -61,7 +62,7 @@ class Job:
             model.schedule,
             num_tokens=model.num_tokens,
             seeds=candidate_seeds(self.seeds, self.settings.best_of),
-            settings=self.settings if self.guided else replace(self.settings, guidance=1.0),
+            settings=self.settings if self.references(model) else replace(self.settings, guidance=1.0),
             canvas=self.canvas,
             masked_nll=model.masked_nll,
             device=model.sampling_device,
@@ -69,16 +70,21 @@ class Job:
 
     @torch.inference_mode()
     def encode(self, model: Model) -> tuple[Tensor | None, Tensor | None]:
-        """Encode the conditions of the images and what guidance moves away from.
+        """Encode the conditions of the images and the null condition, or the negative prompt in its place.
 
         The latter is None where neither guidance nor the ranking of candidates needs it.
         """
-        null = model.encode([self.negative] * len(self.seeds)) if self.guided or self.settings.ranks_by_text else None
-        return model.encode(self.conditions), null
+        needed = "null" in self.references(model) or self.settings.ranks_by_text
+        return model.encode(self.conditions), model.encode([self.negative] * len(self.seeds)) if needed else None
+
+    def bind_images(self, model: Model, encoded: tuple[Tensor | None, Tensor | None]) -> BoundDenoiser:
+        """Return the denoiser with the conditions of the images; ``encoded``: what `encode` has returned."""
+        references, (condition, null) = self.references(model), encoded
+        return model.bind(condition, null if "null" in references else None, weaker="weaker" in references)
 
     def bind(self, model: Model, encoded: tuple[Tensor | None, Tensor | None] | None = None) -> BoundDenoiser:
         """Return the denoiser with the conditions of all rows; ``encoded``: what `encode` has returned, if known."""
-        bound, best_of = model.bind(*(encoded or self.encode(model))), self.settings.best_of
+        bound, best_of = self.bind_images(model, encoded or self.encode(model)), self.settings.best_of
         return bound if best_of == 1 else bound.select([row // best_of for row in range(len(self.seeds) * best_of)])
 
     def parts(self, size: int) -> Iterator[Job]:

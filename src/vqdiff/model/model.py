@@ -21,9 +21,10 @@ from vqdiff.foundation.errors import InputError, about, suggestion, unknown
 from vqdiff.foundation.files import atomic_path, read_json
 from vqdiff.foundation.processor import rounding_on
 from vqdiff.interfaces import Component, Denoiser, ImageTokenizer, PreparedCondition
-from vqdiff.model.bound import BoundDenoiser
+from vqdiff.model.bound import BoundDenoiser, SomePrepared
 from vqdiff.model.components import fingerprint, load_component, save_component
 from vqdiff.model.devices import with_float64
+from vqdiff.model.references import check_guide, check_weaker
 from vqdiff.presets import PUBLISHED, fast_and_best
 from vqdiff.sampling import CallSettings, SamplingSettings
 from vqdiff.sampling.measured import checked_masked_nll
@@ -66,6 +67,8 @@ class Model:
     """The parts that generate an image from a condition; see :meth:`load` and :meth:`save`.
 
     ``text_encoder`` and ``null_condition`` are None for class-conditional and unconditional models.
+
+    Raises InputError for a ``weaker_denoiser`` that does not fit ``denoiser``.
     """
 
     schedule: Schedule
@@ -83,9 +86,33 @@ class Model:
     """By name, what a preset changes in ``sampling``; of ``fast`` and ``best``, `fast_and_best` if they are missing."""
     batch_invariant: bool = False
     """Whether an image is the same in any batch on a GPU too, as it always is on a CPU."""
+    weaker_denoiser: Denoiser | None = None
+    """What the guide ``weaker`` leads away from: a denoiser for the same tokens, times and conditions, which is smaller
+    or was trained for less long."""
     masked_nll: tuple[float, ...] = ()
     """The mean cross-entropy of a masked token, in nats, where one token is masked, and where the shares 1/N, 2/N, …, 1
     of the tokens are; rising. For the reveal curve measured; empty if it is not measured."""
+
+    def __post_init__(self) -> None:
+        if self.weaker_denoiser is not None:
+            check_weaker(self.denoiser, self.weaker_denoiser)
+
+    def with_weaker(self, other: Model) -> Model:
+        """Return this model with the denoiser of another as its `weaker_denoiser`.
+
+        Raises InputError if it does not fit, or was trained with another schedule or for another image tokenizer.
+        """
+        if other.schedule != self.schedule:
+            raise InputError(f"{other.card.name!r} has another schedule than {self.card.name!r}: use one that fits")
+        own, others = (one.image_tokenizer.state_dict() for one in (self, other))
+        # In the precision that either may have been saved with.
+        if own.keys() != others.keys() or not all(
+            torch.equal(value.bfloat16(), others[name].bfloat16()) for name, value in own.items()
+        ):
+            raise InputError(
+                f"{other.card.name!r} has another image tokenizer than {self.card.name!r}: use one that fits"
+            )
+        return dataclasses.replace(self, weaker_denoiser=other.denoiser)
 
     def identity(self) -> dict[str, Any]:
         """Return what an image's record says about the model, and about what else determines how its numbers round."""
@@ -130,7 +157,8 @@ class Model:
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Model:
         """Move all parts to ``device``, and the denoiser and image tokenizer to ``dtype`` if given."""
-        self.denoiser.to(device, dtype)
+        for denoiser in filter(None, (self.denoiser, self.weaker_denoiser)):
+            denoiser.to(device, dtype)
         self.image_tokenizer.to(device)
         for part in (self.text_encoder, self.null_condition):
             if part is not None:
@@ -141,12 +169,14 @@ class Model:
         """Return ``given``, by default the settings of ``preset`` or the model's own, with ``changes`` (None: none).
 
         Raises InputError for an unknown preset and values out of range, also for more steps than an image has tokens,
-        and for the reveal curve measured of a model without its measurement.
+        for the reveal curve measured of a model without its measurement, and for a guide that leads away from what
+        this model does not have.
         """
         preset = changes.pop("preset", None)
         settings = (given or (self.sampling if preset is None else self.preset(preset))).changed(**changes)
         settings.check_steps(self.num_tokens)
         settings.check_curve(self.masked_nll)
+        check_guide(settings, self.schedule.num_steps, self.denoiser, self.weaker_denoiser)
         return settings
 
     @property
@@ -248,30 +278,42 @@ class Model:
             return torch.full((batch_size,), self.num_classes, device=self.device)
         return None
 
-    def bind(self, condition: Tensor | None, null: Tensor | None = None) -> BoundDenoiser:
+    def bind(self, condition: Tensor | None, null: Tensor | None = None, *, weaker: bool = False) -> BoundDenoiser:
         """Return the denoiser with its conditions prepared once for all steps.
 
-        Called with twice as many rows as there are conditions, it predicts the second half under ``null``. On a CPU, or
-        if `batch_invariant` is set, the result of a row does not depend on the other rows.
+        Called with twice as many rows as there are conditions, it predicts the second half under ``null``. ``weaker``:
+        whether guidance leads away from the weaker denoiser, too. On a CPU, or if `batch_invariant` is set, the result
+        of a row does not depend on the other rows.
         """
         invariant = self.batch_invariant or self.device.type == "cpu"
-        prepare = self._prepare_apart if invariant else self.denoiser.prepare
-        num_images = None if condition is None else len(condition)
-        prepared = prepare(condition), None if null is None else prepare(null)
-        elsewhere = self.device if self.sampling_device != self.device else None
-        return BoundDenoiser(self.denoiser, num_images, *prepared, invariant, elsewhere)
 
-    def _prepare_apart(self, condition: Tensor | None) -> PreparedCondition | None:
-        if condition is None:
-            return self.denoiser.prepare(None)
-        first, *others = (self.denoiser.prepare(one) for one in condition.split(1))
-        return first.join(*others) if others else first
+        def prepared(denoiser: Denoiser, given: Tensor | None) -> PreparedCondition | None:
+            if given is None or not invariant:
+                return denoiser.prepare(given)
+            first, *others = (denoiser.prepare(one) for one in given.split(1))
+            return first.join(*others) if others else first
+
+        num_images = None if condition is None else len(condition)
+        rows = tuple(range(num_images or 0))
+        return BoundDenoiser(
+            self.denoiser,
+            num_images,
+            prepared(self.denoiser, condition),
+            None if null is None else SomePrepared(self.denoiser, rows, prepared(self.denoiser, null)),
+            SomePrepared(self.weaker_denoiser, rows, prepared(self.weaker_denoiser, condition))
+            if weaker and self.weaker_denoiser is not None
+            else None,
+            invariant,
+            self.device if self.sampling_device != self.device else None,
+        )
 
     def save(self, folder: Path, dtype: torch.dtype | None = None) -> None:
         """Write the model folder; floating-point weights as ``dtype`` if given."""
         with atomic_path(folder) as path:
             path.mkdir()
             parts: dict[str, Component] = {"denoiser": self.denoiser, "image_tokenizer": self.image_tokenizer}
+            if self.weaker_denoiser is not None:
+                parts["weaker_denoiser"] = self.weaker_denoiser
             if self.null_condition is not None:
                 parts["null_condition"] = self.null_condition
             for name, part in parts.items():
@@ -296,7 +338,7 @@ class Model:
 
     @classmethod
     def load(cls, folder: Path, *, dtype: torch.dtype | None = None, shapes_only: bool = False) -> Model:
-        """Read a model folder, the denoiser as ``dtype`` (default float32).
+        """Read a model folder, the denoisers as ``dtype`` (default float32).
 
         ``shapes_only`` builds the parts on the meta device and reads no weights. Raises InputError for what is missing,
         unknown or broken.
@@ -310,7 +352,7 @@ class Model:
         try:
             parts = {
                 name: load_component(
-                    folder / name, dtype=dtype if name == "denoiser" else None, shapes_only=shapes_only
+                    folder / name, dtype=dtype if name.endswith("denoiser") else None, shapes_only=shapes_only
                 )
                 for name in index["components"]
                 if name != "text_encoder"
@@ -337,6 +379,7 @@ class Model:
                 class_names(folder),
                 index.get("presets", {}),
                 masked_nll=checked_masked_nll(index.get("masked_nll"), where),
+                weaker_denoiser=parts.get("weaker_denoiser"),
             )
             for name in model.presets:
                 try:

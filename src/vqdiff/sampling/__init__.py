@@ -1,9 +1,10 @@
 """Sampling: plans, orders, steps, the loop and its trace. Here, a network is just a callable."""
 
 from vqdiff.sampling.candidates import agreement, likelihood
+from vqdiff.sampling.guides import Away, Guide, Reference, combined_by, in_turn
 from vqdiff.sampling.loop import Batch, Canvas, Frame, run, sample
 from vqdiff.sampling.plan import Plan, PlanInput, PlanStep
-from vqdiff.sampling.prediction import Denoise, PartlyGuided, Prediction, TwoStage
+from vqdiff.sampling.prediction import Apart, Denoise, PartlyGuided, Prediction, TwoStage, WithReferences
 from vqdiff.sampling.random import uniforms
 from vqdiff.sampling.reveal import Reveal
 from vqdiff.sampling.revision import least_confident
@@ -22,6 +23,8 @@ from vqdiff.sampling.trace import Trace
 from vqdiff.settings import CallSettings, Guidance, GuidanceSchedule, SamplingSettings, SettingChanges
 
 __all__ = [
+    "Apart",
+    "Away",
     "Batch",
     "CallSettings",
     "Canvas",
@@ -31,12 +34,14 @@ __all__ = [
     "Frame",
     "Guidance",
     "GuidanceSchedule",
+    "Guide",
     "PartlyGuided",
     "Plan",
     "PlanInput",
     "PlanStep",
     "PosteriorGuided",
     "Prediction",
+    "Reference",
     "ReferenceFast",
     "ReferenceReveal",
     "Renoised",
@@ -51,8 +56,11 @@ __all__ = [
     "TokenFixing",
     "Trace",
     "TwoStage",
+    "WithReferences",
     "agreement",
+    "combined_by",
     "get_sampler",
+    "in_turn",
     "least_confident",
     "likelihood",
     "run",

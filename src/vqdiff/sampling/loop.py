@@ -13,6 +13,7 @@ from torch import Tensor
 from vqdiff.diffusion import Schedule
 from vqdiff.foundation.errors import InputError
 from vqdiff.foundation.shapes import Bool, Float, Int
+from vqdiff.sampling.guides import Away, away
 from vqdiff.sampling.plan import Plan, PlanInput, masked_step
 from vqdiff.sampling.prediction import Denoise, Prediction, predict
 from vqdiff.sampling.random import uniforms
@@ -175,7 +176,7 @@ class Batch:
         seeds, step = (rows.to(device, non_blocking=True) for rows in (self.seeds, self.taken + 1))
         u = uniforms(seeds, step, tokens.shape[1], self.sampler.num_uniforms)
         seen = torch.where(self.known, tokens, self.sampler.before(self.schedule, tokens, now, settings, u))
-        prediction = predict(denoise, seen, now.t.clamp(min=1), settings.guidance, self.settings.guided())
+        prediction = predict(denoise, seen, now.t.clamp(min=1), settings.guidance, self._led())
         x = StepInput(self.schedule, seen, prediction, now, settings, u)
         if getattr(denoise, "batch_invariant", False):
             # Image by image: the number of positions, and so the rounding, must not depend on the other images.
@@ -195,8 +196,13 @@ class Batch:
         )
         return after._planned_anew(after.left) if self.sampler.adaptive else after, prediction
 
+    def _led(self) -> dict[int, Away]:
+        """Return what guidance leads images away from in the next step, by the numbers of those that it leads."""
+        done = {row: 1 - int(self.plan.t[row, 0]) / self.schedule.num_steps for row in self.settings.guided()}
+        return {row: away(self.settings.rows[row].guide, part) for row, part in done.items()}
+
     def _agreeing(self, prediction: Prediction, seen: Int[Tensor, "B L"]) -> list[int]:
-        """Return the guided images whose condition matters less than their threshold; the others are not looked at."""
+        """Return the guided images whose guidance changes less than their threshold; the others are not looked at."""
         found = list[int]()
         for row in prediction.guided:
             if (threshold := self.settings.rows[row].guidance_threshold) > 0:
@@ -269,7 +275,7 @@ def sample(
     the reveal curve measured.
 
     Raises InputError, before the first step, for settings or a canvas that don't fit each other, the number of tokens
-    or the schedule.
+    or the schedule; in a step, for a guide that needs what `denoise` does not have.
     """
     batch = Batch.start(
         schedule,

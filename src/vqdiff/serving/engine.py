@@ -24,8 +24,8 @@ from vqdiff.model import Job
 from vqdiff.pipeline import Pipeline
 from vqdiff.serving.running_batch import RunningBatch, Ticket
 
-Key = tuple[int, str, bool]
-"""What the images of one network call share: the model, the sampler, and whether they are guided."""
+Key = tuple[int, str]
+"""What the images of one network call share: the model and the sampler."""
 PREVIEW_SHARE = 0.2
 """The largest share of the engine's time for previews while other requests are present."""
 
@@ -66,8 +66,8 @@ class Engine:
     it came with. max_waiting: the most requests that wait. preview_share: the largest share of the engine's time for
     previews while other requests are present.
 
-    Requests of one model share a network call if they have the same sampler and either all are guided or none is;
-    otherwise the calls take turns. The tokens of a request do not depend on the other requests.
+    Requests of one model share a network call if they have the same sampler; otherwise the calls take turns. The tokens
+    of a request do not depend on the other requests.
     """
 
     def __init__(self, *, max_rows: int = 8, max_waiting: int = 64, preview_share: float = PREVIEW_SHARE) -> None:
@@ -238,7 +238,7 @@ class Engine:
                     self._waiting.remove(ticket)
             try:
                 batch = ticket.next_rows(number)
-                self._join((id(ticket.pipe), ticket.job.settings.sampler, ticket.job.guided), batch)
+                self._join((id(ticket.pipe), ticket.job.settings.sampler), batch)
             except Exception as error:
                 ticket.fail(error)
 

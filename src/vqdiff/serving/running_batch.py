@@ -103,8 +103,7 @@ class Ticket(Future[Generated]):
     def next_rows(self, count: int) -> RunningBatch:
         """Return the next ``count`` rows, ready for their next step."""
         # Prepared when the first row leaves the queue, so that waiting requests stay small.
-        condition, null = self.encoded
-        self.bound = self.bound or self.pipe.model.bind(condition, null if self.job.guided else None)
+        self.bound = self.bound or self.job.bind_images(self.pipe.model, self.encoded)
         rows = [RunningImage(self, self.queue.popleft()) for _ in range(count)]
         going = [self.contests[row.image].waiting.pop(row.candidate, None) if self.contests else None for row in rows]
         parts = [one or self.batch.select([row.number]) for row, one in zip(rows, going, strict=True)]
@@ -172,7 +171,7 @@ class RunningImage:
 
 @dataclass(frozen=True)
 class RunningBatch:
-    """Images with one model and one sampler, all guided or none: one network call per step for all of them."""
+    """Images with one model and one sampler: one network call per step for all of them."""
 
     rows: Sequence[RunningImage]
     batch: Batch
