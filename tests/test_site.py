@@ -56,7 +56,7 @@ def test_every_public_name_is_described(module: str, page: str, site: Path) -> N
 @pytest.mark.parametrize(
     ("page", "link"),
     [
-        ("api/vqdiff", "../sampling/#vqdiff.sampling.SettingChanges"),  # in a signature
+        ("api/vqdiff", "../sampling/#vqdiff.sampling.CallSettings"),  # in a signature
         ("api/vqdiff", "#vqdiff.Blend"),  # in a docstring
         ("equations", "../api/diffusion/#vqdiff.diffusion.guide"),
     ],
