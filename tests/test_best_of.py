@@ -85,6 +85,18 @@ def test_it_is_the_best_of_candidates_that_are_sampled_alone(pruning: str, sampl
         assert torch.equal(pipe.tokens(job), by_hand(pipe, job)), job.record
 
 
+@pytest.mark.parametrize("pruning", ["none", "halving"])
+def test_candidates_that_need_fewer_steps_than_planned(pruning: str) -> None:
+    """By an adaptive sampler, each with an error so large that it is finished after one step."""
+    pipe = toy_pipeline("packed", steps=4)
+    changes: dict[str, Any] = {"best_of": 3, "pruning": pruning, "sampler": "entropy-bound", "error": 1000.0}
+    job = generate(pipe.model, [1, 2], seed=4, **changes)
+    one, calls = pipe.tokens(job), list[tuple[int, int]]()
+    assert (one < pipe.model.schedule.num_codes).all()
+    pipe([1, 2], seed=4, on_step=lambda *counts: calls.append(counts), **changes)
+    assert calls[-1][0] == calls[-1][1]
+
+
 def test_without_candidates_nothing_changes() -> None:
     pipe = toy_pipeline()
     plain, one, four = (pipe([1, 2], seed=3, best_of=best_of) for best_of in (None, 1, 4))

@@ -56,6 +56,12 @@ def test_the_pace_is_for_all_images() -> None:
     )
     assert 0 < one.step < many.step
     assert 0 < one.decoding < many.decoding
+    certain = pipe.settings(sampler="entropy-bound", truncation=0.01, guidance=1.0)  # all is revealed in one step
+    assert measure(pipe, DrawRequest(prompts=1, settings=certain).job(pipe.model)).step > 0
+    for sampler in ("ancestral", "reference-purity"):
+        given = DrawRequest(prompts=1, settings=pipe.settings(sampler=sampler))
+        with pytest.raises(InputError, match=f"the sampler {sampler} cannot end early"):
+            measure(pipe, given.job(pipe.model))
     with pytest.raises(InputError, match="best_of is 2"):
         measure(pipe, DrawRequest(prompts=1, settings=pipe.settings(best_of=2)).job(pipe.model))
 

@@ -16,6 +16,8 @@ __all__ = ["Pace", "measure"]
 
 _TIMED = 3
 """Steps to time, after a first one."""
+_LAST = 2
+"""The most steps to end in: that of reference-fast is followed by one at t = 1."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,8 @@ class Pace:
 def measure(pipe: Pipeline, job: Job, batch_size: int = 8) -> Pace:
     """Time some steps and the decoding of a job's first batch, for all its batches.
 
-    Raises InputError for a job with candidates, whose number of steps is not the only thing that counts.
+    Raises InputError for a sampler that cannot end early, and for a job with candidates, whose number of steps is not
+    the only thing that counts.
     """
     if job.settings.best_of > 1:
         raise InputError(
@@ -52,7 +55,13 @@ def measure(pipe: Pipeline, job: Job, batch_size: int = 8) -> Pace:
     begun = list[float]()
     tokens = None
     settings = replace(part.settings, steps=min(_TIMED + 1, pipe.model.num_tokens), error=0.0)
-    for frame in run(replace(part, settings=settings).start(pipe.model), part.bind(pipe.model)):
+    batch, bound = replace(part, settings=settings).start(pipe.model), part.bind(pipe.model)
+    if batch.last().plan.num_steps > _LAST:
+        raise InputError(
+            f"the sampler {settings.sampler} cannot end early, so it has no budget: use another, such as purity"
+        )
+    began = monotonic()
+    for frame in run(batch, bound):
         tokens = frame.tokens.cpu()  # waits for the device
         begun.append(monotonic())
     assert tokens is not None
@@ -60,5 +69,5 @@ def measure(pipe: Pipeline, job: Job, batch_size: int = 8) -> Pace:
     start = monotonic()
     pipe.decode(tokens[:1])
     images = len(job.seeds) / len(part.seeds)
-    step = (begun[-1] - begun[0]) / (len(begun) - 1) if len(begun) > 1 else 0.0
+    step = (begun[-1] - begun[0]) / (len(begun) - 1) if len(begun) > 1 else begun[0] - began
     return Pace(step * images, (monotonic() - start) * len(job.seeds))

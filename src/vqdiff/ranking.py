@@ -111,7 +111,9 @@ class _Contest:
         self.on_step, self.done, self.total = on_step, 0, network_calls(job.settings, self.batch.plan.num_steps)
 
     def run(self) -> Choice:
-        for step in range(1, self.batch.plan.num_steps + 1):
+        step = 0
+        while self.batch.plan.num_steps:  # an adaptive sampler may need fewer than were planned
+            step += 1
             running = int((self.batch.left > 0).sum())
             self.batch, _ = self.batch.advance(self.bound)
             self._count(running)

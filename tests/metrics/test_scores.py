@@ -182,13 +182,17 @@ def test_inception_score_refuses_more_splits_than_pictures() -> None:
 def test_diversity_of_points_on_a_line() -> None:
     """Two captions at 0 and 10, and runs at these, 1 above and 3 above."""
     runs = [torch.tensor([[0.0], [10.0]]) + shift for shift in (0, 1, 3)]
-    assert diversity(runs[:2]) == pytest.approx([1 / 10])  # the others are 11 and 9 apart
-    assert diversity(runs) == pytest.approx([1 / 10, 2 / 10, 3 / 10])
-    assert diversity([runs[0], runs[0]]) == [0]
+    assert diversity(runs[:2], "ab") == pytest.approx([1 / 10])  # the others are 11 and 9 apart
+    assert diversity(runs, "ab") == pytest.approx([1 / 10, 2 / 10, 3 / 10])
+    assert diversity([runs[0], runs[0]], "ab") == [0]
+    twice = [one.repeat(20, 1) for one in runs]
+    assert diversity(twice, "ab" * 20) == pytest.approx(diversity(runs, "ab"))
     noise = torch.randn(2, 400, 8, generator=torch.Generator().manual_seed(0))
-    assert diversity(list(noise)) == pytest.approx([1], abs=0.05)
+    assert diversity(list(noise), [str(i) for i in range(400)]) == pytest.approx([1], abs=0.05)
     with pytest.raises(InputError, match="add seeds"):
-        diversity(runs[:1])
+        diversity(runs[:1], "ab")
+    with pytest.raises(InputError, match="3 of 1: add"):
+        diversity(runs, "aa")
 
 
 # --- manifold ---------------------------------------------------------------------------------------------------------

@@ -97,10 +97,9 @@ class Scoring:
             scores["r_precision_clip"] = self._r_precision(drawn["clip"], self.clip_texts)
         return scores
 
-    @staticmethod
-    def diversity(runs: Sequence[dict[str, Tensor]]) -> list[float]:
+    def diversity(self, runs: Sequence[dict[str, Tensor]]) -> list[float]:
         """How different the images of the same caption are in several runs, from their `features`."""
-        return diversity([one["final"] for one in runs])
+        return diversity([one["final"] for one in runs], self.captions)
 
     def _captioned(self, name: str, scorer: Scorer, views: EfficientNetFeatures) -> dict[str, float]:
         features = scorer.view(views)

@@ -171,25 +171,25 @@ def _radius(features: Tensor, neighbours: int, chunk_size: int) -> Tensor:
 # --- repetitions ----------------------------------------------------------------------------------------------------
 
 
-def diversity(runs: Sequence[Float[Tensor, "N D"]]) -> list[float]:
+def diversity(runs: Sequence[Float[Tensor, "N D"]], captions: Sequence[str]) -> list[float]:
     """How different images of the same caption are, compared with images of different captions, for pairs of runs.
 
-    Row i of every run is an image of caption i, with another seed. Of two runs, it is the mean distance between rows i
-    and i over the mean distance between rows i and j ≠ i: 0 if the seed does not matter, 1 if the caption does not. For
-    n > 2 runs there are n values, of the pairs (0, 1), (1, 2), …, (n - 1, 0).
+    Row i of every run is an image of caption i, with another seed. Of two runs, it is the mean Euclidean distance
+    between rows i and i over the mean distance between rows of different captions: 0 if the seed does not matter, 1 if
+    the caption does not. For n > 2 runs there are n values, of the pairs (0, 1), (1, 2), …, (n - 1, 0).
 
-    Raises InputError for fewer than two runs or two rows.
+    Raises InputError for fewer than two runs or two different captions.
     """
-    if len(runs) < 2 or len(runs[0]) < 2:
-        raise InputError(f"diversity needs two runs of two images, and there are {len(runs)}: add seeds or captions")
+    if len(runs) < 2 or len(set(captions)) < 2:
+        raise InputError(
+            f"diversity needs two runs of two captions, and there are {len(runs)} of {len(set(captions))}: add seeds "
+            "or captions"
+        )
+    numbers = {caption: number for number, caption in enumerate(captions)}
+    own = torch.tensor([numbers[caption] for caption in captions])
     pairs = [(i, (i + 1) % len(runs)) for i in range(len(runs) if len(runs) > 2 else 1)]
-    return [_diversity(_in_double(runs[i]), _in_double(runs[j])) for i, j in pairs]
-
-
-def _diversity(a: Tensor, b: Tensor) -> float:
-    distances, rows = _distances(a, b), len(a)
-    same = distances.diagonal().sum()
-    return float((same / rows) / ((distances.sum() - same) / (rows * (rows - 1))))
+    distances = [_distances(_in_double(runs[i]), _in_double(runs[j])) for i, j in pairs]
+    return [float(one.diagonal().mean() / one[own[:, None] != own].mean()) for one in distances]
 
 
 # --- one set of images ----------------------------------------------------------------------------------------------

@@ -104,14 +104,14 @@ class Model:
         """
         if other.schedule != self.schedule:
             raise InputError(f"{other.card.name!r} has another schedule than {self.card.name!r}: use one that fits")
-        own, others = (one.image_tokenizer.state_dict() for one in (self, other))
-        # In the precision that either may have been saved with.
-        if own.keys() != others.keys() or not all(
-            torch.equal(value.bfloat16(), others[name].bfloat16()) for name, value in own.items()
-        ):
-            raise InputError(
-                f"{other.card.name!r} has another image tokenizer than {self.card.name!r}: use one that fits"
-            )
+        if other.class_names != self.class_names:
+            raise InputError(f"{other.card.name!r} has other classes than {self.card.name!r}: use one that fits")
+        for name in ("image_tokenizer", "text_encoder"):
+            if not _same_weights(getattr(self, name), getattr(other, name)):
+                raise InputError(
+                    f"{other.card.name!r} has another {name.replace('_', ' ')} than {self.card.name!r}: use one that "
+                    "fits"
+                )
         return dataclasses.replace(self, weaker_denoiser=other.denoiser)
 
     def identity(self) -> dict[str, Any]:
@@ -396,3 +396,13 @@ class Model:
 def class_names(folder: Path) -> tuple[str, ...]:
     """Return the names of the labels of the model in ``folder``; none if they have no names."""
     return tuple(read_json(folder / "model_index.json").get("class_names", ()))
+
+
+def _same_weights(one: torch.nn.Module | None, other: torch.nn.Module | None) -> bool:
+    """Whether two networks have the same weights, in the precision that either may have been saved with."""
+    if one is None or other is None:
+        return one is other
+    own, others = one.state_dict(), other.state_dict()
+    return own.keys() == others.keys() and all(
+        torch.equal(value.bfloat16(), others[name].bfloat16()) for name, value in own.items()
+    )

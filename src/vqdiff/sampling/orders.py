@@ -18,7 +18,7 @@ from vqdiff.plugins import ORDERS
 __all__ = ["Order", "by_confidence", "by_halton", "by_purity", "by_random", "needs_purity", "without_purity"]
 
 Order = Callable[[Tensor, Tensor], Tensor]
-"""(purity (B, L), uniforms (B, L)) -> scores (B, L). Purity comes to the power `purity_power`, by default 1."""
+"""(purity (B, L), uniforms (B, L)) -> scores (B, L)."""
 
 
 def without_purity(order: Order) -> Order:

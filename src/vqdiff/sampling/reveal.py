@@ -9,7 +9,7 @@ from torch import Tensor
 
 from vqdiff.diffusion import draw_categorical, purity, sharpen
 from vqdiff.foundation.shapes import Bool, Float, Int
-from vqdiff.sampling.orders import Order, by_random, needs_purity
+from vqdiff.sampling.orders import Order, by_purity, by_random, needs_purity
 from vqdiff.sampling.plan import Plan, PlanInput, reveal_plan
 from vqdiff.sampling.prediction import take
 from vqdiff.sampling.sampler import Sampler, SamplerFacts, largest
@@ -60,13 +60,17 @@ class Reveal(Sampler):
         log_p0 = x.prediction.at(masked)
         purities = purity(log_p0)
         # C_t ← Δz elements of A_t, by importance sampling with weights purity_i (to a power, by default 1)
-        order = self.order(x.settings.weights(purities), u_order.gather(1, masked))
+        order = self._scores(x, purities, u_order.gather(1, masked))
         first = first_positions(order, x.masked.gather(1, masked), x.now.most)
         chosen, log_p0, purities = masked.gather(1, first), take(log_p0, first), purities.gather(1, first)
         # p_i ← softmax((1 + r · purity_i) · log p(x_0,i | x_t, y));  x_0,i ~ p_i
         x0 = draw_categorical(self._sharpen(x, log_p0, purities), u.gather(1, chosen))
         # x_i ← x_0,i for i in C_t
         return fill(x, chosen, x0, x.masked)
+
+    def _scores(self, x: StepInput, purities: Float[Tensor, "B N"], u: Float[Tensor, "B N"]) -> Float[Tensor, "B N"]:
+        """Score positions by the order; that of purity draws them with weights purity to a power."""
+        return self.order(x.settings.weights(purities) if self.order is by_purity else purities, u)
 
     def _sharpen(
         self, x: StepInput, log_p0: Float[Tensor, "B N K"], purities: Float[Tensor, "B N"]

@@ -45,10 +45,12 @@ class StepSettings(NamedTuple):
         return log_p0 if self.truncation is None else truncate(log_p0, self.truncation)
 
     def weights(self, purity: Float[Tensor, "B N"]) -> Float[Tensor, "B N"]:
-        """Return the weights of an order of reveal: purity to the power that the settings say."""
+        """Return the weights of the order of purity: purity to the power that the settings say."""
         if self.purity_power is None:
             return purity
-        return purity.pow(self.purity_power[:, None]).clamp(min=1e-30)  # what is divided by must not be 0
+        # Relative to the largest, and in float64, so that even improbable positions keep their order.
+        relative = purity.double() / purity.double().amax(1, keepdim=True)
+        return relative.pow(self.purity_power.double()[:, None]).clamp(min=1e-300)
 
 
 _OFF = tuple(float(options_of(SamplingSettings)[name].off) for name in StepSettings._fields)

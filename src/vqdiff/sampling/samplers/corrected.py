@@ -49,6 +49,8 @@ class Corrected(Strided):
     def step(self, x: StepInput) -> Int[Tensor, "B L"]:
         t, corrects = x.now.t.clamp(min=1), (x.now.s == x.now.t)[:, None]
         redrawn = self._redrawn(x.now, x.settings, x.u[2])
+        if not x.schedule.replaces:
+            redrawn = redrawn & x.masked  # known tokens were not masked before
         earlier = torch.where(corrects[:, 0], t - 1, x.now.s)  # any will do for the rows that are corrected
         q, (choice, u) = bridge(x.schedule, t, earlier), x.u[:2]
         undecided = torch.where(corrects, redrawn, q.undecided(x.tokens, choice) & (x.now.t > 0)[:, None])

@@ -36,7 +36,7 @@ class TokenFixing(Reveal):
         u_order, u = x.u
         prediction = x.prediction.at()
         purities = purity(prediction)
-        first = first_positions(self.order(x.settings.weights(purities), u_order), x.masked, x.now.most)
+        first = first_positions(self._scores(x, purities, u_order), x.masked, x.now.most)
         wanted = torch.arange(x.now.most, device=first.device) < x.now.reveal[:, None]
         revealed = torch.zeros_like(x.masked).scatter(1, first, wanted) & x.masked
         own = prediction.gather(2, x.tokens.clamp(max=x.schedule.num_codes - 1)[..., None])[..., 0]
