@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -60,3 +62,12 @@ def test_an_unknown_curve_is_an_error() -> None:
         SamplingSettings(curve="cosin")
     with pytest.raises(InputError, match="curve_power is 0: it must be above 0"):
         SamplingSettings(curve_power=0.0)
+
+
+@pytest.mark.parametrize(
+    "curve", [lambda r, p: 0 * r + torch.nan, lambda r, p: 1 - r[:-1], lambda r, p: r, lambda r, p: 1 - 2 * (r - r**2)]
+)
+def test_a_curve_must_fall_from_one_to_zero(curve: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(CURVES, "get", lambda name: curve)
+    with pytest.raises(InputError, match="the reveal curve 'mine' does not fall from 1 to 0 over 4 steps"):
+        remaining(torch.tensor([64]), torch.tensor([4]), [("mine", 1.0)])

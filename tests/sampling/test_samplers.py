@@ -261,6 +261,33 @@ def test_a_large_purity_power_fills_every_position() -> None:
     assert (last.tokens < num_codes).all()
 
 
+@pytest.mark.parametrize("make", [Schedule.paper, Schedule.mask_only, Schedule.uniform_only])
+def test_a_correcting_call_keeps_the_distribution_of_dependent_tokens(make: Callable[[int, int], Schedule]) -> None:
+    """Two tokens that depend on each other, noised to t = 4; one of them is drawn anew, by the exact network."""
+    K, t = 3, 4
+    schedule, table = make(10, K), torch.tensor([[0.40, 0.02, 0.03], [0.05, 0.25, 0.0], [0.0, 0.05, 0.20]]).double()
+    q = transition(schedule, 0, t)[:K].double()  # q(x_t | x_0), (K, K + 1)
+    noised = q.T @ table @ q  # of both tokens, (K + 1, K + 1)
+    given = torch.stack([torch.einsum("ab,ax,by->xya", table, q, q), torch.einsum("ab,ax,by->xyb", table, q, q)], 2)
+    p0 = given / given.sum(-1, keepdim=True)  # p(x_0,i | x_t), (K + 1, K + 1, 2, K); NaN where x_t is impossible
+    draws = noised.flatten().multinomial(DRAWS, replacement=True, generator=torch.Generator().manual_seed(8))
+    tokens = torch.stack([draws // (K + 1), draws % (K + 1)], 1)
+    assert_distributed(tokens, noised)
+
+    sampler, times = get_sampler("corrected"), torch.full((DRAWS, 1), t)
+    own = SamplingSettings("corrected", guidance=1.0, corrector_share=0.5)
+    settings = BatchSettings.of([own] * DRAWS, times, 10).first()
+    now = PlanStep(times[:, 0], times[:, 0], torch.zeros(DRAWS, dtype=torch.int64), 0, 0)
+    u = uniforms(torch.arange(DRAWS), torch.ones(DRAWS, dtype=torch.int64), 2, 3)
+    seen = sampler.before(schedule, tokens, now, settings, u)
+    prediction = Prediction(p0[seen[:, 0], seen[:, 1]].log(), lambda features: features, None)
+    new = sampler.step(StepInput(schedule, seen, prediction, now, settings, u))
+    changed = (new != tokens).double().mean(0)
+    assert (changed > 0.05).all()
+    assert not ((new != tokens).all(1)).any()
+    assert_distributed(new, noised)
+
+
 def test_token_fixing_draws_the_least_likely_tokens_anew() -> None:
     """One step in which nothing is masked: 3 of 12 tokens are, and become what the network says; the others stay."""
     own = torch.linspace(-3, -0.1, 12)[torch.randperm(12, generator=torch.Generator().manual_seed(3))]

@@ -76,14 +76,24 @@ def remaining(
             if name == "measured" and masked_nll:
                 along = cheapest(count, number, masked_nll, num_tokens)
             else:
-                along = _along(CURVES.get(name), p, count, number)
+                along = _along(name, p, count, number)
             left[row] = torch.tensor([*along, *[0] * (len(columns) - len(along))])
     return left
 
 
-def _along(curve: Curve, p: float, total: int, steps: int) -> list[int]:
-    """Return what is left before each of ``steps`` steps and at the end: the curve, rounded, with no empty part."""
-    shares = curve(torch.arange(steps + 1, dtype=torch.float64) / steps, p)
+def _along(name: str, p: float, total: int, steps: int) -> list[int]:
+    """Return what is left before each of ``steps`` steps and at the end: the curve, rounded, with no empty part.
+
+    Raises InputError for a curve that does not fall from 1 to 0.
+    """
+    shares = CURVES.get(name)(torch.arange(steps + 1, dtype=torch.float64) / steps, p)
+    ends = torch.tensor([1.0, 0.0]).to(shares)
+    if (
+        shares.shape != (steps + 1,)
+        or not (shares.diff() <= 1e-6).all()
+        or not torch.allclose(shares[[0, -1]], ends, atol=1e-6)
+    ):
+        raise InputError(f"the reveal curve {name!r} does not fall from 1 to 0 over {steps} steps: {shares.tolist()}")
     left = [total]
     for step in range(1, steps):
         part = round(round(total * float(shares[step]), 9))  # the last bits of a cosine differ between processors

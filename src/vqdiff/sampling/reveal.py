@@ -68,7 +68,7 @@ class Reveal(Sampler):
         # x_i ← x_0,i for i in C_t
         return fill(x, chosen, x0, x.masked)
 
-    def _scores(self, x: StepInput, purities: Float[Tensor, "B N"], u: Float[Tensor, "B N"]) -> Float[Tensor, "B N"]:
+    def _scores(self, x: StepInput, purities: Float[Tensor, "B N"], u: Float[Tensor, "B N"]) -> Tensor:
         """Score positions by the order; that of purity draws them with weights purity to a power."""
         return self.order(x.settings.weights(purities) if self.order is by_purity else purities, u)
 

@@ -54,6 +54,6 @@ class ReferenceReveal(Reveal):
 
 _FACTS = SamplerFacts(
     "the published code's purity sampler: fixed counts at each of the T times, all resampled in the last call",
-    "2205.16007", "fixed for each T", "no",
+    "2205.16007", "fixed for each T and number of tokens", "no",
 )  # fmt: skip
 SAMPLERS.register("reference-purity", ReferenceReveal(by_purity, sharpened=True, facts=_FACTS))
