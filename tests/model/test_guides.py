@@ -187,6 +187,17 @@ def test_mistakes_name_the_guide() -> None:
 # --- the folder -------------------------------------------------------------------------------------------------------
 
 
+def test_a_weaker_model_reads_prompts_in_the_same_way() -> None:
+    model, other = text_pipeline().model, text_pipeline().model
+    assert model.with_weaker(other).weaker_denoiser is other.denoiser
+    next(other.text_encoder.model.parameters()).data.add_(1)  # type: ignore[union-attr]
+    with pytest.raises(InputError, match="has another text encoder than"):
+        model.with_weaker(other)
+    classes = toy_pipeline().model
+    with pytest.raises(InputError, match="has other classes than"):
+        classes.with_weaker(replace(classes, class_names=("cat", "dog", "ship", "tree", "house")))
+
+
 def test_the_folder_keeps_the_weaker_denoiser(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pipe = with_weaker()
     pipe.model.save(tmp_path / "model")

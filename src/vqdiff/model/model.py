@@ -106,12 +106,13 @@ class Model:
             raise InputError(f"{other.card.name!r} has another schedule than {self.card.name!r}: use one that fits")
         if other.class_names != self.class_names:
             raise InputError(f"{other.card.name!r} has other classes than {self.card.name!r}: use one that fits")
-        for name in ("image_tokenizer", "text_encoder"):
-            if not _same_weights(getattr(self, name), getattr(other, name)):
-                raise InputError(
-                    f"{other.card.name!r} has another {name.replace('_', ' ')} than {self.card.name!r}: use one that "
-                    "fits"
-                )
+        encoders = [None if one.text_encoder is None else one.text_encoder.model for one in (self, other)]
+        for name, own, others in (
+            ("image tokenizer", self.image_tokenizer, other.image_tokenizer),
+            ("text encoder", *encoders),
+        ):
+            if not _same_weights(own, others):
+                raise InputError(f"{other.card.name!r} has another {name} than {self.card.name!r}: use one that fits")
         return dataclasses.replace(self, weaker_denoiser=other.denoiser)
 
     def identity(self) -> dict[str, Any]:
@@ -398,8 +399,8 @@ def class_names(folder: Path) -> tuple[str, ...]:
     return tuple(read_json(folder / "model_index.json").get("class_names", ()))
 
 
-def _same_weights(one: torch.nn.Module | None, other: torch.nn.Module | None) -> bool:
-    """Whether two networks have the same weights, in the precision that either may have been saved with."""
+def _same_weights(one: Any, other: Any) -> bool:
+    """Whether two networks, or None, have the same weights, in the precision that either may have been saved with."""
     if one is None or other is None:
         return one is other
     own, others = one.state_dict(), other.state_dict()

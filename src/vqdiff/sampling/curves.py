@@ -93,7 +93,7 @@ def _along(name: str, p: float, total: int, steps: int) -> list[int]:
         or not (shares.diff() <= 1e-6).all()
         or not torch.allclose(shares[[0, -1]], ends, atol=1e-6)
     ):
-        raise InputError(f"the reveal curve {name!r} does not fall from 1 to 0 over {steps} steps: {shares.tolist()}")
+        raise InputError(f"the reveal curve {name!r} does not fall from 1 to 0 over {steps} steps: correct it")
     left = [total]
     for step in range(1, steps):
         part = round(round(total * float(shares[step]), 9))  # the last bits of a cosine differ between processors
