@@ -43,6 +43,7 @@ from vqdiff.sampling import get_sampler
 from vqdiff.sampling.candidates import network_calls
 from vqdiff.sampling.guides import references_of
 from vqdiff.sampling.plan import PlanInput
+from vqdiff.settings import SamplingSettings
 from vqdiff.text import NullCondition, literal
 from vqdiff.text.emoji_names import spell_out
 
@@ -89,9 +90,9 @@ class Judge:
         model = self.pipe(cell).model
         if cell.reconstruct:
             return
-        check_ranking(model, self.pipe(cell).settings(**vars(cell.sampling)), conditions_of(model, self.fitted(cell)))
-        led = references_of(self.pipe(cell).settings(**vars(cell.sampling)), model.schedule.num_steps)
-        if "null" in led and model.null(1) is None:
+        settings = self._sampling(cell)
+        check_ranking(model, settings, conditions_of(model, self.fitted(cell)))
+        if "null" in references_of(settings, model.schedule.num_steps) and model.null(1) is None:
             raise InputError(f"{cell.model} has no null condition, so it cannot be guided: use guidance 1")
 
     def fitted(self, cell: Cell) -> list[str]:
@@ -136,10 +137,14 @@ class Judge:
                 self.pipes[key] = Pipeline(replace(own, null_condition=other.to(own.device)))
         return self.pipes[key]
 
+    def _sampling(self, cell: Cell) -> SamplingSettings:
+        """The cell's sampling settings; those left out are the model's own."""
+        return self.pipe(cell).settings(**vars(cell.sampling))
+
     def settings(self, cell: Cell) -> dict[str, Any]:
         """The sampling settings of a cell, and the number of network calls for an image; of adaptive ones, the most."""
         pipe = self.pipe(cell)
-        settings, tokens, schedule = pipe.settings(**vars(cell.sampling)), pipe.model.num_tokens, pipe.model.schedule
+        settings, tokens, schedule = self._sampling(cell), pipe.model.num_tokens, pipe.model.schedule
         steps, start, masked = (torch.tensor([one]) for one in (settings.steps, schedule.num_steps, tokens))
         sampler, measured = get_sampler(settings.sampler), pipe.model.masked_nll
         plan = sampler.plan(PlanInput(schedule, tokens, steps, start, masked, [settings], measured))
@@ -177,7 +182,7 @@ class Judge:
     def measure(self, cell: Cell) -> Result:
         """Generate what is missing and score it; mean and deviation are over the trial's repetitions."""
         pipe = self.pipe(cell)
-        measured = pipe.model.curve_identity(pipe.settings(**vars(cell.sampling)))
+        measured = pipe.model.curve_identity(self._sampling(cell))
         subject = Subject(
             model=pipe.model.card.name,
             model_hash=pipe.model.fingerprint,
@@ -218,7 +223,7 @@ class Judge:
             with torch.inference_mode():
                 encode = pipe.model.image_tokenizer.encode
                 return torch.cat([encode(pixels.to(pipe.model.device)).cpu() for pixels in batches(self.wanted.pixels)])
-        settings = pipe.settings(**vars(cell.sampling))
+        settings = self._sampling(cell)
         # Everything that turns a seed into tokens, including the code: after a change of a sampler, images are
         # resampled.
         key = [
@@ -235,7 +240,7 @@ class Judge:
 
     def _code(self, cell: Cell, modules: Sequence[str]) -> str:
         """A hash of the code of these modules, and of other packages' parts that the cell uses."""
-        model, settings = self.pipe(cell).model, self.pipe(cell).settings(**vars(cell.sampling))
+        model, settings = self.pipe(cell).model, self._sampling(cell)
         parts = (get_sampler(settings.sampler), GUIDES.get(settings.guide), model.denoiser, model.image_tokenizer)
         return source_hash(*modules) + foreign_hash(*parts)
 

@@ -49,8 +49,8 @@ class StepSettings(NamedTuple):
         if self.purity_power is None:
             return purity
         # Relative to the largest, and in float64, so that even improbable positions keep their order.
-        relative = purity.double() / purity.double().amax(1, keepdim=True)
-        return relative.pow(self.purity_power.double()[:, None]).clamp(min=1e-300)
+        weights = purity.double()
+        return (weights / weights.amax(1, keepdim=True)).pow(self.purity_power.double()[:, None]).clamp(min=1e-300)
 
 
 _OFF = tuple(float(options_of(SamplingSettings)[name].off) for name in StepSettings._fields)
