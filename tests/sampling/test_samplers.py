@@ -266,7 +266,7 @@ def test_a_correcting_call_keeps_the_distribution_of_dependent_tokens(make: Call
     """Two tokens that depend on each other, noised to t = 4; one of them is drawn anew, by the exact network."""
     K, t = 3, 4
     schedule, table = make(10, K), torch.tensor([[0.40, 0.02, 0.03], [0.05, 0.25, 0.0], [0.0, 0.05, 0.20]]).double()
-    q = transition(schedule, 0, t)[:K].double()  # q(x_t | x_0), (K, K + 1)
+    q = transition(schedule, 0, t)[:K].double().clamp(min=0)  # q(x_t | x_0), (K, K + 1); rounding may leave -1e-17
     noised = q.T @ table @ q  # of both tokens, (K + 1, K + 1)
     given = torch.stack([torch.einsum("ab,ax,by->xya", table, q, q), torch.einsum("ab,ax,by->xyb", table, q, q)], 2)
     p0 = given / given.sum(-1, keepdim=True)  # p(x_0,i | x_t), (K + 1, K + 1, 2, K); NaN where x_t is impossible
