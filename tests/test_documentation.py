@@ -8,14 +8,12 @@ import shlex
 from pathlib import Path
 
 import pytest
-import torch
-from torch import Tensor
 
 from vqdiff.cli import app
-from vqdiff.diffusion import Schedule
 from vqdiff.foundation import extras
 from vqdiff.presets import PUBLISHED
-from vqdiff.sampling import PlanStep, SamplingSettings, StepInput, StepSettings, Trace, get_sampler, sample, samplers
+from vqdiff.sampling import PlanStep, StepInput, StepSettings, get_sampler, samplers
+from vqdiff.sampling.sampler import REVEALING
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -56,32 +54,22 @@ def test_messages_of_the_troubleshooting_are_those_of_the_code(message: str, cod
     assert re.search(".*?".join(map(re.escape, filter(None, message.split("…")))), code), message
 
 
-def test_which_settings_a_sampler_uses() -> None:
-    """The table of docs/generating.md, by what each sampler does with another value."""
+def test_the_samplers_are_described_as_they_describe_themselves() -> None:
     text = (ROOT / "docs" / "generating.md").read_text("utf-8")
-    table = text.partition("Which settings a sampler uses")[2].partition("###")[0]
-    rows = re.findall(r"^\| (`.*`) \| (yes|no) \| (yes|no) \|", table, re.MULTILINE)
-    used = {name: (row[1] == "yes", row[2] == "yes") for row in rows for name in re.findall(r"`([\w-]+)`", row[0])}
-    assert used.keys() == samplers().keys()
-    table = text.partition("### Samplers")[2].partition("Which settings")[0]
+    described, _, used = (
+        text.partition("### Samplers")[2].partition("###")[0].partition("Which settings a sampler uses")
+    )
+    rows = re.findall(r"^\| (`.*`) \| (\w+) \| (\w+) \| (\w+) \|(.*)\| (.*) \|$", used, re.MULTILINE)
+    rows = {name: row[1:] for row in rows for name in re.findall(r"`([\w-]+)`", row[0])}
+    assert set(rows) == set(samplers())
     for name, idea in samplers().items():
         facts = get_sampler(name).facts
         paper = f"[{facts.paper}](https://arxiv.org/abs/{facts.paper})" if facts.paper else ""
-        assert f"| `{name}` | {idea} | {paper} | {facts.calls} | {facts.exact} |\n" in table
-
-    schedule = Schedule.linear(6, 8)
-    table_of_logits = torch.randn(16, 8, generator=torch.Generator().manual_seed(0)) * 2
-
-    def denoise(tokens: Tensor, t: Tensor) -> Tensor:
-        return table_of_logits * (1 + (tokens % 3 == 0).double().mean(1)[:, None, None])
-
-    def final(sampler: str, truncation: float, prior_scale: float) -> Tensor:
-        settings = SamplingSettings(sampler, 6, 1.0, truncation=truncation, prior_scale=prior_scale)
-        return Trace.collect(sample(denoise, schedule, num_tokens=16, seeds=range(2), settings=settings)).final
-
-    for name, row in used.items():
-        plain = final(name, 1.0, 0.0)
-        assert tuple(not torch.equal(plain, other) for other in (final(name, 0.5, 0.0), final(name, 1.0, 4.0))) == row
+        assert f"| `{name}` | {idea} | {paper} | {facts.calls} | {facts.exact} |\n" in described
+        uses, columns = set(facts.uses or ()), ["truncation", "prior_scale", "curve"]
+        assert rows[name][:3] == tuple("yes" if column in uses else "no" for column in columns), name
+        assert set(re.findall(r"`(\w+)`", rows[name][3])) == uses - REVEALING - {"prior_scale"}, name
+        assert rows[name][4].startswith("ignored") == ("steps" not in uses), name
 
 
 @pytest.mark.parametrize(("kind", "prefix"), [(StepInput, "x"), (PlanStep, "x.now"), (StepSettings, "x.settings")])

@@ -5,12 +5,12 @@ Imports no torch: the options of the command line are made from them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypedDict, get_args
 
 from vqdiff.foundation.config import build
-from vqdiff.foundation.errors import InputError, about, unknown
+from vqdiff.foundation.errors import unknown
 from vqdiff.foundation.html import table
 from vqdiff.foundation.options import Choice, Interval, Number, Whole, check_options, checked, option, options_of
 from vqdiff.plugins import CURVES, GUIDES, SAMPLERS
@@ -336,21 +336,6 @@ class SamplingSettings:
         if isinstance(guidance := given.get("guidance"), Guidance):
             given |= guidance.settings()
         return replace(self, **checked(SamplingSettings, given))
-
-    def check_steps(self, num_tokens: int) -> None:
-        """Raise InputError if there are more steps than tokens, as each step reveals at least one."""
-        with about("steps"):
-            if self.steps > num_tokens:
-                raise InputError(f"steps is {self.steps}, more than the {num_tokens} tokens of an image: use fewer")
-
-    def check_curve(self, masked_nll: Sequence[float]) -> None:
-        """Raise InputError for the curve measured if there is no measurement (`Model.masked_nll`)."""
-        with about("curve"):
-            if self.curve == "measured" and not masked_nll:
-                raise InputError(
-                    "curve is measured, and this model has no measurement: vqdiff measure-curve makes a copy that has "
-                    "one; or use another curve"
-                )
 
 
 @dataclass(frozen=True)

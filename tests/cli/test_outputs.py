@@ -153,6 +153,37 @@ def test_help_names_samplers_and_the_models_defaults(capsys: pytest.CaptureFixtu
         assert f"[default: the model's own; emoji: {value}]" in shown
 
 
+def test_a_sampler_is_described_with_what_it_uses(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["samplers", "entropy-bound"])
+    shown = capsys.readouterr().out
+    assert {"--steps", "--error", "--prior-scale"} < set(shown.split())
+    assert "--curve" not in shown
+    assert "https://arxiv.org/abs/2505.24857" in shown
+    main(["samplers", "entropy-bound", "--json"])
+    assert "error" in json.loads(capsys.readouterr().out)["entropy-bound"]["uses"]
+    with pytest.raises(SystemExit):
+        main(["samplers", "entropy-bond"])
+    assert "did you mean 'entropy-bound'?" in capsys.readouterr().err
+
+
+def test_a_setting_that_the_sampler_does_not_use_is_named(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(folder)
+    main(["generate", "a cat", "--steps", "2", "--sampler", "strided", "--prior-scale", "3", "-o", "cat.png"])
+    assert "vqdiff: warning: the sampler strided does not use prior_scale; " in capsys.readouterr().err
+    main(["generate", "--like", "cat.png", "-o", "again.png"])
+    assert capsys.readouterr().err == ""
+    assert Path("again.png").read_bytes() == Path("cat.png").read_bytes()
+
+
+@pytest.mark.parametrize("option", ["steps", "seed", "batch-size"])
+def test_whole_numbers_are_not_rounded(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["generate", "a cat", f"--{option}", "2.5"])
+    assert f'Invalid value for --{option}: unable to convert "2.5" into int' in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completion_knows_commands_and_options(
     shell: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -96,10 +96,7 @@ def bench_bundled(options: SamplingOptions, command: str, say: Say, whole: Seque
     """Measure the bundled model at its default settings, single steps and the ``whole`` images."""
     meta = Model.load(find(_BUNDLED), shapes_only=True)
     bench = SamplingSession(_BUNDLED, replace(options, against_diffusers=False), command, meta, say)
-    settings, batches = meta.sampling, options.batches or _DEFAULT[1]
-    if options.steps:
-        settings = replace(settings, steps=options.steps)
-        settings.check_steps(meta.num_tokens)
+    settings, batches = meta.settings(steps=options.steps), options.batches or _DEFAULT[1]
     tasks = [Workload(batch, settings, None) for batch in batches]
     tasks.insert(1, Workload(batches[0], replace(settings, guidance=1.0), None))
     with bench.workers(bench.makers({VQDIFF: _BUNDLED})) as workers:

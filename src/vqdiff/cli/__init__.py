@@ -8,14 +8,28 @@ import os
 import select
 import sys
 import warnings
+from collections.abc import Sequence
 from contextlib import suppress
-from typing import NoReturn, TextIO
+from typing import Any, NoReturn, TextIO
 
-from cyclopts import App, CycloptsError
+import cyclopts
+from cyclopts import App, CycloptsError, Parameter, Token
 
 from vqdiff import __version__
 from vqdiff.foundation.errors import InputError, InputWarning
 from vqdiff.foundation.extras import extras_with, installed, message
+
+
+def _convert(kind: Any, tokens: Sequence[Token]) -> Any:
+    """Convert as Cyclopts does, but do not round where a whole number is needed."""
+
+    def one(kind: Any, token: str) -> Any:
+        if kind is int and "." in token and float(token) % 1:
+            raise ValueError(f"{token} is not a whole number")
+        return cyclopts.convert(kind, [token])
+
+    return cyclopts.convert(kind, tokens, converter=one)
+
 
 app = App(
     name="vqdiff",
@@ -25,6 +39,7 @@ app = App(
     print_error=False,  # main() prints every mistake in the same way
     exit_on_error=False,
     suppress_keyboard_interrupt=False,
+    default_parameter=Parameter(converter=_convert),
     result_action="return_value",
 )
 app.command("vqdiff.cli.generate:generate", help="Generate images from prompts.")

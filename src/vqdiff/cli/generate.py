@@ -98,7 +98,7 @@ def generate(
         warn_of_another_model(record, pipe, like)
     explicit, preset = settings.explicit(), settings.preset_name()
     read = {} if preset else {name: record[name] for name in options_of(SamplingSettings) if name in record}
-    chosen = pipe.settings(preset=preset, **read | explicit)
+    chosen = pipe.model.settings(pipe.settings(preset=preset).changed(**read), **explicit)
     if budget is not None and "sampler" not in explicit:
         chosen = replace(chosen, sampler="entropy-bound")
     negative = record.get("negative") if conditions.negative is None else conditions.negative

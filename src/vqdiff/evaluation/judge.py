@@ -139,7 +139,8 @@ class Judge:
 
     def _sampling(self, cell: Cell) -> SamplingSettings:
         """The cell's sampling settings; those left out are the model's own."""
-        return self.pipe(cell).settings(**vars(cell.sampling))
+        model = self.pipe(cell).model  # not as changes: the samplers of a grid may ignore some of its settings
+        return model.settings(model.sampling.changed(**vars(cell.sampling)))
 
     def settings(self, cell: Cell) -> dict[str, Any]:
         """The sampling settings of a cell, and the number of network calls for an image; of adaptive ones, the most."""

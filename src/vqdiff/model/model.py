@@ -26,7 +26,8 @@ from vqdiff.model.components import fingerprint, load_component, save_component
 from vqdiff.model.devices import with_float64
 from vqdiff.model.references import check_guide, check_weaker
 from vqdiff.presets import PUBLISHED, fast_and_best
-from vqdiff.sampling import CallSettings, SamplingSettings
+from vqdiff.sampling import CallSettings, SamplingSettings, get_sampler
+from vqdiff.sampling.checks import check_settings, warn_of_ignored
 from vqdiff.sampling.measured import checked_masked_nll
 from vqdiff.text import (
     AnyTextEncoder,
@@ -171,13 +172,13 @@ class Model:
 
         Raises InputError for an unknown preset and values out of range, also for more steps than an image has tokens,
         for the reveal curve measured of a model without its measurement, and for a guide that leads away from what
-        this model does not have.
+        this model does not have. Warns of changes that the sampler does not use.
         """
         preset = changes.pop("preset", None)
         settings = (given or (self.sampling if preset is None else self.preset(preset))).changed(**changes)
-        settings.check_steps(self.num_tokens)
-        settings.check_curve(self.masked_nll)
+        check_settings(settings, self.num_tokens, self.masked_nll, get_sampler(settings.sampler))
         check_guide(settings, self.schedule.num_steps, self.denoiser, self.weaker_denoiser)
+        warn_of_ignored(settings, [name for name, value in changes.items() if value is not None])
         return settings
 
     @property

@@ -13,6 +13,7 @@ from torch import Tensor
 from vqdiff.diffusion import Schedule
 from vqdiff.foundation.errors import InputError
 from vqdiff.foundation.shapes import Bool, Float, Int
+from vqdiff.sampling.checks import check_settings
 from vqdiff.sampling.guides import Away, away
 from vqdiff.sampling.plan import Plan, PlanInput, masked_step
 from vqdiff.sampling.prediction import Denoise, Prediction, predict
@@ -142,10 +143,9 @@ class Batch:
             )
         if len({row.sampler for row in rows}) > 1:
             raise InputError("the images of a batch must share one sampler: sample them in separate batches")
-        for row in rows:
-            row.check_steps(num_tokens)
-            row.check_curve(masked_nll)
         sampler = sampler or get_sampler(rows[0].sampler)
+        for row in rows:
+            check_settings(row, num_tokens, masked_nll, sampler)
         if canvas is None:
             nothing = torch.zeros(len(rows), num_tokens, dtype=torch.int64)
             canvas = Canvas.noised(schedule, sampler, nothing, seeds)

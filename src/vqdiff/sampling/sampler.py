@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Set
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -15,7 +16,12 @@ from vqdiff.foundation.shapes import Bool, Float, Int
 from vqdiff.sampling.plan import Plan, PlanInput, PlanStep
 from vqdiff.sampling.step import StepInput, StepSettings
 
-__all__ = ["Sampler", "SamplerFacts", "draw_posterior_step", "largest", "places_of"]
+__all__ = ["REVEALING", "WARPING", "Sampler", "SamplerFacts", "draw_posterior_step", "largest", "places_of"]
+
+WARPING = frozenset({"temperature", "temperature_schedule", "truncation"})
+"""The settings that `StepSettings.warp` applies."""
+REVEALING = WARPING | {"steps", "curve", "curve_power"}
+"""Those and the settings of `reveal_plan`."""
 
 
 @dataclass(frozen=True)
@@ -25,13 +31,15 @@ class SamplerFacts:
     idea: one line; by default the first of the sampler's docstring. paper: its arXiv number, "" if there is none.
     calls: how many network calls a run takes. exact: whether a perfect network, without guidance and with all settings
     off, gives samples of q: always; if every call changes at most one token, as the tokens of a call are sampled
-    independently; or never.
+    independently; or never. uses: the settings that it uses, beside those of guidance and candidates, which work with
+    all samplers; who sets another is warned. None: not stated, nobody is.
     """
 
     idea: str = ""
     paper: str = ""
     calls: str = "steps"
     exact: Literal["yes", "one token per call", "no", "not stated"] = "not stated"
+    uses: Set[str] | None = None
 
 
 class Sampler(ABC):

@@ -13,7 +13,7 @@ from vqdiff.foundation.shapes import Bool, Float, Int
 from vqdiff.plugins import SAMPLERS
 from vqdiff.sampling.orders import by_halton
 from vqdiff.sampling.plan import Plan, PlanInput, PlanStep, corrected_plan
-from vqdiff.sampling.sampler import SamplerFacts, places_of
+from vqdiff.sampling.sampler import WARPING, SamplerFacts, places_of
 from vqdiff.sampling.samplers.strided import Strided
 from vqdiff.sampling.step import StepInput, StepSettings
 
@@ -75,6 +75,6 @@ class Corrected(Strided):
 
 _FACTS = SamplerFacts(
     "as strided, and between strides some tokens are drawn anew given all others (a Gibbs sampler)",
-    calls="steps, at most 2T - 1", exact="one token per call",
+    calls="steps, at most 2T - 1", exact="one token per call", uses=WARPING | {"steps", "corrector_share"},
 )  # fmt: skip
 SAMPLERS.register("corrected", Corrected(facts=_FACTS))

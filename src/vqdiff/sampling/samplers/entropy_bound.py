@@ -14,7 +14,7 @@ from vqdiff.plugins import SAMPLERS
 from vqdiff.sampling.plan import Plan, PlanInput, reveal_plan
 from vqdiff.sampling.prediction import take
 from vqdiff.sampling.reveal import Reveal, fill, first_positions
-from vqdiff.sampling.sampler import SamplerFacts, largest
+from vqdiff.sampling.sampler import WARPING, SamplerFacts, largest
 from vqdiff.sampling.step import StepInput
 
 __all__ = ["EntropyBound"]
@@ -63,6 +63,6 @@ class EntropyBound(Reveal):
 
 _FACTS = SamplerFacts(
     "reveals in a step as many positions as are nearly certain, by their entropy: few steps for plain images",
-    "2505.24857", calls="at most steps", exact="one token per call",
+    "2505.24857", calls="at most steps", exact="one token per call", uses=WARPING | {"steps", "prior_scale", "error"},
 )  # fmt: skip
 SAMPLERS.register("entropy-bound", EntropyBound(facts=_FACTS))

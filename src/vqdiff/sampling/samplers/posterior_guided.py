@@ -32,6 +32,6 @@ class PosteriorGuided(Strided):
 
 _FACTS = SamplerFacts(
         "as strided, but guides the posterior instead of p(x0) (Eq. 7 of Improved VQ-Diffusion as printed)",
-        "2205.16007", "steps, at most T", "one token per call",
+        "2205.16007", "steps, at most T", "one token per call", uses=frozenset({"steps"}),
 )  # fmt: skip
 SAMPLERS.register("posterior-guided", PosteriorGuided(facts=_FACTS))

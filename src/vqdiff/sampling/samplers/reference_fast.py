@@ -9,7 +9,7 @@ from torch import Tensor
 from vqdiff.foundation.shapes import Int
 from vqdiff.plugins import SAMPLERS
 from vqdiff.sampling.plan import Plan, PlanInput, reference_fast_plan
-from vqdiff.sampling.sampler import Sampler, SamplerFacts, draw_posterior_step
+from vqdiff.sampling.sampler import WARPING, Sampler, SamplerFacts, draw_posterior_step
 from vqdiff.sampling.step import StepInput
 
 __all__ = ["ReferenceFast"]
@@ -22,7 +22,7 @@ class ReferenceFast(Sampler):
     skip: int | None = None
     facts = SamplerFacts(
         "the published code's fast sampler: one-step posteriors at shifted times",
-        "2111.14822", "at most steps, and at least 2", "no",
+        "2111.14822", "at most steps, and at least 2", "no", uses=WARPING | {"steps"},
     )  # fmt: skip
 
     def plan(self, given: PlanInput) -> Plan:

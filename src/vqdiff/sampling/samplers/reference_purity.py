@@ -13,7 +13,7 @@ from vqdiff.sampling.orders import by_purity
 from vqdiff.sampling.plan import Plan, PlanInput, reference_reveal_plan, reference_reveals
 from vqdiff.sampling.prediction import take
 from vqdiff.sampling.reveal import Reveal, fill, first_positions
-from vqdiff.sampling.sampler import SamplerFacts
+from vqdiff.sampling.sampler import WARPING, SamplerFacts
 from vqdiff.sampling.step import StepInput
 
 __all__ = ["ReferenceReveal"]
@@ -54,6 +54,6 @@ class ReferenceReveal(Reveal):
 
 _FACTS = SamplerFacts(
     "the published code's purity sampler: fixed counts at each of the T times, all resampled in the last call",
-    "2205.16007", "fixed for each T and number of tokens", "no",
+    "2205.16007", "fixed for each T and number of tokens", "no", uses=WARPING | {"prior_scale"},
 )  # fmt: skip
 SAMPLERS.register("reference-purity", ReferenceReveal(by_purity, sharpened=True, facts=_FACTS))

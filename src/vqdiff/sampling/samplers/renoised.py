@@ -12,7 +12,7 @@ from vqdiff.diffusion import Schedule, bridge, draw_categorical, draw_forward
 from vqdiff.foundation.shapes import Float, Int
 from vqdiff.plugins import SAMPLERS
 from vqdiff.sampling.plan import Plan, PlanInput, looped_plan
-from vqdiff.sampling.sampler import SamplerFacts, places_of
+from vqdiff.sampling.sampler import WARPING, SamplerFacts, places_of
 from vqdiff.sampling.samplers.strided import Strided
 from vqdiff.sampling.step import StepInput
 
@@ -73,5 +73,6 @@ def renoised_share(
 _FACTS = SamplerFacts(
     "as strided, but some positions are noised anew from their predicted x0, so that visible tokens may change",
     "2503.00307", "steps, at most T beside a loop", "one token per call",
+    uses=WARPING | {"steps", "renoise", "renoise_cap", "renoise_loop"},
 )  # fmt: skip
 SAMPLERS.register("renoised", Renoised(facts=_FACTS))

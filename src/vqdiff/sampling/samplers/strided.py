@@ -11,7 +11,7 @@ from vqdiff.diffusion import Schedule, draw_forward
 from vqdiff.foundation.shapes import Float, Int
 from vqdiff.plugins import SAMPLERS
 from vqdiff.sampling.plan import Plan, PlanInput, strided_plan
-from vqdiff.sampling.sampler import Sampler, SamplerFacts, draw_posterior_step
+from vqdiff.sampling.sampler import WARPING, Sampler, SamplerFacts, draw_posterior_step
 from vqdiff.sampling.step import StepInput
 
 __all__ = ["Strided"]
@@ -47,6 +47,6 @@ class Strided(Sampler):
 
 _FACTS = SamplerFacts(
         "the posterior over equal strides of time, each token from its exact one; as ancestral when steps = T",
-        "2111.14822", "steps, at most T", "one token per call",
+        "2111.14822", "steps, at most T", "one token per call", uses=WARPING | {"steps"},
 )  # fmt: skip
 SAMPLERS.register("strided", Strided(facts=_FACTS))

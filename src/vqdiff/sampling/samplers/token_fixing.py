@@ -14,7 +14,7 @@ from vqdiff.plugins import SAMPLERS
 from vqdiff.sampling.orders import Order, by_purity
 from vqdiff.sampling.prediction import take
 from vqdiff.sampling.reveal import Reveal, first_positions
-from vqdiff.sampling.sampler import SamplerFacts, places_of
+from vqdiff.sampling.sampler import REVEALING, SamplerFacts, places_of
 from vqdiff.sampling.step import StepInput
 
 __all__ = ["TokenFixing"]
@@ -53,6 +53,6 @@ class TokenFixing(Reveal):
 
 _FACTS = SamplerFacts(
     "as purity, and visible tokens that the network now finds unlikely are drawn anew in the same calls",
-    exact="no",
+    exact="no", uses=REVEALING | {"prior_scale", "purity_power", "fix_share"},
 )  # fmt: skip
 SAMPLERS.register("token-fixing", TokenFixing(facts=_FACTS))
