@@ -98,12 +98,13 @@ def test_the_page_works_as_it_stands(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
-    assert len(blocks) == 8
+    assert len(blocks) == 9
     Path("extensions.py").write_text("\n".join(blocks[1:]), "utf-8")  # the first shows a line of the others
     monkeypatch.syspath_prepend(tmp_path)
     names = vars(importlib.import_module("extensions"))
 
     assert {"top-down", "most-likely"} <= samplers().keys()
+    assert names["halves"](torch.tensor([0.0, 0.5, 1.0]), 1.0).tolist() == [1.0, 0.75, 0.0]
     assert samplers()["top-down"] == "Row by row from the top."
     assert isinstance(names["Signs"](3), Quantizer)
     tokens = names["Signs"](3).encode(names["Signs"](3).decode(torch.arange(8)))
@@ -139,18 +140,20 @@ sys.path.insert(0, {str(tmp_path)!r})
 from vqdiff.cli import main
 main(["samplers"])
 print("---")
+main(["generate", "--help"])
+print("---")
 main(["samplers", "--json"])
 wanted = ["--sampler", "mine", "--curve", "steep", "--guide", "late", "--steps", "2"]
 main(["generate", "a red apple", *wanted, "--json", "-o", {str(tmp_path / "out.png")!r}])
 {FOUND}
 """
     run = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
-    table, _, rest = run.stdout.partition("---\n")
+    table, shown, rest = run.stdout.split("---\n")
     listed, image, served, *codes = map(json.loads, rest.splitlines())
-    own = {"paper": "", "calls": "steps", "exact": "one token per call"}
+    own = {"paper": "", "calls": "steps", "exact": "one token per call", "uses": None}
     assert listed["samplers"]["mine"] == {"idea": "A sampler from elsewhere."} | own
     assert listed["samplers"]["cited"] == {
-        "idea": "a sampler with a paper", "paper": "2101.00001", "calls": "T", "exact": "yes",
+        "idea": "a sampler with a paper", "paper": "2101.00001", "calls": "T", "exact": "yes", "uses": None,
     }  # fmt: skip
     assert listed["samplers"]["backwards"] == {"idea": "From the last to the first."} | own
     assert listed["orders"]["backwards"] == "From the last to the first."
@@ -166,6 +169,9 @@ main(["generate", "a red apple", *wanted, "--json", "-o", {str(tmp_path / "out.p
     assert (image["sampler"], image["curve"], image["guide"]) == ("mine", "steep", "late")
     assert {"mine", "cited", "backwards", "broken"} <= served.keys()
     assert codes == [200, 400]
+    shown = " ".join(shown.replace("│", " ").split())
+    installed = ["backwards, broken, cited, mine", "steep", "late"]  # of samplers and orders, curves, guides
+    assert all(f"Of other packages: {names}." in shown for names in installed)
 
 
 def test_our_own_keep_the_contracts() -> None:

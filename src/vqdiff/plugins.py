@@ -44,6 +44,9 @@ class _Samplers(Registry["Sampler"]):
     def names(self) -> list[str]:
         return list(dict.fromkeys([*self.own(), *super().names(), *ORDERS.names()]))
 
+    def installed(self) -> list[str]:
+        return sorted([*super().installed(), *ORDERS.installed()])
+
     def own(self) -> list[str]:
         """Return the names of this package's own, without importing any: each is that of its module."""
         folder = Path(__file__).parent.joinpath(*self.home.split(".")[1:])

@@ -54,6 +54,7 @@ class SamplingSettings:
             "vqdiff samplers describes them.",
             kind="sampler",
             names=SAMPLERS.names,
+            installed=SAMPLERS.installed,
             name_of=SAMPLERS.name_of,
         ),
     )
@@ -145,6 +146,7 @@ class SamplingSettings:
             legend="{}",
             kind="reveal curve",
             names=CURVES.names,
+            installed=CURVES.installed,
         ),
     )
     curve_power: float = option(
@@ -297,6 +299,7 @@ class SamplingSettings:
             legend="away from {}",
             kind="guide",
             names=GUIDES.names,
+            installed=GUIDES.installed,
         ),
     )
 

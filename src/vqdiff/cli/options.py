@@ -13,7 +13,7 @@ from cyclopts import Parameter
 from vqdiff import settings
 from vqdiff.foundation.config import Precision
 from vqdiff.foundation.errors import InputError
-from vqdiff.foundation.options import Option, option, options_of
+from vqdiff.foundation.options import Choice, Option, option, options_of
 from vqdiff.settings import SamplingSettings
 
 if TYPE_CHECKING:
@@ -174,7 +174,9 @@ def _optional(cls: type[Any], default: Callable[[str], str], bases: tuple[type[A
 
 
 def _parameter(name: str, one: Option, **more: Any) -> Parameter:
-    return Parameter(help=one.help, alias=_ALIASES.get(name), negative="", **more)
+    installed = one.installed() if isinstance(one, Choice) else []
+    of_others = f" Of other packages: {', '.join(installed)}." if installed else ""
+    return Parameter(help=one.help + of_others, alias=_ALIASES.get(name), negative="", **more)
 
 
 def _models_own(name: str) -> str:

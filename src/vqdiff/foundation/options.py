@@ -92,6 +92,8 @@ class Choice(Option):
     names: Callable[[], Iterable[str]]
     name_of: Callable[[Any], str] | None = None
     """Of a thing that is given in place of its name."""
+    installed: Callable[[], list[str]] = list
+    """The names among these that are of other packages."""
 
     def check(self, name: str, value: Any) -> str:
         del name
