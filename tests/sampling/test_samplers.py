@@ -114,6 +114,11 @@ def table_denoiser(base: Tensor, w: Tensor, scale: Tensor) -> Denoise:
 TABLES = [case for case in cases("sampler") if "denoiser" in case["config"]]
 
 
+def nothing(tokens: Tensor) -> Tensor:
+    """No position is known."""
+    return torch.zeros_like(tokens, dtype=torch.bool)
+
+
 @pytest.mark.parametrize("case", TABLES, ids=lambda case: case["case"])
 def test_golden_distribution(case: dict[str, Any]) -> None:
     config, golden = case["config"], load(case["case"])
@@ -185,7 +190,7 @@ def test_renoised_is_the_remasking_sampler_with_masks_alone(renoise: float, cap:
     u = uniforms(torch.tensor([5]), torch.tensor([1]), 2 * n, 3)
     prediction = Prediction(torch.zeros(1, 2 * n, 3), lambda features: features, None)
     settings = BatchSettings.of([share], torch.tensor([[t]]), 10).first()
-    new = get_sampler("renoised").step(StepInput(schedule, tokens, prediction, now, settings, u))[0]
+    new = get_sampler("renoised").step(StepInput(schedule, tokens, prediction, now, settings, u, nothing(tokens)))[0]
     a_t, a_s = float(schedule.alpha_bar[t]), float(schedule.alpha_bar[s])
     sigma = min(renoise * min(1.0, (1 - a_s) / a_t), cap, 1 - a_s)
     reveal = (a_s - (1 - sigma) * a_t) / (1 - a_t)
@@ -219,7 +224,7 @@ def test_a_call_in_a_loop_keeps_the_distribution_of_noised_tokens(
         u = uniforms(torch.tensor([xt]), torch.tensor([1]), DRAWS, 3)
         prediction = Prediction(p0[xt].log().expand(1, DRAWS, 3), lambda features: features, None)
         tokens = torch.full((1, DRAWS), xt)
-        new = get_sampler("renoised").step(StepInput(schedule, tokens, prediction, now, settings, u))
+        new = get_sampler("renoised").step(StepInput(schedule, tokens, prediction, now, settings, u, nothing(tokens)))
         assert_distributed(new.view(-1, 1), P[xt])
 
 
@@ -240,6 +245,7 @@ def test_positions_are_revealed_with_weights_purity_to_a_power(sampler: str) -> 
         PlanStep(torch.full((B,), 5), torch.full((B,), 3), reveal, 1, 3),
         settings,
         uniforms(torch.arange(B), torch.ones(B, dtype=torch.int64), 3, 2),
+        nothing(torch.zeros(B, 3)),
     )
     new = get_sampler(sampler).step(x)
     assert ((new != 2).sum(1) == 1).all()
@@ -279,13 +285,35 @@ def test_a_correcting_call_keeps_the_distribution_of_dependent_tokens(make: Call
     settings = BatchSettings.of([own] * DRAWS, times, 10).first()
     now = PlanStep(times[:, 0], times[:, 0], torch.zeros(DRAWS, dtype=torch.int64), 0, 0)
     u = uniforms(torch.arange(DRAWS), torch.ones(DRAWS, dtype=torch.int64), 2, 3)
-    seen = sampler.before(schedule, tokens, now, settings, u)
+    seen = sampler.before(schedule, tokens, now, settings, u, nothing(tokens))
     prediction = Prediction(p0[seen[:, 0], seen[:, 1]].log(), lambda features: features, None)
-    new = sampler.step(StepInput(schedule, seen, prediction, now, settings, u))
+    new = sampler.step(StepInput(schedule, seen, prediction, now, settings, u, nothing(seen)))
     changed = (new != tokens).double().mean(0)
     assert (changed > 0.05).all()
     assert not ((new != tokens).all(1)).any()
     assert_distributed(new, noised)
+
+
+@pytest.mark.parametrize("make", [Schedule.paper, Schedule.mask_only])
+@pytest.mark.parametrize(("sampler", "share"), [("corrected", "corrector_share"), ("token-fixing", "fix_share")])
+def test_the_share_of_an_edit_is_that_of_its_own_positions(
+    make: Callable[[int, int], Schedule], sampler: str, share: str
+) -> None:
+    """Two thirds of 60 visible tokens are known; half of the other 20 are drawn anew, and become what they were not."""
+    tokens, known = torch.zeros(5, 60, dtype=torch.int64), torch.arange(60).expand(5, 60) % 3 > 0
+    likely = torch.tensor([0.001, 0.998, 0.001]).log().expand(5, 60, 3)
+    given = SamplingSettings(sampler, guidance=1.0, prior_scale=0.0, **{share: 0.5})
+    times = torch.full((5, 1), 1)
+    settings = BatchSettings.of([given] * 5, times, 10).first()
+    now = PlanStep(times[:, 0], times[:, 0], torch.zeros(5, dtype=torch.int64), 0, 0)
+    u = uniforms(torch.arange(5), torch.ones(5, dtype=torch.int64), 60, get_sampler(sampler).num_uniforms)
+    schedule = make(10, 3)
+    seen = get_sampler(sampler).before(schedule, tokens, now, settings, u, known)
+    prediction = Prediction(likely, lambda features: features, None)
+    new = get_sampler(sampler).step(StepInput(schedule, seen, prediction, now, settings, u, known))
+    assert (new[known] == 0).all()
+    changed = (new != 0).sum(1)
+    assert ((changed >= 9) & (changed <= 10)).all()
 
 
 def test_token_fixing_draws_the_least_likely_tokens_anew() -> None:
@@ -304,7 +332,7 @@ def test_token_fixing_draws_the_least_likely_tokens_anew() -> None:
         prediction = Prediction(logits, lambda features: features, None)
         tokens = torch.zeros(1, 12, dtype=torch.int64)
         return get_sampler("token-fixing").step(
-            StepInput(Schedule.paper(10, 3), tokens, prediction, now, own_settings, u)
+            StepInput(Schedule.paper(10, 3), tokens, prediction, now, own_settings, u, nothing(tokens))
         )[0]
 
     assert set(step(0.25).nonzero()[:, 0].tolist()) == set(own.argsort()[:3].tolist())
@@ -346,6 +374,7 @@ def test_posterior_guided_draws_from_the_guided_posterior(make: Callable[[int, i
         now=PlanStep(*torch.tensor([9, 4, 0])[:, None].expand(3, DRAWS), most=0, left=0),
         settings=StepSettings(guidance=scale),
         u=torch.rand(2, DRAWS, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64),
+        known=nothing(tokens),
     )
     drawn = get_sampler("posterior-guided").step(step)
     times = torch.tensor([9]), torch.tensor([4])

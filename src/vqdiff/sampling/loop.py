@@ -175,9 +175,10 @@ class Batch:
         now, settings = self.plan.first(device), self.settings.first(device)
         seeds, step = (rows.to(device, non_blocking=True) for rows in (self.seeds, self.taken + 1))
         u = uniforms(seeds, step, tokens.shape[1], self.sampler.num_uniforms)
-        seen = torch.where(self.known, tokens, self.sampler.before(self.schedule, tokens, now, settings, u))
+        seen = self.sampler.before(self.schedule, tokens, now, settings, u, self.known)
+        seen = torch.where(self.known, tokens, seen)
         prediction = predict(denoise, seen, now.t.clamp(min=1), settings.guidance, self._led())
-        x = StepInput(self.schedule, seen, prediction, now, settings, u)
+        x = StepInput(self.schedule, seen, prediction, now, settings, u, self.known)
         if getattr(denoise, "batch_invariant", False):
             # Image by image: the number of positions, and so the rounding, must not depend on the other images.
             new = seen.clone()

@@ -69,9 +69,10 @@ class Sampler(ABC):
         now: PlanStep,
         settings: StepSettings,
         u: Float[Tensor, "N B L"],
+        known: Bool[Tensor, "B L"],
     ) -> Int[Tensor, "B L"]:
         """Change the tokens before the prediction; the step gets the changed ones, and the same random numbers."""
-        del schedule, now, settings, u
+        del schedule, now, settings, u, known
         return tokens
 
     def noise(

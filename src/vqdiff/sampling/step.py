@@ -122,7 +122,8 @@ class StepInput(NamedTuple):
     """What a step works on.
 
     prediction: of the clean tokens, guided, not yet truncated, computed where a token may be sampled. u:
-    uniforms in (0, 1), one for each of the sampler's `num_uniforms`.
+    uniforms in (0, 1), one for each of the sampler's `num_uniforms`. known: positions of an edit that stay, whatever
+    the step returns there.
     """
 
     schedule: Schedule
@@ -131,6 +132,7 @@ class StepInput(NamedTuple):
     now: PlanStep
     settings: StepSettings
     u: Float[Tensor, "N B L"]
+    known: Bool[Tensor, "B L"]
 
     @property
     def masked(self) -> Bool[Tensor, "B L"]:
@@ -141,4 +143,5 @@ class StepInput(NamedTuple):
         """Return the input of this step for one image alone; ``plan`` and ``settings`` are those of the batch."""
         row, device = slice(image, image + 1), self.tokens.device
         now, own = plan.select(row).first(device), settings.select(row).first(device)
-        return StepInput(self.schedule, self.tokens[row], self.prediction.select(image), now, own, self.u[:, row])
+        prediction, u, known = self.prediction.select(image), self.u[:, row], self.known[row]
+        return StepInput(self.schedule, self.tokens[row], prediction, now, own, u, known)

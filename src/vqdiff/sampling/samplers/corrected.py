@@ -40,17 +40,16 @@ class Corrected(Strided):
         now: PlanStep,
         settings: StepSettings,
         u: Float[Tensor, "N B L"],
+        known: Bool[Tensor, "B L"],
     ) -> Int[Tensor, "B L"]:
         """Mask what will be drawn anew, if the schedule replaces hardly anything: then a visible token says it all."""
         if schedule.replaces:
             return tokens
-        return torch.where(self._redrawn(now, settings, u[2]), schedule.num_codes, tokens)
+        return torch.where(self._redrawn(now, settings, u[2], known), schedule.num_codes, tokens)
 
     def step(self, x: StepInput) -> Int[Tensor, "B L"]:
         t, corrects = x.now.t.clamp(min=1), (x.now.s == x.now.t)[:, None]
-        redrawn = self._redrawn(x.now, x.settings, x.u[2])
-        if not x.schedule.replaces:
-            redrawn = redrawn & x.masked  # known tokens were not masked before
+        redrawn = self._redrawn(x.now, x.settings, x.u[2], x.known)
         earlier = torch.where(corrects[:, 0], t - 1, x.now.s)  # any will do for the rows that are corrected
         q, (choice, u) = bridge(x.schedule, t, earlier), x.u[:2]
         undecided = torch.where(corrects, redrawn, q.undecided(x.tokens, choice) & (x.now.t > 0)[:, None])
@@ -62,14 +61,20 @@ class Corrected(Strided):
         corrected = x.tokens.scatter(1, at, draw_categorical(token_log_probs(x.schedule, log_p0, tokens, t), u))
         return torch.where(corrects, torch.where(redrawn, corrected, x.tokens), strides)
 
-    def _redrawn(self, now: PlanStep, settings: StepSettings, u: Float[Tensor, "B L"]) -> Bool[Tensor, "B L"]:
-        """Return the positions to draw anew: `corrector_share` of them in the rows that are corrected, at least one."""
+    def _redrawn(
+        self, now: PlanStep, settings: StepSettings, u: Float[Tensor, "B L"], known: Bool[Tensor, "B L"]
+    ) -> Bool[Tensor, "B L"]:
+        """Return the positions to draw anew in the rows that are corrected.
+
+        `corrector_share` of those that are not known, at least one: the next ones of the Halton sequence.
+        """
         num_tokens = u.shape[1]
         order = (-by_halton(u, u)).long()  # 0 for the first position of the sequence
         first = (u[:, :1] * num_tokens).long()
         share = torch.zeros_like(now.t, dtype=u.dtype) if settings.corrector_share is None else settings.corrector_share
-        count = (share * num_tokens).round().clamp(min=1)
-        chosen = (order - first) % num_tokens < count[:, None]
+        count = (share * (~known).sum(1)).round().clamp(min=1)
+        turns = ((order - first) % num_tokens).masked_fill(known, num_tokens)
+        chosen = (turns.argsort(dim=1).argsort(dim=1) < count[:, None]) & ~known
         return chosen & ((now.s == now.t) & (now.t > 0) & (share > 0))[:, None]
 
 

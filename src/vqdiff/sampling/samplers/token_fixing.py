@@ -40,7 +40,7 @@ class TokenFixing(Reveal):
         wanted = torch.arange(x.now.most, device=first.device) < x.now.reveal[:, None]
         revealed = torch.zeros_like(x.masked).scatter(1, first, wanted) & x.masked
         own = prediction.gather(2, x.tokens.clamp(max=x.schedule.num_codes - 1)[..., None])[..., 0]
-        visible = ~x.masked
+        visible = ~x.masked & ~x.known
         share = torch.zeros_like(purities[:, 0]) if x.settings.fix_share is None else x.settings.fix_share
         count = (share * visible.sum(1)).round().long()
         ranks = own.masked_fill(~visible, torch.inf).argsort(dim=1, stable=True).argsort(dim=1, stable=True)
