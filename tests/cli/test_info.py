@@ -79,6 +79,8 @@ def test_lines_for_people(capsys: pytest.CaptureFixture[str]) -> None:
     assert lines["denoiser"] == "ClassicDenoiser, 2 layers, width 16, 2 heads"
     assert "attn2.mask" in lines["notes"]
     assert "hash" not in lines  # there is none of a file of theirs
+    main(["info", "emoji"])
+    assert "masked_nll: 1.52 to 2.96 nats per token, few to all masked; for the " in capsys.readouterr().out
 
 
 def test_a_folder_of_full_size_is_not_read(tmp_path: Path) -> None:
