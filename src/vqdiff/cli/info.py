@@ -75,7 +75,9 @@ def _print(record: dict[str, Any], json_output: bool) -> None:
         return
     for key, value in record.items():
         if key == "masked_nll" and value:
-            value = f"{value[0]:.3g} to {value[-1]:.3g} nats per token, few to all masked; for the reveal curve measured"
+            value = (
+                f"{value[0]:.3g} to {value[-1]:.3g} nats per token, few to all masked; for the reveal curve measured"
+            )
         if isinstance(value, dict):
             value = ", ".join(f"{k} {_plain(v)}" for k, v in value.items())
         if isinstance(value, tuple | list):

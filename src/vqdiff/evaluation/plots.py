@@ -23,6 +23,10 @@ _SCORES = {
     "text_score_emoji_check": "text score (second emoji scorer)",
 }
 
+_LABEL = 24
+"""Characters in a line of a label."""
+_MARKERS = "osD^"
+"""One for every ten lines, as there are ten colours."""
 
 _LOWER = ("fd_", "kd_", "fid", "kid", "seconds", "calls")
 """How the names of the scores begin of which a lower one is better."""
@@ -62,8 +66,10 @@ def plot_lines(title: str, x: str | None, scores: Sequence[str], lines: Mapping[
 
     x: the field along the axis; None if every point has a text label, which is written to the left.
     """
-    figure, axes = _figure(len(scores), 1, (4.4 * len(scores), 4.2))
     words = x is None
+    text = [wrap(str(point.x), _LABEL) for line in lines.values() for point in line.points] if words else []
+    height = max(4.2, 0.17 * sum(len(label) for label in text) + 1)
+    figure, axes = _figure(len(scores), 1, (4.4 * len(scores), height))
     for axis, score in zip(axes, scores, strict=True):
         for index, (label, line) in enumerate(lines.items()):
             measured = [point for point in line.points if score in point.scores]  # a tokenizer alone is not timed
@@ -75,9 +81,14 @@ def plot_lines(title: str, x: str | None, scores: Sequence[str], lines: Mapping[
                 axis.axhline(means[0], linestyle="--", color=f"C{index}", label=label)
                 continue
             errors = [point.scores[score].std or 0.0 for point in points]
-            style = {"marker": "o", "capsize": 3, "color": f"C{index}", "label": label}
+            style = {
+                "marker": _MARKERS[index // 10 % len(_MARKERS)],
+                "capsize": 3,
+                "color": f"C{index}",
+                "label": label,
+            }
             if words:
-                places = ["\n".join(wrap(point.x, 24)) for point in points]
+                places = ["\n".join(wrap(point.x, _LABEL)) for point in points]
                 axis.errorbar(means, places, xerr=errors, linestyle="", **style)
             else:
                 axis.errorbar([point.x for point in points], means, errors, **style)

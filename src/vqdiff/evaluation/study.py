@@ -21,6 +21,8 @@ from vqdiff.foundation.files import atomic_path, make_folder
 from vqdiff.foundation.options import derived, options_of
 from vqdiff.foundation.processor import processor
 from vqdiff.metrics import differ
+from vqdiff.sampling import get_sampler
+from vqdiff.sampling.checks import uses
 from vqdiff.settings import SamplingSettings
 
 _OPTIONS = options_of(SamplingSettings)
@@ -132,24 +134,32 @@ def run_study(
 
 
 def _facts(cell: Cell, judge: Judge) -> dict[str, Any]:
-    """Everything that may differ between cells, with the model's own settings filled in."""
+    """Everything that may differ between cells: the model's own settings are filled in, and those not used left out."""
     if cell.reconstruct:
         return {"model": cell.model, "null": "tokenizer alone"} | dict.fromkeys(judge.settings(cell), _NONE)
-    return {"model": cell.model, "null": judge.null(cell), **judge.settings(cell)}
+    settings = judge.settings(cell)
+    sampler = get_sampler(settings["sampler"])
+    unused = [name for name in _OPTIONS if name != "steps" and not uses(sampler, name)]
+    return {"model": cell.model, "null": judge.null(cell), **settings, **dict.fromkeys(unused, _NONE)}
 
 
 def _varying(facts: list[dict[str, Any]]) -> list[str]:
     """The fields that differ between cells, except those that follow from others."""
     facts = [fact for fact in facts if fact["steps"] != _NONE] or facts
-    varying = [name for name in facts[0] if len({fact[name] for fact in facts}) > 1]
+    varying = [name for name in facts[0] if len(_values(facts, name)) > 1]
     follows = ["network_calls"] if all(fact["network_calls"] == fact["steps"] for fact in facts) else []
     if "guidance" in varying and len({fact["null"] for fact in facts} - {"none"}) == 1:
         follows.append("null")  # there is none where guidance is 1
     return [name for name in varying if name not in follows]
 
 
+def _values(facts: list[dict[str, Any]], name: str) -> list[Any]:
+    """The different values of a field, where it is used."""
+    return list(dict.fromkeys(fact[name] for fact in facts if fact[name] != _NONE))
+
+
 _NONE = "—"
-"""The settings of an image tokenizer alone."""
+"""A setting that is not used; all settings of an image tokenizer alone."""
 
 _LEGENDS = {"network_calls": "{} calls"} | {name: one.legend for name, one in _OPTIONS.items() if one.legend}
 
@@ -161,7 +171,8 @@ def _word(fact: dict[str, Any], name: str, names: dict[str, str]) -> str:
 def _label(fact: dict[str, Any], varying: list[str], names: dict[str, str]) -> str:
     if fact["steps"] == _NONE:
         return "tokenizer alone"
-    parts = [_LEGENDS[name].format(fact[name]) if name in _LEGENDS else _word(fact, name, names) for name in varying]
+    used = [name for name in varying if fact[name] != _NONE]
+    parts = [_LEGENDS[name].format(fact[name]) if name in _LEGENDS else _word(fact, name, names) for name in used]
     return ", ".join(parts) or "generated"
 
 
@@ -181,8 +192,8 @@ def _write(study: Study, results: list[Result], facts: list[dict[str, Any]], var
                 continue
             mark = "\\*" if differ(results[0].scores[name], result.scores[name]) else ""
             row.append(f"{result.scores[name]}{mark}")
-    same = [name for name in facts[0] if len({fact[name] for fact in facts if fact["steps"] != _NONE}) == 1]
-    fixed = [f"{name} {_word(facts[0], name, study.names)}" for name in same]
+    alone = {name: values[0] for name in facts[0] if len(values := _values(facts, name)) == 1}
+    fixed = [f"{name} {_word(alone, name, study.names)}" for name in alone]
     text = (
         f"{table(heads, rows)}\n\n"
         f"Mean ± standard deviation over {len(first.seeds)} repetitions of {first.num_pictures} images. "

@@ -12,7 +12,7 @@ from vqdiff.sampling.sampler import Sampler
 from vqdiff.sampling.samplers import get_sampler
 from vqdiff.settings import SamplingSettings
 
-__all__ = ["check_settings", "warn_of_ignored"]
+__all__ = ["check_settings", "uses", "warn_of_ignored"]
 
 _ALWAYS = frozenset(
     {"sampler", "guidance", "guidance_schedule", "guidance_interval", "guidance_threshold", "guide"}
@@ -26,7 +26,7 @@ def check_settings(settings: SamplingSettings, num_tokens: int, masked_nll: Sequ
         if settings.steps > num_tokens:
             raise InputError(f"steps is {settings.steps}, more than the {num_tokens} tokens of an image: use fewer")
     with about("curve"):
-        if settings.curve == "measured" and not masked_nll and _uses(sampler, "curve"):
+        if settings.curve == "measured" and not masked_nll and uses(sampler, "curve"):
             raise InputError(
                 "curve is measured, and this model has no measurement: vqdiff measure-curve makes a copy that has "
                 "one; or use another curve"
@@ -42,7 +42,7 @@ def warn_of_ignored(settings: SamplingSettings, given: Iterable[str]) -> None:
         known = isinstance(one, Number) and not math.isnan(one.off)
         return value == (one.off if known else getattr(SamplingSettings, name))
 
-    ignored = [name for name in given if not _uses(sampler, name) and (name == "steps" or not off(name))]
+    ignored = [name for name in given if not uses(sampler, name) and (name == "steps" or not off(name))]
     if ignored:
         warnings.warn(
             f"the sampler {settings.sampler} does not use {' and '.join(ignored)}; what it uses: "
@@ -52,6 +52,6 @@ def warn_of_ignored(settings: SamplingSettings, given: Iterable[str]) -> None:
         )
 
 
-def _uses(sampler: Sampler, setting: str) -> bool:
-    """Whether a sampler uses a setting, as far as its `SamplerFacts` say."""
+def uses(sampler: Sampler, setting: str) -> bool:
+    """Return whether a sampler uses a setting, as far as its `SamplerFacts` say."""
     return sampler.facts.uses is None or setting in _ALWAYS or setting in sampler.facts.uses
