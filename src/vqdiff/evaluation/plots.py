@@ -23,7 +23,7 @@ _SCORES = {
     "text_score_emoji_check": "text score (second emoji scorer)",
 }
 
-_LABEL = 24
+_LABEL = 32
 """Characters in a line of a label."""
 _MARKERS = "osD^"
 """One for every ten lines, as there are ten colours."""
@@ -67,8 +67,8 @@ def plot_lines(title: str, x: str | None, scores: Sequence[str], lines: Mapping[
     x: the field along the axis; None if every point has a text label, which is written to the left.
     """
     words = x is None
-    text = [wrap(str(point.x), _LABEL) for line in lines.values() for point in line.points] if words else []
-    height = max(4.2, 0.17 * sum(len(label) for label in text) + 1)
+    text = [len(wrap(str(point.x), _LABEL)) for line in lines.values() for point in line.points] if words else []
+    height = max(4.2, 0.16 * max(text, default=0) * len(text) + 1)  # all rows have as much room as the longest label
     figure, axes = _figure(len(scores), 1, (4.4 * len(scores), height))
     for axis, score in zip(axes, scores, strict=True):
         for index, (label, line) in enumerate(lines.items()):
