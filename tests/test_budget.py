@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
@@ -115,9 +116,18 @@ def test_the_command_says_what_was_spent(tmp_path: Path, capsys: pytest.CaptureF
     main([*words, "--budget", "30"])
     assert " s of 30 s, for at most " in capsys.readouterr().err
     record = read_record(image)
-    assert record["sampler"] == "entropy-bound"
+    assert record["sampler"] == toy_pipeline().model.sampling.sampler
     assert record["steps"] == toy_pipeline().model.num_tokens  # there was time for all
-    main([*words, "--budget", "30", "--sampler", "purity"])
+    for more, sampler in (
+        (["--sampler", "strided"], "strided"),
+        (["--error", "2"], "entropy-bound"),
+    ):
+        main([*words, "--budget", "30", *more])
+        assert read_record(image)["sampler"] == sampler
+    assert "warning" not in capsys.readouterr().err
+    own = replace(toy_pipeline().model, sampling=SamplingSettings("ancestral", steps=20))  # no number of steps
+    own.save(tmp_path / "ancestral")
+    main([*words, "--budget", "30", "--model", str(tmp_path / "ancestral")])
     assert read_record(image)["sampler"] == "purity"
     for more, says in (
         (["--budget", "1e-7"], "the budget is 1e-07 s, and one step takes"),

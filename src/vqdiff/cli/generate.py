@@ -65,8 +65,8 @@ def generate(
     like
         An image of vqdiff: its prompts, seed and settings apply where no other is given.
     budget
-        Seconds for all images: the sampler entropy-bound, unless another is given, takes as many steps as fit by the
-        measured time of a step.
+        Seconds for all images: as many steps as fit by the measured time of a step; with --error, too, the sampler is
+        entropy-bound, which may need fewer.
     batch_size
         Images generated together; it does not affect the images.
     columns
@@ -98,9 +98,10 @@ def generate(
         warn_of_another_model(record, pipe, like)
     explicit, preset = settings.explicit(), settings.preset_name()
     read = {} if preset else {name: record[name] for name in options_of(SamplingSettings) if name in record}
-    chosen = pipe.model.settings(pipe.settings(preset=preset).changed(**read), **explicit)
+    base = pipe.settings(preset=preset).changed(**read)
     if budget is not None and "sampler" not in explicit:
-        chosen = replace(chosen, sampler="entropy-bound")
+        explicit["sampler"] = _sampler_within(base.changed(**explicit))
+    chosen = pipe.model.settings(base, **explicit)
     negative = record.get("negative") if conditions.negative is None else conditions.negative
     recorded = record.get("prompts", [record.get("prompt")]) if record else []
     prompted = [conditions.condition(one) for one in wanted or [condition_of(record, one) for one in recorded]]
@@ -128,6 +129,16 @@ def _within(seconds: float, pipe: Pipeline, request: DrawRequest, batch_size: in
     assert request.settings is not None
     job = replace(request, settings=replace(request.settings, steps=steps)).job(pipe.model)
     return replace(job, seconds=seconds - pace.decoding, record=job.record | {"budget": seconds})
+
+
+def _sampler_within(settings: SamplingSettings) -> str:
+    """The sampler for a budget: the one that has an error per step if that is set, else one with a number of steps."""
+    from vqdiff.sampling import get_sampler
+    from vqdiff.sampling.checks import uses
+
+    if settings.error > 0:
+        return "entropy-bound"
+    return settings.sampler if uses(get_sampler(settings.sampler), "steps") else "purity"
 
 
 def _check_budget(seconds: float, others: dict[str, object]) -> None:
