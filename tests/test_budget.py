@@ -127,7 +127,8 @@ def test_the_command_says_what_was_spent(tmp_path: Path, capsys: pytest.CaptureF
     assert "warning" not in capsys.readouterr().err
     own = replace(toy_pipeline().model, sampling=SamplingSettings("ancestral", steps=20))  # no number of steps
     own.save(tmp_path / "ancestral")
-    main([*words, "--budget", "30", "--model", str(tmp_path / "ancestral")])
+    words[words.index("--model") + 1] = str(tmp_path / "ancestral")
+    main([*words, "--budget", "30"])
     assert read_record(image)["sampler"] == "purity"
     for more, says in (
         (["--budget", "1e-7"], "the budget is 1e-07 s, and one step takes"),
