@@ -47,7 +47,7 @@ def main() -> None:
     blends = (Blend("red apple, noto style", "red heart, noto style", weight) for weight in weights)
     save("between", [pipe(blend, seed=1)[0] for blend in blends])
     save("revise", [face, *(pipe.revise(face, share, smile) for share in (0, 0.05, 0.1, 0.2, 0.3, 0.5))])
-    save("negative", [*pipe("heart", num_images=4), *pipe("heart", num_images=4, negative="red")])
+    save("negative", [*pipe("flower", num_images=4), *pipe("flower", num_images=4, negative="red")])
 
     rising = [Guidance(scale, kind) for kind in ("linear", "cosine") for scale in (3, 5)]
     within = [Guidance(scale, interval=(0.2, 0.8)) for scale in (3, 5)]
