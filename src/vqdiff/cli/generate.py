@@ -83,8 +83,9 @@ def generate(
     for name, value in (("batch-size", batch_size), ("columns", columns)):
         if value is not None:
             whole(f"--{name}", value, least=1)
+    explicit, preset = settings.explicit(), settings.preset_name()
     if budget is not None:
-        _check_budget(budget, {"--steps": settings.explicit().get("steps"), "--gif": gif, "--confidence": confidence})
+        _check_budget(budget, {"--steps": explicit.get("steps"), "--gif": gif, "--confidence": confidence})
     destination = output.open()
     _check_traces(gif, confidence)
     given = {name: record[name] for name in vars(images) if name in record}
@@ -96,7 +97,6 @@ def generate(
     _check_kind(pipe, bool(wanted), bool(label), unconditional)
     if like is not None:
         warn_of_another_model(record, pipe, like)
-    explicit, preset = settings.explicit(), settings.preset_name()
     read = {} if preset else {name: record[name] for name in options_of(SamplingSettings) if name in record}
     base = pipe.settings(preset=preset).changed(**read)
     if budget is not None and "sampler" not in explicit:

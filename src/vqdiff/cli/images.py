@@ -159,11 +159,11 @@ def generate_from_image(
     """
     from vqdiff.foundation.images import read_image
 
-    values, destination = checked(options), output.open()
+    values, destination, explicit = checked(options), output.open(), settings.explicit()
     files = {"image": image, **more}
     given: dict[str, Any] = {name: read_image(path) for name, path in files.items()}
     pipe = model.load()
-    chosen = kind.settings_for(pipe.model, preset=settings.preset_name(), **settings.explicit())
+    chosen = kind.settings_for(pipe.model, preset=settings.preset_name(), **explicit)
     common: dict[str, Any] = {"prompt": prompts.condition(prompt), "negative": prompts.negative, "settings": chosen}
     job = kind(**given, **common, **values).job(pipe.model)
     inputs = {name: {"file": files[name].name} | hashed for name, hashed in job.record["inputs"].items()}

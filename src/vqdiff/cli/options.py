@@ -145,9 +145,9 @@ class PresetOptions:
         return given[0] if given else None
 
     def explicit(self) -> dict[str, Any]:
-        """Return the settings that were given."""
-        given = {name: getattr(self, name) for name in options_of(SamplingSettings)}
-        return {name: value for name, value in given.items() if value is not None}
+        """Return the settings that were given, checked; an InputError names the option."""
+        given = {name: (one, getattr(self, name)) for name, one in options_of(SamplingSettings).items()}
+        return {name: one.check(_option(name), value) for name, (one, value) in given.items() if value is not None}
 
 
 _ALIASES = {"num_images": "-n"}
@@ -189,10 +189,11 @@ def _models_own(name: str) -> str:
 
 def checked(group: object) -> dict[str, Any]:
     """Return the values of a group of options; an InputError names the option as it is on the command line."""
-    return {
-        name: one.check(f"--{name.replace('_', '-')}", getattr(group, name))
-        for name, one in options_of(type(group)).items()
-    }
+    return {name: one.check(_option(name), getattr(group, name)) for name, one in options_of(type(group)).items()}
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 if TYPE_CHECKING:
