@@ -16,7 +16,7 @@ from vqdiff.data import TokenSet, tokenize
 from vqdiff.foundation.config import read_config
 from vqdiff.foundation.errors import InputError
 from vqdiff.image_tokenizers import CompactConfig, CompactTokenizer
-from vqdiff.model import save_component
+from vqdiff.model import Model, save_component
 from vqdiff.training.diffusion import DiffusionTask, DiffusionTraining, GuidanceTraining, train_diffusion
 
 CONFIG = """
@@ -97,6 +97,16 @@ def test_labels_keep_their_meaning_when_a_model_is_trained_further(folder: Path)
     assert set(task.train_set.labels.tolist()) == {1}  # not 0, though it is the only class here
     assert task.parts.class_names == ("blue", "red")
     assert (task.parts.masked_nll, task.parts.sampling.curve) == ((), "linear")  # other weights have another one
+    assert task.parts.schedule == Model.load(folder / "start" / "model").schedule
+    noise = ["noise.alpha_bar=[0.9, 0.0]", "noise.gamma_bar=[0.05, 0.8]"]
+    steps = f"noise.num_steps={task.parts.schedule.num_steps}"
+    data = f"data={folder / 'only-red'}"
+    replaced = DiffusionTask(read_config(DiffusionTraining, folder / "on.toml", [data, *noise, steps]))
+    assert replaced.parts.schedule.replaces
+    assert replaced.parts.schedule.gamma_bar_ends == (0.05, 0.8)
+    assert replaced.parts.schedule.num_steps == task.parts.schedule.num_steps
+    with pytest.raises(InputError, match=r"noise\.num_steps is 7, and the times of .* are 1 to"):
+        DiffusionTask(read_config(DiffusionTraining, folder / "on.toml", [data, *noise, "noise.num_steps=7"]))
     other = [f"data={folder / 'only-green'}", f"output={folder / 'other-on'}"]
     with pytest.raises(InputError, match="the class 'green' is not one of the known ones, blue, red"):
         DiffusionTask(read_config(DiffusionTraining, folder / "on.toml", other))

@@ -139,7 +139,7 @@ class DiffusionTraining(DenoiserTraining):
     """The settings of ``vqdiff train diffusion``: a model to continue from, or the description of a new one."""
 
     start: Path | None = None
-    """A trained model to continue from, as `find_model` takes it, instead of all fields below but the last two."""
+    """A trained model to continue from, as `find_model` takes it, instead of all fields below but the last three."""
     image_tokenizer: Path | None = None
     """A trained tokenizer, or a model whose tokenizer to use, as `find_part` takes it."""
     condition: Literal["text", "class", "none"] = "text"
@@ -151,7 +151,8 @@ class DiffusionTraining(DenoiserTraining):
     model: DenoiserSizes = field(default_factory=DenoiserSizes)
     classic: ClassicSizes | None = None
     """Train the published network instead of ``model``."""
-    noise: Noise = field(default_factory=Noise)
+    noise: Noise | None = None
+    """By default that of ``start``, which may be trained further with another one of as many steps."""
     sampling: SamplingSettings | None = None
     """The finished model's default settings, also used for the sample grid; by default those of ``start``."""
     card: Card | None = None
@@ -161,7 +162,7 @@ class DiffusionTraining(DenoiserTraining):
         super().__post_init__()
         if self.start is None and self.image_tokenizer is None:
             raise InputError("set image_tokenizer for a new model, or start to continue from a trained model")
-        described = {"image_tokenizer", "condition", "text_encoder", "max_tokens", "null", "model", "classic", "noise"}
+        described = {"image_tokenizer", "condition", "text_encoder", "max_tokens", "null", "model", "classic"}
         for key in fields(self) if self.start is not None else ():
             if key.name in described and getattr(self, key.name) != _default(key):
                 raise InputError(f"start continues from a trained model, which has its own {key.name}: leave that out")
@@ -184,6 +185,7 @@ class DiffusionTraining(DenoiserTraining):
                 part.requires_grad_(True)
             return replace(
                 model,
+                schedule=self._schedule_from(model.schedule),
                 sampling=self.sampling or model.sampling,
                 card=_further(model.card, self.card, self.data),
                 class_names=_class_names(rows, model.num_classes),
@@ -196,7 +198,7 @@ class DiffusionTraining(DenoiserTraining):
             encoder = read_text_encoder(find_part(self.text_encoder, "text_encoder"), self.max_tokens)
         if self.condition == "class":
             rows.require_labels()
-        noise = self.noise
+        noise = self.noise or Noise()
         schedule = Schedule.linear(noise.num_steps, image_tokenizer.num_codes, noise.alpha_bar, noise.gamma_bar)
         common: dict[str, Any] = {
             "num_codes": image_tokenizer.num_codes,
@@ -226,6 +228,16 @@ class DiffusionTraining(DenoiserTraining):
             self.card or Card(),
             class_names=_class_names(rows, common["num_classes"]),
         )
+
+    def _schedule_from(self, schedule: Schedule) -> Schedule:
+        if (noise := self.noise) is None:
+            return schedule
+        if noise.num_steps != schedule.num_steps:
+            raise InputError(
+                f"noise.num_steps is {noise.num_steps}, and the times of {self.start} are 1 to {schedule.num_steps}: set "
+                f"noise.num_steps = {schedule.num_steps}"
+            )
+        return Schedule.linear(noise.num_steps, schedule.num_codes, noise.alpha_bar, noise.gamma_bar)
 
 
 @dataclass(frozen=True, kw_only=True)
