@@ -234,8 +234,8 @@ class DiffusionTraining(DenoiserTraining):
             return schedule
         if noise.num_steps != schedule.num_steps:
             raise InputError(
-                f"noise.num_steps is {noise.num_steps}, and the times of {self.start} are 1 to {schedule.num_steps}: set "
-                f"noise.num_steps = {schedule.num_steps}"
+                f"noise.num_steps is {noise.num_steps}, and the times of {self.start} are 1 to {schedule.num_steps}: "
+                f"set noise.num_steps = {schedule.num_steps}"
             )
         return Schedule.linear(noise.num_steps, schedule.num_codes, noise.alpha_bar, noise.gamma_bar)
 
