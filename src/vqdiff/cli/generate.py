@@ -98,7 +98,7 @@ def generate(
     if like is not None:
         warn_of_another_model(record, pipe, like)
     read = {} if preset else {name: record[name] for name in options_of(SamplingSettings) if name in record}
-    base = pipe.settings(preset=preset).changed(**read)
+    base = (pipe.model.sampling if preset is None else pipe.model.preset(preset)).changed(**read)
     if budget is not None and "sampler" not in explicit:
         explicit["sampler"] = _sampler_within(base.changed(**explicit))
     chosen = pipe.model.settings(base, **explicit)
