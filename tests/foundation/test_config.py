@@ -83,6 +83,7 @@ KINDS = {
     "decoder": TokenizerTraining,
     "diffusion": DiffusionTraining,
     "further": DiffusionTraining,
+    "replace": DiffusionTraining,
     "guidance": GuidanceTraining,
     "scorer": ScorerTraining,
     "evaluation": Evaluation,
