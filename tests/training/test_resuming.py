@@ -60,7 +60,7 @@ def test_what_shows_measures_and_places_may_change(record: RunRecord) -> None:
     [
         (replace(CONFIG, model=DenoiserSizes(width=32)), "model.width: 320 → 32"),
         (replace(CONFIG, classic=ClassicSizes()), "classic: None → {'width': 1024"),
-        (replace(CONFIG, noise=Noise(alpha_bar=(0.9, 0.1))), "noise: None → {'num_steps': 100, 'alpha_bar': [0.9, 0.1]"),
+        (replace(CONFIG, noise=Noise(alpha_bar=(0.9, 0.1))), "noise: None → {'num_steps': 100, 'alpha_bar': [0.9, 0."),
         (replace(CONFIG, emphasis={}), "emphasis: {'kind': {'face': 2.0}} → {}"),
         (replace(CONFIG, drop=0.2, run=replace(CONFIG.run, batch_size=8)), "run.batch_size: 4 → 8; drop: 0.1 → 0.2"),
     ],
