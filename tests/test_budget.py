@@ -121,6 +121,7 @@ def test_the_command_says_what_was_spent(tmp_path: Path, capsys: pytest.CaptureF
     for more, sampler in (
         (["--sampler", "strided"], "strided"),
         (["--error", "2"], "entropy-bound"),
+        (["--preset", "imagenet-guided"], "purity"),  # of 100 steps, more than there are tokens
     ):
         main([*words, "--budget", "30", *more])
         assert read_record(image)["sampler"] == sampler

@@ -66,14 +66,15 @@ def test_a_sampler_uses_the_settings_that_it_says(name: str) -> None:
 
 def test_who_sets_what_a_sampler_does_not_use_is_warned() -> None:
     settings = SamplingSettings("fewer-tokens", steps=4, prior_scale=3.0, renoise=0.2, temperature=0.5)
+    given = ["steps", "prior_scale", "renoise", "temperature", "guidance", "best_of"]
     with pytest.warns(InputWarning, match=r"fewer-tokens does not use prior_scale and renoise; .*samplers fewer-tok"):
-        warn_of_ignored(settings, ["steps", "prior_scale", "renoise", "temperature", "guidance", "best_of"])
+        warn_of_ignored(settings, given, get_sampler("fewer-tokens"))
     with pytest.warns(InputWarning, match="ancestral does not use steps"):
-        warn_of_ignored(replace(settings, sampler="ancestral"), ["steps"])
+        warn_of_ignored(replace(settings, sampler="ancestral"), ["steps"], get_sampler("ancestral"))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        warn_of_ignored(settings, ["temperature"])  # not given: the model's own
-        warn_of_ignored(replace(settings, prior_scale=0.0), ["prior_scale"])  # off
+        warn_of_ignored(settings, ["temperature"], get_sampler("fewer-tokens"))  # not given: the model's own
+        warn_of_ignored(replace(settings, prior_scale=0.0), ["prior_scale"], get_sampler("fewer-tokens"))  # off
 
 
 def test_a_missing_measurement_matters_where_the_curve_does() -> None:

@@ -99,8 +99,9 @@ def generate(
         warn_of_another_model(record, pipe, like)
     read = {} if preset else {name: record[name] for name in options_of(SamplingSettings) if name in record}
     base = (pipe.model.sampling if preset is None else pipe.model.preset(preset)).changed(**read)
-    if budget is not None and "sampler" not in explicit:
-        explicit["sampler"] = _sampler_within(base.changed(**explicit))
+    if budget is not None:
+        base = base.changed(steps=1)  # `_within` finds how many
+        explicit.setdefault("sampler", _sampler_within(base.changed(**explicit)))
     chosen = pipe.model.settings(base, **explicit)
     negative = record.get("negative") if conditions.negative is None else conditions.negative
     recorded = record.get("prompts", [record.get("prompt")]) if record else []

@@ -176,9 +176,10 @@ class Model:
         """
         preset = changes.pop("preset", None)
         settings = (given or (self.sampling if preset is None else self.preset(preset))).changed(**changes)
-        check_settings(settings, self.num_tokens, self.masked_nll, get_sampler(settings.sampler))
+        sampler = get_sampler(settings.sampler)
+        check_settings(settings, self.num_tokens, self.masked_nll, sampler)
         check_guide(settings, self.schedule.num_steps, self.denoiser, self.weaker_denoiser)
-        warn_of_ignored(settings, [name for name, value in changes.items() if value is not None])
+        warn_of_ignored(settings, [name for name, value in changes.items() if value is not None], sampler)
         return settings
 
     @property

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Sequence
 from vqdiff.foundation.errors import InputError, InputWarning, about
 from vqdiff.foundation.options import Number, options_of
 from vqdiff.sampling.sampler import Sampler
-from vqdiff.sampling.samplers import get_sampler
 from vqdiff.settings import SamplingSettings
 
 __all__ = ["check_settings", "uses", "warn_of_ignored"]
@@ -33,9 +32,9 @@ def check_settings(settings: SamplingSettings, num_tokens: int, masked_nll: Sequ
             )
 
 
-def warn_of_ignored(settings: SamplingSettings, given: Iterable[str]) -> None:
+def warn_of_ignored(settings: SamplingSettings, given: Iterable[str], sampler: Sampler) -> None:
     """Warn (`InputWarning`) of those settings of ``given`` that the sampler does not use, unless they are off."""
-    sampler, options = get_sampler(settings.sampler), options_of(SamplingSettings)
+    options = options_of(SamplingSettings)
 
     def off(name: str) -> bool:
         one, value = options[name], getattr(settings, name)

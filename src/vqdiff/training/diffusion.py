@@ -83,6 +83,10 @@ class Noise:
     gamma_bar: tuple[float, float] = (9e-6, 0.99999)
     """The probability that it is masked."""
 
+    def schedule(self, num_codes: int) -> Schedule:
+        """Return the schedule for a codebook of so many codes."""
+        return Schedule.linear(self.num_steps, num_codes, self.alpha_bar, self.gamma_bar)
+
 
 @dataclass(frozen=True)
 class Objective:
@@ -199,7 +203,7 @@ class DiffusionTraining(DenoiserTraining):
         if self.condition == "class":
             rows.require_labels()
         noise = self.noise or Noise()
-        schedule = Schedule.linear(noise.num_steps, image_tokenizer.num_codes, noise.alpha_bar, noise.gamma_bar)
+        schedule = noise.schedule(image_tokenizer.num_codes)
         common: dict[str, Any] = {
             "num_codes": image_tokenizer.num_codes,
             "num_steps": noise.num_steps,
@@ -237,7 +241,7 @@ class DiffusionTraining(DenoiserTraining):
                 f"noise.num_steps is {noise.num_steps}, and the times of {self.start} are 1 to {schedule.num_steps}: "
                 f"set noise.num_steps = {schedule.num_steps}"
             )
-        return Schedule.linear(noise.num_steps, schedule.num_codes, noise.alpha_bar, noise.gamma_bar)
+        return noise.schedule(schedule.num_codes)
 
 
 @dataclass(frozen=True, kw_only=True)
