@@ -16,7 +16,7 @@ from vqdiff.foundation import files
 from vqdiff.foundation.config import read_config
 from vqdiff.foundation.errors import InputError
 from vqdiff.foundation.files import atomic_path, check_writable
-from vqdiff.training.diffusion import DiffusionTraining
+from vqdiff.training.denoiser_settings import DiffusionTraining
 
 
 def test_where_the_system_writes_another_encoding_files_are_utf_8(tmp_path: Path) -> None:

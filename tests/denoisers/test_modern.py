@@ -89,3 +89,29 @@ def test_errors() -> None:
         build(text_width=8, num_classes=3)
     with pytest.raises(InputError, match="condition"):
         build(text_width=8)(TOKENS, T, None)
+
+
+def test_positions_that_skip_the_middle_blocks() -> None:
+    model = build(depth=5, text_width=8, patch_size=1)
+    whole = model(TOKENS, T, features())
+    everywhere = torch.stack([torch.randperm(16) for _ in range(3)])
+    torch.testing.assert_close(model(TOKENS, T, features(), everywhere), whole)
+
+    through = torch.tensor([[3, 7, 8], [15, 0, 2], [4, 5, 1]])
+    given, out = list[torch.Tensor](), list[torch.Tensor]()
+
+    def keep(block: torch.nn.Module, args: tuple[torch.Tensor, ...], result: torch.Tensor) -> None:
+        given.append(args[0])
+        out.append(result)
+
+    for block in model.blocks:
+        block.register_forward_hook(keep)
+    routed = model(TOKENS, T, features(), through)
+    assert not torch.allclose(routed, whole)
+    assert [len(x[0]) for x in given] == [16, 16, 3, 3, 16]
+    rows = torch.arange(3)[:, None]
+    torch.testing.assert_close(given[2], out[1][rows, through])
+    last = out[1].clone()
+    last[rows, through] = out[3]
+    torch.testing.assert_close(given[4], last)
+    torch.testing.assert_close(model(TOKENS, T, features(), through.flip(1)), routed)  # positions keep their places

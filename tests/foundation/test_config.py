@@ -12,7 +12,7 @@ from vqdiff.evaluation.evaluate import Evaluation
 from vqdiff.evaluation.scorer_training import ScorerTraining
 from vqdiff.foundation.config import read_config
 from vqdiff.foundation.errors import InputError
-from vqdiff.training.diffusion import DiffusionTraining, GuidanceTraining
+from vqdiff.training.denoiser_settings import DiffusionTraining, GuidanceTraining
 from vqdiff.training.tokenizer import TokenizerTraining
 
 ROOT = Path(__file__).parents[2]

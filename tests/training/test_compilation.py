@@ -26,7 +26,8 @@ from vqdiff.image_tokenizers import CompactConfig, CompactTokenizer
 from vqdiff.model import save_component
 from vqdiff.training import loop, preflight
 from vqdiff.training.compilation import Compilation
-from vqdiff.training.diffusion import DiffusionTraining, train_diffusion
+from vqdiff.training.denoiser_settings import DiffusionTraining
+from vqdiff.training.diffusion import train_diffusion
 from vqdiff.training.loop import RunConfig, train
 from vqdiff.training.validation import Criterion
 

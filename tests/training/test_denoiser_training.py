@@ -17,7 +17,8 @@ from vqdiff.foundation.config import read_config
 from vqdiff.foundation.errors import InputError
 from vqdiff.image_tokenizers import CompactConfig, CompactTokenizer
 from vqdiff.model import Model, save_component
-from vqdiff.training.diffusion import DiffusionTask, DiffusionTraining, GuidanceTraining, train_diffusion
+from vqdiff.training.denoiser_settings import DiffusionTraining, GuidanceTraining
+from vqdiff.training.diffusion import DiffusionTask, train_diffusion
 
 CONFIG = """
 data = "OUT/pictures"
@@ -194,6 +195,24 @@ def test_processes_see_different_rows_of_one_batch(folder: Path) -> None:
         torch.testing.assert_close(torch.cat([part[name] for part in parts]), value)
 
 
+def test_a_part_of_the_positions_skips_blocks_until_the_end(folder: Path) -> None:
+    deep = ("model.depth=4", "run.steps=10", "noise.num_steps=2")
+    plain = DiffusionTask(config(folder, "plain", *deep))
+    task = DiffusionTask(config(folder, "routed", *deep, "routing.share=0.5", "routing.until=0.8"))
+    batches = [task.batch(step, slice(2, 8)) for step in range(10)]
+    assert ["through" in batch for batch in batches] == [True] * 8 + [False] * 2
+    through = batches[0].pop("through")
+    assert through.shape == (6, 2)
+    assert len({tuple(sorted(row)) for row in through.tolist()}) > 1
+    for name, value in plain.batch(0, slice(2, 8)).items():
+        assert torch.equal(value, batches[0][name])  # the same rows, times and noise
+    torch.nn.init.normal_(task.model.get_submodule("denoiser").modulation.weight)  # a new block changes nothing
+    losses = [task.objective(**batches[0], **more)[0] for more in ({}, {"through": through})]
+    assert losses[0] != losses[1]
+    train_diffusion(task.config)
+    assert len(vqdiff.load(folder / "routed" / "model")(0)) == 1
+
+
 def test_importance_learns_where_the_loss_is(folder: Path) -> None:
     task = DiffusionTask(config(folder, "importance", "loss.importance=true", "noise.num_steps=4"))
     assert task.objective.count.sum() == 0
@@ -255,6 +274,9 @@ def test_sanity_learns_one_batch_and_writes_nothing(folder: Path, capsys: pytest
         (("condition=text",), "needs a text_encoder"),
         (("text_encoder=somewhere",), "takes no text_encoder"),
         (("drop=1.0",), "drop is 1.0"),
+        (("routing.share=1.0",), "routing has share 1.0"),
+        (("routing.share=0.5",), "modern denoisers of at least four blocks"),  # this has two
+        ((*CLASSIC, "routing.share=0.5"), "modern denoisers"),
         (("emphasis.colour.red=2.0",), "no column 'colour'"),
     ],
 )

@@ -17,7 +17,8 @@ from processes import exit_codes, started
 from vqdiff.foundation.config import read_config
 from vqdiff.image_tokenizers import CompactConfig, CompactTokenizer
 from vqdiff.model import save_component
-from vqdiff.training.diffusion import DiffusionTraining, train_diffusion
+from vqdiff.training.denoiser_settings import DiffusionTraining
+from vqdiff.training.diffusion import train_diffusion
 
 SAMPLE = Path(__file__).parents[1] / "fixtures" / "emoji-sample"
 MODEL = Path(vqdiff.__file__).parent / "models" / "emoji"

@@ -18,7 +18,7 @@ from vqdiff.evaluation.scorer_training import ScorerTraining
 from vqdiff.evaluation.study import Study
 from vqdiff.foundation.config import read_config
 from vqdiff.recipes.training import names, path_of, recommended
-from vqdiff.training.diffusion import DiffusionTraining, GuidanceTraining
+from vqdiff.training.denoiser_settings import DiffusionTraining, GuidanceTraining
 from vqdiff.training.tokenizer import TokenizerTraining
 
 ROOT = Path(__file__).parents[2]

@@ -11,7 +11,7 @@ import pytest
 from vqdiff.foundation.errors import InputError
 from vqdiff.model import Card
 from vqdiff.sampling import SamplingSettings
-from vqdiff.training.diffusion import ClassicSizes, DenoiserSizes, DiffusionTraining, Noise
+from vqdiff.training.denoiser_settings import ClassicSizes, DenoiserSizes, DiffusionTraining, Noise
 from vqdiff.training.loop import RunConfig
 from vqdiff.training.resuming import RunRecord, data_fingerprint, flat
 

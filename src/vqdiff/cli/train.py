@@ -79,7 +79,8 @@ def diffusion(
     require("training", "train", *TRAINING)
 
     from vqdiff.foundation.config import read_config
-    from vqdiff.training.diffusion import DiffusionTraining, train_diffusion
+    from vqdiff.training.denoiser_settings import DiffusionTraining
+    from vqdiff.training.diffusion import train_diffusion
 
     train_diffusion(read_config(DiffusionTraining, config, run.set), resume=run.resume, sanity=run.sanity)
 
@@ -101,7 +102,8 @@ def guidance(config: Path | None = None, *, template: str | None = None, run: Ru
     require("training", "train", *TRAINING)
 
     from vqdiff.foundation.config import read_config
-    from vqdiff.training.diffusion import GuidanceTraining, train_diffusion
+    from vqdiff.training.denoiser_settings import GuidanceTraining
+    from vqdiff.training.diffusion import train_diffusion
 
     train_diffusion(read_config(GuidanceTraining, config, run.set), resume=run.resume, sanity=run.sanity)
 

@@ -25,6 +25,9 @@ from vqdiff.foundation.errors import InputError
 from vqdiff.foundation.shapes import Float, Int, Shaped
 from vqdiff.plugins import DENOISERS
 
+_FIRST_BLOCKS = 2
+"""Those that no position skips, beside the last one."""
+
 
 @dataclass(frozen=True)
 class ModernConfig:
@@ -162,29 +165,51 @@ class ModernDenoiser(nn.Module):
         t = torch.arange(self.config.num_steps + 1, device=self.head.weight.device)
         return self.time(frequencies(t / self.config.num_steps, 256).to(self.head.weight.dtype))
 
+    @property
+    def num_positions(self) -> int:
+        """P, the positions of the transformer."""
+        return self.rope.shape[1]
+
     def forward(
-        self, tokens: Int[Tensor, "B L"], t: Int[Tensor, "B"], condition: Tensor | ModernCondition | None = None
+        self,
+        tokens: Int[Tensor, "B L"],
+        t: Int[Tensor, "B"],
+        condition: Tensor | ModernCondition | None = None,
+        through: Int[Tensor, "B Q"] | None = None,
     ) -> Float[Tensor, "B L K"]:
-        """Logits of x0 given x_t; see the class."""
-        return self.logits(self.features(tokens, t, condition))
+        """Logits of x0 given x_t; see the class.
+
+        through: the positions that pass through all blocks, in any order, for training (TREAD, 2501.04765). The others
+        skip the middle blocks, all but the first two and the last.
+        """
+        return self.logits(self.features(tokens, t, condition, through))
 
     def features(
-        self, tokens: Int[Tensor, "B L"], t: Int[Tensor, "B"], condition: Tensor | ModernCondition | None = None
+        self,
+        tokens: Int[Tensor, "B L"],
+        t: Int[Tensor, "B"],
+        condition: Tensor | ModernCondition | None = None,
+        through: Int[Tensor, "B Q"] | None = None,
     ) -> Float[Tensor, "B L E"]:
         """Everything but the head, which can then be evaluated at some positions only."""
         context = condition if isinstance(condition, ModernCondition) else self.prepare(condition)
         vector = self._vector(context, t)
         modulation = self.modulation(vector).unflatten(-1, (6, -1))
 
-        x = self._embed(tokens)
+        x = whole = self._embed(tokens)
+        rope = self.rope
         for index, block in enumerate(self.blocks):
             if index in self.skipped:
                 continue
+            if through is not None and index == _FIRST_BLOCKS:
+                whole, x, rope = x, x.gather(1, _wide(through, x)), rope[:, through]
+            if through is not None and index == self.config.depth - 1:
+                x, rope = whole.scatter(1, _wide(through, x), x.to(whole.dtype)), self.rope
             text = (context.keys[index], context.values[index], context.bias) if context.keys else None
             if self.recompute and torch.is_grad_enabled():
-                x = checkpoint(block, x, modulation, self.rope, text, use_reentrant=False)
+                x = checkpoint(block, x, modulation, rope, text, use_reentrant=False)
             else:
-                x = block(x, modulation, self.rope, text)
+                x = block(x, modulation, rope, text)
         scale, shift = self.final_modulation(vector).chunk(2, -1)
         return self._to_tokens(self.split(modulate(x, scale, shift)))
 
@@ -250,7 +275,7 @@ class Block(nn.Module):
         scale1, shift1, gate1, scale2, shift2, gate2 = (modulation + self.offsets.to(modulation.dtype)).unbind(-2)
         qk, v = self.qkv(modulate(x, scale1, shift1)).unflatten(-1, (3, self.heads, -1)).tensor_split((2,), 2)
         weights = torch.stack([self.query_norm.weight, self.key_norm.weight]).to(qk.dtype)
-        qk = rotate(F.rms_norm(qk, qk.shape[-1:]) * weights[:, None], rope[:, :, None, None]).to(v.dtype)
+        qk = rotate(F.rms_norm(qk, qk.shape[-1:]) * weights[:, None], rope[..., None, None, :]).to(v.dtype)
         (q, k), v = qk.permute(2, 0, 3, 1, 4), v[:, :, 0].transpose(1, 2)
         bias = None
         if text is not None:
@@ -309,6 +334,10 @@ def rotate(x: Float[Tensor, "*shape C"], rope: Float[Tensor, "2 *broadcast C"]) 
     cos, sin = rope.to(x.dtype)
     first, second = x.chunk(2, -1)
     return x * cos + torch.cat([-second, first], -1) * sin
+
+
+def _wide(positions: Int[Tensor, "B Q"], x: Shaped[Tensor, "B P D"]) -> Int[Tensor, "B Q D"]:
+    return positions[..., None].expand(-1, -1, x.shape[-1])
 
 
 def _initialise(module: nn.Module) -> None:

@@ -17,7 +17,8 @@ import torch
 from vqdiff.foundation.config import read_config
 from vqdiff.foundation.processor import bf16_where_faster
 from vqdiff.recipes.training import path_of
-from vqdiff.training.diffusion import DiffusionTask, DiffusionTraining
+from vqdiff.training.denoiser_settings import DiffusionTraining
+from vqdiff.training.diffusion import DiffusionTask
 from vqdiff.training.duration import Duration
 
 _FEW = 16

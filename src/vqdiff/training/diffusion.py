@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, Field, dataclass, field, fields, replace
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -15,267 +15,29 @@ from accelerate import PartialState
 from accelerate.utils import gather
 from torch import Tensor, nn
 
-from vqdiff.data import HELD_OUT, Rows, TokenSet, Views, check_share, emphasised, held_out_split, load, tokenize
-from vqdiff.denoisers import ClassicConfig, ClassicDenoiser, ModernConfig, ModernDenoiser
-from vqdiff.diffusion import DiffusionLoss, LossHistory, Schedule, diffusion_loss
+from vqdiff.data import TokenSet, emphasised, held_out_split, load, tokenize
+from vqdiff.denoisers import ClassicDenoiser, ModernDenoiser
+from vqdiff.diffusion import DiffusionLoss, LossHistory, diffusion_loss
 from vqdiff.diffusion.schedule import draw_forward
-from vqdiff.foundation.errors import InputError
 from vqdiff.foundation.files import atomic_path
 from vqdiff.foundation.images import sheet
 from vqdiff.foundation.shapes import Float, Int
 from vqdiff.interfaces import ImageTokenizer
-from vqdiff.model import Card, Model, load_component
-from vqdiff.model.finding import find_model, find_part
+from vqdiff.model import Model, load_component
+from vqdiff.model.finding import find_model
 from vqdiff.model.model import class_names
 from vqdiff.pipeline import Pipeline
-from vqdiff.sampling import SamplingSettings
-from vqdiff.text import NullCondition, NullKind, literal, read_text_encoder
+from vqdiff.text import literal
 from vqdiff.training.conditions import encode_conditions
-from vqdiff.training.loop import RunConfig, train
+from vqdiff.training.denoiser_settings import DiffusionTraining, GuidanceTraining, Objective
+from vqdiff.training.loop import train
 from vqdiff.training.resuming import data_fingerprint
 from vqdiff.training.state import TrainingBatch
 from vqdiff.training.tokenizer import HeldOut
-from vqdiff.training.upload import HubUpload
 from vqdiff.training.validation import Criterion
 
 _FEW = 32
 """Measurements of held-out loss at least, however few images there are."""
-
-
-@dataclass(frozen=True)
-class DenoiserSizes:
-    """The free sizes of a modern denoiser; the others follow from the image tokenizer and the condition."""
-
-    width: int = 320
-    """Of the transformer's positions."""
-    depth: int = 8
-    """Transformer blocks."""
-    heads: int = 5
-    """Attention heads; a divisor of ``width``."""
-    patch_size: int = 2
-    """Side of the square of tokens that are one position of the transformer."""
-    token_width: int = 256
-    """Of the embedding of a token, before the tokens of a patch are joined."""
-
-
-@dataclass(frozen=True)
-class ClassicSizes:
-    """The free sizes of the published network; the default is the base model's."""
-
-    width: int = 1024
-    depth: int = 19
-    heads: int = 16
-    mlp_ratio: int = 4
-    conv_mlp: bool = False
-
-
-@dataclass(frozen=True)
-class Noise:
-    """The schedule: number of steps and the end points of its cumulative keep and mask probabilities.
-
-    The rest up to 1 is the share of replaced tokens.
-    """
-
-    num_steps: int = 100
-    """T."""
-    alpha_bar: tuple[float, float] = (0.99999, 9e-6)
-    """The probability that a token is kept, at t = 1 and at t = T."""
-    gamma_bar: tuple[float, float] = (9e-6, 0.99999)
-    """The probability that it is masked."""
-
-    def schedule(self, num_codes: int) -> Schedule:
-        """Return the schedule for a codebook of so many codes."""
-        return Schedule.linear(self.num_steps, num_codes, self.alpha_bar, self.gamma_bar)
-
-
-@dataclass(frozen=True)
-class Objective:
-    """The loss: the variational bound and the auxiliary loss of VQ-Diffusion (docs/equations.md, 6)."""
-
-    aux_weight: float = 0.1
-    """λ of the auxiliary cross-entropy on x0; published: 5e-4."""
-    adaptive: bool = True
-    """Whether λ is larger at small t."""
-    mask_weight: tuple[float, float] = (1.0, 1.0)
-    """Factors for masked and for visible positions."""
-    importance: bool = False
-    """Draw t in proportion to the root mean square of its recent losses, as published, instead of uniformly."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class DenoiserTraining:
-    """The settings of any training of a denoiser."""
-
-    data: str | Path
-    """A set of images, or the folder that ``vqdiff data tokens`` made from one."""
-    output: Path
-    run: RunConfig
-    views: Views = field(default_factory=Views)
-    """The views of the images, if they are not tokenized yet."""
-    loss: Objective = field(default_factory=Objective)
-    drop: float = 0.1
-    """Share of captions or labels replaced by the null condition."""
-    emphasis: dict[str, dict[str, float]] = field(default_factory=dict)
-    """Column → value → factor: how much more or less often than the set's weights say its rows are sampled."""
-    held_out: str = ""
-    """The split to measure on; by default ``validation`` if there is one, else ``test``."""
-    validation: float = HELD_OUT
-    """The share of the images that is held out, if the set has no other split than train and is not tokenized yet."""
-    evaluate: int = 256
-    """The largest number of held-out images to measure on."""
-    prompts: tuple[str, ...] = ()
-    """Prompts of the sample grid, two images each; by default held-out captions or the first labels."""
-    compile: bool | Literal["auto"] = "auto"
-    """Whether to compile the denoiser: "auto" only for runs that it makes shorter."""
-    recompute: bool = False
-    """Recompute the activations inside the denoiser's blocks instead of storing them: less memory, a third slower."""
-    hub: HubUpload | None = None
-    """Where to upload the finished model, if anywhere; whether that is possible is checked before the run."""
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.drop < 1:
-            raise InputError(f"drop is {self.drop}: give a share of at least 0 and below 1")
-        check_share(self.validation)
-
-
-@dataclass(frozen=True, kw_only=True)
-class DiffusionTraining(DenoiserTraining):
-    """The settings of ``vqdiff train diffusion``: a model to continue from, or the description of a new one."""
-
-    start: Path | None = None
-    """A trained model to continue from, as `find_model` takes it, instead of all fields below but the last three."""
-    image_tokenizer: Path | None = None
-    """A trained tokenizer, or a model whose tokenizer to use, as `find_part` takes it."""
-    condition: Literal["text", "class", "none"] = "text"
-    text_encoder: Path | None = None
-    """Folder of a transformers text encoder, or a model whose encoder to use; for the condition "text"."""
-    max_tokens: int = 32
-    null: NullKind = "learnable"
-    """∅ of the condition "text"; that of "class" is always learned."""
-    model: DenoiserSizes = field(default_factory=DenoiserSizes)
-    classic: ClassicSizes | None = None
-    """Train the published network instead of ``model``."""
-    noise: Noise | None = None
-    """By default that of ``start``, which may be trained further with another one of as many steps."""
-    sampling: SamplingSettings | None = None
-    """The finished model's default settings, also used for the sample grid; by default those of ``start``."""
-    card: Card | None = None
-    """The finished model's card; its measured quality is added, and the licences and data of ``start``."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.start is None and self.image_tokenizer is None:
-            raise InputError("set image_tokenizer for a new model, or start to continue from a trained model")
-        described = {"image_tokenizer", "condition", "text_encoder", "max_tokens", "null", "model", "classic"}
-        for key in fields(self) if self.start is not None else ():
-            if key.name in described and getattr(self, key.name) != _default(key):
-                raise InputError(f"start continues from a trained model, which has its own {key.name}: leave that out")
-
-    @property
-    def tokenizer_folder(self) -> Path:
-        """The folder of the image tokenizer."""
-        return find_part(cast("Path", self.start or self.image_tokenizer), "image_tokenizer")
-
-    def assemble(self, rows: Rows, image_tokenizer: ImageTokenizer) -> Model:
-        """The model to continue from, or a new denoiser with the trained parts."""
-        if self.start is not None:
-            model = _unmeasured(Model.load(find_model(self.start)))
-            if self.drop and model.text_encoder is not None and model.null_condition is None:
-                raise InputError(
-                    f"{self.start} has no null condition to replace captions by: set drop = 0, or give it one with "
-                    "`vqdiff train guidance`"
-                )
-            for part in filter(None, (model.denoiser, model.null_condition)):
-                part.requires_grad_(True)
-            return replace(
-                model,
-                schedule=self._schedule_from(model.schedule),
-                sampling=self.sampling or model.sampling,
-                card=_further(model.card, self.card, self.data),
-                class_names=_class_names(rows, model.num_classes),
-            )
-        if (self.condition == "text") != (self.text_encoder is not None):
-            needs = "needs a" if self.text_encoder is None else "takes no"
-            raise InputError(f"condition = {self.condition!r} {needs} text_encoder")
-        encoder = None
-        if self.text_encoder is not None:
-            encoder = read_text_encoder(find_part(self.text_encoder, "text_encoder"), self.max_tokens)
-        if self.condition == "class":
-            rows.require_labels()
-        noise = self.noise or Noise()
-        schedule = noise.schedule(image_tokenizer.num_codes)
-        common: dict[str, Any] = {
-            "num_codes": image_tokenizer.num_codes,
-            "num_steps": noise.num_steps,
-            "grid_size": image_tokenizer.grid_size,
-            "text_width": encoder.width if encoder is not None else None,
-            "num_classes": rows.num_classes if self.condition == "class" else None,
-        }
-        torch.manual_seed(self.run.seed)
-        if self.classic is None:
-            denoiser = ModernDenoiser(ModernConfig(**common, **vars(self.model)))
-        else:
-            side: dict[str, Any] = {
-                "position_rows": image_tokenizer.grid_size,
-                "position_columns": image_tokenizer.grid_size,
-            }
-            labelled = self.condition == "class"
-            denoiser = ClassicDenoiser(ClassicConfig(**common, **vars(self.classic), **side, null_class=labelled))
-        null = NullCondition.of(self.null, encoder) if encoder is not None else None
-        return Model(
-            schedule,
-            denoiser,
-            image_tokenizer,
-            encoder,
-            null,
-            self.sampling or SamplingSettings(),
-            self.card or Card(),
-            class_names=_class_names(rows, common["num_classes"]),
-        )
-
-    def _schedule_from(self, schedule: Schedule) -> Schedule:
-        if (noise := self.noise) is None:
-            return schedule
-        if noise.num_steps != schedule.num_steps:
-            raise InputError(
-                f"noise.num_steps is {noise.num_steps}, and the times of {self.start} are 1 to {schedule.num_steps}: "
-                f"set noise.num_steps = {schedule.num_steps}"
-            )
-        return noise.schedule(schedule.num_codes)
-
-
-@dataclass(frozen=True, kw_only=True)
-class GuidanceTraining(DenoiserTraining):
-    """The settings of ``vqdiff train guidance``, which gives a trained model a null condition (paper, section 3.1)."""
-
-    start: Path
-    """The model to continue from, as `find_model` takes it; a new null condition replaces that of the model."""
-    null: NullKind = "learnable"
-    freeze: bool = False
-    """Train only the null condition and leave the denoiser unchanged."""
-    card: Card | None = None
-    """The finished model's card, as for ``vqdiff train diffusion``."""
-
-    @property
-    def tokenizer_folder(self) -> Path:
-        """The folder of the image tokenizer."""
-        return find_part(self.start, "image_tokenizer")
-
-    def assemble(self, rows: Rows, image_tokenizer: ImageTokenizer) -> Model:
-        """The trained model with a new null condition."""
-        del rows, image_tokenizer
-        model = _unmeasured(Model.load(find_model(self.start)))
-        if model.text_encoder is None and model.num_classes is None:
-            raise InputError(f"start: {self.start} has no text or class condition, so there is nothing to drop")
-        if self.freeze and (model.text_encoder is None or self.null != "learnable"):
-            raise InputError("freeze leaves nothing to train: it needs a text model, and null = 'learnable'")
-        torch.manual_seed(self.run.seed)
-        if model.text_encoder is not None:
-            model.null_condition = NullCondition.of(self.null, model.text_encoder)
-        elif isinstance(model.denoiser, ClassicDenoiser):
-            model.denoiser = model.denoiser.with_null_class()
-        model.denoiser.requires_grad_(not self.freeze)
-        return replace(model, card=_further(model.card, self.card, self.data))
 
 
 class Conditional(nn.Module):
@@ -311,10 +73,12 @@ class DiffusionObjective(nn.Module):
         noise: Float[Tensor, "B L"],
         condition: Tensor | None = None,
         drop: Tensor | None = None,
+        through: Int[Tensor, "B Q"] | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean loss per token in nats, and its parts; ``time`` and ``noise`` are uniform in [0, 1).
 
-        condition: text features ``(B, N, C)`` or labels ``(B,)``; ``drop``: for which images it is replaced by ∅.
+        condition: text features ``(B, N, C)`` or labels ``(B,)``; ``drop``: for which images it is replaced by ∅;
+        ``through``: of the denoiser, if it has routing (`Routing`).
         """
         history = LossHistory(self.schedule.num_steps)
         history.load_state_dict({"second_moment": self.second_moment, "count": self.count})
@@ -323,7 +87,8 @@ class DiffusionObjective(nn.Module):
             each = drop.view(-1, *[1] * (condition.ndim - 1))
             condition = torch.where(each, self.model.null(condition), condition)
         xt = draw_forward(self.schedule, x0, t, noise)
-        losses = self.losses(self.model.denoiser(xt, t, condition).float(), x0, xt, t)
+        routed = () if through is None else (through,)
+        losses = self.losses(self.model.denoiser(xt, t, condition, *routed).float(), x0, xt, t)
         if self.config.importance:
             history.update(cast("Tensor", gather(t)), cast("Tensor", gather(losses.bound.detach())))
             self.second_moment.copy_(history.second_moment)
@@ -391,6 +156,7 @@ class DiffusionTask:
         self.model = self.objective.model
         if isinstance(self.parts.denoiser, ClassicDenoiser | ModernDenoiser):
             self.parts.denoiser.recompute = config.recompute
+        self.through = config.routing.count(self.parts.denoiser) if config.routing.share else 0
         self.compiled = self.model.get_submodule("denoiser") if config.compile else None
 
     def measurements(self, images: int) -> int:
@@ -421,6 +187,9 @@ class DiffusionTask:
             "time": times[share],
             "noise": torch.rand((size, length), generator=noise, dtype=torch.float64)[share],
         }
+        if self.through and step < self.config.routing.until * self.config.run.steps:
+            order = torch.rand((size, cast("ModernDenoiser", self.parts.denoiser).num_positions), generator=noise)
+            batch["through"] = order[share].topk(self.through, dim=1, sorted=False).indices
         if self.conditions is not None:
             batch["drop"] = torch.from_numpy(random.random(size) < self.config.drop)[share]
             batch["condition"] = self.conditions.draw(rows, random, share)
@@ -492,45 +261,6 @@ class DiffusionTask:
 
     def _with(self, model: Conditional) -> Model:
         return replace(self.parts, denoiser=model.denoiser, null_condition=model.null_condition)
-
-
-def _unmeasured(model: Model) -> Model:
-    """The model without its measurement, and without the reveal curve that needs it: other weights have another."""
-    presets = {
-        name: {key: value for key, value in changes.items() if (key, value) != ("curve", "measured")}
-        for name, changes in model.presets.items()
-    }
-    sampling = replace(model.sampling, curve="linear") if model.sampling.curve == "measured" else model.sampling
-    return replace(model, masked_nll=(), sampling=sampling, presets=presets)
-
-
-def _class_names(rows: Rows, num_classes: int | None) -> tuple[str, ...]:
-    """The names of a model's labels, if it has labels and they have names."""
-    return rows.class_names if len(rows.class_names) == num_classes else ()
-
-
-def _further(base: Card, own: Card | None, data: str | Path) -> Card:
-    """The card of a model trained further: its own name and data, then the data and the licences of both."""
-    own, unnamed = own or Card(), Card().name
-    name = base.name if base.name == unnamed or base.name.endswith(_FURTHER) else base.name + _FURTHER
-    trained_on = own.trained_on or str(data)
-    if base.trained_on and base.trained_on != trained_on:
-        trained_on = f"{trained_on}; before that: {base.trained_on}"
-    return replace(
-        own,
-        name=name if own.name == unnamed else own.name,
-        licenses=base.licenses | own.licenses,
-        trained_on=trained_on,
-        origin=base.origin | own.origin,
-        notes=tuple(dict.fromkeys([*base.notes, *own.notes])),
-    )
-
-
-_FURTHER = ", trained further"
-
-
-def _default(key: Field[Any]) -> object:
-    return key.default_factory() if key.default_factory is not MISSING else key.default
 
 
 def _is_tokens(data: str | Path) -> bool:
