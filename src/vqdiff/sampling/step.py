@@ -13,7 +13,7 @@ from vqdiff.diffusion import Schedule, temper, truncate
 from vqdiff.foundation.options import options_of
 from vqdiff.foundation.shapes import Bool, Float, Int
 from vqdiff.sampling.over_time import guidance_at, temperature_at
-from vqdiff.sampling.plan import Plan, PlanStep, join_rows
+from vqdiff.sampling.plan import Plan, PlanStep
 from vqdiff.sampling.prediction import Prediction
 from vqdiff.settings import Guidance, SamplingSettings
 
@@ -53,69 +53,65 @@ class StepSettings(NamedTuple):
         return (weights / weights.amax(1, keepdim=True)).pow(self.purity_power.double()[:, None]).clamp(min=1e-300)
 
 
-_OFF = tuple(float(options_of(SamplingSettings)[name].off) for name in StepSettings._fields)
+_FIELDS = {name: number for number, name in enumerate(StepSettings._fields)}
+_OFF = torch.tensor([float(options_of(SamplingSettings)[name].off) for name in _FIELDS])
 
 
 @dataclass(frozen=True)
 class BatchSettings:
-    """The settings of every image, and in all the steps left: for each field of `StepSettings` a table, on the CPU."""
+    """The settings of every image, and in all the steps left: a table for each field of `StepSettings`, on the CPU."""
 
     rows: tuple[SamplingSettings, ...]
-    tables: tuple[Float[Tensor, "B S"], ...]
+    tables: Float[Tensor, "F B S"]
 
     @classmethod
     def of(cls, rows: Sequence[SamplingSettings], t: Int[Tensor, "B S"], num_steps: int) -> BatchSettings:
         """Lay out the settings of each image along the times ``t`` of its steps, of T = num_steps."""
-
-        def constant(name: str) -> Tensor:
-            return torch.tensor([float(getattr(row, name)) for row in rows])[:, None].expand(t.shape)
-
-        tables = {name: constant(name) for name in StepSettings._fields}
-        tables["guidance"], tables["temperature"] = torch.empty(t.shape), torch.empty(t.shape)
+        constant = torch.tensor([[float(getattr(row, name)) for row in rows] for name in _FIELDS])
+        tables = constant[..., None].repeat(1, 1, t.shape[1])
         for one in dict.fromkeys(rows):
             own = torch.tensor([row == one for row in rows])
-            tables["guidance"][own] = guidance_at(Guidance.of(one), t[own], num_steps)
-            tables["temperature"][own] = temperature_at(one, t[own], num_steps)
-        return cls(tuple(rows), tuple(tables.values()))
+            tables[_FIELDS["guidance"], own] = guidance_at(Guidance.of(one), t[own], num_steps)
+            tables[_FIELDS["temperature"], own] = temperature_at(one, t[own], num_steps)
+        return cls(tuple(rows), tables)
 
     def first(self, device: torch.device | str = "cpu") -> StepSettings:
         """Return the settings of the next step, on ``device``, without waiting for it."""
-
-        def now(table: Tensor, off: float) -> Tensor | None:
-            column = table[:, 0]
-            return None if bool((column == off).all()) else column.to(device, non_blocking=True)
-
-        return StepSettings(*map(now, self.tables, _OFF))
+        now = self.tables[..., 0]
+        on = (now != _OFF[:, None]).any(1).numpy()
+        return StepSettings(
+            *(one.to(device, non_blocking=True) if some else None for one, some in zip(now, on, strict=True))
+        )
 
     def guided(self) -> list[int]:
         """Return the numbers of the images that are guided in the next step."""
-        scales = self.tables[StepSettings._fields.index("guidance")][:, 0]
-        return [row for row, scale in enumerate(scales) if scale != 1]
+        return [row for row, scale in enumerate(self.tables[_FIELDS["guidance"], :, 0].numpy()) if scale != 1]
 
     def unguided(self, images: Sequence[int]) -> BatchSettings:
         """Return the settings with guidance off in all the steps left for these images."""
         if not images:
             return self
         rows = tuple(replace(one, guidance=1.0) if row in images else one for row, one in enumerate(self.rows))
-        guidance = StepSettings._fields.index("guidance")
-        tables = [table.clone() if column == guidance else table for column, table in enumerate(self.tables)]
-        tables[guidance][list(images)] = 1.0
-        return BatchSettings(rows, tuple(tables))
+        tables = self.tables.clone()
+        tables[_FIELDS["guidance"], list(images)] = 1.0
+        return BatchSettings(rows, tables)
 
     def rest(self) -> BatchSettings:
         """Return the settings without those of the first step."""
-        return BatchSettings(self.rows, tuple(table[:, 1:] for table in self.tables))
+        return BatchSettings(self.rows, self.tables[..., 1:])
 
     def select(self, rows: Int[Tensor, "N"] | slice) -> BatchSettings:
         """Return the settings of some of the images."""
         chosen = tuple(self.rows[int(row)] for row in torch.arange(len(self.rows))[rows])
-        return BatchSettings(chosen, tuple(table[rows] for table in self.tables))
+        return BatchSettings(chosen, self.tables[:, rows])
 
     def join(self, other: BatchSettings) -> BatchSettings:
         """Return the settings of these images and then those of `other`; they are off in steps that are not taken."""
-        pairs = zip(self.tables, other.tables, _OFF, strict=True)
-        tables = tuple(join_rows(own, others, off) for own, others, off in pairs)
-        return BatchSettings(self.rows + other.rows, tables)
+        tables = [one.tables for one in (self, other)]
+        joined = _OFF[:, None, None].repeat(1, len(self.rows + other.rows), max(one.shape[2] for one in tables))
+        joined[:, : len(self.rows), : tables[0].shape[2]] = tables[0]
+        joined[:, len(self.rows) :, : tables[1].shape[2]] = tables[1]
+        return BatchSettings(self.rows + other.rows, joined)
 
 
 class StepInput(NamedTuple):
