@@ -25,6 +25,8 @@ _SCORES = {
 
 _LABEL = 32
 """Characters in a line of a label."""
+_PANELS = 3
+"""In a row of a plot with an axis."""
 _MARKERS = "osD^"
 """One for every ten lines, as there are ten colours."""
 
@@ -69,8 +71,12 @@ def plot_lines(title: str, x: str | None, scores: Sequence[str], lines: Mapping[
     words = x is None
     text = [len(wrap(str(point.x), _LABEL)) for line in lines.values() for point in line.points] if words else []
     height = max(4.2, 0.16 * max(text, default=0) * len(text) + 1)  # all rows have as much room as the longest label
-    figure, axes = _figure(len(scores), 1, (4.4 * len(scores), height))
-    for axis, score in zip(axes, scores, strict=True):
+    columns = len(scores) if words else min(len(scores), _PANELS)
+    rows = -(-len(scores) // columns)
+    figure, axes = _figure(columns, rows, (4.4 * columns, height * rows))
+    for axis in axes[len(scores) :]:
+        axis.remove()
+    for axis, score in zip(axes, scores, strict=False):
         for index, (label, line) in enumerate(lines.items()):
             measured = [point for point in line.points if score in point.scores]  # a tokenizer alone is not timed
             if not measured:
@@ -91,7 +97,9 @@ def plot_lines(title: str, x: str | None, scores: Sequence[str], lines: Mapping[
                 places = ["\n".join(wrap(point.x, _LABEL)) for point in points]
                 axis.errorbar(means, places, xerr=errors, linestyle="", **style)
             else:
-                axis.errorbar([point.x for point in points], means, errors, **style)
+                axis.errorbar(
+                    [point.x for point in points], means, errors, linestyle="-" if index < 10 else "--", **style
+                )
         if x == "seconds":
             best = front(
                 score,
@@ -110,7 +118,12 @@ def plot_lines(title: str, x: str | None, scores: Sequence[str], lines: Mapping[
             axis.xaxis.set_major_formatter("{x:g}")
     if len(lines) > 1:
         entries = axes[0].get_legend_handles_labels()
-        figure.legend(*entries, loc="outside lower center", ncols=min(len(lines), 8), fontsize=9)
+        figure.legend(
+            *entries,
+            loc="outside lower center",
+            ncols=min(len(lines), max(4, 2 * columns) if rows == 1 else columns),
+            fontsize=9,
+        )
     figure.suptitle(title)
     save_figure(figure, file)
 
