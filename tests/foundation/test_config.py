@@ -84,6 +84,7 @@ KINDS = {
     "diffusion": DiffusionTraining,
     "further": DiffusionTraining,
     "replace": DiffusionTraining,
+    "weaker": DiffusionTraining,
     "guidance": GuidanceTraining,
     "scorer": ScorerTraining,
     "evaluation": Evaluation,
